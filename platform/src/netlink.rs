@@ -1,0 +1,1 @@
+//! Addresses, routes, links over rtnetlink; no `ip` calls.

@@ -1,0 +1,1 @@
+//! Capabilities and what is missing of them.

@@ -1,0 +1,122 @@
+//! The one trait between the program and an overlay: flows in, flows out, all synchronous and in batches.
+use std::net::Ipv6Addr;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+/// A stream of an overlay. Never reused while anything of it can still come.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct StreamId(pub u64);
+
+/// Why a peer could not be reached or a stream not be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Failure {
+    /// Lookup ended: nobody knows this address.
+    NoSuchPeer,
+    /// Known, but no path answers.
+    Unreachable,
+    /// The peer refused: nothing listens there.
+    Refused,
+    /// The peer's policy (or ours) forbids it.
+    Policy,
+    /// No answer in time.
+    TimedOut,
+    /// Reset by the peer or by an error of the protocol.
+    Reset,
+    /// A local limit; try again.
+    Busy,
+}
+
+/// How a packet came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Via {
+    /// Direct or over a relay.
+    pub kind: PathKind,
+    /// The underlay endpoint in text form, `udp://192.0.2.1:8737`.
+    pub endpoint: String,
+    /// Relays passed.
+    pub hops: u8,
+}
+/// See [`Via`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PathKind {
+    /// No relay.
+    Direct,
+    /// Over a relay of the overlay.
+    Relay,
+    /// Over a TURN server.
+    Turn,
+}
+
+/// What an overlay has to say. Payload-carrying kinds go through [`OverlaySink`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OverlayEvent {
+    /// Our `open` was answered.
+    StreamOpened { stream: StreamId },
+    /// Our `open` failed, or the stream ended abnormally. The stream is gone.
+    StreamFailed { stream: StreamId, failure: Failure },
+    /// A peer opens a stream: answer with `accept` or `abort`.
+    StreamIncoming { stream: StreamId, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16 },
+    /// Bytes to read (edge).
+    StreamReadable { stream: StreamId },
+    /// Room to write again after a short write (edge).
+    StreamWritable { stream: StreamId },
+    /// The peer's direction ended in order and everything was read.
+    StreamFinished { stream: StreamId },
+    /// Both directions ended in order. The stream is gone.
+    StreamClosed { stream: StreamId },
+    /// The answer to `ping`; `payload` as it came back.
+    Pong { token: u64, rtt: Duration, via: Via, payload: Vec<u8> },
+    /// A `ping` whose destination cannot be reached.
+    PingFailed { token: u64, failure: Failure },
+    /// A datagram or packet sent to this address found nobody.
+    Undeliverable { to: Ipv6Addr, failure: Failure },
+}
+
+/// Where packets with payload go while the overlay receives: no copy, no allocation.
+pub trait OverlaySink {
+    /// A datagram. `from` is the synthetic address of the key that authenticated it.
+    fn datagram(&mut self, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]);
+    /// Another IP protocol.
+    fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]);
+}
+
+/// One overlay network. All calls return at once.
+pub trait Overlay {
+    /// The synthetic addresses it serves: prefix and length.
+    fn prefix(&self) -> (Ipv6Addr, u8);
+    /// This machine's own addresses in it, digit 0 first.
+    fn local(&self) -> Vec<Ipv6Addr>;
+    /// File descriptors whose readability should lead to `receive`.
+    fn fds(&self) -> Vec<BorrowedFd<'_>>;
+    /// Drains the sockets (bounded per call: true if more is waiting).
+    fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool;
+    /// Sends what flows and timers have made ready.
+    fn transmit(&mut self, now: Instant);
+    /// When `handle_timeout` wants to be called, and why.
+    fn deadline(&self) -> Option<(Instant, &'static str)>;
+    /// Timers.
+    fn handle_timeout(&mut self, now: Instant);
+    /// The next event.
+    fn poll_event(&mut self) -> Option<OverlayEvent>;
+
+    /// Opens a stream; the result comes as an event. Looking the peer up is part of it.
+    fn open(&mut self, now: Instant, from_port: u16, to: Ipv6Addr, to_port: u16) -> Result<StreamId, Failure>;
+    /// Accepts an incoming stream.
+    fn accept(&mut self, now: Instant, stream: StreamId);
+    /// Refuses or resets a stream; it is gone.
+    fn abort(&mut self, now: Instant, stream: StreamId, failure: Failure);
+    /// No more will be written.
+    fn finish(&mut self, now: Instant, stream: StreamId);
+    /// Takes bytes; returns how many.
+    fn write(&mut self, now: Instant, stream: StreamId, data: &[u8]) -> usize;
+    /// Room that `write` has now.
+    fn write_capacity(&self, stream: StreamId) -> usize;
+    /// Offers received bytes to `sink`, which returns how many it took; returns the sum.
+    fn read(&mut self, now: Instant, stream: StreamId, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize;
+    /// Sends a datagram. `from` is one of `local()`.
+    fn send_datagram(&mut self, now: Instant, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]) -> Result<(), Failure>;
+    /// Sends another IP protocol's packet.
+    fn send_other(&mut self, now: Instant, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) -> Result<(), Failure>;
+    /// Sends an echo request; the answer is a `Pong` with this token. Outstanding ones are bounded and forgotten after 10 s.
+    fn ping(&mut self, now: Instant, to: Ipv6Addr, token: u64, payload: &[u8]) -> Result<(), Failure>;
+}
