@@ -43,12 +43,12 @@ pub enum PlatformError {
     )]
     TunMissing,
     /// The TUN driver is there, but this process may not open it.
-    #[error(
-        "/dev/net/tun may not be opened ({source}); a container or a unit must allow the device (DeviceAllow=/dev/net/tun rw)"
-    )]
+    #[error("/dev/net/tun may not be opened ({source}); {fix}")]
     TunDenied {
         /// What came back.
         source: io::Error,
+        /// What to do.
+        fix: &'static str,
     },
     /// A descriptor that was handed in is no usable TUN device.
     #[error("descriptor {fd} is not a usable TUN device: {why}")]
@@ -127,7 +127,7 @@ impl PlatformError {
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {
             Self::Io { source, .. }
-            | Self::TunDenied { source }
+            | Self::TunDenied { source, .. }
             | Self::NamespaceDenied { source, .. } => Some(source.kind()),
             _ => None,
         }
