@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anode_wire::{Address, Identity, PeerId};
 
+pub use crate::value::PeerEndpoint;
+
 /// What the data thread needs to know: flags over config over defaults, all checked.
 pub struct Settings {
     /// Who this node is.
@@ -38,15 +40,6 @@ pub enum Interface {
     FirstFree,
     /// Just this one; an error if it is taken.
     Named(String),
-}
-
-/// A peer and one place where it may be.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct PeerEndpoint {
-    /// Who.
-    pub address: Address,
-    /// Where.
-    pub endpoint: SocketAddr,
 }
 
 /// What stands once traffic can flow.
