@@ -7,9 +7,11 @@ pub mod files;
 mod ioctl;
 pub mod netlink;
 pub mod netns;
+pub mod notify;
 mod prefix;
 pub mod privileges;
 pub mod tun;
+pub mod wake;
 
 pub use error::PlatformError;
 pub use prefix::Prefix;
