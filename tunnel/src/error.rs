@@ -60,12 +60,11 @@ impl Error {
     /// 2 for what stands in flags and files, 1 for what the machine refuses.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Error::Invalid { .. } | Error::Value(_) => 2,
-            Error::Refused { .. }
-            | Error::Platform(_)
-            | Error::Io { .. }
-            | Error::NotRunning { .. }
-            | Error::Command(_) => 1,
+            Error::Invalid { .. }
+            | Error::Value(_)
+            | Error::Platform(PlatformError::Secret { .. }) => 2,
+            Error::Platform(error) if error.is_usage() => 2,
+            _ => 1,
         }
     }
 

@@ -101,7 +101,26 @@ fn split_name(text: &str) -> Option<String> {
 }
 
 /// The short form of an address for people: what all addresses begin with is no help, so it shows both ends.
-pub fn short(address: &Address) -> String {
-    let text = address.to_string();
-    format!("{}…{}", &text[..16], &text[text.len() - 6..])
+pub fn short(address: &str) -> String {
+    match (
+        address.get(..16),
+        address
+            .len()
+            .checked_sub(6)
+            .and_then(|start| address.get(start..)),
+    ) {
+        (Some(first), Some(last)) if address.len() == ADDRESS_CHARS => format!("{first}…{last}"),
+        _ => address.to_owned(),
+    }
+}
+
+/// What people call a peer: its name, else its short address.
+pub fn peer_label(book: &Book, address: &Address) -> String {
+    match book
+        .by_address(address)
+        .and_then(|entry| entry.name.as_ref())
+    {
+        Some(name) => name.to_string(),
+        None => short(&address.to_string()),
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anode_routing::overlay::{Failure, PathKind};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{LookupReport, PathReport, PeerReport};
+use crate::command::{LookupReport, PathReport, PeerReport, Target};
 use crate::state::book::Entry;
 use anode_wire::PeerId;
 
@@ -259,6 +259,20 @@ pub struct Resolved {
     pub ipv6: Ipv6Addr,
     /// The address, where it is known.
     pub address: Option<String>,
+}
+
+impl Resolved {
+    /// Of a target.
+    pub fn new(target: &Target) -> Self {
+        let address = match target {
+            Target::Address(address) => Some(address.to_string()),
+            Target::Ipv6(_) => None,
+        };
+        Self {
+            ipv6: target.ipv6(),
+            address,
+        }
+    }
 }
 
 /// Whom to let in.

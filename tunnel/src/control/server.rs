@@ -138,7 +138,7 @@ impl Control {
     }
 
     /// No code that holds the book can panic halfway, so a poisoned one is as good as any.
-    fn book(&self) -> MutexGuard<'_, Book> {
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         self.book
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -257,14 +257,7 @@ async fn resolve(
     Body(request): Body<TargetRequest>,
 ) -> Answer<Resolved> {
     let target = control.target(&request.target)?;
-    let address = match target {
-        Target::Address(address) => Some(address.to_string()),
-        Target::Ipv6(_) => None,
-    };
-    Ok(Json(Resolved {
-        ipv6: target.ipv6(),
-        address,
-    }))
+    Ok(Json(Resolved::new(&target)))
 }
 
 async fn trust(

@@ -4,11 +4,13 @@
 use std::io;
 
 use anode_platform::files::write_atomic;
+use anode_routing::overlay::PathKind;
 use serde::{Deserialize, Serialize};
 
 use super::{LockedState, StateDir};
 use crate::Error;
-use crate::value::{PeerEndpoint, udp_text};
+use crate::command::PeerReport;
+use crate::value::{EndpointText, PeerEndpoint, udp_text};
 
 /// Entries that are kept; the node reports the peers in use first.
 pub const MAX_ENTRIES: usize = 1024;
@@ -56,6 +58,27 @@ fn read(path: &std::path::Path) -> io::Result<String> {
         return Err(io::Error::other(format!("more than {MAX_BYTES} bytes")));
     }
     std::fs::read_to_string(path)
+}
+
+/// Where the peers of `reports` are met without a relay.
+pub fn from_reports(reports: &[PeerReport]) -> Vec<PeerEndpoint> {
+    let mut peers = Vec::new();
+    for report in reports {
+        let direct = report
+            .paths
+            .iter()
+            .filter(|path| path.via.kind == PathKind::Direct && path.via.hops == 0);
+        for path in direct {
+            if let Ok(EndpointText::Udp(endpoint)) = path.via.endpoint.parse() {
+                peers.push(PeerEndpoint {
+                    address: report.address,
+                    endpoint,
+                });
+            }
+        }
+    }
+    peers.truncate(MAX_ENTRIES);
+    peers
 }
 
 /// Replaces the file.

@@ -13,11 +13,12 @@ pub mod book;
 pub mod identity;
 pub mod learnt;
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use anode_platform::files::{StateLock, create_dir_private};
 use nix::unistd::{Gid, Group, Uid, chown};
 
 use crate::Error;
@@ -106,99 +107,24 @@ impl StateDir {
         self.file("control.sock")
     }
 
-    /// Makes it if it is missing, and takes the lock.
+    /// Makes it if it is missing, and takes the lock. Refuses a directory in which others may write: they could replace the key.
     pub fn lock(self) -> Result<LockedState, Error> {
-        self.create()?;
-        let path = self.file("lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-            .open(&path)
-            .map_err(Error::io(format!("cannot open {}", path.display())))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                // The number is a help, no more: whatever else stands there is not shown.
-                let _ = (&mut file).take(32).read_to_string(&mut owner);
-                let owner = match owner.trim().parse::<u32>() {
-                    Ok(pid) => format!(" (process {pid})"),
-                    Err(_) => String::new(),
-                };
-                return Err(Error::refused(format!(
-                    "state directory {} is in use by another anode{owner}: stop it first, or give another --state DIR",
-                    self.path.display()
-                )));
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(Error::io(format!("cannot lock {}", path.display()))(error));
-            }
-        }
-        let written = file
-            .set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(Error::io(format!("cannot write {}", path.display())))?;
-        Ok(LockedState {
-            dir: self,
-            _lock: file,
-        })
-    }
-
-    fn create(&self) -> Result<(), Error> {
-        let shown = self.path.display();
-        match fs::metadata(&self.path) {
-            Ok(found) if !found.is_dir() => {
-                return Err(Error::invalid(
-                    shown.to_string(),
-                    "the state directory is no directory: give another --state DIR",
-                ));
-            }
-            Ok(found) => return self.check_owner(&found),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(Error::io(format!("cannot use the state directory {shown}"))(error));
-            }
-        }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path)
-            .map_err(Error::io(format!(
-                "cannot make the state directory {shown}: give --state DIR, or run as root"
-            )))?;
-        if let Some(group) = self.service_group() {
+        let missing = !self.path.exists();
+        create_dir_private(&self.path)?;
+        if missing && let Some(group) = self.service_group() {
             let opened = chown(&self.path, None, Some(group))
                 .map_err(io::Error::from)
                 .and_then(|()| fs::set_permissions(&self.path, fs::Permissions::from_mode(0o710)));
             opened.map_err(Error::io(format!(
-                "cannot open {shown} to group {SERVICE_GROUP}"
+                "cannot open {} to group {SERVICE_GROUP}",
+                self.path.display()
             )))?;
         }
-        Ok(())
-    }
-
-    /// Whoever may write into the directory may replace the key.
-    fn check_owner(&self, found: &fs::Metadata) -> Result<(), Error> {
-        let me = Uid::effective();
-        let owner = Uid::from_raw(found.uid());
-        if owner != me && !owner.is_root() && !me.is_root() {
-            return Err(Error::refused(format!(
-                "state directory {} belongs to user {owner}: give --state DIR with one of your own",
-                self.path.display()
-            )));
-        }
-        // The sticky bit (as on /tmp) keeps others from replacing files, not from planting them.
-        if found.mode() & 0o022 != 0 {
-            return Err(Error::refused(format!(
-                "state directory {} can be written by others: chmod go-w {0}",
-                self.path.display()
-            )));
-        }
-        Ok(())
+        let lock = StateLock::take(&self.path)?;
+        Ok(LockedState {
+            dir: self,
+            _lock: lock,
+        })
     }
 }
 
@@ -206,7 +132,7 @@ impl StateDir {
 #[derive(Debug)]
 pub struct LockedState {
     dir: StateDir,
-    _lock: File,
+    _lock: StateLock,
 }
 
 impl LockedState {
@@ -216,5 +142,7 @@ impl LockedState {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
