@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use anode_platform::wake::Waker;
+use anode_platform::wake::Wake;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use tokio::sync::oneshot;
@@ -161,12 +161,12 @@ pub enum CommandError {
 #[derive(Clone)]
 pub struct DataHandle {
     sender: SyncSender<Command>,
-    waker: Arc<Waker>,
+    waker: Arc<Wake>,
 }
 
 impl DataHandle {
     /// A handle, and the end that the data thread drains when `waker` woke it.
-    pub fn new(waker: Arc<Waker>) -> (Self, Receiver<Command>) {
+    pub fn new(waker: Arc<Wake>) -> (Self, Receiver<Command>) {
         let (sender, receiver) = sync_channel(QUEUE);
         (Self { sender, waker }, receiver)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anode_platform::PlatformError;
 
 use crate::command::CommandError;
+use crate::value::ValueError;
 
 /// One clear line: what is wrong, with which value, at which place, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub enum Error {
         /// What is wrong, with which value, and the fix.
         problem: String,
     },
+    /// A value on the command line is wrong and says so itself; exit status 2.
+    #[error("{0}")]
+    Value(String),
     /// The machine refuses, and the fix is known; exit status 1.
     #[error("{problem}")]
     Refused {
@@ -46,16 +50,21 @@ pub enum Error {
     Command(#[from] CommandError),
 }
 
+impl From<ValueError> for Error {
+    fn from(error: ValueError) -> Self {
+        Error::Value(error.to_string())
+    }
+}
+
 impl Error {
     /// 2 for what stands in flags and files, 1 for what the machine refuses.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Error::Invalid { .. } => 2,
-            Error::Refused { .. }
-            | Error::Platform(_)
-            | Error::Io { .. }
-            | Error::NotRunning { .. }
-            | Error::Command(_) => 1,
+            Error::Invalid { .. }
+            | Error::Value(_)
+            | Error::Platform(PlatformError::Secret { .. }) => 2,
+            Error::Platform(error) if error.is_usage() => 2,
+            _ => 1,
         }
     }
 
