@@ -190,19 +190,23 @@ impl FromStr for Endpoint {
             hint,
         };
         const PORT: &str = "give an IP address and a port, as 192.0.2.1:8737 or [2001:db8::1]:8737";
-        match text.split_once("://") {
-            None if text == "unspecified" => Ok(Self::Unspecified),
-            None => text.parse().map(Self::Udp).map_err(|_| wrong(PORT)),
-            Some(("udp", address)) => address.parse().map(Self::Udp).map_err(|_| wrong(PORT)),
-            Some(("tcp", address)) => address.parse().map(Self::Tcp).map_err(|_| wrong(PORT)),
-            Some(("eth", mac)) => parse_mac(mac)
-                .map(Self::Ethernet)
-                .ok_or(wrong("give a MAC address, as eth://02:00:00:00:00:01")),
-            Some(("http" | "https", _)) => {
+        const MAC: &str = "give a MAC address, as eth://02:00:00:00:00:01";
+        let Some((scheme, address)) = text.split_once("://") else {
+            return match text {
+                "unspecified" => Ok(Self::Unspecified),
+                _ => text.parse().map(Self::Udp).map_err(|_| wrong(PORT)),
+            };
+        };
+        // schemes have no case (RFC 3986 §3.1)
+        match scheme.to_ascii_lowercase().as_str() {
+            "udp" => address.parse().map(Self::Udp).map_err(|_| wrong(PORT)),
+            "tcp" => address.parse().map(Self::Tcp).map_err(|_| wrong(PORT)),
+            "eth" => parse_mac(address).map(Self::Ethernet).ok_or(wrong(MAC)),
+            "http" | "https" => {
                 check_uri(text)?;
                 Ok(Self::Http(text.to_owned()))
             }
-            Some(_) => Err(wrong(
+            _ => Err(wrong(
                 "it starts with udp://, tcp://, http://, https:// or eth://",
             )),
         }
@@ -220,6 +224,9 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     }
     parts.next().is_none().then_some(mac)
 }
+
+#[cfg(test)]
+pub(crate) use tests::any_endpoint;
 
 #[cfg(test)]
 mod tests {
@@ -316,6 +323,7 @@ mod tests {
             "[::1]:2".parse(),
             Ok(Endpoint::Udp("[::1]:2".parse().unwrap()))
         );
+        assert_eq!("HTTP://a".parse(), Ok(Endpoint::Http("HTTP://a".into())));
         assert_eq!(
             "https://a/".parse(),
             Ok(Endpoint::Http("https://a/".into()))
@@ -383,5 +391,3 @@ mod tests {
         }
     }
 }
-#[cfg(test)]
-pub(crate) use tests::any_endpoint;
