@@ -42,12 +42,23 @@ pub struct Counters {
     pub inbound_refused: u64,
     /// Connections of programs that ended without a stream.
     pub outbound_failed: u64,
-    /// Datagrams of programs that no overlay took.
-    pub datagrams_unsent: u64,
+    /// Datagrams and other packets of programs that no overlay took.
+    pub packets_unsent: u64,
     /// Echo requests of programs that no overlay took, or whose answer came too late.
     pub echoes_unsent: u64,
-    /// Packets of peers to an address that is not ours.
-    pub misdirected: u64,
+}
+
+impl Counters {
+    /// All of them with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("inbound_refused", self.inbound_refused),
+            ("outbound_failed", self.outbound_failed),
+            ("packets_unsent", self.packets_unsent),
+            ("echoes_unsent", self.echoes_unsent),
+        ]
+        .into_iter()
+    }
 }
 
 /// The overlays, each found by its prefix. The first is of a known type, so that the fast path is not behind a pointer and
@@ -291,7 +302,7 @@ impl<A: Overlay> Sink for FromOs<'_, A> {
             None => Err(Failure::NoSuchPeer),
         };
         if let Err(failure) = sent {
-            self.counters.datagrams_unsent += 1;
+            self.counters.packets_unsent += 1;
             self.failed(quote, failure);
         }
     }
@@ -317,7 +328,7 @@ impl<A: Overlay> Sink for FromOs<'_, A> {
             None => Err(Failure::NoSuchPeer),
         };
         if let Err(failure) = sent {
-            self.counters.datagrams_unsent += 1;
+            self.counters.packets_unsent += 1;
             self.failed(quote, failure);
         }
     }
