@@ -1,8 +1,16 @@
 //! The common packet format (Anode 0.8 §3).
-use crate::{AddressId, PeerId, WireError};
+//!
+//! ```text
+//! hop count 1 │ flags 1 │ MAC 8 │ sender 8 or 40 │ recipient 8 or 40 │ peer ids 1 │ type 1 │ body
+//! ```
+use crate::address::TYPE_ANODE_256_40;
+use crate::{Address, AddressId, PeerId, WireError};
+use std::ops::Range;
 
 /// Bytes of the smallest packet.
 pub const MIN_PACKET: usize = 28;
+/// Bytes of the largest packet: what a frame's size field can say (A33, D14).
+pub const MAX_PACKET: usize = 65_535;
 /// Header bytes with a full sender and a short recipient.
 pub const FULL_SENDER_HEADER: usize = 60;
 /// Header bytes with two short ids.
@@ -13,14 +21,39 @@ pub const FLAG_FULL_SENDER: u8 = 1;
 pub const FLAG_FULL_RECIPIENT: u8 = 2;
 /// Flag: an authentication error, which must have no effect (A42).
 pub const FLAG_AUTH_ERROR: u8 = 4;
+/// Relays that a packet may pass before the next one drops it, unless configured otherwise (D18).
+pub const DEFAULT_HOP_LIMIT: u8 = 16;
 
-/// Sender or recipient as it stands in a packet. A full one is raw bytes, not yet checked (D9): look it up before you check it.
+/// Where the MAC stands.
+pub(crate) const MAC_RANGE: Range<usize> = 2..10;
+const PARTIES: usize = MAC_RANGE.end;
+const ID_LEN: usize = 8;
+
+/// Sender or recipient as it stands in a packet. A full one is raw bytes, not yet checked (D9): look it up before you
+/// check it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Party<'a> {
     /// 40 bytes whose first is 1.
     Full(&'a [u8; 40]),
     /// A short id.
     Id(AddressId),
+}
+
+impl<'a> Party<'a> {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Party::Full(bytes) => *bytes,
+            Party::Id(id) => &id.0,
+        }
+    }
+
+    /// The short id; that of a full address is computed (three AES key schedules).
+    pub fn id(&self) -> AddressId {
+        match self {
+            Party::Full(bytes) => AddressId::of_bytes(bytes),
+            Party::Id(id) => *id,
+        }
+    }
 }
 
 /// Everything of a header but the MAC.
@@ -41,39 +74,186 @@ pub struct Header<'a> {
     /// Message type.
     pub kind: u8,
 }
+
 impl Header<'_> {
     /// Bytes of the header, 28 to 92.
-    pub fn len(&self) -> usize { todo!() }
+    pub fn len(&self) -> usize {
+        PARTIES + self.sender.as_bytes().len() + self.recipient.as_bytes().len() + 2
+    }
+
     /// Never.
-    pub fn is_empty(&self) -> bool { false }
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
     /// Writes the header with a zero MAC into `out[..self.len()]`.
-    pub fn emit(&self, _out: &mut [u8]) { todo!() }
+    ///
+    /// # Panics
+    /// If `out` is shorter than that.
+    pub fn emit(&self, out: &mut [u8]) {
+        let mut flags = self.flags & FLAG_AUTH_ERROR;
+        if let Party::Full(_) = self.sender {
+            flags |= FLAG_FULL_SENDER;
+        }
+        if let Party::Full(_) = self.recipient {
+            flags |= FLAG_FULL_RECIPIENT;
+        }
+        let (sender, recipient) = (self.sender.as_bytes(), self.recipient.as_bytes());
+        let peers = PARTIES + sender.len() + recipient.len();
+
+        out[0] = self.hop_count;
+        out[1] = flags;
+        out[MAC_RANGE].fill(0);
+        out[PARTIES..PARTIES + sender.len()].copy_from_slice(sender);
+        out[PARTIES + sender.len()..peers].copy_from_slice(recipient);
+        out[peers] = self.sender_peer.get() << 4 | self.recipient_peer.get();
+        out[peers + 1] = self.kind;
+    }
 }
 
 /// A checked view of a packet's bytes: no accessor panics.
+///
+/// Trust nothing of it before [`MacKey::verify`](crate::MacKey::verify) has said yes, and the hop count not even then.
 #[derive(Clone, Copy, Debug)]
-pub struct Packet<T: AsRef<[u8]>> { buffer: T }
+pub struct Packet<T: AsRef<[u8]>> {
+    buffer: T,
+    /// Where the recipient stands: behind 8 or 40 bytes of sender.
+    recipient: usize,
+    /// Where the peer ids stand; the type and the body follow. `new_checked` saw that the type is there.
+    peers: usize,
+}
+
 impl<T: AsRef<[u8]>> Packet<T> {
     /// Checks lengths and address types; not the MAC, not the points.
-    pub fn new_checked(_buffer: T) -> Result<Self, WireError> { todo!() }
+    pub fn new_checked(buffer: T) -> Result<Self, WireError> {
+        let bytes = buffer.as_ref();
+        if bytes.len() > MAX_PACKET {
+            return Err(WireError::PacketTooLong(bytes.len()));
+        }
+        let truncated = |need| WireError::Truncated {
+            what: "the packet",
+            need,
+            have: bytes.len(),
+        };
+        let flags = *bytes.get(1).ok_or_else(|| truncated(MIN_PACKET))?;
+        let recipient = PARTIES + party_len(flags, FLAG_FULL_SENDER);
+        let peers = recipient + party_len(flags, FLAG_FULL_RECIPIENT);
+        if bytes.len() < peers + 2 {
+            return Err(truncated(peers + 2));
+        }
+        for (flag, start) in [
+            (FLAG_FULL_SENDER, PARTIES),
+            (FLAG_FULL_RECIPIENT, recipient),
+        ] {
+            if flags & flag != 0 && bytes[start] != TYPE_ANODE_256_40 {
+                return Err(WireError::AddressType(bytes[start]));
+            }
+        }
+        Ok(Self {
+            buffer,
+            recipient,
+            peers,
+        })
+    }
+
     /// Relays passed.
-    pub fn hop_count(&self) -> u8 { todo!() }
-    /// The flags byte.
-    pub fn flags(&self) -> u8 { todo!() }
+    pub fn hop_count(&self) -> u8 {
+        self.as_bytes()[0]
+    }
+
+    /// The flags byte; undefined bits are as received, and to be ignored (D17).
+    pub fn flags(&self) -> u8 {
+        self.as_bytes()[1]
+    }
+
+    /// Whether this only tells of an authentication error and must have no effect (A42).
+    pub fn is_auth_error(&self) -> bool {
+        self.flags() & FLAG_AUTH_ERROR != 0
+    }
+
     /// The MAC field.
-    pub fn mac(&self) -> [u8; 8] { todo!() }
+    pub fn mac(&self) -> [u8; 8] {
+        array(self.as_bytes(), MAC_RANGE.start)
+    }
+
     /// The sender.
-    pub fn sender(&self) -> Party<'_> { todo!() }
+    pub fn sender(&self) -> Party<'_> {
+        self.party(PARTIES..self.recipient)
+    }
+
     /// The recipient.
-    pub fn recipient(&self) -> Party<'_> { todo!() }
+    pub fn recipient(&self) -> Party<'_> {
+        self.party(self.recipient..self.peers)
+    }
+
     /// Sender's peer id.
-    pub fn sender_peer(&self) -> PeerId { todo!() }
+    pub fn sender_peer(&self) -> PeerId {
+        PeerId::from_nibble(self.as_bytes()[self.peers] >> 4)
+    }
+
     /// Recipient's peer id.
-    pub fn recipient_peer(&self) -> PeerId { todo!() }
+    pub fn recipient_peer(&self) -> PeerId {
+        PeerId::from_nibble(self.as_bytes()[self.peers])
+    }
+
     /// Message type.
-    pub fn kind(&self) -> u8 { todo!() }
+    pub fn kind(&self) -> u8 {
+        self.as_bytes()[self.peers + 1]
+    }
+
     /// The message's body.
-    pub fn body(&self) -> &[u8] { todo!() }
+    pub fn body(&self) -> &[u8] {
+        &self.as_bytes()[self.peers + 2..]
+    }
+
     /// The whole packet.
-    pub fn as_bytes(&self) -> &[u8] { self.buffer.as_ref() }
+    pub fn as_bytes(&self) -> &[u8] {
+        self.buffer.as_ref()
+    }
+
+    /// The header, as it would have to be emitted to get these bytes (less the MAC and undefined flags).
+    pub fn header(&self) -> Header<'_> {
+        Header {
+            hop_count: self.hop_count(),
+            flags: self.flags() & FLAG_AUTH_ERROR,
+            sender: self.sender(),
+            recipient: self.recipient(),
+            sender_peer: self.sender_peer(),
+            recipient_peer: self.recipient_peer(),
+            kind: self.kind(),
+        }
+    }
+
+    fn party(&self, range: Range<usize>) -> Party<'_> {
+        let bytes = &self.as_bytes()[range];
+        match bytes.try_into() {
+            Ok(address) => Party::Full(address),
+            Err(_) => Party::Id(AddressId(array(bytes, 0))),
+        }
+    }
+}
+
+fn party_len(flags: u8, full: u8) -> usize {
+    if flags & full != 0 {
+        Address::LEN
+    } else {
+        ID_LEN
+    }
+}
+
+fn array(bytes: &[u8], start: usize) -> [u8; 8] {
+    std::array::from_fn(|i| bytes[start + i])
+}
+
+/// Counts one more relay into a packet's bytes, in place; the MAC stays right, as it does not cover the hop count.
+///
+/// `None`, and nothing changed: the packet must be dropped, since it has already passed more than `limit` relays, or its
+/// count is 255 and would wrap (A39, D18), or it is empty. Otherwise the new count.
+pub fn raise_hop_count(packet: &mut [u8], limit: u8) -> Option<u8> {
+    let count = packet.first_mut()?;
+    if *count > limit {
+        return None;
+    }
+    *count = count.checked_add(1)?;
+    Some(*count)
 }
