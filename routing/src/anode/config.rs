@@ -2,6 +2,7 @@
 use super::limits::Rate;
 use anode_wire::{Address, Endpoint, PeerId};
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Tunables of a node; `Default` is what the program uses.
 #[derive(Clone, Debug)]
@@ -80,7 +81,7 @@ pub struct Limits {
     pub new_beacons: Rate,
     /// Unicast answers to beacons, in all (D23).
     pub beacon_replies: Rate,
-    /// Unicast answers to beacons, per source (D23: one per 5 s; a bucket knows whole rates, so 1 and a burst of 1).
+    /// Unicast answers to beacons, per source (D23).
     pub beacon_replies_per_source: Rate,
     /// Streams of all peers together.
     pub streams: usize,
@@ -112,17 +113,17 @@ impl Default for Limits {
             strangers: 4096,
             heard: 1024,
             heard_per_source: 16,
-            first_contacts: Rate::new(300, 100),
-            first_contacts_per_source: Rate::new(50, 50),
-            mac_failures_per_source: Rate::new(100, 100),
-            mac_failures_per_peer: Rate::new(1000, 1000),
-            replies_per_source: Rate::new(100, 100),
-            nominations: Rate::new(2, 6),
-            hints: Rate::new(1, 3),
-            netid: Rate::new(5, 5),
-            new_beacons: Rate::new(200, 300),
-            beacon_replies: Rate::new(10, 10),
-            beacon_replies_per_source: Rate::new(1, 1),
+            first_contacts: Rate::per_second(300, 100),
+            first_contacts_per_source: Rate::per_second(50, 50),
+            mac_failures_per_source: Rate::per_second(100, 100),
+            mac_failures_per_peer: Rate::per_second(1000, 1000),
+            replies_per_source: Rate::per_second(100, 100),
+            nominations: Rate::per_second(2, 6),
+            hints: Rate::per_second(1, 3),
+            netid: Rate::per_second(5, 5),
+            new_beacons: Rate::per_second(200, 300),
+            beacon_replies: Rate::per_second(10, 10),
+            beacon_replies_per_source: Rate::every(Duration::from_secs(5)),
             streams: 65_536,
             pending_streams_per_peer: 256,
             pending_streams: 4096,

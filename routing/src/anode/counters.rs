@@ -106,6 +106,8 @@ counters! {
     dropped_opens,
     /// Streams opened by us or by peers.
     streams,
+    /// Events that the program did not fetch in time.
+    dropped_events,
     /// The network refused a packet: unreachable, too big, no buffer.
     tx_refused,
 }

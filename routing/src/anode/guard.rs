@@ -1,8 +1,8 @@
 //! The one place per direction where a message gets its protection and where it is checked: today the draft's MAC
 //! (Anode 0.8 §3.3), with sealed sessions a second kind beside it.
 use super::peers::Peer;
-use anode_wire::packet::{FLAG_AUTH_ERROR, MIN_PACKET};
-use anode_wire::{Address, AddressId, Header, Identity, MacKey, Packet, Party, PeerId};
+use anode_wire::packet::{FULL_SENDER_HEADER, SHORT_HEADER};
+use anode_wire::{Address, AddressId, Header, Identity, MacKey, Message, Packet, Party, PeerId};
 use std::net::Ipv6Addr;
 
 /// This node's own names.
@@ -30,14 +30,20 @@ impl Own {
 /// How a message travels.
 #[derive(Clone, Copy)]
 pub(super) struct Envelope {
-    pub kind: u8,
     pub recipient_peer: PeerId,
     /// The whole sender address, or its id (A41).
     pub full_sender: bool,
 }
 
-/// Appends the packet whose body `fill` appends. `key` is the one agreed with `peer`.
-pub(super) fn protect(own: &Own, peer: &Peer, key: &MacKey, envelope: Envelope, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+impl Envelope {
+    /// Bytes of the header this makes.
+    pub fn header_len(self) -> usize {
+        if self.full_sender { FULL_SENDER_HEADER } else { SHORT_HEADER }
+    }
+}
+
+/// Appends `message` to `peer` as one packet. `key` is the one agreed with it.
+pub(super) fn protect(own: &Own, peer: &Peer, key: &MacKey, envelope: Envelope, message: &Message<'_>, out: &mut Vec<u8>) {
     let header = Header {
         hop_count: 0,
         flags: 0,
@@ -45,13 +51,9 @@ pub(super) fn protect(own: &Own, peer: &Peer, key: &MacKey, envelope: Envelope, 
         recipient: Party::Id(peer.id),
         sender_peer: own.peer_id,
         recipient_peer: envelope.recipient_peer,
-        kind: envelope.kind,
+        kind: message.kind(),
     };
-    let start = out.len();
-    out.resize(start + header.len(), 0);
-    header.emit(&mut out[start..]);
-    fill(out);
-    key.sign(&mut out[start..]);
+    message.emit_packet(&header, Some(key), out);
 }
 
 /// Whether the packet is what this peer sent.
@@ -79,17 +81,16 @@ pub(super) enum Recipient {
 
 /// Sorts a packet by its header.
 pub(super) fn screen(own: &Own, packet: &Packet<&[u8]>) -> Result<Recipient, Refusal> {
-    debug_assert!(packet.as_bytes().len() >= MIN_PACKET);
     if packet.hop_count() == u8::MAX {
         return Err(Refusal::HopLimit);
     }
-    if packet.flags() & FLAG_AUTH_ERROR != 0 {
+    if packet.is_auth_error() {
         return Err(Refusal::AuthError);
     }
     let recipient = match packet.recipient() {
         Party::Full(bytes) if bytes == own.address.as_bytes() => Recipient::Us,
         Party::Id(id) if id == own.id => Recipient::Us,
-        Party::Id(AddressId([0, 0, 0, 0, 0, 0, 0, 0])) => return Ok(Recipient::Nobody),
+        Party::Id(AddressId::EVERYBODY) => return Ok(Recipient::Nobody),
         Party::Full(_) | Party::Id(_) => return Err(Refusal::NotForUs),
     };
     match packet.sender() {

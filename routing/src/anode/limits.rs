@@ -2,19 +2,25 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// So many a second on average, so many at once.
+/// So many on average, so many at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// Refill per second; 0 lets nothing through.
-    pub per_second: u32,
+    /// Time in which one token comes back.
+    pub interval: Duration,
     /// Largest burst, at least 1.
     pub burst: u32,
 }
 
 impl Rate {
-    /// `per_second` with bursts of `burst`.
-    pub const fn new(per_second: u32, burst: u32) -> Self {
-        Self { per_second, burst }
+    /// `count` a second with bursts of `burst`; 0 counts as 1.
+    pub const fn per_second(count: u32, burst: u32) -> Self {
+        let count = if count == 0 { 1 } else { count };
+        Self { interval: Duration::from_nanos(1_000_000_000 / count as u64), burst }
+    }
+
+    /// One in each `interval`.
+    pub const fn every(interval: Duration) -> Self {
+        Self { interval, burst: 1 }
     }
 }
 
@@ -27,23 +33,17 @@ pub(super) struct Bucket {
 impl Bucket {
     /// Takes one token if there is one.
     pub fn take(&mut self, now: Instant, rate: Rate) -> bool {
-        let Some((full_at, interval, span)) = self.level(now, rate) else { return false };
-        if full_at.duration_since(now) + interval > span {
+        if self.is_empty(now, rate) {
             return false;
         }
-        self.full_at = Some(full_at + interval);
+        self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + rate.interval);
         true
     }
 
     /// Whether `take` would find nothing.
     pub fn is_empty(&self, now: Instant, rate: Rate) -> bool {
-        self.level(now, rate).is_none_or(|(full_at, interval, span)| full_at.duration_since(now) + interval > span)
-    }
-
-    fn level(&self, now: Instant, rate: Rate) -> Option<(Instant, Duration, Duration)> {
-        let interval = Duration::from_secs(1).checked_div(rate.per_second)?;
-        let full_at = self.full_at.map_or(now, |at| at.max(now));
-        Some((full_at, interval, interval * rate.burst.max(1)))
+        let missing = self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        missing + rate.interval > rate.interval * rate.burst.max(1)
     }
 }
 
@@ -93,21 +93,20 @@ mod tests {
 
     #[test]
     fn bucket_gives_its_burst_and_then_its_rate() {
-        let (start, rate) = (Instant::now(), Rate::new(10, 3));
+        let (start, rate) = (Instant::now(), Rate::per_second(10, 3));
         let mut bucket = Bucket::default();
         let burst = (0..10).filter(|_| bucket.take(start, rate)).count();
         assert_eq!(burst, 3);
         assert!(bucket.is_empty(start, rate));
         let later: usize = (1..=20).filter(|i| bucket.take(start + Duration::from_millis(50 * i), rate)).count();
         assert_eq!(later, 10, "one second at ten a second");
-        assert!(!Bucket::default().take(start, Rate::new(0, 5)), "a zero rate lets nothing through");
     }
 
     #[test]
     fn an_ipv6_host_is_one_source_whatever_its_lower_half() {
         // S19
         let now = Instant::now();
-        let mut sources = SourceBuckets::new(Rate::new(1, 2), (7, 9));
+        let mut sources = SourceBuckets::new(Rate::per_second(1, 2), (7, 9));
         let taken = (0..100u16)
             .filter(|i| sources.take(now, IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, *i))))
             .count();

@@ -121,6 +121,12 @@ impl TransmitBatch {
             && self.destination == *destination
     }
 
+    /// Whether a packet of up to `len` bytes may follow at all.
+    pub(super) fn has_room(&self, len: usize) -> bool {
+        let open = self.contents.len() == self.segments * self.segment_size;
+        open && self.segments < self.max_segments && self.contents.len() + len <= MAX_BATCH_BYTES
+    }
+
     /// Says that `len` bytes more in `contents` are the next packet; it must have fitted.
     pub(super) fn commit(&mut self, destination: Destination, ecn: Ecn, len: usize) {
         if self.segments == 0 {

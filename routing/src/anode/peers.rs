@@ -151,6 +151,11 @@ impl Peer {
         self.key.get_or_insert_with(|| identity.agree(&self.address))
     }
 
+    /// Takes over a key that was agreed before the peer was let into the table.
+    pub fn set_key(&mut self, key: MacKey) {
+        self.key = Some(key);
+    }
+
     /// Whether a packet must carry our whole address: until something comes back, and again after 60 s of silence (A41, D20).
     pub fn needs_full_sender(&self, now: Instant) -> bool {
         self.last_heard.is_none_or(|at| now.duration_since(at) >= SHORT_SENDER_FOR)
@@ -343,12 +348,12 @@ impl PeerTable {
     }
 
     /// All that have this short id, at most four.
-    pub fn with_id(&self, id: &AddressId) -> impl Iterator<Item = PeerRef> {
+    pub fn with_id(&self, id: &AddressId) -> [Option<PeerRef>; MAX_SAME_ID] {
         let mut found = [None; MAX_SAME_ID];
         for (place, peer) in found.iter_mut().zip(self.by_id.get(id).into_iter().flatten()) {
             *place = Some(*peer);
         }
-        found.into_iter().flatten()
+        found
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (PeerRef, &Peer)> {
