@@ -335,9 +335,26 @@ impl Flows {
     fn set_timer(&mut self, id: FlowId, at: Instant) {
         let Some(flow) = self.find(id) else { return };
         // A later wish waits for the entry that exists: it is looked at again then, and there is at most one push per pop.
-        if flow.timer.is_none_or(|timer| at < timer) {
-            flow.timer = Some(at);
-            self.timers.push(Reverse((at, id)));
+        if flow.timer.is_some_and(|timer| timer <= at) {
+            return;
+        }
+        flow.timer = Some(at);
+        self.timers.push(Reverse((at, id)));
+        // Flows that came and went leave entries behind; more of them than flows are not kept.
+        if self.timers.len() > 2 * self.table.len() + 64 {
+            let table = &self.table;
+            self.timers
+                .retain(|&Reverse((at, id))| is_due(table, id, at));
+        }
+    }
+
+    /// Drops entries that mean nothing any more from the head, so that nobody wakes up for them.
+    fn prune_timers(&mut self) {
+        while let Some(&Reverse((at, id))) = self.timers.peek() {
+            if is_due(&self.table, id, at) {
+                return;
+            }
+            self.timers.pop();
         }
     }
 
@@ -404,6 +421,7 @@ impl Flows {
                 }
             }
         }
+        self.prune_timers();
         None
     }
 
@@ -438,6 +456,7 @@ impl Flows {
             return;
         };
         flow.stage = Stage::Live(Box::new(live));
+        flow.timer = None;
         self.opened(*peer.ip());
         self.enqueue(id);
     }
@@ -540,6 +559,13 @@ impl Flows {
             None => self.refuse_waiting(id, outside),
         }
     }
+}
+
+/// Whether a flow is there and waits for just this time.
+fn is_due(table: &Slab<Flow>, id: FlowId, at: Instant) -> bool {
+    table
+        .get(index(id))
+        .is_some_and(|flow| flow.id == id && flow.timer == Some(at))
 }
 
 /// The place in the table: the lower half of the id.

@@ -337,6 +337,10 @@ impl World {
         panic!("timers without end");
     }
 
+    pub fn wire_offload(&self) -> bool {
+        self.wire.offload
+    }
+
     /// Takes the recorded events.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
