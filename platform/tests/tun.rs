@@ -50,6 +50,27 @@ fn plain(name: &str) -> TunConfig {
     }
 }
 
+fn bind(path: &str) {
+    mount(
+        Some(path),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .unwrap();
+}
+
+fn remount(path: &str, flags: MsFlags) {
+    let flags = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>).unwrap();
+}
+
+fn read_only(path: &str) {
+    bind(path);
+    remount(path, MsFlags::MS_RDONLY);
+}
+
 fn exists(name: &str) -> bool {
     Netlink::open().unwrap().link(name).unwrap().is_some()
 }
@@ -444,10 +465,7 @@ fn ipv6_is_switched_on_where_the_host_has_it_off_for_new_interfaces() {
 fn where_ipv6_cannot_be_switched_on_the_error_says_how() {
     in_netns_and_mounts(|| {
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
-        let sys = "/proc/sys";
-        mount(Some(sys), sys, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(None::<&str>, sys, None::<&str>, flags, None::<&str>).unwrap();
+        read_only("/proc/sys");
         let error = Tun::create(&config("anode0")).unwrap_err();
         assert!(
             matches!(error, PlatformError::Ipv6Disabled { .. }),
@@ -502,6 +520,11 @@ fn cap_net_admin_alone_is_enough() {
     if is_child(TEST) {
         private_mounts();
         driver_for_everybody();
+        // ProtectKernelTunables=yes and ReadWritePaths=/proc/sys/net/ipv6/conf.
+        read_only("/proc/sys");
+        let conf = "/proc/sys/net/ipv6/conf";
+        bind(conf);
+        remount(conf, MsFlags::empty());
         nix::sys::prctl::set_keepcaps(true).unwrap();
         become_nobody();
         privileges::keep_only(&[Capability::NetAdmin]).unwrap();
@@ -511,6 +534,7 @@ fn cap_net_admin_alone_is_enough() {
 
         let net = ["fda0::/16".parse().unwrap()];
         guard_add(&net).unwrap();
+        assert!(std::fs::write("/proc/sys/net/ipv6/bindv6only", "0").is_err());
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         let tun = Tun::create(&config("anode0")).unwrap();
         socket().send_to(b"hello", (THERE, 7)).unwrap();
