@@ -123,6 +123,11 @@ impl PlatformError {
         )
     }
 
+    /// Whether an interface of the wanted name exists.
+    pub fn is_name_taken(&self) -> bool {
+        matches!(self, Self::NameTaken { .. })
+    }
+
     /// The system's error, where there is one.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {
@@ -133,7 +138,8 @@ impl PlatformError {
         }
     }
 
-    pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    /// An error of the system and what was tried.
+    pub fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io {
             what: what.into(),
             source: source.into(),

@@ -65,7 +65,7 @@ impl Counters {
 /// the control side can ask what is particular to it.
 struct Overlays<A> {
     first: A,
-    others: Vec<Box<dyn Overlay>>,
+    others: Vec<Box<dyn Overlay + Send>>,
 }
 
 impl<A: Overlay> Overlays<A> {
@@ -114,22 +114,47 @@ pub struct Adapter<A> {
     quotes: Quotes,
     control_pongs: Vec<ControlPong>,
     counters: Counters,
-    errors: Vec<(quotes::Quote, Unreachable)>,
+    errors: Vec<(quotes::Quote, Failure)>,
 }
 
+/// What a program is told about a packet that did not get through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    Unreachable(Unreachable),
+    /// Packet too big, with this MTU in bytes.
+    TooBig(u32),
+}
+
+/// IPv6 and UDP (or ICMPv6 echo) headers in bytes: what a payload needs on top to be a packet.
+const PACKET_HEADERS: u32 = 48;
+/// No path's MTU is smaller (RFC 8200 §5).
+const MIN_MTU: u32 = 1280;
+
 /// Which ICMPv6 error tells a program of this failure; `None`: silence, the program waits and tries again (netstack.md 6.3).
-fn unreachable_code(failure: Failure) -> Option<Unreachable> {
+fn answer(failure: Failure) -> Option<Answer> {
     match failure {
-        Failure::NoSuchPeer | Failure::Unreachable | Failure::TimedOut => Some(Unreachable::Address),
-        Failure::Policy => Some(Unreachable::Prohibited),
-        Failure::Refused => Some(Unreachable::Port),
+        Failure::NoSuchPeer | Failure::Unreachable | Failure::TimedOut => Some(Answer::Unreachable(Unreachable::Address)),
+        Failure::Policy => Some(Answer::Unreachable(Unreachable::Prohibited)),
+        Failure::Refused => Some(Answer::Unreachable(Unreachable::Port)),
+        Failure::TooBig { max } => {
+            let payload = u32::try_from(max).unwrap_or(u32::MAX);
+            Some(Answer::TooBig(payload.saturating_add(PACKET_HEADERS).max(MIN_MTU)))
+        }
         Failure::Reset | Failure::Busy => None,
+    }
+}
+
+fn tell(now: Instant, netstack: &mut Netstack, quote: &quotes::Quote, failure: Failure) {
+    match answer(failure) {
+        Some(Answer::Unreachable(why)) => netstack.unreachable_to_os(now, quote.as_bytes(), why),
+        Some(Answer::TooBig(mtu)) => netstack.too_big_to_os(now, quote.as_bytes(), mtu),
+        None => {}
     }
 }
 
 impl<A: Overlay> Adapter<A> {
     /// Joins a netstack and the overlays.
-    pub fn new(netstack: Netstack, first: A, others: Vec<Box<dyn Overlay>>) -> Self {
+    pub fn new(netstack: Netstack, first: A, others: Vec<Box<dyn Overlay + Send>>) -> Self {
         Adapter {
             netstack,
             overlays: Overlays { first, others },
@@ -153,8 +178,8 @@ impl<A: Overlay> Adapter<A> {
             counters: &mut self.counters,
         };
         self.netstack.handle_packet(now, offload, packet, &mut sink);
-        for (quote, why) in self.errors.drain(..) {
-            self.netstack.unreachable_to_os(now, quote.as_bytes(), why);
+        for (quote, failure) in self.errors.drain(..) {
+            tell(now, &mut self.netstack, &quote, failure);
         }
     }
 
@@ -251,17 +276,13 @@ impl<A: Overlay> Adapter<A> {
             OverlayEvent::PingFailed { token, failure } => {
                 if token & CONTROL_TOKEN != 0 {
                     self.control_pongs.push(ControlPong { token: token & !CONTROL_TOKEN, result: Err(failure) });
-                } else if let Some(echo) = self.echoes.take(token)
-                    && let Some(why) = unreachable_code(failure)
-                {
-                    self.netstack.unreachable_to_os(now, echo.quote.as_bytes(), why);
+                } else if let Some(echo) = self.echoes.take(token) {
+                    tell(now, &mut self.netstack, &echo.quote, failure);
                 }
             }
             OverlayEvent::Undeliverable { to, failure } => {
-                if let Some(quote) = self.quotes.get(to)
-                    && let Some(why) = unreachable_code(failure)
-                {
-                    self.netstack.unreachable_to_os(now, quote.as_bytes(), why);
+                if let Some(quote) = self.quotes.get(to) {
+                    tell(now, &mut self.netstack, &quote, failure);
                 }
             }
             stream_event => self.bridges.overlay_event(
@@ -282,15 +303,13 @@ struct FromOs<'a, A> {
     overlays: &'a mut Overlays<A>,
     echoes: &'a mut Echoes,
     quotes: &'a mut Quotes,
-    errors: &'a mut Vec<(quotes::Quote, Unreachable)>,
+    errors: &'a mut Vec<(quotes::Quote, Failure)>,
     counters: &'a mut Counters,
 }
 
 impl<A: Overlay> FromOs<'_, A> {
     fn failed(&mut self, quote: &[u8], failure: Failure) {
-        if let Some(why) = unreachable_code(failure) {
-            self.errors.push((quotes::Quote::new(quote), why));
-        }
+        self.errors.push((quotes::Quote::new(quote), failure));
     }
 }
 

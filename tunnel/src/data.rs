@@ -29,6 +29,7 @@ use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
+use rand::{TryRng};
 
 use crate::Error;
 use crate::adapter::Adapter;
@@ -72,7 +73,7 @@ pub fn spawn(settings: Settings) -> Result<(DataHandle, JoinHandle<Result<(), Er
             prefixes: vec![overlay.prefix()],
             ..Default::default()
         },
-        rand::random(),
+        seed()?,
     );
     let wake = Arc::new(Wake::new()?);
     let (handle, commands) = DataHandle::new(Arc::clone(&wake));
@@ -122,10 +123,16 @@ fn start_overlay(settings: Settings, interfaces: Vec<Interface>, now: Instant) -
     let config = NodeConfig { peer_id: settings.peer_id, peers, lan: settings.lan, ..NodeConfig::default() };
     let learnt = settings.learnt.iter().map(|peer| Pin { address: peer.address, endpoints: vec![peer.endpoint] });
     let learnt: Vec<Pin> = learnt.collect();
-    let rng = Box::new(StdRng::try_from_rng(&mut SysRng).map_err(|error| Error::refused(format!("the system gives no randomness: {error}")))?);
+    let rng = Box::new(StdRng::from_seed(seed()?));
     let mut overlay = AnodeOverlay::new(settings.identity, config, &settings.listen, interfaces, rng, now)?;
     overlay.import_pins(now, &learnt);
     Ok(overlay)
+}
+
+fn seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).map_err(|error| Error::refused(format!("the system gives no randomness: {error}")))?;
+    Ok(seed)
 }
 
 fn udp(endpoint: Endpoint) -> Option<SocketAddr> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anode_netstack::{Event, FlowId, Netstack};
 use anode_routing::overlay::{Failure, Overlay, OverlayEvent};
 
-use super::{Counters, Ends, Overlays, StreamKey, unreachable_code};
+use super::{Answer, Counters, Ends, Overlays, StreamKey, answer};
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,10 +197,9 @@ impl Bridges {
 fn refuse_program(now: Instant, flow: FlowId, failure: Failure, netstack: &mut Netstack) {
     match failure {
         Failure::Refused | Failure::Reset => netstack.tcp_refuse(now, flow),
-        Failure::Busy => netstack.tcp_forget(flow),
-        other => match unreachable_code(other) {
-            Some(why) => netstack.tcp_unreachable(now, flow, why),
-            None => netstack.tcp_forget(flow),
+        other => match answer(other) {
+            Some(Answer::Unreachable(why)) => netstack.tcp_unreachable(now, flow, why),
+            Some(Answer::TooBig(_)) | None => netstack.tcp_forget(flow),
         },
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
 use anode_routing::anode::{Lookup, PeerSnapshot};
-use anode_routing::overlay::{Failure, Overlay};
+use anode_routing::overlay::Failure;
 use anode_wire::{Endpoint, PeerId};
 
 use crate::adapter::Adapter;
