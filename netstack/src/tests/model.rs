@@ -243,7 +243,7 @@ fn open(world: &mut World, index: u16, by_peer: bool) -> Pair {
     Pair {
         handle,
         flow,
-        up: Stream::new(u64::from(index) * 2 << 40),
+        up: Stream::new((u64::from(index) * 2) << 40),
         down: Stream::new((u64::from(index) * 2 + 1) << 40),
         gone: None,
         reset_by_program: false,
