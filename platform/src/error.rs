@@ -43,12 +43,12 @@ pub enum PlatformError {
     )]
     TunMissing,
     /// The TUN driver is there, but this process may not open it.
-    #[error(
-        "/dev/net/tun may not be opened ({source}); a container or a unit must allow the device (DeviceAllow=/dev/net/tun rw)"
-    )]
+    #[error("/dev/net/tun may not be opened ({source}); {fix}")]
     TunDenied {
         /// What came back.
         source: io::Error,
+        /// What to do.
+        fix: &'static str,
     },
     /// A descriptor that was handed in is no usable TUN device.
     #[error("descriptor {fd} is not a usable TUN device: {why}")]
@@ -123,17 +123,23 @@ impl PlatformError {
         )
     }
 
+    /// Whether an interface of the wanted name exists.
+    pub fn is_name_taken(&self) -> bool {
+        matches!(self, Self::NameTaken { .. })
+    }
+
     /// The system's error, where there is one.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {
             Self::Io { source, .. }
-            | Self::TunDenied { source }
+            | Self::TunDenied { source, .. }
             | Self::NamespaceDenied { source, .. } => Some(source.kind()),
             _ => None,
         }
     }
 
-    pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    /// An error of the system and what was tried.
+    pub fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io {
             what: what.into(),
             source: source.into(),

@@ -4,12 +4,12 @@
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
-use nix::unistd::geteuid;
+use nix::unistd::{Uid, geteuid};
 
 use crate::PlatformError;
 
@@ -19,7 +19,8 @@ const NOT_OWNER: u32 = 0o077;
 /// Replaces `path` atomically with `bytes`, mode as given (the umask does not apply).
 ///
 /// Whoever reads sees the old or the new content, also after a power cut: the bytes are on the disk before the name
-/// points to them. A link at `path` is replaced, not followed.
+/// points to them. A link at `path` is replaced, not followed. What root writes belongs to the directory's owner: else
+/// `sudo anode key new` would make a key that the service's user cannot read.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PlatformError> {
     let temporary = beside(path)?;
     let written = write_new(&temporary, bytes, mode)
@@ -65,21 +66,38 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         }
         result => result?,
     };
+    give_to_directory_owner(&file, path)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Makes a rename in the directory of `path` survive a power cut.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(directory)?.sync_all()
+/// Where root works in the directory of another user, a new file belongs to that user.
+fn give_to_directory_owner(file: &File, path: &Path) -> io::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let directory = std::fs::metadata(directory(path))?;
+    if directory.uid() != 0 {
+        fchown(file, Some(directory.uid()), Some(directory.gid()))?;
+    }
+    Ok(())
 }
 
-/// Reads a secret: refused when group or others may read it, when it is no regular file, foreign-owned, or over `max` bytes.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes a rename in the directory of `path` survive a power cut.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory(path))?.sync_all()
+}
+
+/// Reads a secret: refused when group or others may read it, when it is no regular file, foreign-owned (neither ours nor
+/// root's; root reads everybody's), or over `max` bytes.
 pub fn read_secret(path: &Path, max: usize) -> Result<Vec<u8>, PlatformError> {
     let refused = |why: String| PlatformError::Secret {
         path: path.into(),
@@ -101,12 +119,8 @@ pub fn read_secret(path: &Path, max: usize) -> Result<Vec<u8>, PlatformError> {
     if !metadata.is_file() {
         return Err(refused("it is not a regular file".into()));
     }
-    let user = geteuid().as_raw();
-    if metadata.uid() != user && metadata.uid() != 0 {
-        return Err(refused(format!(
-            "it belongs to user {}, not to user {user} or root; run `chown {user}` on it if it is yours",
-            metadata.uid()
-        )));
+    if let Some(why) = foreign(Uid::from_raw(metadata.uid()), geteuid()) {
+        return Err(refused(why));
     }
     if metadata.mode() & NOT_OWNER != 0 {
         return Err(refused(format!(
@@ -124,6 +138,15 @@ pub fn read_secret(path: &Path, max: usize) -> Result<Vec<u8>, PlatformError> {
     Ok(bytes)
 }
 
+/// Why a file or directory is not to be trusted with secrets: it belongs to somebody who is neither this user nor root.
+/// Root may use everybody's.
+fn foreign(owner: Uid, user: Uid) -> Option<String> {
+    let trusted = user.is_root() || owner == user || owner.is_root();
+    (!trusted).then(|| {
+        format!("it belongs to user {owner}, not to user {user}; run `chown {user}` on it if it is yours")
+    })
+}
+
 /// Makes a directory (and those above it) that only its owner enters, or checks that an existing one is ours and that
 /// nobody else may write in it. Group and others may look into an existing one: systemd's `StateDirectoryMode` decides.
 pub fn create_dir_private(path: &Path) -> Result<(), PlatformError> {
@@ -134,12 +157,8 @@ pub fn create_dir_private(path: &Path) -> Result<(), PlatformError> {
         .map_err(|error| PlatformError::at("make directory", path, error))?;
     let metadata =
         std::fs::metadata(path).map_err(|error| PlatformError::at("look at", path, error))?;
-    let user = geteuid().as_raw();
-    let why = if metadata.uid() != user && metadata.uid() != 0 {
-        format!(
-            "it belongs to user {}, not to user {user} or root",
-            metadata.uid()
-        )
+    let why = if let Some(why) = foreign(Uid::from_raw(metadata.uid()), geteuid()) {
+        why
     } else if metadata.mode() & 0o022 != 0 {
         format!(
             "others may write in it (mode {:04o}); run `chmod 700 {}`",
@@ -184,8 +203,9 @@ impl StateLock {
                     _ => PlatformError::at("lock", &path, errno),
                 }
             })?;
-        // For people and for the message above; the lock itself does not rest on it.
-        file.set_len(0)
+        // The number is for people and for the message above; the lock itself does not rest on it.
+        give_to_directory_owner(&file, &path)
+            .and_then(|()| file.set_len(0))
             .and_then(|()| writeln!(*file, "{}", std::process::id()))
             .map_err(|error| PlatformError::at("write", &path, error))?;
         Ok(Self { _file: file })

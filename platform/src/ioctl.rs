@@ -57,9 +57,8 @@ pub(crate) fn attached(device: &File) -> nix::Result<Attached> {
         ifreq: libc::ifreq,
     }
     // SAFETY: an `ifreq` is plain old data, for which all zeros is a value.
-    let mut request = Request {
-        ifreq: unsafe { std::mem::zeroed() },
-    };
+    let ifreq = unsafe { std::mem::zeroed() };
+    let mut request = Request { ifreq };
     // SAFETY: the kernel writes `size_of::<ifreq>()` bytes, for which the union has room.
     unsafe { raw::tun_get_iff(device.as_raw_fd(), (&raw mut request).cast())? };
     // SAFETY: all bytes are initialised, by us or by the kernel.

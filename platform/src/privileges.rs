@@ -63,8 +63,9 @@ pub fn keep_only(keep: &[Capability]) -> Result<(), PlatformError> {
         .iter()
         .fold(0, |mask, capability| mask | capability.bit());
     let mut sets = kernel::get().map_err(failed)?;
-    sets.effective &= mask;
     sets.permitted &= mask;
+    // After a change of user (prctl PR_SET_KEEPCAPS) they are permitted and not effective.
+    sets.effective = sets.permitted;
     sets.inheritable = 0;
     kernel::set(sets).map_err(failed)
 }

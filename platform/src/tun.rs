@@ -177,17 +177,20 @@ impl Tun {
         let routes = prefixes(&config.routes)?;
         let mut netlink = Netlink::open()?;
         netlink.refuse_conflicts(&routes, Some(self.index))?;
-        netlink.set_mtu(self.index, config.mtu.into())?;
         netlink.set_queue_length(self.index, QUEUE_LENGTH)?;
         netlink.set_multicast(self.index, false)?;
+        // On a machine that forwards IPv6, the link has joined the routers' group (RFC 4291 §2.7.1) and would report so.
+        // Below the least MTU the kernel takes IPv6 off the link; then it starts afresh, without multicast.
+        netlink.set_mtu(self.index, u32::from(LEAST_MTU) - 1)?;
+        netlink.set_mtu(self.index, config.mtu.into())?;
         enable_ipv6(&self.name)?;
         netlink.set_no_link_local(self.index)?;
+        netlink.set_up(self.index, true)?;
         for &address in &addresses {
             netlink
                 .address_add(self.index, address)
                 .map_err(|e| self.ipv6_off(e))?;
         }
-        netlink.set_up(self.index, true)?;
         for &destination in &routes {
             netlink.route_add(&Route {
                 // With several addresses the kernel would choose by the longest match with the destination.
@@ -380,7 +383,14 @@ fn probe_driver() -> Result<(), PlatformError> {
         Ok(_) => Ok(()),
         Err(error) => Err(match error.raw_os_error() {
             Some(ENOENT | ENODEV | ENXIO) => PlatformError::TunMissing,
-            Some(EACCES | EPERM) => PlatformError::TunDenied { source: error },
+            Some(EACCES) => PlatformError::TunDenied {
+                source: error,
+                fix: "its mode shuts this user out: `chmod 666 /dev/net/tun`, as udev does (making interfaces still needs CAP_NET_ADMIN)",
+            },
+            Some(EPERM) => PlatformError::TunDenied {
+                source: error,
+                fix: "the container or the unit must allow the device (DeviceAllow=/dev/net/tun rw)",
+            },
             _ => PlatformError::io("open /dev/net/tun", error),
         }),
     }

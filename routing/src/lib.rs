@@ -1,5 +1,20 @@
-//! The overlays. `overlay` is all that the program knows of them.
+//! The overlays: peers, paths, discovery, streams and datagrams between addresses that are public keys.
+//!
+//! ```text
+//!   tunnel ──▶ overlay  the one trait that the program knows: flows in, flows out, all synchronous and in batches
+//!                 │
+//!                net    AnodeOverlay: UDP sockets (GSO, GRO), LAN beacons' sockets, one `Node`
+//!                 │ datagrams, time
+//!               anode   Node: sans-IO; peers, paths, EPC, beacons, WHOIS, pings, datagrams, streams
+//!                 │
+//!      anode-wire, anode-stream
+//! ```
+//!
+//! `Node` takes bytes, time and randomness as arguments and can be simulated; only `net` opens sockets.
 #![forbid(unsafe_code)]
-pub mod overlay;
 pub mod anode;
-pub use overlay::{Overlay, OverlayEvent, OverlaySink, StreamId};
+pub mod net;
+pub mod overlay;
+
+pub use net::AnodeOverlay;
+pub use overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};

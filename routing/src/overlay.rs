@@ -24,6 +24,11 @@ pub enum Failure {
     Reset,
     /// A local limit; try again.
     Busy,
+    /// The payload is larger than the path carries in one packet; `max` bytes fit.
+    TooBig {
+        /// Largest payload in bytes.
+        max: usize,
+    },
 }
 
 /// How a packet came.

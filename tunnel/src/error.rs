@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anode_platform::PlatformError;
+use anode_routing::net::NetError;
 
 use crate::command::CommandError;
 use crate::value::ValueError;
@@ -31,6 +32,9 @@ pub enum Error {
     /// The machine refuses; exit status 1.
     #[error(transparent)]
     Platform(#[from] PlatformError),
+    /// The sockets could not be had; exit status 1.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// The machine refuses; exit status 1.
     #[error("{what}: {source}")]
     Io {

@@ -7,10 +7,12 @@
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
 //!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
+//!   │                        └ adapter  flows of the netstack joined to streams of the overlays
 //!   └── demo                           two nodes in namespaces of their own
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod cli;
 pub mod command;
 pub mod config;

@@ -152,3 +152,43 @@ fn one_node_holds_a_state_directory_and_the_second_is_told_who() {
     drop(lock);
     StateLock::take(&scratch.0).unwrap();
 }
+
+#[test]
+fn only_ones_own_files_and_those_of_root_are_trusted() {
+    let cases = [
+        (1000, 1000, true),
+        (0, 1000, true),
+        (1001, 1000, false),
+        (1000, 0, true),
+        (0, 0, true),
+    ];
+    for (owner, user, trusted) in cases {
+        let why = foreign(Uid::from_raw(owner), Uid::from_raw(user));
+        assert_eq!(why.is_none(), trusted, "{owner} {user} {why:?}");
+    }
+}
+
+/// `sudo anode key new` in the service's state directory.
+#[test]
+fn what_root_writes_in_the_directory_of_another_user_belongs_to_that_user() {
+    if std::env::var("ANODE_TEST_NO_ROOT").is_ok_and(|value| value == "1") {
+        eprintln!("SKIPPED because ANODE_TEST_NO_ROOT=1");
+        return;
+    }
+    assert!(
+        geteuid().is_root(),
+        "this test changes owners and needs root; set ANODE_TEST_NO_ROOT=1 to skip it"
+    );
+    const NOBODY: u32 = 65534;
+    let scratch = Scratch::new("owner");
+    let path = scratch.path("key");
+    std::os::unix::fs::chown(&scratch.0, Some(NOBODY), Some(NOBODY)).unwrap();
+    create_dir_private(&scratch.0).unwrap();
+    write_atomic(&path, b"key", 0o600).unwrap();
+    drop(StateLock::take(&scratch.0).unwrap());
+    for name in ["key", "lock"] {
+        let metadata = std::fs::metadata(scratch.path(name)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (NOBODY, NOBODY), "{name}");
+    }
+    assert_eq!(read_secret(&path, 100).unwrap(), b"key");
+}

@@ -1,13 +1,15 @@
 //! Addresses of links.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Netlink, refused};
+use super::{Netlink, RouteKind, refused};
 use crate::{PlatformError, Prefix};
 
 /// One address of a link.
@@ -77,10 +79,34 @@ impl Netlink {
             .collect())
     }
 
-    /// Gives a link an address, usable at once (no duplicate address detection). IPv4 gets its net's broadcast address.
+    /// Gives a link an address, usable at once: without duplicate address detection. IPv4 gets its net's broadcast
+    /// address.
     pub fn address_add(&mut self, index: u32, prefix: Prefix) -> Result<(), PlatformError> {
         self.create(RouteNetlinkMessage::NewAddress(message(index, prefix)))
-            .map_err(refused(format!("add address {prefix}")))
+            .map_err(refused(format!("add address {prefix}")))?;
+        self.await_delivery(prefix.address())
+    }
+
+    /// The kernel starts to accept packets for a new IPv6 address from a work queue, some time after it has said yes.
+    fn await_delivery(&mut self, address: IpAddr) -> Result<(), PlatformError> {
+        /// It is a few microseconds on an idle machine.
+        const LIMIT: Duration = Duration::from_secs(2);
+        let local = RouteKind::Other(nix::libc::RTN_LOCAL);
+        let deadline = Instant::now() + LIMIT;
+        while address.is_ipv6()
+            && self
+                .route_to(address)?
+                .is_none_or(|route| route.kind != local)
+        {
+            if Instant::now() > deadline {
+                return Err(PlatformError::io(
+                    format!("wait for address {address}"),
+                    io::Error::from(io::ErrorKind::TimedOut),
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
     }
 
     /// Takes an address from a link.

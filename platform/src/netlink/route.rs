@@ -1,6 +1,7 @@
 //! Routes: add, list, what is in the way, and the guard that stands while the program does not run.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::route::{
@@ -103,17 +104,13 @@ impl Route {
         self.kind == RouteKind::Unreachable && self.metric == GUARD_METRIC
     }
 
-    fn from_message(message: RouteMessage) -> Option<Self> {
+    fn of_message(message: RouteMessage) -> Option<Self> {
         let header = message.header;
         let unspecified: IpAddr = match header.address_family {
             AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
             AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
             _ => return None,
         };
-        // An entry of the kernel's cache, no rule of the administrator's.
-        if header.flags.contains(RouteFlags::Cloned) {
-            return None;
-        }
         let mut destination = unspecified;
         let mut route = Self {
             destination: Prefix::host(unspecified),
@@ -261,7 +258,12 @@ impl Netlink {
         let mut routes: Vec<_> = found
             .into_iter()
             .filter_map(|message| match message {
-                RouteNetlinkMessage::NewRoute(message) => Route::from_message(message),
+                // Not the entries of the kernel's cache, which are no rules of the administrator's.
+                RouteNetlinkMessage::NewRoute(message)
+                    if !message.header.flags.contains(RouteFlags::Cloned) =>
+                {
+                    Route::of_message(message)
+                }
                 _ => None,
             })
             .collect();
@@ -272,6 +274,33 @@ impl Netlink {
                 .map(|link| link.name.clone());
         }
         Ok(routes)
+    }
+
+    /// The route that a packet to `address` would take now, with the source address that it would get; `None` when
+    /// there is none, or only one that refuses it.
+    pub fn route_to(&mut self, address: IpAddr) -> Result<Option<Route>, PlatformError> {
+        let message = Route {
+            index: None,
+            ..Route::to_link(Prefix::host(address), 0)
+        }
+        .message();
+        match self.get(RouteNetlinkMessage::GetRoute(message)) {
+            Ok(Some(RouteNetlinkMessage::NewRoute(message))) => {
+                Ok(Route::of_message(message).filter(|route| route.kind.carries()))
+            }
+            Ok(_) => Ok(None),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::NetworkUnreachable
+                        | io::ErrorKind::PermissionDenied
+                ) || error.raw_os_error() == Some(nix::libc::EINVAL) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(refused(format!("look up the route to {address}"))(error)),
+        }
     }
 
     /// Adds a route of protocol "static"; fails with `AlreadyExists` when it is there.
@@ -344,7 +373,7 @@ pub fn guard_add(prefixes: &[Prefix]) -> Result<(), PlatformError> {
     let mut netlink = Netlink::open()?;
     for &prefix in prefixes {
         match netlink.route_add(&Route::guard(prefix)) {
-            Err(error) if error.io_kind() == Some(std::io::ErrorKind::AlreadyExists) => {}
+            Err(error) if error.io_kind() == Some(io::ErrorKind::AlreadyExists) => {}
             result => result?,
         }
     }

@@ -1,1 +1,412 @@
-//! The Anode overlay.
+//! The Anode overlay as a sans-IO state machine: datagrams, time and randomness come in; packets, events and the next deadline come out.
+//!
+//! ```text
+//!  handle_datagram ─▶ receive ── guard (MAC) ── peers ──┬─▶ discovery   EPC, EPI, NETID, WHOIS, ERROR
+//!                        │                              ├─▶ ping        PING, PONG
+//!                        └─ lan (beacons)               ├─▶ datagram    DGRAM, IPPKT
+//!  open, write, ping … ─▶ contact (lookup, first path) ─┴─▶ streams     S_*
+//!                                                             │
+//!  poll_transmit ◀── output (batches) ◀── control, datagrams ─┘          timers ─▶ deadline
+//! ```
+//!
+//! Everything that a packet of a stranger can make grow has a bound in [`Limits`] and a counter in [`Counters`].
+mod config;
+mod contact;
+mod counters;
+mod datagram;
+mod discovery;
+mod guard;
+mod lan;
+mod limits;
+mod output;
+mod path;
+mod peers;
+mod ping;
+mod receive;
+mod snapshot;
+mod streams;
+mod timers;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
+pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, PlainPolicy};
+pub use counters::Counters;
+pub use limits::Rate;
+pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
+pub use path::{INITIAL_PACKET, Origin};
+pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
+
+use crate::overlay::{Failure, OverlayEvent};
+use anode_wire::{Address, Endpoint, Identity, Message, PeerId};
+use contact::Contacts;
+use discovery::Checks;
+use guard::{Envelope, Own};
+use lan::Lan;
+use limits::{Bucket, SourceBuckets};
+use output::Queue;
+use path::{Action, is_dialable};
+use peers::{PeerRef, PeerTable, Standing};
+use ping::Pings;
+use rand_core::CryptoRng;
+use std::collections::VecDeque;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Instant;
+use streams::{Carry, StreamTable};
+use timers::{Timer, Timers};
+
+/// One node of the overlay, without its sockets.
+pub struct Node {
+    own: Own,
+    config: NodeConfig,
+    rng: Box<dyn CryptoRng + Send>,
+    sockets: Vec<SocketAddr>,
+    interfaces: Vec<Interface>,
+    peers: PeerTable,
+    contacts: Contacts,
+    checks: Checks,
+    pings: Pings,
+    streams: StreamTable,
+    carry: Carry,
+    lan: Lan,
+    control: Queue,
+    datagrams: Queue,
+    /// Whose turn it is when both datagrams and streams have something to send.
+    streams_next: bool,
+    timers: Timers,
+    events: VecDeque<OverlayEvent>,
+    budgets: Budgets,
+    counters: Counters,
+    /// Where others see us, from NETID: latest last.
+    external: VecDeque<SocketAddr>,
+    scratch: Vec<u8>,
+}
+
+struct Budgets {
+    first_contacts: Bucket,
+    first_contact_sources: SourceBuckets,
+    mac_failure_sources: SourceBuckets,
+    reply_sources: SourceBuckets,
+    netid: Bucket,
+    errors: Bucket,
+}
+
+/// Whether a packet must carry the whole sender address (D20).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    /// As A41 says.
+    Short,
+    /// EPC_REQ, PING and retransmissions.
+    Full,
+}
+
+impl Node {
+    /// A node that knows its key and what the operator said. `rng` must be a cryptographic one.
+    pub fn new(identity: Identity, config: NodeConfig, rng: Box<dyn CryptoRng + Send>, now: Instant) -> Self {
+        let mut rng = rng;
+        let mut key = || (rng.next_u64(), rng.next_u64());
+        let limits = &config.limits;
+        let budgets = Budgets {
+            first_contacts: Bucket::default(),
+            first_contact_sources: SourceBuckets::new(limits.first_contacts_per_source, key()),
+            mac_failure_sources: SourceBuckets::new(limits.mac_failures_per_source, key()),
+            reply_sources: SourceBuckets::new(limits.replies_per_source, key()),
+            netid: Bucket::default(),
+            errors: Bucket::default(),
+        };
+        let lan = Lan::new(limits, key());
+        let mut node = Self {
+            own: Own::new(identity, config.peer_id),
+            rng,
+            sockets: Vec::new(),
+            interfaces: Vec::new(),
+            peers: PeerTable::default(),
+            contacts: Contacts::default(),
+            checks: Checks::default(),
+            pings: Pings::default(),
+            streams: StreamTable::default(),
+            carry: Carry::default(),
+            lan,
+            control: Queue::new(limits.control_bytes),
+            datagrams: Queue::new(limits.datagram_bytes),
+            streams_next: false,
+            timers: Timers::default(),
+            events: VecDeque::new(),
+            budgets,
+            counters: Counters::default(),
+            external: VecDeque::new(),
+            scratch: Vec::new(),
+            config,
+        };
+        for peer in std::mem::take(&mut node.config.peers) {
+            node.add_peer(now, peer.address, &peer.endpoints, true);
+        }
+        node
+    }
+
+    /// Our address.
+    pub fn address(&self) -> &Address {
+        &self.own.address
+    }
+
+    /// Our synthetic addresses, digit 0 first, then our peer id's where we have one.
+    pub fn local(&self) -> Vec<Ipv6Addr> {
+        let mut local = vec![self.own.ipv6];
+        if self.own.peer_id != PeerId::ANY {
+            local.push(self.own.address.ipv6(self.own.peer_id));
+        }
+        local
+    }
+
+    /// The local addresses of the sockets; their places in the list are the socket numbers of packets in and out.
+    pub fn set_sockets(&mut self, sockets: Vec<SocketAddr>) {
+        self.sockets = sockets;
+    }
+
+    /// The interfaces, without the overlay's own; a change starts a new round of beacons.
+    pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<Interface>) {
+        if interfaces != self.interfaces {
+            self.interfaces = interfaces;
+            self.announce(now);
+        }
+    }
+
+    /// Names a peer and where it may be. A pinned one is never forgotten; UDP endpoints are dialled when traffic wants it.
+    pub fn add_peer(&mut self, now: Instant, address: Address, endpoints: &[Endpoint], pinned: bool) {
+        if address == self.own.address {
+            return;
+        }
+        let standing = if pinned { Standing::Kept } else { Standing::Met };
+        let Some(found) = self.learn_peer(now, address, standing) else { return };
+        let sockets: Vec<_> = endpoints.iter().map(|endpoint| self.dial(endpoint)).collect();
+        let Some(peer) = self.peers.get_mut(found) else { return };
+        peer.sources.config |= pinned;
+        for (endpoint, dial) in endpoints.iter().zip(sockets) {
+            if !peer.endpoints.contains(endpoint) {
+                peer.endpoints.push(endpoint.clone());
+            }
+            if let Some((to, socket)) = dial
+                && let Some(path) = peer.add_path(now, to, socket, Origin::Configured)
+            {
+                path.origin = Origin::Configured;
+            }
+        }
+        self.probe_if_wanted(now, found);
+    }
+
+    /// Forgets a peer; its streams end with `Failure::Policy`. False if it was not known.
+    pub fn remove_peer(&mut self, now: Instant, address: &Address) -> bool {
+        let Some(found) = self.peers.find(address.as_bytes()) else { return false };
+        self.end_streams_of(now, found, Failure::Policy);
+        if let Some(peer) = self.peers.remove(found) {
+            self.fail_contact(now, peer.ipv6, Failure::NoSuchPeer);
+        }
+        self.timers.cancel(Timer::Peer(found));
+        true
+    }
+
+    /// Puts a peer into the table, or finds it there. `None`: no room.
+    fn learn_peer(&mut self, now: Instant, address: Address, standing: Standing) -> Option<PeerRef> {
+        let limit = match standing {
+            Standing::Heard => self.config.limits.heard,
+            Standing::Met | Standing::Kept => self.config.limits.strangers,
+        };
+        let found = match self.peers.find(address.as_bytes()) {
+            Some(known) => {
+                self.peers.promote(now, known, standing, limit);
+                Some(known)
+            }
+            None => self.peers.insert(now, address, standing, limit),
+        };
+        self.counters.peers_evicted = self.peers.evicted;
+        if found.is_none() {
+            self.counters.peers_refused += 1;
+        }
+        found
+    }
+
+    /// The socket that reaches an endpoint, if we speak its transport: one bound to everything, or to the same kind of address.
+    fn dial(&self, endpoint: &Endpoint) -> Option<(SocketAddr, usize)> {
+        let Endpoint::Udp(to) = endpoint else { return None };
+        Some((*to, self.socket_for(to)))
+    }
+
+    fn socket_for(&self, to: &SocketAddr) -> usize {
+        let score = |own: &SocketAddr| match () {
+            () if own.is_ipv4() != to.is_ipv4() => 0,
+            () if own.ip().is_unspecified() => 2,
+            () if own.ip().is_loopback() == to.ip().is_loopback() => 3,
+            () => 1,
+        };
+        let best = self.sockets.iter().enumerate().max_by_key(|(index, own)| (score(own), std::cmp::Reverse(*index)));
+        best.map_or(0, |(index, _)| index)
+    }
+
+    /// Queues a message to a peer at a destination that may not be a path yet.
+    fn send_control(&mut self, now: Instant, to: PeerRef, destination: Destination, sender: Sender, message: &Message<'_>) {
+        let Some(peer) = self.peers.get_mut(to) else { return };
+        peer.agree(&self.own.identity);
+        let full_sender = sender == Sender::Full || peer.needs_full_sender(now);
+        let envelope = Envelope { recipient_peer: peer.active_path().map_or(PeerId::ANY, |path| path.peer_id), full_sender };
+        peer.tx_bytes += (envelope.header_len() + message.body_len()) as u64;
+        let peer = &*peer;
+        let Some(key) = peer.key() else { return };
+        if !self.control.push(destination, |out| guard::protect(&self.own, peer, key, envelope, message, out)) {
+            self.counters.dropped_output += 1;
+        }
+    }
+
+    /// Says something to the program. What it does not fetch is bounded ([`Limits::events`]): the oldest goes.
+    fn event(&mut self, event: OverlayEvent) {
+        if self.events.len() >= self.config.limits.events {
+            self.counters.dropped_events += 1;
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<OverlayEvent> {
+        self.events.pop_front()
+    }
+
+    /// Fills `batch` (cleared by the caller with the limit of its socket) with packets to one destination. False: nothing to send.
+    /// Small packets go before streams; datagrams and streams take turns.
+    pub fn poll_transmit(&mut self, now: Instant, batch: &mut TransmitBatch) -> bool {
+        self.control.pop_into(batch);
+        if batch.is_empty() && self.streams_next {
+            self.fill_from_streams(now, batch);
+            self.streams_next = false;
+        }
+        if batch.is_empty() {
+            self.datagrams.pop_into(batch);
+            self.streams_next = !batch.is_empty();
+        }
+        if batch.is_empty() {
+            self.fill_from_streams(now, batch);
+        }
+        self.counters.tx_packets += batch.segments() as u64;
+        self.counters.tx_bytes += batch.contents.len() as u64;
+        !batch.is_empty()
+    }
+
+    /// When `handle_timeout` wants to be called, and why. Idle nodes without a LAN have none.
+    pub fn deadline(&self) -> Option<(Instant, &'static str)> {
+        self.timers.next()
+    }
+
+    /// Timers.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Peer(peer) => self.handle_peer_timer(now, peer),
+                Timer::Stream(stream) => self.handle_stream_timer(now, stream),
+                Timer::Contact(target) => self.handle_contact_timer(now, target),
+                Timer::Lan => self.handle_lan_timer(now),
+            }
+        }
+    }
+
+    /// Has the peer's timer follow its paths.
+    fn schedule_peer(&mut self, now: Instant, found: PeerRef) {
+        if let Some(at) = self.peers.get(found).and_then(|peer| peer.deadline(now)) {
+            self.timers.set(Timer::Peer(found), at.max(now), "path check");
+        }
+    }
+
+    fn handle_peer_timer(&mut self, now: Instant, found: PeerRef) {
+        let Some(peer) = self.peers.get_mut(found) else { return };
+        if peer.silence_deadline().is_some_and(|at| at <= now) {
+            peer.clear_awaiting();
+            for path in &mut peer.paths {
+                path.probe(now);
+            }
+        }
+        let in_use = peer.is_in_use(now);
+        let had_path = peer.has_proven_path();
+        let mut asks = Vec::new();
+        let mut index = 0;
+        while index < peer.paths.len() {
+            match peer.paths[index].act(now, in_use) {
+                Some(Action::Ask) => asks.push((peer.paths[index].endpoint, peer.paths[index].socket)),
+                Some(Action::Lost) => {
+                    self.counters.paths_lost += 1;
+                    // It may come back: asked again as a candidate while there is traffic.
+                    peer.paths[index].probe(now);
+                    continue;
+                }
+                Some(Action::Failed) => {
+                    let before = peer.paths.len();
+                    peer.drop_path(index);
+                    if peer.paths.len() < before {
+                        continue;
+                    }
+                }
+                None => {}
+            }
+            index += 1;
+        }
+        peer.choose_path(now);
+        let (lost, ipv6) = (had_path && !peer.has_proven_path(), peer.ipv6);
+        for (endpoint, socket) in asks {
+            self.send_check(now, found, endpoint, socket);
+        }
+        if lost && in_use {
+            // Whoever waits for this peer is told when no candidate answers either.
+            self.start_contact(now, ipv6);
+        }
+        self.schedule_peer(now, found);
+    }
+
+    /// Traffic goes to a peer.
+    fn note_use(&mut self, now: Instant, found: PeerRef, wants_answer: bool) {
+        let Some(peer) = self.peers.get_mut(found) else { return };
+        if peer.note_use(now, wants_answer) {
+            if peer.is_stale(now) {
+                // After a long silence the NAT may have forgotten us, or the peer may be elsewhere: ask while the traffic flows.
+                peer.paths.iter_mut().for_each(|path| path.check(now));
+            }
+            self.schedule_peer(now, found);
+        }
+    }
+
+    /// A packet came from where the peer was not known to be, or is still being asked (A2, D24): ask there.
+    fn nominate(&mut self, now: Instant, found: PeerRef, received: &Received<'_>, hops: u8, peer_id: PeerId) {
+        let Some(peer) = self.peers.get_mut(found) else { return };
+        if let Some(path) = peer.path_mut(&received.from).filter(|path| path.is_proven()) {
+            path.peer_id = peer_id;
+            return;
+        }
+        if hops > 0 || !is_dialable(&received.from, true) || !peer.nominations.take(now, self.config.limits.nominations) {
+            self.counters.dropped_nominations += 1;
+            return;
+        }
+        let (from, socket) = (received.from, received.socket);
+        let Some(path) = peer.add_path(now, from, socket, Origin::Nominated) else {
+            self.counters.dropped_nominations += 1;
+            return;
+        };
+        path.peer_id = peer_id;
+        path.socket = socket;
+        path.touched = now;
+        path.probe(now);
+        // The used path is asked at the same time: it stays if it is no slower (Q25).
+        if let Some(active) = peer.active_path().map(|path| path.endpoint)
+            && let Some(path) = peer.path_mut(&active)
+        {
+            path.check(now);
+        }
+        self.handle_peer_timer(now, found);
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The network refused packets of ours.
+    pub fn note_refused(&mut self, packets: usize) {
+        self.counters.tx_refused += packets as u64;
+    }
+}

@@ -333,5 +333,6 @@ pub fn failure_text(failure: Failure) -> &'static str {
         Failure::TimedOut => "no answer in time",
         Failure::Reset => "reset by the peer",
         Failure::Busy => "a local limit is reached: try again",
+        Failure::TooBig { .. } => "larger than the path carries",
     }
 }

@@ -1,0 +1,4 @@
+//! The whole crate against a second TCP.
+
+mod tcp;
+mod world;

@@ -1,0 +1,179 @@
+//! What a node is told at its start.
+use super::limits::Rate;
+use anode_wire::{Address, Endpoint, PeerId};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Tunables of a node; `Default` is what the program uses.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Own peer id; a node without a configured one sends 0 (DESIGN §5).
+    pub peer_id: PeerId,
+    /// Peers the operator named.
+    pub peers: Vec<ConfiguredPeer>,
+    /// Announce ourselves on the LAN and listen to announcements (D23).
+    pub lan: bool,
+    /// What may be carried without a sealed session.
+    pub plain: PlainPolicy,
+    /// Bounds of every table, queue and rate.
+    pub limits: Limits,
+    /// The stream protocol's tunables.
+    pub stream: anode_stream::Config,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            peer_id: PeerId::ANY,
+            peers: Vec::new(),
+            lan: true,
+            plain: PlainPolicy::Allow,
+            limits: Limits::default(),
+            stream: anode_stream::Config::default(),
+        }
+    }
+}
+
+/// A peer the operator named, with the endpoints where it may be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfiguredPeer {
+    /// Its address.
+    pub address: Address,
+    /// Where it may be; may be empty (found by the LAN or by others).
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// What may go unsealed (DESIGN §5). Control messages always may: they are hints only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlainPolicy {
+    /// Everything of the draft, and IPPKT.
+    Allow,
+    /// No DGRAM, no stream, no IPPKT, no PING on behalf of a program.
+    Deny,
+}
+
+/// Bounds of every table, queue and rate.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Peers that have authenticated themselves, without the configured ones.
+    pub strangers: usize,
+    /// Peers only heard of (beacons, IAM): no key agreed, nothing authenticated (S32).
+    pub heard: usize,
+    /// Of these, how many from one source IP.
+    pub heard_per_source: usize,
+    /// Key agreements for packets of strangers, all together (security.md §5.2: about 0.3 ms each).
+    pub first_contacts: Rate,
+    /// The same per source.
+    pub first_contacts_per_source: Rate,
+    /// MAC failures per source, after which its packets are dropped unread (D39).
+    pub mac_failures_per_source: Rate,
+    /// MAC failures under one peer's name, after which only its proven paths are read (S9).
+    pub mac_failures_per_peer: Rate,
+    /// Replies (PONG, EPC, NETID, IAM) to one source that no EPC has proven.
+    pub replies_per_source: Rate,
+    /// New source endpoints of one peer that are looked at (S17).
+    pub nominations: Rate,
+    /// EPI hints followed, per peer.
+    pub hints: Rate,
+    /// NETID answers in all (D25).
+    pub netid: Rate,
+    /// New nodes taken from beacons, in all (12 µs each for the point check).
+    pub new_beacons: Rate,
+    /// Unicast answers to beacons, in all (D23).
+    pub beacon_replies: Rate,
+    /// Unicast answers to beacons, per source (D23).
+    pub beacon_replies_per_source: Rate,
+    /// Streams of all peers together.
+    pub streams: usize,
+    /// Streams that a peer has opened and nobody has accepted, per peer (S22).
+    pub pending_streams_per_peer: usize,
+    /// The same in all.
+    pub pending_streams: usize,
+    /// Pings under way.
+    pub pings: usize,
+    /// EPC_REQs under way.
+    pub checks: usize,
+    /// Destinations that are being looked for or contacted.
+    pub contacts: usize,
+    /// Packets that wait for one such destination.
+    pub held_packets: usize,
+    /// Bytes that wait for one such destination.
+    pub held_bytes: usize,
+    /// Bytes of control packets queued for the sockets.
+    pub control_bytes: usize,
+    /// Bytes of datagrams queued for the sockets.
+    pub datagram_bytes: usize,
+    /// Events the program has not fetched, beyond which what can be repeated is dropped.
+    pub events: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            strangers: 4096,
+            heard: 1024,
+            heard_per_source: 16,
+            first_contacts: Rate::per_second(300, 100),
+            first_contacts_per_source: Rate::per_second(50, 50),
+            mac_failures_per_source: Rate::per_second(100, 100),
+            mac_failures_per_peer: Rate::per_second(1000, 1000),
+            replies_per_source: Rate::per_second(100, 100),
+            nominations: Rate::per_second(2, 6),
+            hints: Rate::per_second(1, 3),
+            netid: Rate::per_second(5, 5),
+            new_beacons: Rate::per_second(200, 300),
+            beacon_replies: Rate::per_second(10, 10),
+            beacon_replies_per_source: Rate::every(Duration::from_secs(5)),
+            streams: 65_536,
+            pending_streams_per_peer: 256,
+            pending_streams: 4096,
+            pings: 4096,
+            checks: 1024,
+            contacts: 1024,
+            held_packets: 32,
+            held_bytes: 32 << 10,
+            control_bytes: 256 << 10,
+            datagram_bytes: 1 << 20,
+            events: 65_536,
+        }
+    }
+}
+
+/// A network interface of this machine, as the caller enumerates them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    /// Its name; the overlay's own TUN must not be in the list.
+    pub name: String,
+    /// Its index, the scope of link-local addresses.
+    pub index: u32,
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// It can broadcast (IPv4) and multicast (IPv6), and is not a loopback.
+    pub broadcast: bool,
+}
+
+impl Interface {
+    /// Whether `ip` is on this link; `scope` is the interface index that came with a link-local address.
+    pub(super) fn is_on_link(&self, ip: IpAddr, scope: u32) -> bool {
+        if let IpAddr::V6(v6) = ip
+            && v6.is_unicast_link_local()
+        {
+            return scope == self.index;
+        }
+        self.addresses.iter().any(|(own, length)| same_prefix(*own, ip, *length))
+    }
+}
+
+fn same_prefix(a: IpAddr, b: IpAddr, length: u8) -> bool {
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            let shift = 32 - u32::from(length.min(32));
+            u64::from(u32::from(a)) >> shift == u64::from(u32::from(b)) >> shift
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            let shift = 128 - u32::from(length.min(128));
+            u128::from(a).checked_shr(shift).unwrap_or(0) == u128::from(b).checked_shr(shift).unwrap_or(0)
+        }
+        _ => false,
+    }
+}

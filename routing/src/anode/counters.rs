@@ -1,0 +1,113 @@
+//! What was counted: every packet that is dropped is dropped into one of these.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of a node since its start; the names are what `status` and the metrics show.
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+        #[non_exhaustive]
+        pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
+        impl Counters {
+            /// All of them with their names.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets received from the underlay.
+    rx_packets,
+    /// Bytes received from the underlay.
+    rx_bytes,
+    /// Packets handed to the underlay.
+    tx_packets,
+    /// Bytes handed to the underlay.
+    tx_bytes,
+    /// Not an Anode packet: too short, an impossible address type.
+    dropped_malformed,
+    /// Authentic, but its message could not be read.
+    dropped_bad_message,
+    /// Hop count 255 (D18).
+    dropped_hop_limit,
+    /// Our own address as sender: reflected or looped.
+    dropped_own_sender,
+    /// Addressed to somebody else, and we do not relay.
+    dropped_not_for_us,
+    /// "Authentication error" packets (flag 0x04), which never have an effect (A42).
+    dropped_auth_error,
+    /// A short sender id that we know nobody of.
+    dropped_unknown_sender,
+    /// The MAC did not match.
+    dropped_bad_mac,
+    /// Dropped early: too many MAC failures from this source, or under this sender's name (D39).
+    dropped_blocked_source,
+    /// First packets of strangers beyond the budget for key agreements.
+    dropped_first_contact,
+    /// Sender addresses that are not valid (D9).
+    dropped_bad_address,
+    /// Seen before (D38).
+    dropped_replay,
+    /// Forbidden in plain by the policy.
+    dropped_policy,
+    /// Message types we know and do nothing about.
+    ignored_messages,
+    /// ERROR messages received.
+    rx_errors,
+    /// ERROR messages sent.
+    tx_errors,
+    /// Replies to unproven sources beyond their rate.
+    dropped_reply_limit,
+    /// EPC that answers no question of ours, too late, or from another place (D24).
+    epc_unexpected,
+    /// EPC_REQs not sent because too many were outstanding.
+    dropped_checks,
+    /// Paths proven by an EPC.
+    paths_proven,
+    /// Paths forgotten after three misses.
+    paths_lost,
+    /// New source endpoints of peers that were not looked at: limit, or not acceptable.
+    dropped_nominations,
+    /// Endpoints that others told us and that must not be dialled (S16).
+    refused_endpoints,
+    /// EPI hints beyond their budget.
+    dropped_hints,
+    /// Beacons received of other nodes.
+    rx_beacons,
+    /// Our own beacons heard.
+    rx_own_beacons,
+    /// Beacons sent.
+    tx_beacons,
+    /// Beacons refused: LAN off, not on-link, relayed, or above the limits.
+    dropped_beacons,
+    /// Peers evicted from the table.
+    peers_evicted,
+    /// Strangers refused because the table was full of peers in use.
+    peers_refused,
+    /// NETID_REQs not answered (D25).
+    dropped_netid,
+    /// WHOIS not answered: not about us, or smaller than the answer.
+    dropped_whois,
+    /// IAM with an address that is not what was asked for.
+    dropped_iam,
+    /// Packets waiting for a path that did not fit the queue, or whose peer was not found.
+    dropped_held,
+    /// Packets that did not fit the output queue.
+    dropped_output,
+    /// Datagrams or pings larger than the path carries.
+    too_big,
+    /// PONGs that answer no ping of ours.
+    dropped_pongs,
+    /// Pings refused because too many were outstanding.
+    dropped_pings,
+    /// Stream packets without a stream; in plain nobody answers (D35).
+    dropped_unknown_stream,
+    /// S_OPENs beyond the limits on pending streams (S22).
+    dropped_opens,
+    /// Streams opened by us or by peers.
+    streams,
+    /// Events that the program did not fetch in time.
+    dropped_events,
+    /// The network refused a packet: unreachable, too big, no buffer.
+    tx_refused,
+}

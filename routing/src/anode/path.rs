@@ -1,0 +1,276 @@
+//! One way to reach a peer: an underlay endpoint, and what is known of it (Anode 0.8 §4.2.4 and §4.2.5, D24).
+use anode_wire::PeerId;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Largest packet on a path before anything larger was proven: the smallest IPv6 MTU less 48 (D36).
+pub const INITIAL_PACKET: u16 = 1232;
+/// Times of the EPC_REQs to a candidate, after the first: a candidate that was silent for all of them has failed.
+const PROBE_GAPS_MS: [u64; 6] = [250, 250, 500, 1000, 1000, 2000];
+/// A path in use is checked this long after its last proof (NAT bindings live 30 s).
+pub(super) const CHECK_AFTER: Duration = Duration::from_secs(25);
+/// Unanswered checks after which a path is no path any more.
+const MAX_MISSES: u8 = 3;
+
+/// Where a path was learned.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Origin {
+    /// The operator named it.
+    Configured,
+    /// Proven in an earlier life of this node.
+    Pin,
+    /// A beacon on the LAN.
+    Lan,
+    /// An EPI of the peer.
+    Hint,
+    /// The source of an authentic packet.
+    Nominated,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// Known, and nobody asks.
+    Candidate,
+    /// EPC_REQs are going out; nothing has come back.
+    Probing { attempt: u8, next: Instant },
+    /// An EPC came back: traffic may use it.
+    Proven { at: Instant, check: Check },
+}
+
+/// The re-check of a proven path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Check {
+    /// None under way.
+    Quiet,
+    /// EPC_REQs since `since` have not been answered; `misses` of them are overdue, and `next` is when this one will be.
+    Asking { since: Instant, misses: u8, next: Instant },
+}
+
+/// What a path wants when its time has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Action {
+    /// Send an EPC_REQ there.
+    Ask,
+    /// It was proven and no longer answers.
+    Lost,
+    /// It never answered.
+    Failed,
+}
+
+pub(super) struct Path {
+    pub endpoint: SocketAddr,
+    /// Index of the own socket that reaches it.
+    pub socket: usize,
+    pub origin: Origin,
+    pub state: State,
+    /// Relays passed by what comes this way.
+    pub hops: u8,
+    pub rtt: Option<Duration>,
+    /// Largest Anode packet in bytes.
+    pub max_packet: u16,
+    /// The peer id that was last seen on it.
+    pub peer_id: PeerId,
+    /// When it was last of use, for the choice of which to forget.
+    pub touched: Instant,
+}
+
+impl Path {
+    pub fn new(now: Instant, endpoint: SocketAddr, socket: usize, origin: Origin) -> Self {
+        Self {
+            endpoint,
+            socket,
+            origin,
+            state: State::Candidate,
+            hops: 0,
+            rtt: None,
+            max_packet: INITIAL_PACKET,
+            peer_id: PeerId::ANY,
+            touched: now,
+        }
+    }
+
+    pub fn is_proven(&self) -> bool {
+        matches!(self.state, State::Proven { .. })
+    }
+
+    /// It was asked and an answer is overdue.
+    pub fn is_suspect(&self) -> bool {
+        matches!(self.state, State::Proven { check: Check::Asking { misses, .. }, .. } if misses > 0)
+    }
+
+    /// Since when a question is unanswered.
+    pub fn asked_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Proven { check: Check::Asking { since, .. }, .. } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Starts to ask a candidate, or asks at once one that is being asked slowly.
+    pub fn probe(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Candidate => self.state = State::Probing { attempt: 0, next: now },
+            State::Probing { attempt, next } => {
+                *attempt = (*attempt).min(1);
+                *next = now;
+            }
+            State::Proven { .. } => self.check(now),
+        }
+    }
+
+    /// Asks a proven path whether it still is one.
+    pub fn check(&mut self, now: Instant) {
+        if let State::Proven { check, .. } = &mut self.state
+            && *check == Check::Quiet
+        {
+            *check = Check::Asking { since: now, misses: 0, next: now };
+        }
+    }
+
+    /// An EPC has come back from it.
+    pub fn prove(&mut self, now: Instant, rtt: Duration) {
+        self.rtt = Some(match self.rtt {
+            Some(old) if self.is_proven() => (old * 7 + rtt) / 8,
+            _ => rtt,
+        });
+        self.state = State::Proven { at: now, check: Check::Quiet };
+        self.touched = now;
+    }
+
+    /// When it wants `act`. `in_use`: the peer has traffic.
+    pub fn deadline(&self, in_use: bool) -> Option<Instant> {
+        match self.state {
+            State::Candidate => None,
+            State::Probing { next, .. } | State::Proven { check: Check::Asking { next, .. }, .. } => Some(next),
+            State::Proven { at, check: Check::Quiet } => in_use.then_some(at + CHECK_AFTER),
+        }
+    }
+
+    /// Its deadline has passed.
+    pub fn act(&mut self, now: Instant, in_use: bool) -> Option<Action> {
+        if self.deadline(in_use).is_none_or(|at| at > now) {
+            return None;
+        }
+        let patience = self.patience();
+        match &mut self.state {
+            State::Candidate => None,
+            State::Probing { attempt, next } => match PROBE_GAPS_MS.get(usize::from(*attempt)) {
+                Some(gap) => {
+                    *attempt += 1;
+                    *next = now + Duration::from_millis(*gap);
+                    Some(Action::Ask)
+                }
+                None => {
+                    self.state = State::Candidate;
+                    Some(Action::Failed)
+                }
+            },
+            State::Proven { check: check @ Check::Quiet, .. } => {
+                *check = Check::Asking { since: now, misses: 0, next: now + patience };
+                Some(Action::Ask)
+            }
+            State::Proven { check: Check::Asking { since, misses, next }, .. } => {
+                // The first question goes out when `next` is still the time of its beginning.
+                if *next > *since {
+                    *misses += 1;
+                }
+                if *misses >= MAX_MISSES {
+                    self.state = State::Candidate;
+                    return Some(Action::Lost);
+                }
+                *next = now + patience;
+                Some(Action::Ask)
+            }
+        }
+    }
+
+    /// How long an answer may take before it counts as missed.
+    fn patience(&self) -> Duration {
+        let rtt = self.rtt.unwrap_or(Duration::from_millis(333));
+        (rtt * 3).clamp(Duration::from_millis(250), Duration::from_secs(1))
+    }
+}
+
+/// Whether an endpoint that somebody else names may be dialled (S16). `own_source`: it is where a packet really came from,
+/// so loopback is this machine itself (the kernel drops such packets from outside).
+pub(super) fn is_dialable(endpoint: &SocketAddr, own_source: bool) -> bool {
+    if endpoint.port() == 0 {
+        return false;
+    }
+    match endpoint.ip() {
+        IpAddr::V4(ip) => {
+            let reserved = ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.octets()[0] == 0 || ip.octets()[0] >= 240;
+            !reserved && (own_source || !ip.is_loopback())
+        }
+        IpAddr::V6(ip) => {
+            let overlay = matches!(ip.segments()[0], 0xfda0 | 0xfda1);
+            let reserved = ip.is_unspecified() || ip.is_multicast() || ip.to_ipv4_mapped().is_some() || overlay;
+            !reserved && (own_source || !ip.is_loopback())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(now: Instant) -> Path {
+        Path::new(now, "192.0.2.1:8737".parse().unwrap(), 0, Origin::Configured)
+    }
+
+    #[test]
+    fn a_silent_candidate_is_asked_for_five_seconds_and_then_left() {
+        // D24
+        let start = Instant::now();
+        let mut path = path(start);
+        assert_eq!(path.deadline(true), None, "nobody asks a candidate unless traffic wants it");
+        path.probe(start);
+        let (mut now, mut asked) = (start, Vec::new());
+        loop {
+            match path.act(now, true) {
+                Some(Action::Ask) => asked.push(now.duration_since(start).as_millis()),
+                other => {
+                    assert_eq!(other, Some(Action::Failed));
+                    break;
+                }
+            }
+            now = path.deadline(true).unwrap();
+        }
+        assert_eq!(asked, [0, 250, 500, 1000, 2000, 3000]);
+        assert_eq!(now.duration_since(start), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_proven_path_is_checked_only_in_use_and_lost_after_three_misses() {
+        // D24
+        let start = Instant::now();
+        let mut path = path(start);
+        path.prove(start, Duration::from_millis(20));
+        assert_eq!(path.deadline(false), None, "idle: no timer at all");
+        let due = path.deadline(true).unwrap();
+        assert_eq!(due.duration_since(start), Duration::from_secs(25));
+        let mut now = due;
+        for _ in 0..3 {
+            assert_eq!(path.act(now, true), Some(Action::Ask));
+            now = path.deadline(true).unwrap();
+        }
+        assert_eq!(path.act(now, true), Some(Action::Lost));
+        assert_eq!(now.duration_since(due), Duration::from_millis(750));
+    }
+
+    #[test]
+    fn what_must_not_be_dialled_is_refused() {
+        // S16
+        let refused = [
+            "0.0.0.0:1", "255.255.255.255:8737", "224.0.0.1:1", "240.0.0.1:1", "127.0.0.1:8737", "192.0.2.1:0", "[::]:1", "[::1]:1",
+            "[ff02::1]:8737", "[fda0::1]:8737", "[fda1:2::1]:8737", "[::ffff:192.0.2.1]:1",
+        ];
+        for text in refused {
+            assert!(!is_dialable(&text.parse().unwrap(), false), "{text}");
+        }
+        for text in ["192.0.2.1:8737", "10.0.0.1:1", "[2001:db8::1]:8737", "[fe80::1]:8737", "[fd00::1]:8737"] {
+            assert!(is_dialable(&text.parse().unwrap(), false), "{text}");
+        }
+        assert!(is_dialable(&"127.0.0.1:1".parse().unwrap(), true), "a packet from this machine itself");
+    }
+}

@@ -1,0 +1,179 @@
+//! What people and files want to know of a node, as plain data.
+use super::path::{Origin, Path};
+use super::peers::{Peer, Standing};
+use super::{Node, Timer};
+use crate::overlay::{Failure, PathKind};
+use anode_wire::address::{is_synthetic, split_digit};
+use anode_wire::{Address, Endpoint};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// A peer and how packets get there.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerSnapshot {
+    /// Its address.
+    pub address: Address,
+    /// Its synthetic address, digit 0.
+    pub ipv6: Ipv6Addr,
+    /// The operator named it.
+    pub configured: bool,
+    /// It has authenticated itself since this node started.
+    pub authenticated: bool,
+    /// Who told us: `config`, `pin`, `lan`, `whois`, `peer`.
+    pub sources: Vec<&'static str>,
+    /// Proven paths first, the used one at the top.
+    pub paths: Vec<PathSnapshot>,
+    /// Bytes of its packets received.
+    pub rx_bytes: u64,
+    /// Bytes of packets sent to it.
+    pub tx_bytes: u64,
+    /// Open streams.
+    pub streams: u32,
+}
+
+/// One way to a peer.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PathSnapshot {
+    /// Direct, or over a relay.
+    pub kind: PathKind,
+    /// `udp`.
+    pub transport: &'static str,
+    /// `udp://192.0.2.1:8737`.
+    pub endpoint: String,
+    /// Relays passed.
+    pub hops: u8,
+    /// Smoothed round trip of its checks.
+    pub rtt: Option<Duration>,
+    /// An EPC has come back over it.
+    pub proven: bool,
+    /// It is the one that is used.
+    pub active: bool,
+    /// Largest Anode packet in bytes.
+    pub max_packet: u16,
+}
+
+/// What is known of a destination.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Lookup {
+    /// Not known, and a search is under way: ask again.
+    Searching,
+    /// Nobody knows it, or it does not answer.
+    Failed(Failure),
+    /// Known, and perhaps reachable.
+    Found(PeerSnapshot),
+}
+
+/// What is worth keeping of a peer between two runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pin {
+    /// Its address.
+    pub address: Address,
+    /// Where it was proven to be.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+impl Node {
+    /// All peers, configured ones first.
+    pub fn peers(&self) -> Vec<PeerSnapshot> {
+        let mut peers: Vec<&Peer> = self.peers.iter().map(|(_, peer)| peer).collect();
+        peers.sort_by_key(|peer| (std::cmp::Reverse(peer.standing), peer.ipv6));
+        peers.into_iter().map(snapshot).collect()
+    }
+
+    /// Peers with a proven path.
+    pub fn connected(&self) -> usize {
+        self.peers.iter().filter(|(_, peer)| peer.has_proven_path()).count()
+    }
+
+    /// Streams in the table, those that only linger included.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Where others have seen us (NETID), latest last.
+    pub fn external_endpoints(&self) -> Vec<SocketAddr> {
+        self.external.iter().copied().collect()
+    }
+
+    /// What is known of a synthetic address; starts a search if nothing is. Ask again while it says `Searching`.
+    pub fn lookup(&mut self, now: Instant, target: Ipv6Addr) -> Lookup {
+        let (base, _) = split_digit(target);
+        if !is_synthetic(target) || base == self.own.ipv6 {
+            return Lookup::Failed(Failure::NoSuchPeer);
+        }
+        if let Some(peer) = self.peers.find_ipv6(&base).and_then(|found| self.peers.get(found)) {
+            return Lookup::Found(snapshot(peer));
+        }
+        if !self.contacts.is_open(&base) {
+            if let Some(failure) = self.contacts.recent_failure(now, &base) {
+                return Lookup::Failed(failure);
+            }
+            if self.contacts.len() >= self.config.limits.contacts {
+                return Lookup::Failed(Failure::Busy);
+            }
+            self.start_contact(now, base);
+        }
+        Lookup::Searching
+    }
+
+    /// Peers that were proven, with their endpoints, for the next run.
+    pub fn export_pins(&self) -> Vec<Pin> {
+        let mut pins: Vec<Pin> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.standing >= Standing::Met)
+            .map(|(_, peer)| Pin {
+                address: peer.address,
+                endpoints: peer.paths.iter().filter(|path| path.is_proven()).map(|path| path.endpoint).collect(),
+            })
+            .filter(|pin| !pin.endpoints.is_empty())
+            .collect();
+        pins.sort_by_key(|pin| pin.address);
+        pins
+    }
+
+    /// Takes pins of an earlier run: candidates, to be proven when traffic wants them.
+    pub fn import_pins(&mut self, now: Instant, pins: &[Pin]) {
+        let own = self.own.address;
+        for pin in pins.iter().filter(|pin| pin.address != own) {
+            let Some(found) = self.learn_peer(now, pin.address, Standing::Met) else { continue };
+            for endpoint in pin.endpoints.iter().filter(|endpoint| super::is_dialable(endpoint, true)) {
+                let socket = self.socket_for(endpoint);
+                let Some(peer) = self.peers.get_mut(found) else { continue };
+                peer.sources.pin = true;
+                peer.add_path(now, *endpoint, socket, Origin::Pin);
+            }
+            self.timers.set(Timer::Peer(found), now, "path check");
+        }
+    }
+}
+
+fn snapshot(peer: &Peer) -> PeerSnapshot {
+    let active = peer.active_path().map(|path| path.endpoint);
+    let mut paths: Vec<&Path> = peer.paths.iter().collect();
+    paths.sort_by_key(|path| (Some(path.endpoint) != active, !path.is_proven(), path.rtt));
+    PeerSnapshot {
+        address: peer.address,
+        ipv6: peer.ipv6,
+        configured: peer.standing == Standing::Kept,
+        authenticated: peer.last_heard.is_some(),
+        sources: peer.sources.names(),
+        paths: paths.into_iter().map(|path| path_snapshot(path, Some(path.endpoint) == active)).collect(),
+        rx_bytes: peer.rx_bytes,
+        tx_bytes: peer.tx_bytes,
+        streams: peer.streams,
+    }
+}
+
+fn path_snapshot(path: &Path, active: bool) -> PathSnapshot {
+    PathSnapshot {
+        kind: if path.hops == 0 { PathKind::Direct } else { PathKind::Relay },
+        transport: "udp",
+        endpoint: Endpoint::Udp(path.endpoint).to_string(),
+        hops: path.hops,
+        rtt: path.rtt,
+        proven: path.is_proven(),
+        active,
+        max_packet: path.max_packet,
+    }
+}

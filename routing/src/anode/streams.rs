@@ -1,0 +1,542 @@
+//! The streams of all peers: who is who (D28), limits (S22, S25), and whose turn it is to send.
+//!
+//! What a stream does is `anode-stream`'s business. Here a packet finds its stream, and a stream that has something to
+//! do stands in `ready`; idle ones cost nothing but their memory.
+use super::contact::Reach;
+use super::guard::{self, Envelope};
+use super::output::{Destination, Ecn, TransmitBatch};
+use super::peers::PeerRef;
+use super::receive::Arrival;
+use super::{Node, Timer};
+use crate::overlay::{Failure, OverlayEvent, StreamId};
+use anode_stream::{CloseReason, Event, Stream};
+use anode_wire::address::split_digit;
+use anode_wire::message::{Links, StreamMessage};
+use anode_wire::packet::FULL_SENDER_HEADER;
+use anode_wire::{Message, PeerId};
+use rand_core::Rng as _;
+use slab::Slab;
+use std::collections::{HashMap, VecDeque};
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+/// S_OPEN flag: the link id is a source port (A62).
+const FLAG_SOURCE_PORT: u8 = 1;
+/// Packets a stream may send before the next one has its turn.
+const QUANTUM: usize = 16;
+/// A stream that the program neither accepts nor refuses ends after this time.
+const ACCEPT_WITHIN: Duration = Duration::from_secs(60);
+/// What is over keeps its place this long at most, to answer late packets (D35).
+const LINGER: Duration = Duration::from_secs(60);
+/// Streams that linger; the oldest goes.
+const MAX_LINGERING: usize = 8192;
+/// Shortest wait for a stream that says "now" and yet has nothing to send.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// Where a stream stands between the program and the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Ours, and its peer is not reached yet.
+    Waiting { target: Ipv6Addr, from_port: u16, to_port: u16 },
+    /// Ours, and not answered yet.
+    Opening,
+    /// The peer's, and the program has not answered yet.
+    Pending { since: Instant },
+    /// Both know of it.
+    Open { finished: bool, flushed: bool },
+    /// The program knows that it is over; what is left is between the two ends.
+    Over { since: Instant },
+}
+
+struct Entry {
+    stream: Option<Stream>,
+    peer: Option<PeerRef>,
+    phase: Phase,
+    /// The other end's peer id: the digit that was called, then the one that answered (D28).
+    remote_peer: PeerId,
+    /// It stands in `ready`.
+    ready: bool,
+}
+
+#[derive(Default)]
+pub(super) struct StreamTable {
+    entries: Slab<(u32, Entry)>,
+    tenants: u32,
+    by_key: HashMap<(PeerRef, u16, u16), StreamId>,
+    ready: VecDeque<StreamId>,
+    lingering: VecDeque<StreamId>,
+    pending: usize,
+}
+
+/// A packet that did not fit the batch it was made for: the first one of the next batch.
+#[derive(Default)]
+pub(super) struct Carry {
+    packet: Vec<u8>,
+    to: Option<Destination>,
+}
+
+impl StreamTable {
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn insert(&mut self, entry: Entry) -> StreamId {
+        self.tenants = self.tenants.wrapping_add(1);
+        let slot = self.entries.insert((self.tenants, entry));
+        StreamId(u64::from(self.tenants) << 32 | slot as u64)
+    }
+
+    fn get(&self, id: StreamId) -> Option<&Entry> {
+        let (tenant, entry) = self.entries.get((id.0 & 0xffff_ffff) as usize)?;
+        (u64::from(*tenant) == id.0 >> 32).then_some(entry)
+    }
+
+    fn get_mut(&mut self, id: StreamId) -> Option<&mut Entry> {
+        let (tenant, entry) = self.entries.get_mut((id.0 & 0xffff_ffff) as usize)?;
+        (u64::from(*tenant) == id.0 >> 32).then_some(entry)
+    }
+
+    fn mark_ready(&mut self, id: StreamId) {
+        if let Some(entry) = self.get_mut(id)
+            && !entry.ready
+            && entry.stream.is_some()
+        {
+            entry.ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn ids_of(&self, peer: PeerRef) -> Vec<StreamId> {
+        let of_peer = self.entries.iter().filter(|(_, (_, entry))| entry.peer == Some(peer));
+        of_peer.map(|(slot, (tenant, _))| StreamId(u64::from(*tenant) << 32 | slot as u64)).collect()
+    }
+}
+
+impl Node {
+    /// Opens a stream; see [`crate::Overlay::open`].
+    pub fn open(&mut self, now: Instant, from_port: u16, to: Ipv6Addr, to_port: u16) -> Result<StreamId, Failure> {
+        self.check_policy()?;
+        self.make_room_for_stream();
+        if self.streams.len() >= self.config.limits.streams {
+            return Err(Failure::Busy);
+        }
+        let (target, digit) = split_digit(to);
+        let reach = self.reach(now, to)?;
+        let phase = Phase::Waiting { target, from_port, to_port };
+        let id = self.streams.insert(Entry { stream: None, peer: None, phase, remote_peer: digit, ready: false });
+        match reach {
+            Reach::Ready(peer) => self.start_stream(now, id, peer),
+            Reach::Waiting(target) => {
+                if let Err(failure) = self.hold_stream(target, id) {
+                    self.remove_stream(id);
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(id)
+    }
+
+    /// Its peer is reached: the S_OPEN may go.
+    pub(super) fn start_stream(&mut self, now: Instant, id: StreamId, peer: PeerRef) {
+        let Some(Entry { phase: Phase::Waiting { from_port, to_port, .. }, .. }) = self.streams.get(id) else { return };
+        let (from_port, to_port) = (*from_port, *to_port);
+        let Some((link, flags)) = self.choose_link(peer, from_port, to_port) else {
+            return self.fail_stream(id, Failure::Busy);
+        };
+        let links = Links { sender: link, receiver: to_port };
+        let stream = Stream::open(&self.config.stream, now, links, flags, self.rng.next_u32());
+        let Some(entry) = self.streams.get_mut(id) else { return };
+        entry.stream = Some(stream);
+        entry.peer = Some(peer);
+        entry.phase = Phase::Opening;
+        self.streams.by_key.insert((peer, link, to_port), id);
+        self.counters.streams += 1;
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.streams += 1;
+        }
+        self.streams.mark_ready(id);
+    }
+
+    /// The program's source port where it is free, so that the peer sees it; else any number without flag 01 (A62, N12).
+    fn choose_link(&mut self, peer: PeerRef, from_port: u16, to_port: u16) -> Option<(u16, u8)> {
+        let free = |link: u16, streams: &StreamTable| link != 0 && !streams.by_key.contains_key(&(peer, link, to_port));
+        if free(from_port, &self.streams) {
+            return Some((from_port, FLAG_SOURCE_PORT));
+        }
+        let start = self.rng.next_u32() as u16;
+        (0..=u16::MAX).map(|step| start.wrapping_add(step)).find(|link| free(*link, &self.streams)).map(|link| (link, 0))
+    }
+
+    /// Lets an incoming stream in; see [`crate::Overlay::accept`].
+    pub fn accept(&mut self, now: Instant, id: StreamId) {
+        let Some(entry) = self.streams.get_mut(id) else { return };
+        if let (Phase::Pending { .. }, Some(stream)) = (entry.phase, entry.stream.as_mut()) {
+            stream.accept(now);
+            entry.phase = Phase::Open { finished: false, flushed: false };
+            self.count_pending(id, false);
+            self.after_stream(now, id);
+        }
+    }
+
+    /// Refuses or resets a stream; see [`crate::Overlay::abort`].
+    pub fn abort(&mut self, now: Instant, id: StreamId, failure: Failure) {
+        let Some(entry) = self.streams.get_mut(id) else { return };
+        match (entry.phase, entry.stream.as_mut()) {
+            (Phase::Over { .. }, _) => {}
+            (Phase::Waiting { target, .. }, _) => {
+                self.forget_waiting(target, id);
+                self.remove_stream(id);
+            }
+            (_, None) => self.remove_stream(id),
+            (_, Some(stream)) => {
+                stream.abort(now, close_reason(failure));
+                self.make_over(now, id);
+                self.after_stream(now, id);
+            }
+        }
+    }
+
+    /// No more will be written; see [`crate::Overlay::finish`].
+    pub fn finish(&mut self, now: Instant, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(id).and_then(|entry| entry.stream.as_mut()) {
+            stream.finish(now);
+            self.after_stream(now, id);
+        }
+    }
+
+    /// Takes bytes; see [`crate::Overlay::write`].
+    pub fn write(&mut self, now: Instant, id: StreamId, data: &[u8]) -> usize {
+        let Some(stream) = self.streams.get_mut(id).and_then(|entry| entry.stream.as_mut()) else { return 0 };
+        let taken = stream.write(now, data);
+        self.after_stream(now, id);
+        taken
+    }
+
+    /// Room for `write`; see [`crate::Overlay::write_capacity`].
+    pub fn write_capacity(&self, id: StreamId) -> usize {
+        self.streams.get(id).and_then(|entry| entry.stream.as_ref()).map_or(0, Stream::write_capacity)
+    }
+
+    /// Gives bytes; see [`crate::Overlay::read`].
+    pub fn read(&mut self, now: Instant, id: StreamId, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize {
+        let Some(stream) = self.streams.get_mut(id).and_then(|entry| entry.stream.as_mut()) else { return 0 };
+        let taken = stream.read(now, sink);
+        self.after_stream(now, id);
+        taken
+    }
+
+    /// A stream message has come.
+    pub(super) fn handle_stream(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, message: &StreamMessage<'_>) {
+        let links = message.links();
+        let sender_peer = arrival.packet.sender_peer();
+        let Some(id) = self.streams.by_key.get(&(sender, links.receiver, links.sender)).copied() else {
+            return match message {
+                StreamMessage::Open { window, isn, .. } => self.handle_open(now, sender, arrival, links, *window, *isn),
+                _ => self.counters.dropped_unknown_stream += 1,
+            };
+        };
+        let Some(entry) = self.streams.get_mut(id) else { return };
+        let Some(stream) = entry.stream.as_mut() else { return };
+        if entry.phase == Phase::Opening {
+            entry.remote_peer = sender_peer;
+        }
+        stream.handle(now, message);
+        if arrival.received.ecn == Ecn::Experienced {
+            stream.handle_ecn(now);
+        }
+        self.after_stream(now, id);
+    }
+
+    /// A peer opens a stream.
+    fn handle_open(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, links: Links, window: u16, isn: u32) {
+        if arrival.repeated {
+            // A recorded S_OPEN whose stream is long gone (S7).
+            self.counters.dropped_replay += 1;
+            return;
+        }
+        self.make_room_for_stream();
+        let limits = &self.config.limits;
+        let full = self.streams.pending >= limits.pending_streams || self.streams.len() >= limits.streams;
+        let sender_peer = arrival.packet.sender_peer();
+        let from = self.program_source(sender, sender_peer);
+        let (Some(peer), Some(from)) = (self.peers.get_mut(sender), from) else { return };
+        if full || peer.pending_streams as usize >= limits.pending_streams_per_peer {
+            self.counters.dropped_opens += 1;
+            return;
+        }
+        peer.streams += 1;
+        let ours = Links { sender: links.receiver, receiver: links.sender };
+        let stream = Stream::incoming(&self.config.stream, now, ours, window, isn, self.rng.next_u32());
+        let entry =
+            Entry { stream: Some(stream), peer: Some(sender), phase: Phase::Pending { since: now }, remote_peer: sender_peer, ready: false };
+        let id = self.streams.insert(entry);
+        self.streams.by_key.insert((sender, links.receiver, links.sender), id);
+        self.count_pending(id, true);
+        self.counters.streams += 1;
+        self.timers.set(Timer::Stream(id), now + ACCEPT_WITHIN, "stream accept");
+        let to = self.own.ipv6_for(arrival.packet.recipient_peer());
+        self.event(OverlayEvent::StreamIncoming { stream: id, from, from_port: links.sender, to, to_port: links.receiver });
+    }
+
+    fn count_pending(&mut self, id: StreamId, more: bool) {
+        let change = |count: usize| if more { count + 1 } else { count.saturating_sub(1) };
+        self.streams.pending = change(self.streams.pending);
+        if let Some(peer) = self.streams.get(id).and_then(|entry| entry.peer).and_then(|peer| self.peers.get_mut(peer)) {
+            peer.pending_streams = change(peer.pending_streams as usize) as u32;
+        }
+    }
+
+    pub(super) fn handle_stream_timer(&mut self, now: Instant, id: StreamId) {
+        let Some(entry) = self.streams.get_mut(id) else { return };
+        match entry.phase {
+            Phase::Pending { since } if now >= since + ACCEPT_WITHIN => {
+                self.event(OverlayEvent::StreamFailed { stream: id, failure: Failure::TimedOut });
+                return self.abort(now, id, Failure::TimedOut);
+            }
+            Phase::Over { since } if now >= since + LINGER => return self.remove_stream(id),
+            _ => {}
+        }
+        if let Some(stream) = entry.stream.as_mut()
+            && stream.deadline().is_some_and(|(at, _)| at <= now)
+        {
+            stream.handle_timeout(now);
+        }
+        self.after_stream(now, id);
+    }
+
+    /// A stream was touched: tells the program what happened, and gives it a turn to send.
+    fn after_stream(&mut self, now: Instant, id: StreamId) {
+        self.drain_stream_events(now, id);
+        self.streams.mark_ready(id);
+    }
+
+    fn drain_stream_events(&mut self, now: Instant, id: StreamId) {
+        while let Some(entry) = self.streams.get_mut(id) {
+            let Some(event) = entry.stream.as_mut().and_then(Stream::poll_event) else { return };
+            if event == Event::Closed {
+                return self.remove_stream(id);
+            }
+            if let Phase::Over { .. } = entry.phase {
+                continue;
+            }
+            match event {
+                Event::Opened => {
+                    entry.phase = Phase::Open { finished: false, flushed: false };
+                    self.event(OverlayEvent::StreamOpened { stream: id });
+                }
+                Event::Readable => self.event(OverlayEvent::StreamReadable { stream: id }),
+                Event::Writable => self.event(OverlayEvent::StreamWritable { stream: id }),
+                Event::Finished => {
+                    self.event(OverlayEvent::StreamFinished { stream: id });
+                    self.close_half(now, id, |finished, _| *finished = true);
+                }
+                Event::Flushed => self.close_half(now, id, |_, flushed| *flushed = true),
+                Event::Aborted { reason, .. } => {
+                    self.event(OverlayEvent::StreamFailed { stream: id, failure: failure_of(reason) });
+                    self.make_over(now, id);
+                }
+                Event::Closed => {}
+            }
+        }
+    }
+
+    fn close_half(&mut self, now: Instant, id: StreamId, close: impl FnOnce(&mut bool, &mut bool)) {
+        let Some(Entry { phase: Phase::Open { finished, flushed }, .. }) = self.streams.get_mut(id) else { return };
+        close(finished, flushed);
+        if *finished && *flushed {
+            self.event(OverlayEvent::StreamClosed { stream: id });
+            self.make_over(now, id);
+        }
+    }
+
+    /// The program hears no more of it; the other end may still need an answer.
+    fn make_over(&mut self, now: Instant, id: StreamId) {
+        let Some(entry) = self.streams.get_mut(id) else { return };
+        let was_pending = matches!(entry.phase, Phase::Pending { .. });
+        entry.phase = Phase::Over { since: now };
+        if was_pending {
+            self.count_pending(id, false);
+        }
+        self.streams.lingering.push_back(id);
+        self.timers.set(Timer::Stream(id), now + LINGER, "stream linger");
+        self.make_room_for_stream();
+    }
+
+    /// Lets the oldest go of those that only linger, when there are too many of them.
+    fn make_room_for_stream(&mut self) {
+        while self.streams.lingering.len() > MAX_LINGERING
+            || self.streams.len() >= self.config.limits.streams && !self.streams.lingering.is_empty()
+        {
+            if let Some(oldest) = self.streams.lingering.pop_front() {
+                self.remove_stream(oldest);
+            }
+        }
+    }
+
+    fn remove_stream(&mut self, id: StreamId) {
+        let Some(entry) = self.streams.get(id) else { return };
+        if matches!(entry.phase, Phase::Pending { .. }) {
+            self.count_pending(id, false);
+        }
+        let (_, entry) = self.streams.entries.remove((id.0 & 0xffff_ffff) as usize);
+        if let (Some(found), Some(stream)) = (entry.peer, entry.stream) {
+            let links = stream.links();
+            self.streams.by_key.remove(&(found, links.sender, links.receiver));
+            if let Some(peer) = self.peers.get_mut(found) {
+                peer.streams = peer.streams.saturating_sub(1);
+            }
+        }
+        self.timers.cancel(Timer::Stream(id));
+    }
+
+    /// A stream that never reached its peer.
+    pub(super) fn fail_stream(&mut self, id: StreamId, failure: Failure) {
+        if self.streams.get(id).is_some() {
+            self.remove_stream(id);
+            self.event(OverlayEvent::StreamFailed { stream: id, failure });
+        }
+    }
+
+    /// No path to this peer answers: whoever still waits for the answer to an S_OPEN is told.
+    pub(super) fn fail_opening_streams_of(&mut self, _now: Instant, peer: PeerRef, failure: Failure) {
+        for id in self.streams.ids_of(peer) {
+            if self.streams.get(id).is_some_and(|entry| entry.phase == Phase::Opening) {
+                self.fail_stream(id, failure);
+            }
+        }
+    }
+
+    /// The peer is removed.
+    pub(super) fn end_streams_of(&mut self, _now: Instant, peer: PeerRef, failure: Failure) {
+        for id in self.streams.ids_of(peer) {
+            match self.streams.get(id).map(|entry| entry.phase) {
+                Some(Phase::Over { .. }) => self.remove_stream(id),
+                _ => self.fail_stream(id, failure),
+            }
+        }
+    }
+
+    /// A path to this peer is proven: streams that had nowhere to send have their turn.
+    pub(super) fn wake_streams_of(&mut self, peer: PeerRef) {
+        for id in self.streams.ids_of(peer) {
+            self.streams.mark_ready(id);
+        }
+    }
+
+    /// Fills the batch from the streams that have something to send, a quantum each in turn, as long as they go to one place.
+    pub(super) fn fill_from_streams(&mut self, now: Instant, batch: &mut TransmitBatch) {
+        if let Some(destination) = self.carry.to.take() {
+            batch.contents.extend_from_slice(&self.carry.packet);
+            batch.commit(destination, Ecn::NotCapable, self.carry.packet.len());
+        }
+        while let Some(id) = self.streams.ready.front().copied() {
+            match self.send_quantum(now, id, batch) {
+                Turn::Elsewhere => return,
+                Turn::BatchFull => {
+                    self.streams.ready.rotate_left(1);
+                    return;
+                }
+                Turn::Over => self.streams.ready.rotate_left(1),
+                Turn::Idle => {
+                    self.streams.ready.pop_front();
+                    self.rest_stream(now, id);
+                }
+            }
+        }
+    }
+
+    /// One turn of one stream.
+    fn send_quantum(&mut self, now: Instant, id: StreamId, batch: &mut TransmitBatch) -> Turn {
+        let Some(entry) = self.streams.get_mut(id) else { return Turn::Idle };
+        let remote_peer = entry.remote_peer;
+        let (Some(stream), Some(found)) = (entry.stream.as_mut(), entry.peer) else { return Turn::Idle };
+        let Some(peer) = self.peers.get_mut(found) else { return Turn::Idle };
+        let Some(route) = peer.stream_route(remote_peer) else { return Turn::Idle };
+        if !batch.is_empty() && batch.destination != route.destination {
+            return Turn::Elsewhere;
+        }
+        peer.agree(&self.own.identity);
+        let Some(key) = peer.key() else { return Turn::Idle };
+        let recipient_peer = if remote_peer == PeerId::ANY { route.peer_id } else { remote_peer };
+        let needs_full_sender = peer.needs_full_sender(now);
+        // Room for a full sender is always left: a retransmission carries it (D20) and must not outgrow the path.
+        let max_body = route.max_packet - FULL_SENDER_HEADER;
+        let (mut wants_answer, mut sent, mut bytes) = (false, 0, 0);
+        let turn = loop {
+            if !batch.is_empty() && !batch.has_room(route.max_packet) {
+                break Turn::BatchFull;
+            }
+            if sent == QUANTUM {
+                break Turn::Over;
+            }
+            let Some(transmit) = stream.poll_transmit(now, max_body) else { break Turn::Idle };
+            let message = *transmit.message();
+            let envelope = Envelope { recipient_peer, full_sender: needs_full_sender || transmit.is_retransmission() };
+            let len = envelope.header_len() + message.len();
+            wants_answer |= !matches!(message, StreamMessage::Ack { .. } | StreamMessage::Close { .. });
+            sent += 1;
+            bytes += len;
+            let fits = batch.fits(&route.destination, Ecn::NotCapable, len);
+            let out = if fits { &mut batch.contents } else { &mut self.carry.packet };
+            if !fits {
+                out.clear();
+            }
+            guard::protect(&self.own, peer, key, envelope, &Message::Stream(message), out);
+            if !fits {
+                self.carry.to = Some(route.destination);
+                break Turn::BatchFull;
+            }
+            batch.commit(route.destination, Ecn::NotCapable, len);
+        };
+        if sent > 0 {
+            if let Some(peer) = self.peers.get_mut(found) {
+                peer.tx_bytes += bytes as u64;
+            }
+            self.note_use(now, found, wants_answer);
+        }
+        turn
+    }
+
+    /// A stream has nothing to send now: it sleeps until its deadline, or is gone if nothing is left of it.
+    fn rest_stream(&mut self, now: Instant, id: StreamId) {
+        let Some(entry) = self.streams.get_mut(id) else { return };
+        entry.ready = false;
+        let deadline = entry.stream.as_ref().and_then(Stream::deadline);
+        match (deadline, entry.phase) {
+            (Some((at, reason)), _) => self.timers.set(Timer::Stream(id), at.max(now + SHORTEST_WAIT), reason),
+            (None, Phase::Over { .. }) => self.remove_stream(id),
+            (None, _) => {}
+        }
+        self.drain_stream_events(now, id);
+    }
+}
+
+/// How a stream's turn ended.
+enum Turn {
+    /// It has nothing to send now.
+    Idle,
+    /// Its quantum is used up.
+    Over,
+    /// The batch takes no more.
+    BatchFull,
+    /// It sends to another place than this batch.
+    Elsewhere,
+}
+
+fn close_reason(failure: Failure) -> CloseReason {
+    match failure {
+        Failure::Refused | Failure::NoSuchPeer | Failure::Unreachable => CloseReason::Refused,
+        Failure::Policy => CloseReason::Policy,
+        Failure::TimedOut => CloseReason::TimedOut,
+        Failure::Reset | Failure::Busy | Failure::TooBig { .. } => CloseReason::Reset,
+    }
+}
+
+fn failure_of(reason: CloseReason) -> Failure {
+    match reason {
+        CloseReason::Refused => Failure::Refused,
+        CloseReason::TimedOut => Failure::TimedOut,
+        CloseReason::Policy => Failure::Policy,
+        CloseReason::Application | CloseReason::ProtocolError | CloseReason::Reset | CloseReason::Other(_) => Failure::Reset,
+    }
+}

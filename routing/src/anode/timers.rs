@@ -1,0 +1,95 @@
+//! One heap of deadlines for everything that waits. An entry may be stale (its owner has moved on): the owner is asked when it fires.
+use super::peers::PeerRef;
+use crate::overlay::StreamId;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::Ipv6Addr;
+use std::time::Instant;
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(super) enum Timer {
+    /// Probes and checks of a peer's paths.
+    Peer(PeerRef),
+    /// A stream's own timers.
+    Stream(StreamId),
+    /// A lookup or first contact.
+    Contact(Ipv6Addr),
+    /// LAN beacons.
+    Lan,
+}
+
+#[derive(Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, Timer, &'static str)>>,
+    scheduled: HashMap<Timer, Instant>,
+}
+
+impl Timers {
+    /// Wakes `timer` at `at` or earlier. A later time than the one scheduled is taken up when that one fires,
+    /// so that a deadline which is pushed back with every packet costs nothing.
+    pub fn set(&mut self, timer: Timer, at: Instant, reason: &'static str) {
+        let earlier = self.scheduled.get(&timer).is_none_or(|scheduled| at < *scheduled);
+        if earlier {
+            self.scheduled.insert(timer, at);
+            self.heap.push(Reverse((at, timer, reason)));
+        }
+    }
+
+    /// Forgets a timer whose owner is gone.
+    pub fn cancel(&mut self, timer: Timer) {
+        self.scheduled.remove(&timer);
+        self.drop_stale();
+    }
+
+    /// The next one that is due, or `None`.
+    pub fn pop(&mut self, now: Instant) -> Option<Timer> {
+        self.drop_stale();
+        let Reverse((at, timer, _)) = *self.heap.peek()?;
+        if at > now {
+            return None;
+        }
+        self.heap.pop();
+        self.scheduled.remove(&timer);
+        self.drop_stale();
+        Some(timer)
+    }
+
+    /// The earliest deadline and its reason.
+    pub fn next(&self) -> Option<(Instant, &'static str)> {
+        self.heap.peek().map(|Reverse((at, _, reason))| (*at, *reason))
+    }
+
+    fn drop_stale(&mut self) {
+        while let Some(Reverse((at, timer, _))) = self.heap.peek() {
+            if self.scheduled.get(timer) == Some(at) {
+                return;
+            }
+            self.heap.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn fires_in_order_and_forgets_what_was_cancelled() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let (a, b) = (Timer::Stream(StreamId(1)), Timer::Stream(StreamId(2)));
+        let mut timers = Timers::default();
+        timers.set(a, at(30), "a");
+        timers.set(b, at(20), "b");
+        timers.set(a, at(10), "a sooner");
+        timers.set(a, at(40), "a later: taken up when it fires");
+        assert_eq!(timers.next(), Some((at(10), "a sooner")));
+        assert_eq!(timers.pop(at(5)), None);
+        assert_eq!(timers.pop(at(10)), Some(a));
+        timers.cancel(b);
+        assert_eq!(timers.next(), None, "nothing stale is left to wake for");
+        assert_eq!(timers.pop(at(100)), None);
+    }
+}

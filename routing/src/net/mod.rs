@@ -1,0 +1,275 @@
+//! The Anode overlay on real sockets: one [`Node`] behind UDP sockets, served by whoever polls `fds()`.
+mod lan;
+mod udp;
+
+use crate::anode::{Counters, Interface, Lookup, Node, NodeConfig, PeerSnapshot, Pin, Received, TransmitBatch};
+use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
+use anode_wire::{Address, Endpoint, Identity};
+use lan::BeaconSockets;
+use rand_core::CryptoRng;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+use udp::{ReceiveBuffers, UdpSocket};
+
+/// The socket's buffer is full: try again this much later.
+const SEND_AGAIN_AFTER: Duration = Duration::from_millis(1);
+
+/// Why the sockets could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetError {
+    /// An address of `listen` is taken.
+    #[error("cannot listen on {0}: the port is in use by another program; name a free one with --listen, or stop the other program")]
+    PortBusy(SocketAddr),
+    /// An address of `listen` cannot be bound for another reason.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Neither IPv4 nor IPv6 gives a UDP socket.
+    #[error("cannot open a UDP socket: {0}")]
+    NoSocket(io::Error),
+}
+
+/// The Anode overlay with its sockets.
+pub struct AnodeOverlay {
+    node: Node,
+    sockets: Vec<UdpSocket>,
+    beacons: BeaconSockets,
+    buffers: ReceiveBuffers,
+    batch: TransmitBatch,
+    /// `batch` holds packets that the socket did not take yet.
+    blocked: Option<Instant>,
+    interfaces: Vec<Interface>,
+}
+
+impl AnodeOverlay {
+    /// Opens the sockets and starts a node. `listen` empty: port 8737 on all addresses if it is free, else any port.
+    /// `interfaces` without the overlay's own.
+    pub fn new(
+        identity: Identity,
+        config: NodeConfig,
+        listen: &[SocketAddr],
+        interfaces: Vec<Interface>,
+        rng: Box<dyn CryptoRng + Send>,
+        now: Instant,
+    ) -> Result<Self, NetError> {
+        let sockets = if listen.is_empty() {
+            udp::open_default().map_err(NetError::NoSocket)?
+        } else {
+            listen.iter().map(|address| udp::open(*address)).collect::<Result<_, _>>()?
+        };
+        let locals: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local).collect();
+        let mut beacons = BeaconSockets::new(config.lan, &locals);
+        let mut node = Node::new(identity, config, rng, now);
+        let max_segments = sockets.iter().map(UdpSocket::max_segments).min().unwrap_or(1);
+        node.set_sockets(locals);
+        beacons.follow(&interfaces);
+        node.set_interfaces(now, interfaces.clone());
+        Ok(Self {
+            node,
+            sockets,
+            beacons,
+            buffers: ReceiveBuffers::new(),
+            batch: TransmitBatch::new(max_segments),
+            blocked: None,
+            interfaces,
+        })
+    }
+
+    /// The machine's interfaces have changed; without the overlay's own.
+    pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<Interface>) {
+        self.beacons.follow(&interfaces);
+        self.interfaces.clone_from(&interfaces);
+        self.node.set_interfaces(now, interfaces);
+    }
+
+    /// Our address.
+    pub fn address(&self) -> &Address {
+        self.node.address()
+    }
+
+    /// Names a peer; see [`Node::add_peer`].
+    pub fn add_peer(&mut self, now: Instant, address: Address, endpoints: &[Endpoint], pinned: bool) {
+        self.node.add_peer(now, address, endpoints, pinned);
+    }
+
+    /// Forgets a peer; false if it was not known.
+    pub fn remove_peer(&mut self, now: Instant, address: &Address) -> bool {
+        self.node.remove_peer(now, address)
+    }
+
+    /// All peers and their paths.
+    pub fn peers(&self) -> Vec<PeerSnapshot> {
+        self.node.peers()
+    }
+
+    /// Peers with a proven path.
+    pub fn connected(&self) -> usize {
+        self.node.connected()
+    }
+
+    /// Streams in the table, those that only linger included.
+    pub fn stream_count(&self) -> usize {
+        self.node.stream_count()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.node.counters()
+    }
+
+    /// What is known of a synthetic address; starts a search if nothing is.
+    pub fn lookup(&mut self, now: Instant, target: Ipv6Addr) -> Lookup {
+        self.node.lookup(now, target)
+    }
+
+    /// Proven peers and their endpoints, for the next run.
+    pub fn export_pins(&self) -> Vec<Pin> {
+        self.node.export_pins()
+    }
+
+    /// Takes what an earlier run exported.
+    pub fn import_pins(&mut self, now: Instant, pins: &[Pin]) {
+        self.node.import_pins(now, pins);
+    }
+
+    /// The addresses the sockets are bound to.
+    pub fn listen(&self) -> Vec<Endpoint> {
+        self.sockets.iter().map(|socket| Endpoint::Udp(socket.local())).collect()
+    }
+
+    /// Where neighbours can reach us: the sockets' addresses, with all interface addresses in place of unspecified ones.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let mut endpoints = Vec::new();
+        for local in self.sockets.iter().map(UdpSocket::local) {
+            if !local.ip().is_unspecified() {
+                endpoints.push(Endpoint::Udp(local));
+                continue;
+            }
+            let addresses = self.interfaces.iter().flat_map(|interface| &interface.addresses).map(|(ip, _)| *ip);
+            let usable = addresses.filter(|ip| ip.is_ipv4() == local.is_ipv4() && !ip.is_loopback() && !is_link_local(ip));
+            endpoints.extend(usable.map(|ip| Endpoint::Udp(SocketAddr::new(ip, local.port()))));
+        }
+        endpoints
+    }
+
+    /// Where others have seen us.
+    pub fn external_endpoints(&self) -> Vec<SocketAddr> {
+        self.node.external_endpoints()
+    }
+}
+
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+impl Overlay for AnodeOverlay {
+    fn prefix(&self) -> (Ipv6Addr, u8) {
+        (Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16)
+    }
+
+    fn local(&self) -> Vec<Ipv6Addr> {
+        self.node.local()
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd).chain(self.beacons.fds()).collect()
+    }
+
+    fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool {
+        let Self { node, sockets, beacons, buffers, .. } = self;
+        let mut more = false;
+        for (index, socket) in sockets.iter().enumerate() {
+            more |= buffers.receive(socket, &mut |datagram| node.handle_datagram(now, Received { socket: index, ..datagram }, sink));
+        }
+        beacons.receive(buffers, &mut |datagram| node.handle_datagram(now, datagram, sink));
+        more
+    }
+
+    fn transmit(&mut self, now: Instant) {
+        loop {
+            if self.blocked.is_none() {
+                let max_segments = self.sockets.iter().map(UdpSocket::max_segments).min().unwrap_or(1);
+                self.batch.clear(max_segments);
+                if !self.node.poll_transmit(now, &mut self.batch) {
+                    return;
+                }
+            }
+            let Some(socket) = self.sockets.get(self.batch.destination.socket) else { return };
+            match socket.send(&self.batch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = Some(now + SEND_AGAIN_AFTER);
+                    return;
+                }
+                Err(_) => self.node.note_refused(self.batch.segments()),
+                Ok(refused) => self.node.note_refused(refused),
+            }
+            self.blocked = None;
+        }
+    }
+
+    fn deadline(&self) -> Option<(Instant, &'static str)> {
+        let blocked = self.blocked.map(|at| (at, "socket buffer"));
+        [blocked, self.node.deadline()].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.node.handle_timeout(now);
+    }
+
+    fn poll_event(&mut self) -> Option<OverlayEvent> {
+        self.node.poll_event()
+    }
+
+    fn open(&mut self, now: Instant, from_port: u16, to: Ipv6Addr, to_port: u16) -> Result<StreamId, Failure> {
+        self.node.open(now, from_port, to, to_port)
+    }
+
+    fn accept(&mut self, now: Instant, stream: StreamId) {
+        self.node.accept(now, stream);
+    }
+
+    fn abort(&mut self, now: Instant, stream: StreamId, failure: Failure) {
+        self.node.abort(now, stream, failure);
+    }
+
+    fn finish(&mut self, now: Instant, stream: StreamId) {
+        self.node.finish(now, stream);
+    }
+
+    fn write(&mut self, now: Instant, stream: StreamId, data: &[u8]) -> usize {
+        self.node.write(now, stream, data)
+    }
+
+    fn write_capacity(&self, stream: StreamId) -> usize {
+        self.node.write_capacity(stream)
+    }
+
+    fn read(&mut self, now: Instant, stream: StreamId, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize {
+        self.node.read(now, stream, sink)
+    }
+
+    fn send_datagram(&mut self, now: Instant, _from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]) -> Result<(), Failure> {
+        self.node.send_datagram(now, from_port, to, to_port, payload)
+    }
+
+    fn send_other(&mut self, now: Instant, _from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) -> Result<(), Failure> {
+        self.node.send_other(now, to, next_header, payload)
+    }
+
+    fn ping(&mut self, now: Instant, to: Ipv6Addr, token: u64, payload: &[u8]) -> Result<(), Failure> {
+        self.node.ping(now, to, token, payload)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! UDP sockets with what the kernel offers: segmentation offload both ways, ECN, batched calls (through quinn-udp).
+use super::NetError;
+use crate::anode::{Ecn, Received, TransmitBatch};
+use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// The port of Anode (A55).
+pub(super) const PORT: u16 = 8737;
+/// Kernel buffers asked for; a system that grants less is served with less.
+const SOCKET_BUFFER: usize = 7 << 20;
+/// What one receive call may put into one buffer (GRO).
+const RECEIVE_BUFFER: usize = 65_535;
+
+/// A bound, non-blocking UDP socket.
+pub(super) struct UdpSocket {
+    socket: Socket,
+    state: UdpSocketState,
+    local: SocketAddr,
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl UdpSocket {
+    /// Takes a bound socket into service.
+    pub fn new(socket: Socket) -> io::Result<Self> {
+        let state = UdpSocketState::new((&socket).into())?;
+        let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
+        Ok(Self { socket, state, local })
+    }
+
+    /// The address it is bound to.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Packets that one call takes: 1 without offload.
+    pub fn max_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    /// Sends a batch; returns how many of its packets the network refused. `WouldBlock`: nothing was taken.
+    pub fn send(&self, batch: &TransmitBatch) -> io::Result<usize> {
+        let source = batch.destination.source;
+        match self.try_send(batch, &batch.contents, Some(batch.segment_size), source) {
+            Ok(()) => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            // The device refuses offload (quinn-udp then stops using it), or the source address is gone, or one packet is
+            // too large for the interface: packet by packet, each on its own.
+            Err(_) => Ok(batch.packets().filter(|packet| self.try_send(batch, packet, None, None).is_err()).count()),
+        }
+    }
+
+    fn try_send(&self, batch: &TransmitBatch, contents: &[u8], segment_size: Option<usize>, src_ip: Option<IpAddr>) -> io::Result<()> {
+        let transmit = Transmit { destination: batch.destination.to, ecn: to_codepoint(batch.ecn), contents, segment_size, src_ip };
+        self.state.try_send((&self.socket).into(), &transmit)
+    }
+}
+
+fn to_codepoint(ecn: Ecn) -> Option<EcnCodepoint> {
+    match ecn {
+        Ecn::NotCapable => None,
+        Ecn::Capable0 => Some(EcnCodepoint::Ect0),
+        Ecn::Capable1 => Some(EcnCodepoint::Ect1),
+        Ecn::Experienced => Some(EcnCodepoint::Ce),
+    }
+}
+
+fn from_codepoint(ecn: Option<EcnCodepoint>) -> Ecn {
+    match ecn {
+        None => Ecn::NotCapable,
+        Some(EcnCodepoint::Ect0) => Ecn::Capable0,
+        Some(EcnCodepoint::Ect1) => Ecn::Capable1,
+        Some(EcnCodepoint::Ce) => Ecn::Experienced,
+    }
+}
+
+/// Buffers for one batch of receive calls; their pages are touched only as far as packets fill them.
+pub(super) struct ReceiveBuffers {
+    bytes: Vec<u8>,
+    metas: [RecvMeta; BATCH_SIZE],
+}
+
+impl ReceiveBuffers {
+    pub fn new() -> Self {
+        Self { bytes: vec![0; RECEIVE_BUFFER * BATCH_SIZE], metas: [RecvMeta::default(); BATCH_SIZE] }
+    }
+
+    /// Takes one batch from the socket. True if more may be waiting. `Received::socket` is for the caller to set.
+    pub fn receive(&mut self, socket: &UdpSocket, each: &mut dyn FnMut(Received<'_>)) -> bool {
+        let mut chunks = self.bytes.chunks_exact_mut(RECEIVE_BUFFER);
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let count = match socket.state.recv((&socket.socket).into(), &mut slices, &mut self.metas) {
+            Ok(count) => count,
+            // An ICMP error of an earlier packet (ECONNREFUSED and its like): it says nothing that EPC does not know better.
+            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        };
+        for (meta, chunk) in self.metas.iter().zip(self.bytes.chunks_exact(RECEIVE_BUFFER)).take(count) {
+            let ecn = from_codepoint(meta.ecn);
+            for bytes in chunk[..meta.len.min(RECEIVE_BUFFER)].chunks(meta.stride.max(1)) {
+                each(Received { from: meta.addr, socket: 0, local_ip: meta.dst_ip, ecn, bytes });
+            }
+        }
+        count == BATCH_SIZE
+    }
+}
+
+/// A socket on an address that the operator named.
+pub(super) fn open(address: SocketAddr) -> Result<UdpSocket, NetError> {
+    bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => NetError::PortBusy(address),
+        _ => NetError::Listen { address, error },
+    })
+}
+
+/// The sockets of a node nobody told where to listen: all addresses of both families, one port, 8737 if it is free.
+pub(super) fn open_default() -> io::Result<Vec<UdpSocket>> {
+    let mut last = io::Error::from(io::ErrorKind::Unsupported);
+    for port in [PORT, 0, 0, 0] {
+        match open_pair(port) {
+            Ok(sockets) => return Ok(sockets),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn open_pair(port: u16) -> io::Result<Vec<UdpSocket>> {
+    let v4 = match bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        other => other,
+    };
+    let port = v4.as_ref().map_or(port, |socket| socket.local().port());
+    match (v4, bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))) {
+        (Ok(v4), Ok(v6)) => Ok(vec![v4, v6]),
+        // Half of the port is somebody else's.
+        (_, Err(error)) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        // A machine without one of the families.
+        (Ok(v4), Err(_)) => Ok(vec![v4]),
+        (Err(_), Ok(v6)) => Ok(vec![v6]),
+        (Err(error), Err(_)) => Err(error),
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    } else {
+        socket.set_broadcast(true)?;
+    }
+    socket.bind(&address.into())?;
+    // Only now: the port is ours alone, and yet beacon sockets (of others, too) may be bound beside it (DESIGN §5).
+    socket.set_reuse_address(true)?;
+    let udp = UdpSocket::new(socket)?;
+    // What the system does not grant is not an error.
+    let _ = udp.state.set_recv_buffer_size((&udp.socket).into(), SOCKET_BUFFER);
+    let _ = udp.state.set_send_buffer_size((&udp.socket).into(), SOCKET_BUFFER);
+    Ok(udp)
+}
