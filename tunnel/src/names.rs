@@ -124,3 +124,67 @@ pub fn peer_label(book: &Book, address: &Address) -> String {
         None => short(&address.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
+
+    fn resolve(text: &str, book: &Book) -> Result<String, String> {
+        let named: Named = text
+            .parse()
+            .map_err(|error: ValueError| error.to_string())?;
+        let target = named.resolve(book).map_err(|error| error.to_string())?;
+        Ok(target.ipv6().to_string())
+    }
+
+    #[test]
+    fn every_way_to_write_a_peer_leads_to_its_ipv6() {
+        let mut book = Book::default();
+        book.trust(ADDRESS.parse().unwrap(), Some("box".parse().unwrap()))
+            .unwrap();
+        let other = "aeaaaaaaaaaag7hspmmi2a2pp2ffeoadas2rvq6arfu6e57sdm22mc2i7rdwngly";
+        let split = format!("{}.{}.anode", &ADDRESS[..32], &ADDRESS[32..]);
+        let expected = "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020";
+        for text in [ADDRESS, &split, "box", "box.anode", "Box", expected] {
+            assert_eq!(resolve(text, &book).as_deref(), Ok(expected), "{text}");
+        }
+        assert_eq!(
+            resolve(other, &book).as_deref(),
+            Ok("fda0:cd00:8989:4303:c3ee:44a0:16e:9720")
+        );
+        assert_eq!(resolve("fda0::1", &book).as_deref(), Ok("fda0::1"));
+    }
+
+    #[test]
+    fn what_cannot_be_a_peer_is_refused_with_the_reason() {
+        let bad_char = ADDRESS.replace('g', "1");
+        let bad_type = format!("b{}", &ADDRESS[1..]);
+        // x = 2^256 - 1 is no element of the field.
+        let bad_point = "aeaaaaaaaaaaf777777777777777777777777777777777777777777777777777";
+        let cases = [
+            ("2001:db8::1", "outside of the overlay"),
+            ("fda1::1", "outside of the overlay"),
+            ("fda0::zz", "no IPv6 address"),
+            ("", "no address"),
+            ("no such thing", "no address"),
+            ("nobody", "nobody is called \"nobody\""),
+            (&format!("{ADDRESS}a"), "address"),
+            (&bad_char, "address"),
+            (&bad_type, "address"),
+            (bad_point, "address"),
+            ("192.0.2.1", "no address"),
+        ];
+        for (text, part) in cases {
+            let error = resolve(text, &Book::default()).expect_err(text);
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn short_addresses_show_both_ends() {
+        assert_eq!(short(ADDRESS), "aeaaaaaaaaaag2yx…mjrquw");
+        assert_eq!(short("what"), "what");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -18,6 +18,13 @@ pub struct ValueError(String);
 impl ValueError {
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// Where a peer is expected.
+    pub(crate) fn own_address() -> Self {
+        Self::new(
+            "this is the machine's own address: give the one that `anode address` prints on the other machine",
+        )
     }
 }
 
@@ -229,7 +236,7 @@ fn ethernet(rest: &str, whole: &str) -> Result<EndpointText, ValueError> {
     for byte in &mut mac {
         let part = parts
             .next()
-            .filter(|part| part.len() == 2)
+            .filter(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .ok_or_else(wrong)?;
         *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
     }
@@ -430,17 +437,121 @@ checked!(
 );
 checked!(ZoneText, Zone, parse_zone, "A zone in a flag or a file.");
 
-/// An IPv4 address in a v6 socket's mapped form, as IPv4 again: what people know it by.
-pub fn unmapped(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => unmap_v6(v6),
-        v4 => v4,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn unmap_v6(address: SocketAddrV6) -> SocketAddr {
-    match address.ip().to_ipv4_mapped() {
-        Some(ip) => SocketAddr::from((ip, address.port())),
-        None => address.into(),
+    const ADDRESS: &str = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
+
+    #[test]
+    fn every_endpoint_of_the_grammar_is_understood() {
+        let cases = [
+            ("192.0.2.1:8737", "udp"),
+            ("udp://[2001:db8::1]:8737", "udp"),
+            ("tcp://192.0.2.1:443", "tcp"),
+            ("tls://relay.example.org:443", "tls"),
+            ("http://example.org/anode", "http"),
+            ("https://example.org", "https"),
+            ("eth://eth0/02:00:00:00:00:01", "eth"),
+        ];
+        for (text, transport) in cases {
+            let endpoint: EndpointText = text.parse().unwrap();
+            assert_eq!(endpoint.transport(), transport, "{text}");
+            match endpoint.udp() {
+                Ok(_) => assert_eq!(transport, "udp"),
+                Err(error) => {
+                    let expected =
+                        format!("transport {transport} is not supported yet: use udp://IP:PORT");
+                    assert_eq!(error.to_string(), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_endpoint_is_named_with_the_fix() {
+        let cases = [
+            ("", "write IP:PORT"),
+            ("192.0.2.1", "the port is missing"),
+            ("2001:db8::1", "the port is missing"),
+            ("192.0.2.1:65536", "write IP:PORT"),
+            ("example.org:8737", "host names are not looked up"),
+            ("quic://192.0.2.1:1", "unknown transport \"quic\""),
+            ("tcp://192.0.2.1", "the port is missing"),
+            ("tls://:443", "tls://HOST:PORT"),
+            ("tls://host:0", "tls://HOST:PORT"),
+            ("http:///x", "write a URL"),
+            ("https://a b", "write a URL"),
+            ("eth://eth0", "eth://IF/MAC"),
+            ("eth://eth0/02:00:00:00:00", "eth://IF/MAC"),
+            ("eth://eth0/02:00:00:00:00:01:02", "eth://IF/MAC"),
+            ("eth://eth0/02:00:00:00:00:+1", "eth://IF/MAC"),
+            ("eth://averylonginterface/02:00:00:00:00:01", "eth://IF/MAC"),
+        ];
+        for (text, part) in cases {
+            let error = text.parse::<EndpointText>().expect_err(text).to_string();
+            assert!(error.contains(part), "{text:?}: {error}");
+            assert!(error.contains(text), "{text:?}: {error}");
+        }
+        assert!(
+            format!("http://{}", "x".repeat(2048))
+                .parse::<EndpointText>()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_peer_is_an_address_at_an_endpoint() {
+        let peer: PeerEndpoint = format!("{ADDRESS}@192.0.2.1:8737").parse().unwrap();
+        assert_eq!(peer.address.to_string(), ADDRESS);
+        assert_eq!(peer.endpoint, "192.0.2.1:8737".parse().unwrap());
+        let cases = [
+            (ADDRESS.to_owned(), "ADDRESS@ENDPOINT"),
+            (format!("{ADDRESS}@"), "write IP:PORT"),
+            (format!("{ADDRESS}@192.0.2.1:0"), "a port above 0"),
+            (format!("{ADDRESS}@0.0.0.0:1"), "one machine"),
+            (format!("{ADDRESS}@[ff02::1]:1"), "one machine"),
+            (
+                format!("{ADDRESS}@tls://example.org:443"),
+                "transport tls is not supported yet",
+            ),
+            (format!("{}@192.0.2.1:1", &ADDRESS[1..]), "address \"eaaaaa"),
+        ];
+        for (text, part) in cases {
+            let error = text.parse::<PeerEndpoint>().expect_err(&text).to_string();
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_numbers_and_zones_have_their_bounds() {
+        for good in ["anode0", "x", "a.b-c_d", "exactly15bytes."] {
+            assert!(good.parse::<InterfaceName>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "sixteenbyteslong",
+            "a b",
+            "a/b",
+            "a:b",
+            "an%d",
+            ".",
+            "..",
+            "a\n",
+        ] {
+            assert!(bad.parse::<InterfaceName>().is_err(), "{bad:?}");
+        }
+        for good in ["laptop", "a", "3", "a-b", &"x".repeat(63)] {
+            assert!(good.parse::<PeerName>().is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a_b", "a.b", "ä", ".anode", &"x".repeat(64)] {
+            assert!(bad.parse::<PeerName>().is_err(), "{bad:?}");
+        }
+        assert_eq!("1280".parse::<Mtu>(), Ok(Mtu(1280)));
+        assert!("1279".parse::<Mtu>().is_err() && "x".parse::<Mtu>().is_err());
+        assert_eq!("15".parse::<PeerDigit>().unwrap().0.get(), 15);
+        assert!("16".parse::<PeerDigit>().is_err() && "-1".parse::<PeerDigit>().is_err());
+        assert_eq!("2a".parse::<ZoneText>().unwrap().0, Zone(0x2a));
+        assert!("".parse::<ZoneText>().is_err() && "123456789".parse::<ZoneText>().is_err());
     }
 }

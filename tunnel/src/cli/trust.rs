@@ -1,5 +1,7 @@
 //! `anode trust`, `anode distrust`: by the running node, or straight in the book when none runs.
 
+use anode_wire::Address;
+
 use super::args::{Common, Trust};
 use super::{Done, block_on};
 use crate::Error;
@@ -7,7 +9,8 @@ use crate::control::api::{TargetRequest, TrustRequest, Trusted};
 use crate::names::{Named, short};
 use crate::output;
 use crate::state::book::{Book, Entry};
-use crate::value::PeerName;
+use crate::state::identity;
+use crate::value::{PeerName, ValueError};
 
 pub(super) fn trust(common: &Common, flags: &Trust) -> Result<Done, Error> {
     let (address, name) = (flags.address.0, flags.name.clone());
@@ -15,7 +18,10 @@ pub(super) fn trust(common: &Common, flags: &Trust) -> Result<Done, Error> {
         address: address.to_string(),
         name: name.as_ref().map(PeerName::to_string),
     };
-    let trusted = change(common, "/v1/trust", &request, |book| {
+    let trusted = change(common, "/v1/trust", &request, |book, own| {
+        if own == Some(address) {
+            return Err(ValueError::own_address().into());
+        }
         book.trust(address, name).map_err(Error::Value)?;
         let entry = book.by_address(&address).cloned();
         Ok(Trusted::new(
@@ -34,7 +40,7 @@ pub(super) fn distrust(common: &Common, text: &str) -> Result<Done, Error> {
     let request = TargetRequest {
         target: text.to_owned(),
     };
-    let trusted = change(common, "/v1/distrust", &request, |book| {
+    let trusted = change(common, "/v1/distrust", &request, |book, _| {
         let entry = book.find(&named)?.clone();
         book.distrust(&entry.address);
         Ok(Trusted::new(&entry, false))
@@ -47,7 +53,7 @@ fn change(
     common: &Common,
     path: &str,
     request: &impl serde::Serialize,
-    offline: impl FnOnce(&mut Book) -> Result<Trusted, Error>,
+    offline: impl FnOnce(&mut Book, Option<Address>) -> Result<Trusted, Error>,
 ) -> Result<Trusted, Error> {
     let asked = block_on(async { common.client().await?.post(path, request).await });
     match asked {
@@ -55,8 +61,9 @@ fn change(
         answer => return answer,
     }
     let state = common.dir()?.lock()?;
+    let own = identity::load(state.dir())?.map(|identity| *identity.address());
     let mut book = Book::load(state.dir())?;
-    let trusted = offline(&mut book)?;
+    let trusted = offline(&mut book, own)?;
     book.save(&state)?;
     Ok(trusted)
 }

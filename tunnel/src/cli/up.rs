@@ -13,12 +13,12 @@ use crate::Error;
 use crate::command::PeerReport;
 use crate::config::Config;
 use crate::control::listener::Access;
-use crate::names::{peer_label, short};
+use crate::names::peer_label;
 use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
 use crate::output::{self, Style};
 use crate::state::book::Book;
 use crate::state::{LockedState, identity, learnt};
-use crate::value::udp_text;
+use crate::value::{ValueError, udp_text};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let start = Instant::now();
@@ -82,8 +82,8 @@ fn settings(
     let peers: Vec<_> = peers.collect();
     if peers.iter().any(|peer| peer.address == own) {
         return Err(Error::invalid(
-            "--peer",
-            format!("{} is this machine's own address", short(&own.to_string())),
+            "peer",
+            ValueError::own_address().to_string(),
         ));
     }
     Ok(Settings {

@@ -168,8 +168,13 @@ pub struct PingRequest {
     /// Payload bytes, at most [`PING_SIZE_MAX`].
     #[serde(default)]
     pub size: usize,
-    /// How long to wait, at most [`PING_TIMEOUT_MAX_MS`].
+    /// How long to wait, at most [`PING_TIMEOUT_MAX_MS`]; 2 s when not given.
+    #[serde(default = "ping_timeout")]
     pub timeout_ms: u64,
+}
+
+fn ping_timeout() -> u64 {
+    2000
 }
 
 /// Payload bytes of one echo: a packet of the smallest MTU with its headers.

@@ -3,15 +3,17 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nix::sys::stat::{Mode, umask};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, chown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::SocketAddr;
@@ -22,6 +24,9 @@ use crate::Error;
 
 /// Connections at a time; more wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 64;
 
 /// Who may use the socket besides root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,12 +68,7 @@ impl ControlSocket {
         clear_stale(path)?;
         let failed =
             |error| Error::io(format!("cannot make the control socket {}", path.display()))(error);
-        // No moment in which others could connect: the file is born without rights for them. No other thread runs yet that
-        // makes files.
-        let old = umask(Mode::from_bits_truncate(0o177));
-        let bound = UnixListener::bind(path);
-        umask(old);
-        let listener = bound.map_err(failed)?;
+        let listener = bind_private(path).map_err(failed)?;
         let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
         let file = SocketFile {
             path: path.to_owned(),
@@ -101,6 +101,17 @@ impl ControlSocket {
             Access::Group(_) => true,
         }
     }
+}
+
+/// Binds and listens. The file is born with mode 0600, so there is no moment in which others could connect: Linux gives a
+/// bound socket's file the mode that the socket had before.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    UnixListener::from_std(StdListener::from(socket))
 }
 
 /// Removes the socket of a node that is gone; refuses anything else that is in the way.

@@ -22,3 +22,6 @@ pub mod client;
 pub mod listener;
 mod metrics;
 pub mod server;
+
+#[cfg(test)]
+mod tests;

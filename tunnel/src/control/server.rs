@@ -265,6 +265,9 @@ async fn trust(
     Body(request): Body<TrustRequest>,
 ) -> Answer<Trusted> {
     let address = parse_address(&request.address)?;
+    if address == control.address {
+        return Err(ValueError::own_address().into());
+    }
     let name = request
         .name
         .as_deref()

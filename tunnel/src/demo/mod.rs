@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::cli::Done;
+use crate::control::api::millis;
 use crate::output::{self, Style};
 
 /// What one step showed.
@@ -48,6 +49,12 @@ pub(crate) struct Teller {
     style: Style,
     steps: Vec<Step>,
     since: Instant,
+    last: Instant,
+}
+
+/// With three decimals.
+fn seconds_since(start: Instant) -> f64 {
+    millis(start.elapsed()).round() / 1e3
 }
 
 impl Teller {
@@ -62,6 +69,7 @@ impl Teller {
             style,
             steps: Vec::new(),
             since: Instant::now(),
+            last: Instant::now(),
         }
     }
 
@@ -79,8 +87,8 @@ impl Teller {
         name: &'static str,
         result: Result<String, Error>,
     ) -> Result<(), Error> {
-        let before: f64 = self.steps.iter().map(|step| step.seconds).sum();
-        let seconds = self.since.elapsed().as_secs_f64() - before;
+        let seconds = seconds_since(self.last);
+        self.last = Instant::now();
         let (ok, detail) = match &result {
             Ok(detail) => (true, detail.clone()),
             Err(error) => (false, error.to_string()),
@@ -122,7 +130,7 @@ pub(crate) fn run(json: bool) -> Result<Done, Error> {
             () = terminated() => Err(Error::refused("terminated")),
         }
     });
-    let seconds = teller.since.elapsed().as_secs_f64();
+    let seconds = seconds_since(teller.since);
     if json {
         output::json(&Report {
             ok: outcome.is_ok(),
