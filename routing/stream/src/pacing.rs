@@ -1,0 +1,161 @@
+//! Pacing: a token bucket filled at a little more than a congestion window per round trip, so that a window leaves
+//! spread out, in bursts large enough to fill a segmentation-offload batch.
+use std::time::{Duration, Instant};
+
+/// The bucket holds what is sent in this time, within the two bounds below.
+const BURST_TIME: Duration = Duration::from_millis(1);
+const SMALLEST_BURST_PACKETS: usize = 10;
+const LARGEST_BURST: usize = 512 * 1024;
+/// Round trips below this are not paced: the timer is no finer than what it would spread.
+const NOT_PACED_BELOW: Duration = Duration::from_micros(500);
+
+/// Bytes and time in, "send now" or "wait until" out.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    /// Bytes per second; 0: not paced.
+    rate: u64,
+    burst: usize,
+    /// Waking up for less than this is not worth it.
+    quantum: usize,
+    tokens: usize,
+    filled: Instant,
+}
+
+impl Pacer {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            rate: 0,
+            burst: 0,
+            quantum: 0,
+            tokens: 0,
+            filled: now,
+        }
+    }
+
+    /// Takes over a new window; `gain` is 2 in slow start and 1.25 after it.
+    pub(crate) fn set_rate(
+        &mut self,
+        now: Instant,
+        window: usize,
+        rtt: Option<Duration>,
+        gain: f64,
+        mss: usize,
+    ) {
+        self.fill(now);
+        let was_paced = self.rate != 0;
+        self.rate = match rtt {
+            Some(rtt) if rtt >= NOT_PACED_BELOW => {
+                ((window as f64 * gain / rtt.as_secs_f64()) as u64).max(mss as u64)
+            }
+            _ => 0,
+        };
+        let in_time = (self.rate as f64 * BURST_TIME.as_secs_f64()) as usize;
+        self.burst = in_time.clamp(
+            SMALLEST_BURST_PACKETS * mss,
+            LARGEST_BURST.max(SMALLEST_BURST_PACKETS * mss),
+        );
+        self.quantum = in_time.clamp(mss, self.burst / 2);
+        self.tokens = if was_paced {
+            self.tokens.min(self.burst)
+        } else {
+            self.burst
+        };
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.filled);
+        let gained = (elapsed.as_nanos() * u128::from(self.rate) / 1_000_000_000) as usize;
+        // Below one byte the time keeps counting.
+        if gained > 0 {
+            self.tokens = self.tokens.saturating_add(gained).min(self.burst);
+            self.filled = now;
+        }
+    }
+
+    /// Whether a packet may leave now. A packet may overdraw the bucket by its own size.
+    pub(crate) fn may_send(&mut self, now: Instant) -> bool {
+        if self.rate == 0 || self.tokens > 0 {
+            return true;
+        }
+        self.fill(now);
+        self.tokens >= self.quantum
+    }
+
+    pub(crate) fn sent(&mut self, now: Instant, bytes: usize) {
+        if self.rate == 0 {
+            self.filled = now;
+            return;
+        }
+        if self.tokens >= self.burst {
+            self.filled = now;
+        }
+        self.tokens = self.tokens.saturating_sub(bytes);
+    }
+
+    /// When `may_send` will say yes again.
+    pub(crate) fn ready_at(&self) -> Instant {
+        if self.rate == 0 || self.tokens > 0 {
+            return self.filled;
+        }
+        let nanos = (self.quantum as u128 * 1_000_000_000).div_ceil(u128::from(self.rate));
+        self.filled
+            + Duration::from_nanos(
+                u64::try_from(nanos)
+                    .unwrap_or(u64::MAX)
+                    .min(1_000_000_000)
+                    .max(1),
+            )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rate_holds_over_time_and_bursts_are_bounded() {
+        let start = Instant::now();
+        let mut now = start;
+        let mut pacer = Pacer::new(now);
+        // 1 MB per 100 ms, gain 1: 10 MB/s; 10 packets are more than 1 ms of it.
+        pacer.set_rate(now, 1_000_000, Some(Duration::from_millis(100)), 1.0, 1200);
+        let (mut sent, mut burst, mut largest) = (0usize, 0usize, 0usize);
+        while now < start + Duration::from_secs(1) {
+            if pacer.may_send(now) {
+                pacer.sent(now, 1200);
+                sent += 1200;
+                burst += 1200;
+                largest = largest.max(burst);
+            } else {
+                burst = 0;
+                let ready = pacer.ready_at();
+                assert!(ready > now);
+                now = ready;
+            }
+        }
+        assert!((9_900_000..10_200_000).contains(&sent), "{sent}");
+        assert!(largest <= 13 * 1200, "{largest}");
+    }
+
+    #[test]
+    fn short_round_trips_are_not_paced() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(now);
+        pacer.set_rate(now, 12_000, Some(Duration::from_micros(100)), 1.25, 1200);
+        for _ in 0..1000 {
+            assert!(pacer.may_send(now));
+            pacer.sent(now, 1200);
+        }
+    }
+
+    #[test]
+    fn a_very_slow_rate_still_sends_within_a_second() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(now);
+        pacer.set_rate(now, 1200, Some(Duration::from_secs(60)), 1.25, 1200);
+        while pacer.may_send(now) {
+            pacer.sent(now, 1200);
+        }
+        assert!(pacer.ready_at() <= now + Duration::from_secs(1));
+    }
+}
