@@ -193,12 +193,14 @@ async fn stop(
 }
 
 /// The result of the data thread, as something that can be awaited.
-fn watch(thread: JoinHandle<()>) -> oneshot::Receiver<Result<(), Error>> {
+fn watch(thread: JoinHandle<Result<(), Error>>) -> oneshot::Receiver<Result<(), Error>> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
-        let result = thread
-            .join()
-            .map_err(|_| Error::refused("the data thread panicked: please report this"));
+        let result = thread.join().unwrap_or_else(|_| {
+            Err(Error::refused(
+                "the data thread panicked: please report this",
+            ))
+        });
         // The receiver is gone only when the process ends anyway.
         let _ = sender.send(result);
     });
