@@ -265,7 +265,7 @@ mod tests {
     use crate::{MacKey, Message};
     use proptest::prelude::*;
 
-    // A36, A38 to A41, A43, A44, D17, D19, D23, D27 to D32: every packet of the vectors, byte for byte
+    // A1, A36, A38 to A41, A43, A44, D17, D19, D23, D27 to D32: every packet of the vectors, byte for byte
     #[test]
     fn vectors_are_read_verified_and_written_again() {
         for vector in vectors("packets") {
@@ -422,7 +422,26 @@ mod tests {
         assert_eq!(raise_hop_count(&mut [], 255), None);
     }
 
-    // A1, A30: the id of a full party is the address's
+    // A48, D12: an id in the header claims, the MAC decides
+    #[test]
+    fn a_packet_that_bears_anothers_id_fails_its_mac() {
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(identity);
+        let ids = (
+            Party::Id(alice.address().id()),
+            Party::Id(bob.address().id()),
+        );
+        let mut packet = Vec::new();
+        let carols_key = carol.agree(bob.address());
+        Message::Ping(b"it is me, alice").emit_packet(
+            &header(ids.0, ids.1),
+            Some(&carols_key),
+            &mut packet,
+        );
+        assert!(!bob.agree(alice.address()).verify(&packet));
+        assert!(bob.agree(carol.address()).verify(&packet));
+    }
+
+    // A30: the id of a full party is the address's
     #[test]
     fn both_forms_of_a_party_have_the_same_id() {
         let alice = identity("alice");

@@ -500,7 +500,7 @@ fn each_message(
 }
 
 proptest! {
-    // A50 to A66, A36
+    // A50 to A54, A56 to A66, A36
     #[test]
     fn every_message_round_trips_and_survives_truncation(
         ab in any::<(u16, u16)>(), cd in any::<(u32, u32)>(), ef in any::<(u8, u8)>(),
