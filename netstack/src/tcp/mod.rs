@@ -13,6 +13,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use slab::Slab;
+use smoltcp::socket::tcp;
 
 use self::device::Link;
 use self::flow::{Clock, End, Live, Rest};
@@ -76,11 +77,16 @@ pub(crate) struct Flows {
     lingering: Lingering,
     /// For answers during `ingress`.
     scratch: Vec<u8>,
+    /// Sockets of flows that are gone, the last one on top. Short connections so cost no allocation, and no page faults:
+    /// glibc's `calloc` writes zeros over recycled memory, which would make every page of the buffers resident.
+    spare: Vec<tcp::Socket<'static>>,
 }
 
 impl Flows {
     /// Of all flows, one in so many may wait for one destination: one dead peer must not stop the others (S23).
     const OPENING_SHARE: usize = 8;
+    /// Bytes of buffers that `spare` may hold.
+    const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
     pub fn new(config: &Config, seed: [u8; 32]) -> Self {
         Self {
@@ -100,11 +106,24 @@ impl Flows {
             opening: HashMap::new(),
             lingering: Lingering::default(),
             scratch: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
     pub fn len(&self) -> usize {
         self.table.len()
+    }
+
+    fn socket(&mut self) -> tcp::Socket<'static> {
+        self.spare
+            .pop()
+            .unwrap_or_else(|| flow::socket(self.buffer))
+    }
+
+    fn keep_socket(&mut self, live: Live) {
+        if (self.spare.len() + 1) * 2 * self.buffer <= Self::SPARE_BYTES {
+            self.spare.push(live.into_socket());
+        }
     }
 
     /// A segment of the kernel: a fixed header directly followed by TCP, its checksum found right.
@@ -265,7 +284,11 @@ impl Flows {
     /// Takes a flow out and tells how it ended.
     fn end(&mut self, now: Instant, id: FlowId, end: End, outside: &mut Outside<'_>) {
         let Some(flow) = self.take(id) else { return };
-        let flow_was_told = !matches!(&flow.stage, Stage::Live(live) if live.is_resetting());
+        let mut told = true;
+        if let Stage::Live(live) = flow.stage {
+            told = !live.is_resetting();
+            self.keep_socket(*live);
+        }
         let event = match end {
             End::Closed { linger } => {
                 if let Some(numbers) = linger {
@@ -287,7 +310,7 @@ impl Flows {
             }
             End::Silent => return,
         };
-        if flow_was_told {
+        if told {
             outside.events.push_back(event);
         }
     }
@@ -427,32 +450,31 @@ impl Flows {
 
     /// Lets the SYN-ACK go.
     pub fn accept(&mut self, now: Instant, id: FlowId, outside: &mut Outside<'_>) {
-        let seed = self.random.random();
-        let Some(flow) = self.table.get_mut(index(id)).filter(|flow| flow.id == id) else {
+        let Some(Flow {
+            stage: Stage::Opening { syn },
+            tuple,
+            ..
+        }) = self.find(id)
+        else {
             return;
         };
-        let Stage::Opening { syn } = &flow.stage else {
+        let (syn, peer) = (std::mem::take(syn), tuple.peer());
+        let Ok(segment) = Header::parse(&syn).and_then(|header| Segment::parse(&header, &syn))
+        else {
+            // Cannot be: it was read before it was kept.
+            self.take(id);
             return;
         };
-        let peer = flow.tuple.peer();
-        let live = Header::parse(syn)
-            .and_then(|header| Segment::parse(&header, syn))
-            .ok()
-            .and_then(|segment| {
-                let mut live = Live::accepting(self.link, peer, self.buffer, seed, now)?;
-                live.ingress(
-                    now,
-                    &mut self.clock,
-                    self.link,
-                    syn,
-                    &segment,
-                    &mut self.scratch,
-                );
-                live.took_syn().then_some(live)
-            });
-        let Some(live) = live else {
+        let (socket, seed) = (self.socket(), self.random.random());
+        let (link, clock, scratch) = (self.link, &mut self.clock, &mut self.scratch);
+        let live = Live::accepting(socket, link, peer, seed, now).and_then(|mut live| {
+            live.ingress(now, clock, link, &syn, &segment, scratch);
+            live.took_syn().then_some(live)
+        });
+        let (Some(live), Some(flow)) = (live, self.find(id)) else {
             // Its options are broken, so that smoltcp does not take it.
-            self.refuse_waiting(id, outside);
+            self.take(id);
+            outside.send(&segment.reset(), Offload::default());
             return;
         };
         flow.stage = Stage::Live(Box::new(live));
@@ -501,8 +523,8 @@ impl Flows {
         {
             return None;
         }
-        let seed = self.random.random();
-        let live = Live::connecting(self.link, from, to, self.buffer, seed, now)?;
+        let (socket, seed) = (self.socket(), self.random.random());
+        let live = Live::connecting(socket, self.link, from, to, seed, now)?;
         self.lingering.remove(&tuple);
         let id = self.insert(tuple, None, Stage::Live(Box::new(live)), outside);
         self.enqueue(id);
