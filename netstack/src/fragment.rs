@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use crate::packet::{
-    Drop, FragmentHeader, Header, IPV6_HEADER, ipv6_header, protocol, set_payload_length,
+    FragmentHeader, Header, IPV6_HEADER, Reject, ipv6_header, protocol, set_payload_length,
 };
 use crate::{Counters, queue::OutQueue};
 
@@ -56,14 +56,14 @@ impl Reassembly {
         fragment: &FragmentHeader,
         packet: &[u8],
         counters: &mut Counters,
-    ) -> Result<Option<Vec<u8>>, Drop> {
+    ) -> Result<Option<Vec<u8>>, Reject> {
         let payload = &packet[fragment.at + FRAGMENT_HEADER..];
         let end = fragment.offset + payload.len();
         if payload.is_empty()
             || (fragment.more && !payload.len().is_multiple_of(8))
             || fragment.at - IPV6_HEADER + end > MAX_PAYLOAD
         {
-            return Err(Drop::Fragment);
+            return Err(Reject::Fragment);
         }
         self.expire(now, counters);
         let key = (header.from, header.to, fragment.id);

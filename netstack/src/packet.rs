@@ -37,7 +37,7 @@ const OPTION_JUMBO: u8 = 0xc2;
 
 /// Why a packet is dropped without an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Drop {
+pub(crate) enum Reject {
     Truncated,
     NotIpv6,
     TrailingBytes,
@@ -53,20 +53,20 @@ pub(crate) enum Drop {
 }
 
 impl Counters {
-    pub(crate) fn count(&mut self, drop: Drop) {
-        *match drop {
-            Drop::Truncated => &mut self.truncated,
-            Drop::NotIpv6 => &mut self.not_ipv6,
-            Drop::TrailingBytes => &mut self.trailing_bytes,
-            Drop::Jumbo => &mut self.jumbo,
-            Drop::Extension => &mut self.bad_extension,
-            Drop::Offload => &mut self.bad_offload,
-            Drop::Checksum => &mut self.bad_checksum,
-            Drop::Transport => &mut self.bad_transport,
-            Drop::NotForOverlay => &mut self.not_for_overlay,
-            Drop::ForeignSource => &mut self.foreign_source,
-            Drop::ToOurselves => &mut self.to_ourselves,
-            Drop::Fragment => &mut self.bad_fragment,
+    pub(crate) fn count(&mut self, reject: Reject) {
+        *match reject {
+            Reject::Truncated => &mut self.truncated,
+            Reject::NotIpv6 => &mut self.not_ipv6,
+            Reject::TrailingBytes => &mut self.trailing_bytes,
+            Reject::Jumbo => &mut self.jumbo,
+            Reject::Extension => &mut self.bad_extension,
+            Reject::Offload => &mut self.bad_offload,
+            Reject::Checksum => &mut self.bad_checksum,
+            Reject::Transport => &mut self.bad_transport,
+            Reject::NotForOverlay => &mut self.not_for_overlay,
+            Reject::ForeignSource => &mut self.foreign_source,
+            Reject::ToOurselves => &mut self.to_ourselves,
+            Reject::Fragment => &mut self.bad_fragment,
         } += 1;
     }
 }
@@ -82,22 +82,22 @@ pub(crate) struct Header {
 
 impl Header {
     /// Checks version and length (S4).
-    pub fn parse(packet: &[u8]) -> Result<Self, Drop> {
+    pub fn parse(packet: &[u8]) -> Result<Self, Reject> {
         let Some(&first) = packet.first() else {
-            return Err(Drop::Truncated);
+            return Err(Reject::Truncated);
         };
         if first >> 4 != 6 {
-            return Err(Drop::NotIpv6);
+            return Err(Reject::NotIpv6);
         }
-        let header = Ipv6HeaderSlice::from_slice(packet).map_err(|_| Drop::Truncated)?;
+        let header = Ipv6HeaderSlice::from_slice(packet).map_err(|_| Reject::Truncated)?;
         match (
             packet.len() - IPV6_HEADER,
             usize::from(header.payload_length()),
         ) {
             // Nothing can follow, or its length stands in a jumbo payload option.
-            (_, 0) => return Err(Drop::Jumbo),
-            (present, said) if present < said => return Err(Drop::Truncated),
-            (present, said) if present > said => return Err(Drop::TrailingBytes),
+            (_, 0) => return Err(Reject::Jumbo),
+            (present, said) if present < said => return Err(Reject::Truncated),
+            (present, said) if present > said => return Err(Reject::TrailingBytes),
             _ => {}
         }
         Ok(Self {
@@ -133,38 +133,38 @@ pub(crate) enum Upper {
 }
 
 /// Walks the extension headers.
-pub(crate) fn upper(packet: &[u8], first: u8) -> Result<Upper, Drop> {
+pub(crate) fn upper(packet: &[u8], first: u8) -> Result<Upper, Reject> {
     let mut next = first;
     let mut announced_at = 6;
     let mut at = IPV6_HEADER;
     for _ in 0..=MAX_EXTENSIONS {
         if at - IPV6_HEADER > MAX_EXTENSION_BYTES {
-            return Err(Drop::Extension);
+            return Err(Reject::Extension);
         }
         let rest = &packet[at..];
         match next {
             // RFC 8200 §4.1: only directly behind the fixed header.
-            protocol::HOP_BY_HOP if at != IPV6_HEADER => return Err(Drop::Extension),
+            protocol::HOP_BY_HOP if at != IPV6_HEADER => return Err(Reject::Extension),
             protocol::HOP_BY_HOP | protocol::DESTINATION => {
                 let header =
-                    Ipv6RawExtHeaderSlice::from_slice(rest).map_err(|_| Drop::Extension)?;
+                    Ipv6RawExtHeaderSlice::from_slice(rest).map_err(|_| Reject::Extension)?;
                 check_options(header.payload())?;
                 (announced_at, next) = (at, header.next_header().0);
                 at += header.slice().len();
             }
             protocol::ROUTING => {
                 let header =
-                    Ipv6RawExtHeaderSlice::from_slice(rest).map_err(|_| Drop::Extension)?;
+                    Ipv6RawExtHeaderSlice::from_slice(rest).map_err(|_| Reject::Extension)?;
                 // Segments left: the packet wants to be sent on through others (RFC 5095).
                 if header.payload()[1] != 0 {
-                    return Err(Drop::Extension);
+                    return Err(Reject::Extension);
                 }
                 (announced_at, next) = (at, header.next_header().0);
                 at += header.slice().len();
             }
             protocol::FRAGMENT => {
                 let header =
-                    Ipv6FragmentHeaderSlice::from_slice(rest).map_err(|_| Drop::Extension)?;
+                    Ipv6FragmentHeaderSlice::from_slice(rest).map_err(|_| Reject::Extension)?;
                 return Ok(Upper::Fragment(FragmentHeader {
                     at,
                     announced_at,
@@ -175,29 +175,29 @@ pub(crate) fn upper(packet: &[u8], first: u8) -> Result<Upper, Drop> {
                 }));
             }
             protocol::NONE | protocol::MOBILITY | protocol::HIP | protocol::SHIM6 => {
-                return Err(Drop::Extension);
+                return Err(Reject::Extension);
             }
             protocol => return Ok(Upper::Whole { protocol, at }),
         }
     }
-    Err(Drop::Extension)
+    Err(Reject::Extension)
 }
 
 /// Options of a hop-by-hop or destination header: unknown ones may be skipped only if they say so (RFC 8200 §4.2).
-fn check_options(mut options: &[u8]) -> Result<(), Drop> {
+fn check_options(mut options: &[u8]) -> Result<(), Reject> {
     while let [kind, rest @ ..] = options {
         if *kind == OPTION_PAD1 {
             options = rest;
             continue;
         }
         if *kind == OPTION_JUMBO {
-            return Err(Drop::Jumbo);
+            return Err(Reject::Jumbo);
         }
         let Some((&length, rest)) = rest.split_first() else {
-            return Err(Drop::Extension);
+            return Err(Reject::Extension);
         };
         if kind >> 6 != 0 || rest.len() < usize::from(length) {
-            return Err(Drop::Extension);
+            return Err(Reject::Extension);
         }
         options = &rest[usize::from(length)..];
     }
@@ -268,13 +268,13 @@ pub(crate) fn check_checksum(
     header: &Header,
     protocol: u8,
     offload: &Offload,
-) -> Result<(), Drop> {
+) -> Result<(), Reject> {
     let field = checksum_field(protocol);
     if let Some((start, offset)) = offload.checksum {
         let (start, offset) = (usize::from(start), usize::from(offset));
         let place = start + offset..start + offset + 2;
         if start != at || field.is_some_and(|field| field != offset) || place.end > packet.len() {
-            return Err(Drop::Offload);
+            return Err(Reject::Offload);
         }
         if field.is_none() {
             complete_checksum(packet, start, place);
@@ -283,17 +283,17 @@ pub(crate) fn check_checksum(
     }
     let Some(field) = field else { return Ok(()) };
     let Some(value) = packet.get(at + field..at + field + 2) else {
-        return Err(Drop::Transport);
+        return Err(Reject::Transport);
     };
     if protocol == protocol::UDP && value == [0, 0] {
-        return Err(Drop::Checksum);
+        return Err(Reject::Checksum);
     }
     let sum =
         pseudo_sum(header.from, header.to, protocol, packet.len() - at).add_slice(&packet[at..]);
     if sum.ones_complement() == 0 {
         Ok(())
     } else {
-        Err(Drop::Checksum)
+        Err(Reject::Checksum)
     }
 }
 

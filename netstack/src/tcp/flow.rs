@@ -4,6 +4,7 @@ use std::net::SocketAddrV6;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::Socket;
 use smoltcp::socket::tcp::{self, CongestionControl, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 
@@ -119,11 +120,24 @@ pub(super) struct Live {
     time_wait_since: Option<smoltcp::time::Instant>,
 }
 
+/// A socket with `buffer` bytes in each direction.
+pub(super) fn socket(buffer: usize) -> tcp::Socket<'static> {
+    // Zeroed memory of this size comes from the kernel page by page when it is written, unless the allocator recycles.
+    let ring = || tcp::SocketBuffer::new(vec![0; buffer]);
+    let mut socket = tcp::Socket::new(ring(), ring());
+    // N10: nothing is gained by waiting on a leg without delay.
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(None);
+    // N7: the leg through the interface loses nothing, so there is nothing to control.
+    socket.set_congestion_control(CongestionControl::None);
+    socket
+}
+
 impl Live {
     fn new(
+        socket: tcp::Socket<'static>,
         link: Link,
         ours: SocketAddrV6,
-        buffer: usize,
         seed: u64,
         phase: Phase,
         now: Instant,
@@ -142,14 +156,6 @@ impl Live {
             // Cannot fail: the list is empty and holds at least one.
             let _ = addresses.push(IpCidr::new(IpAddress::Ipv6(*ours.ip()), 128));
         });
-        // Zeroed memory comes from the kernel page by page when it is written.
-        let ring = || tcp::SocketBuffer::new(vec![0; buffer]);
-        let mut socket = tcp::Socket::new(ring(), ring());
-        // N10: nothing is gained by waiting on a leg without delay.
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        // N7: the leg through the interface loses nothing, so there is nothing to control.
-        socket.set_congestion_control(CongestionControl::None);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Self {
@@ -168,28 +174,28 @@ impl Live {
 
     /// A socket for the SYN that is given to `ingress` next.
     pub fn accepting(
+        socket: tcp::Socket<'static>,
         link: Link,
         ours: SocketAddrV6,
-        buffer: usize,
         seed: u64,
         now: Instant,
     ) -> Option<Self> {
-        let mut live = Self::new(link, ours, buffer, seed, Phase::Accepted, now);
+        let mut live = Self::new(socket, link, ours, seed, Phase::Accepted, now);
         live.socket_mut().listen(endpoint(ours)).ok()?;
         Some(live)
     }
 
     /// A socket that connects to a local program.
     pub fn connecting(
+        socket: tcp::Socket<'static>,
         link: Link,
         ours: SocketAddrV6,
         program: SocketAddrV6,
-        buffer: usize,
         seed: u64,
         now: Instant,
     ) -> Option<Self> {
         let until = now + CONNECT_TIMEOUT;
-        let mut live = Self::new(link, ours, buffer, seed, Phase::Connecting { until }, now);
+        let mut live = Self::new(socket, link, ours, seed, Phase::Connecting { until }, now);
         let Self {
             interface,
             sockets,
@@ -209,6 +215,13 @@ impl Live {
 
     fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(self.handle)
+    }
+
+    /// The socket, for another flow.
+    pub fn into_socket(mut self) -> tcp::Socket<'static> {
+        let Socket::Tcp(mut socket) = self.sockets.remove(self.handle);
+        socket.abort();
+        socket
     }
 
     /// Whether the user of this crate has done with it.

@@ -1,5 +1,6 @@
 //! The table of TCP flows: which segment belongs to which, which of them have work, and when the others want some.
 
+mod calls;
 mod device;
 mod flow;
 mod linger;
@@ -7,18 +8,19 @@ mod segment;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::Ipv6Addr;
 use std::time::Instant;
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use slab::Slab;
+use smoltcp::socket::tcp;
 
 use self::device::Link;
 use self::flow::{Clock, End, Live, Rest};
 use self::linger::Lingering;
 use self::segment::{Segment, Tuple, hold};
-use crate::packet::{Drop, Header};
+use crate::packet::{Header, Reject};
 use crate::queue::OutQueue;
 use crate::{Config, Counters, Event, FlowId, Netstack, Offload};
 
@@ -76,11 +78,16 @@ pub(crate) struct Flows {
     lingering: Lingering,
     /// For answers during `ingress`.
     scratch: Vec<u8>,
+    /// Sockets of flows that are gone, the last one on top. Short connections so cost no allocation, and no page faults:
+    /// glibc's `calloc` writes zeros over recycled memory, which would make every page of the buffers resident.
+    spare: Vec<tcp::Socket<'static>>,
 }
 
 impl Flows {
     /// Of all flows, one in so many may wait for one destination: one dead peer must not stop the others (S23).
     const OPENING_SHARE: usize = 8;
+    /// Bytes of buffers that `spare` may hold.
+    const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
     pub fn new(config: &Config, seed: [u8; 32]) -> Self {
         Self {
@@ -100,11 +107,24 @@ impl Flows {
             opening: HashMap::new(),
             lingering: Lingering::default(),
             scratch: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
     pub fn len(&self) -> usize {
         self.table.len()
+    }
+
+    fn socket(&mut self) -> tcp::Socket<'static> {
+        self.spare
+            .pop()
+            .unwrap_or_else(|| flow::socket(self.buffer))
+    }
+
+    fn keep_socket(&mut self, live: Live) {
+        if (self.spare.len() + 1) * 2 * self.buffer <= Self::SPARE_BYTES {
+            self.spare.push(live.into_socket());
+        }
     }
 
     /// A segment of the kernel: a fixed header directly followed by TCP, its checksum found right.
@@ -114,7 +134,7 @@ impl Flows {
         header: &Header,
         packet: &[u8],
         outside: &mut Outside<'_>,
-    ) -> Result<(), Drop> {
+    ) -> Result<(), Reject> {
         let segment = Segment::parse(header, packet)?;
         let known = self.by_tuple.get(&segment.tuple).copied();
         if segment.syn && !segment.ack {
@@ -154,7 +174,7 @@ impl Flows {
         header: &Header,
         packet: &[u8],
         outside: &mut Outside<'_>,
-    ) -> Result<(), Drop> {
+    ) -> Result<(), Reject> {
         let segment = Segment::parse(header, packet)?;
         outside.counters.tcp_unknown += 1;
         if !segment.rst {
@@ -265,7 +285,11 @@ impl Flows {
     /// Takes a flow out and tells how it ended.
     fn end(&mut self, now: Instant, id: FlowId, end: End, outside: &mut Outside<'_>) {
         let Some(flow) = self.take(id) else { return };
-        let flow_was_told = !matches!(&flow.stage, Stage::Live(live) if live.is_resetting());
+        let mut told = true;
+        if let Stage::Live(live) = flow.stage {
+            told = !live.is_resetting();
+            self.keep_socket(*live);
+        }
         let event = match end {
             End::Closed { linger } => {
                 if let Some(numbers) = linger {
@@ -287,7 +311,7 @@ impl Flows {
             }
             End::Silent => return,
         };
-        if flow_was_told {
+        if told {
             outside.events.push_back(event);
         }
     }
@@ -423,141 +447,6 @@ impl Flows {
         }
         self.prune_timers();
         None
-    }
-
-    /// Lets the SYN-ACK go.
-    pub fn accept(&mut self, now: Instant, id: FlowId, outside: &mut Outside<'_>) {
-        let seed = self.random.random();
-        let Some(flow) = self.table.get_mut(index(id)).filter(|flow| flow.id == id) else {
-            return;
-        };
-        let Stage::Opening { syn } = &flow.stage else {
-            return;
-        };
-        let peer = flow.tuple.peer();
-        let live = Header::parse(syn)
-            .and_then(|header| Segment::parse(&header, syn))
-            .ok()
-            .and_then(|segment| {
-                let mut live = Live::accepting(self.link, peer, self.buffer, seed, now)?;
-                live.ingress(
-                    now,
-                    &mut self.clock,
-                    self.link,
-                    syn,
-                    &segment,
-                    &mut self.scratch,
-                );
-                live.took_syn().then_some(live)
-            });
-        let Some(live) = live else {
-            // Its options are broken, so that smoltcp does not take it.
-            self.refuse_waiting(id, outside);
-            return;
-        };
-        flow.stage = Stage::Live(Box::new(live));
-        flow.timer = None;
-        self.opened(*peer.ip());
-        self.enqueue(id);
-    }
-
-    /// Answers a SYN that waits with RST.
-    pub fn refuse_waiting(&mut self, id: FlowId, outside: &mut Outside<'_>) {
-        let Some(syn) = self.forget(id) else { return };
-        if let Ok(segment) = Header::parse(&syn).and_then(|header| Segment::parse(&header, &syn)) {
-            outside.send(&segment.reset(), Offload::default());
-        }
-    }
-
-    /// Forgets a flow that waits; returns its SYN.
-    pub fn forget(&mut self, id: FlowId) -> Option<Box<[u8]>> {
-        if !matches!(self.find(id)?.stage, Stage::Opening { .. }) {
-            return None;
-        }
-        match self.take(id)?.stage {
-            Stage::Opening { syn } => Some(syn),
-            Stage::Live(_) => None,
-        }
-    }
-
-    /// Connects to a program of this machine.
-    pub fn connect(
-        &mut self,
-        now: Instant,
-        from: SocketAddrV6,
-        to: SocketAddrV6,
-        outside: &mut Outside<'_>,
-    ) -> Option<FlowId> {
-        let tuple = Tuple {
-            program: (*to.ip(), to.port()),
-            peer: (*from.ip(), from.port()),
-        };
-        let usable =
-            |ip: &Ipv6Addr| !ip.is_multicast() && !ip.is_unspecified() && !ip.is_loopback();
-        if self.table.len() >= self.max_flows
-            || self.by_tuple.contains_key(&tuple)
-            || !usable(from.ip())
-            || !usable(to.ip())
-        {
-            return None;
-        }
-        let seed = self.random.random();
-        let live = Live::connecting(self.link, from, to, self.buffer, seed, now)?;
-        self.lingering.remove(&tuple);
-        let id = self.insert(tuple, None, Stage::Live(Box::new(live)), outside);
-        self.enqueue(id);
-        Some(id)
-    }
-
-    pub fn receive(
-        &mut self,
-        id: FlowId,
-        sink: &mut dyn FnMut(&[u8]) -> usize,
-        outside: &mut Outside<'_>,
-    ) -> usize {
-        let Some(live) = self.live(id) else { return 0 };
-        let taken = live.receive(sink);
-        live.observe_end(id, &mut |event| outside.events.push_back(event));
-        // A window update, or the end of the flow.
-        self.enqueue(id);
-        taken
-    }
-
-    pub fn send(&mut self, now: Instant, id: FlowId, data: &[u8]) -> usize {
-        let Some(live) = self.live(id) else { return 0 };
-        let taken = live.send(now, data);
-        if taken > 0 {
-            self.enqueue(id);
-        }
-        taken
-    }
-
-    pub fn send_room(&self, id: FlowId) -> usize {
-        match self
-            .table
-            .get(index(id))
-            .filter(|flow| flow.id == id)
-            .map(|flow| &flow.stage)
-        {
-            Some(Stage::Live(live)) => live.send_room(),
-            _ => 0,
-        }
-    }
-
-    pub fn finish(&mut self, now: Instant, id: FlowId) {
-        let Some(live) = self.live(id) else { return };
-        live.finish(now);
-        self.enqueue(id);
-    }
-
-    pub fn reset(&mut self, id: FlowId, outside: &mut Outside<'_>) {
-        match self.live(id) {
-            Some(live) => {
-                live.reset();
-                self.enqueue(id);
-            }
-            None => self.refuse_waiting(id, outside),
-        }
     }
 }
 

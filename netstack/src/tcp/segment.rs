@@ -5,7 +5,8 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use etherparse::{TcpHeader, TcpHeaderSlice, TcpOptionElement};
 
 use crate::packet::{
-    Drop, Header, IPV6_HEADER, TCP_HEADER, fill_checksum, ipv6_header, protocol, set_payload_length,
+    Header, IPV6_HEADER, Reject, TCP_HEADER, fill_checksum, ipv6_header, protocol,
+    set_payload_length,
 };
 
 /// Both ends of a flow, the machine's first, whoever opened it.
@@ -44,16 +45,16 @@ pub(super) struct Segment {
 
 impl Segment {
     /// Reads a fixed header directly followed by TCP.
-    pub fn parse(header: &Header, packet: &[u8]) -> Result<Self, Drop> {
+    pub fn parse(header: &Header, packet: &[u8]) -> Result<Self, Reject> {
         let tcp =
-            TcpHeaderSlice::from_slice(&packet[IPV6_HEADER..]).map_err(|_| Drop::Transport)?;
+            TcpHeaderSlice::from_slice(&packet[IPV6_HEADER..]).map_err(|_| Reject::Transport)?;
         let (syn, ack, rst, fin) = (tcp.syn(), tcp.ack(), tcp.rst(), tcp.fin());
         if tcp.source_port() == 0
             || tcp.destination_port() == 0
             || (syn && (rst || fin))
             || (rst && fin)
         {
-            return Err(Drop::Transport);
+            return Err(Reject::Transport);
         }
         let header_len = tcp.slice().len();
         let mss = || {

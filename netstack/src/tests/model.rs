@@ -251,40 +251,47 @@ fn open(world: &mut World, index: u16, by_peer: bool) -> Pair {
     }
 }
 
+/// The same schedule twice, the second time with sockets that were used.
 fn check(offload: bool, by_peer: Vec<bool>, schedule: Vec<(usize, Step)>) {
     let mut world = World::new(config(offload));
+    for generation in 0..2 {
+        check_once(&mut world, generation * 100, &by_peer, &schedule);
+    }
+}
+
+fn check_once(world: &mut World, first_port: u16, by_peer: &[bool], schedule: &[(usize, Step)]) {
     let mut pairs: Vec<Pair> = by_peer
         .iter()
-        .zip(0..)
-        .map(|(&by_peer, index)| open(&mut world, index, by_peer))
+        .zip(first_port..)
+        .map(|(&by_peer, index)| open(world, index, by_peer))
         .collect();
-    for (index, step) in schedule {
+    for &(index, step) in schedule {
         match step {
             Step::Run => world.run(),
             Step::Pass(millis) => world.pass(Duration::from_millis(millis)),
             _ => {
                 let index = index % pairs.len();
-                pairs[index].take(&mut world, step);
+                pairs[index].take(world, step);
             }
         }
-        settle(&mut world, &mut pairs);
+        settle(world, &mut pairs);
     }
     // Everybody reads what is left and closes.
     for round in 0..200 {
         for pair in &mut pairs {
-            pair.program_reads(&mut world, 100_000);
-            pair.peer_reads(&mut world, usize::MAX);
+            pair.program_reads(world, 100_000);
+            pair.peer_reads(world, usize::MAX);
             if round == 100 {
-                pair.take(&mut world, Step::ProgramFinishes);
-                pair.take(&mut world, Step::PeerFinishes);
+                pair.take(world, Step::ProgramFinishes);
+                pair.take(world, Step::PeerFinishes);
             }
         }
         world.pass(Duration::from_millis(50));
-        settle(&mut world, &mut pairs);
+        settle(world, &mut pairs);
     }
     // Kernel sockets in TIME-WAIT, and window probes, take their time.
     world.pass(Duration::from_secs(130));
-    settle(&mut world, &mut pairs);
+    settle(world, &mut pairs);
     for pair in &mut pairs {
         if pair.reset() {
             continue;

@@ -608,6 +608,51 @@ fn the_syn_ack_offers_what_the_interface_can_do() {
 }
 
 #[test]
+fn small_writes_leave_at_once_and_are_acknowledged_at_once() {
+    // N10
+    both(|mut world| {
+        let (handle, flow) = world.open(50_000);
+        let mut out = Vec::new();
+        for _ in 0..3 {
+            world.net.tcp_send(world.now, flow, b"x");
+            assert!(
+                world.net.poll_packet(world.now, &mut out).is_some(),
+                "nothing waits for an ACK"
+            );
+            assert_eq!(out.len(), 61);
+        }
+        world.pass(Duration::from_secs(2));
+        world.kernel(handle).send_slice(b"y").unwrap();
+        let before = world.segments_seen;
+        world.run();
+        assert_eq!(world.segments_seen, before + 1, "an ACK without a timer");
+    });
+}
+
+#[test]
+fn both_sides_may_dial_at_once() {
+    // N13
+    both(|mut world| {
+        let flow = world
+            .net
+            .tcp_connect(world.now, peer(7), program(7))
+            .unwrap();
+        let handle = world.connect(7, peer(7));
+        world.pass(Duration::from_secs(3));
+        assert_eq!(world.kernel(handle).state(), State::Established);
+        assert_eq!(
+            world.take_events(),
+            [Event::TcpConnected { flow }],
+            "one connection, not two"
+        );
+        assert_eq!(world.net.flows(), 1);
+        world.net.tcp_send(world.now, flow, b"hello");
+        world.run();
+        assert_eq!(world.kernel(handle).recv_queue(), 5);
+    });
+}
+
+#[test]
 fn urgent_data_is_delivered_inline() {
     // N15
     let mut world = World::new(config(false));
