@@ -458,11 +458,9 @@ impl Sim {
         self.ends[who].program(who, self.now);
     }
 
-    /// One instant: delivers all that is due, then lets both ends work. False: nothing will ever happen again.
+    /// Goes to the next instant at which something happens, and lets it happen. False: nothing will ever happen again.
     pub fn step(&mut self, until: Instant) -> bool {
         self.steps += 1;
-        self.drive(0);
-        self.drive(1);
         let mut next: Option<Instant> = self.network.peek().map(|p| p.at);
         let mut consider = |at: Option<Instant>| {
             if let Some(at) = at {
@@ -513,14 +511,15 @@ impl Sim {
     pub fn run(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
         let until = self.now + limit;
         loop {
+            self.drive(0);
+            self.drive(1);
             if done(self) {
                 return true;
             }
-            let steps = self.steps;
             if !self.step(until) {
                 return done(self);
             }
-            assert!(steps < 50_000_000, "the simulation spins");
+            assert!(self.steps < 50_000_000, "the simulation spins");
         }
     }
 
