@@ -208,6 +208,14 @@ impl Sender {
         self.unsent_len() > 0 && !self.board.is_outstanding() && self.window_left() == 0
     }
 
+    /// The payload of a full packet on this path.
+    pub(crate) fn set_mss(&mut self, mss: usize) {
+        if self.mss != mss && mss > 0 {
+            self.mss = mss;
+            self.control.set_mss(mss);
+        }
+    }
+
     /// The next packet to leave now; `room` is what a new packet's payload may take.
     pub(crate) fn poll(
         &mut self,
@@ -277,10 +285,6 @@ impl Sender {
         } else {
             return None;
         };
-        if room > self.mss || (len == room && room != self.mss) {
-            self.mss = room;
-            self.control.set_mss(room);
-        }
         Some(self.send_bytes(now, len, counters))
     }
 

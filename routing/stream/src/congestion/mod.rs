@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Packets of the initial window (RFC 6928, D34).
 pub const INITIAL_WINDOW_PACKETS: usize = 10;
-/// Packets that a window never falls below after a loss (RFC 5681 §3.1).
+/// Packets that a window never falls below, also after a timeout: as in RFC 9002 §7.2 two may leave, since with one and
+/// a loss of 30 % both ways, every other timeout would be followed by another.
 pub const SMALLEST_WINDOW_PACKETS: usize = 2;
 
 /// What one batch of acknowledgements said.

@@ -62,11 +62,8 @@ impl CongestionControl for NewReno {
             self.window
         };
         self.threshold = (base / 2).max(SMALLEST_WINDOW_PACKETS * self.mss);
-        self.window = if kind == Congestion::Timeout {
-            self.mss
-        } else {
-            self.threshold
-        };
+        let smallest = SMALLEST_WINDOW_PACKETS * self.mss;
+        self.window = if kind == Congestion::Timeout { smallest } else { self.threshold };
         self.counted = 0;
     }
 

@@ -138,6 +138,7 @@ impl Stream {
                 window: None,
             });
         }
+        self.send.set_mss(max.saturating_sub(DATA_HEADER));
         let rides = self.acks.is_waiting() && self.acks.is_small();
         let header = if rides {
             DACK_HEADER + DACK_ENTRIES * ENTRY

@@ -130,6 +130,7 @@ pub struct End {
     /// What the passive end does with an S_OPEN.
     pub answer: Answer,
     pub peak_memory: usize,
+    check: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,6 +162,7 @@ impl End {
             event_times: Vec::new(),
             answer: Answer::Accept,
             peak_memory: 0,
+            check: true,
         }
     }
 
@@ -200,19 +202,16 @@ impl End {
                 allowed = self.read_credit as usize;
             }
             self.read_at = now;
-            let got = &mut self.got;
+            let (got, check) = (&mut self.got, self.check);
             let taken = stream.read(now, &mut |bytes| {
                 let take = bytes.len().min(allowed);
                 allowed -= take;
-                for &b in &bytes[..take] {
-                    assert_eq!(
-                        b,
-                        byte(1 - who, *got),
-                        "wrong byte at {got} of end {}",
-                        1 - who
-                    );
-                    *got += 1;
+                if check {
+                    for (i, &b) in (0u64..).zip(&bytes[..take]) {
+                        assert_eq!(b, byte(1 - who, *got + i), "wrong byte at {got} of end {}", 1 - who);
+                    }
                 }
+                *got += take as u64;
                 take
             });
             self.read_credit -= taken as f64;
@@ -230,8 +229,10 @@ impl End {
                 stream.write(now, &[byte(who, self.written)]);
                 break;
             }
-            for (i, b) in chunk[..len].iter_mut().enumerate() {
-                *b = byte(who, self.written + i as u64);
+            if self.check {
+                for (i, b) in (0u64..).zip(&mut chunk[..len]) {
+                    *b = byte(who, self.written + i);
+                }
             }
             let taken = stream.write(now, &chunk[..len]);
             assert_eq!(taken, len);
@@ -334,6 +335,12 @@ impl Sim {
         };
         sim.ends[0].stream = Some(Stream::open(config, start, LINKS, 1, isns[0]));
         sim
+    }
+
+    /// Bulk runs that measure need not look at every byte.
+    pub fn skip_content(&mut self) {
+        self.ends[0].check = false;
+        self.ends[1].check = false;
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -458,11 +465,9 @@ impl Sim {
         self.ends[who].program(who, self.now);
     }
 
-    /// One instant: delivers all that is due, then lets both ends work. False: nothing will ever happen again.
+    /// Goes to the next instant at which something happens, and lets it happen. False: nothing will ever happen again.
     pub fn step(&mut self, until: Instant) -> bool {
         self.steps += 1;
-        self.drive(0);
-        self.drive(1);
         let mut next: Option<Instant> = self.network.peek().map(|p| p.at);
         let mut consider = |at: Option<Instant>| {
             if let Some(at) = at {
@@ -513,14 +518,15 @@ impl Sim {
     pub fn run(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
         let until = self.now + limit;
         loop {
+            self.drive(0);
+            self.drive(1);
             if done(self) {
                 return true;
             }
-            let steps = self.steps;
             if !self.step(until) {
                 return done(self);
             }
-            assert!(steps < 50_000_000, "the simulation spins");
+            assert!(self.steps < 50_000_000, "the simulation spins");
         }
     }
 
