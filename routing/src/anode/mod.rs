@@ -169,6 +169,18 @@ impl Node {
         if interfaces != self.interfaces {
             self.interfaces = interfaces;
             self.announce(now);
+            self.check_all_paths(now);
+        }
+    }
+
+    /// Our addresses have changed: a question on every proven path tells the peers where we are now, and us which paths are left.
+    fn check_all_paths(&mut self, now: Instant) {
+        let connected: Vec<PeerRef> = self.peers.iter().filter(|(_, peer)| peer.has_proven_path()).map(|(found, _)| found).collect();
+        for found in connected {
+            if let Some(peer) = self.peers.get_mut(found) {
+                peer.paths.iter_mut().for_each(|path| path.check(now));
+            }
+            self.handle_peer_timer(now, found);
         }
     }
 

@@ -65,7 +65,7 @@ pub(super) struct StreamTable {
     by_key: HashMap<(PeerRef, u16, u16), StreamId>,
     ready: VecDeque<StreamId>,
     lingering: VecDeque<StreamId>,
-    pending: usize,
+    pub pending: usize,
 }
 
 /// A packet that did not fit the batch it was made for: the first one of the next batch.
@@ -237,6 +237,17 @@ impl Node {
         };
         let Some(entry) = self.streams.get_mut(id) else { return };
         let Some(stream) = entry.stream.as_mut() else { return };
+        if let StreamMessage::Open { window, isn, .. } = message
+            && !arrival.repeated
+            && stream.yields_to(now, *isn)
+        {
+            // The peer has forgotten the old one and uses its numbers again (D29, N12).
+            match entry.phase {
+                Phase::Over { .. } => self.remove_stream(id),
+                _ => self.fail_stream(id, Failure::Reset),
+            }
+            return self.handle_open(now, sender, arrival, links, *window, *isn);
+        }
         if entry.phase == Phase::Opening {
             entry.remote_peer = sender_peer;
         }
