@@ -11,8 +11,16 @@ struct Sink {
 }
 
 impl OverlaySink for Sink {
-    fn datagram(&mut self, from: Ipv6Addr, from_port: u16, _to: Ipv6Addr, to_port: u16, payload: &[u8]) {
-        self.datagrams.push((from, from_port, to_port, payload.to_vec()));
+    fn datagram(
+        &mut self,
+        from: Ipv6Addr,
+        from_port: u16,
+        _to: Ipv6Addr,
+        to_port: u16,
+        payload: &[u8],
+    ) {
+        self.datagrams
+            .push((from, from_port, to_port, payload.to_vec()));
     }
     fn other(&mut self, _from: Ipv6Addr, _to: Ipv6Addr, _next_header: u8, _payload: &[u8]) {}
 }
@@ -21,9 +29,20 @@ fn overlay(number: u8, listen: &str) -> AnodeOverlay {
     let mut scalar = [0; 32];
     scalar[31] = number;
     let identity = Identity::from_scalar(Zone(0), &scalar).unwrap();
-    let config = NodeConfig { lan: false, ..NodeConfig::default() };
+    let config = NodeConfig {
+        lan: false,
+        ..NodeConfig::default()
+    };
     let rng = Box::new(StdRng::seed_from_u64(u64::from(number)));
-    AnodeOverlay::new(identity, config, &[listen.parse().unwrap()], Vec::new(), rng, Instant::now()).unwrap()
+    AnodeOverlay::new(
+        identity,
+        config,
+        &[listen.parse().unwrap()],
+        Vec::new(),
+        rng,
+        Instant::now(),
+    )
+    .unwrap()
 }
 
 fn ip(overlay: &AnodeOverlay) -> Ipv6Addr {
@@ -43,16 +62,22 @@ impl Pair {
         let (mut a, b) = (overlay(1, listen), overlay(2, listen));
         let address = *b.address();
         a.add_peer(Instant::now(), address, &b.listen(), true);
-        Self { a, b, sinks: Default::default(), events: Default::default() }
+        Self {
+            a,
+            b,
+            sinks: Default::default(),
+            events: Default::default(),
+        }
     }
 
     /// One round of what the data thread does; sleeps a little if nothing happened.
     fn turn(&mut self) {
         let now = Instant::now();
         let mut idle = true;
-        for (overlay, sink, events) in
-            [(&mut self.a, &mut self.sinks.0, &mut self.events.0), (&mut self.b, &mut self.sinks.1, &mut self.events.1)]
-        {
+        for (overlay, sink, events) in [
+            (&mut self.a, &mut self.sinks.0, &mut self.events.0),
+            (&mut self.b, &mut self.sinks.1, &mut self.events.1),
+        ] {
             let before = overlay.counters().rx_packets;
             overlay.receive(now, sink);
             if overlay.deadline().is_some_and(|(at, _)| at <= now) {
@@ -73,7 +98,12 @@ impl Pair {
             if let Some(result) = done(self) {
                 return result;
             }
-            assert!(Instant::now() < limit, "{what}: counters {:?} and {:?}", self.a.counters(), self.b.counters());
+            assert!(
+                Instant::now() < limit,
+                "{what}: counters {:?} and {:?}",
+                self.a.counters(),
+                self.b.counters()
+            );
             self.turn();
         }
     }
@@ -84,10 +114,17 @@ fn ping_and_datagram_cross_loopback_over_both_families() {
     for listen in ["127.0.0.1:0", "[::1]:0"] {
         let mut pair = Pair::new(listen);
         let (from, to) = (ip(&pair.a), ip(&pair.b));
-        pair.a.ping(Instant::now(), to, 7, b"over real sockets").unwrap();
+        pair.a
+            .ping(Instant::now(), to, 7, b"over real sockets")
+            .unwrap();
         let rtt = pair.until("the pong", |pair| {
             pair.events.0.iter().find_map(|event| match event {
-                OverlayEvent::Pong { token: 7, rtt, payload, .. } => {
+                OverlayEvent::Pong {
+                    token: 7,
+                    rtt,
+                    payload,
+                    ..
+                } => {
                     assert_eq!(payload, b"over real sockets");
                     Some(*rtt)
                 }
@@ -95,7 +132,9 @@ fn ping_and_datagram_cross_loopback_over_both_families() {
             })
         });
         println!("{listen}: ping over loopback {rtt:?}");
-        pair.a.send_datagram(Instant::now(), from, 1111, to, 2222, &[9; 1100]).unwrap();
+        pair.a
+            .send_datagram(Instant::now(), from, 1111, to, 2222, &[9; 1100])
+            .unwrap();
         let got = pair.until("the datagram", |pair| pair.sinks.1.datagrams.pop());
         assert_eq!(got, (from, 1111, 2222, vec![9; 1100]));
         assert_eq!(pair.a.peers()[0].paths.len(), 1);
@@ -105,7 +144,11 @@ fn ping_and_datagram_cross_loopback_over_both_families() {
 #[test]
 fn fifty_megabytes_cross_loopback() {
     const LEN: usize = 50 << 20;
-    let byte = |at: usize| (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0];
+    let byte = |at: usize| {
+        (at as u64)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .to_be_bytes()[0]
+    };
     let mut pair = Pair::new("127.0.0.1:0");
     let to = ip(&pair.b);
     let stream = pair.a.open(Instant::now(), 40_000, to, 80).unwrap();
@@ -130,7 +173,11 @@ fn fifty_megabytes_cross_loopback() {
         let mut finished = false;
         for event in std::mem::take(&mut pair.events.1) {
             match event {
-                OverlayEvent::StreamIncoming { stream, to_port: 80, .. } => pair.b.accept(now, stream),
+                OverlayEvent::StreamIncoming {
+                    stream,
+                    to_port: 80,
+                    ..
+                } => pair.b.accept(now, stream),
                 OverlayEvent::StreamReadable { stream } => {
                     pair.b.read(now, stream, &mut |bytes| {
                         for got in bytes {
@@ -160,10 +207,25 @@ fn fifty_megabytes_cross_loopback() {
 #[test]
 fn a_busy_port_is_named() {
     let taken = overlay(1, "127.0.0.1:0");
-    let Endpoint::Udp(address) = taken.listen()[0] else { panic!("not UDP") };
+    let Endpoint::Udp(address) = taken.listen()[0] else {
+        panic!("not UDP")
+    };
     let identity = Identity::generate(Zone(0), &mut StdRng::seed_from_u64(5));
     let rng = Box::new(StdRng::seed_from_u64(6));
-    let refused = AnodeOverlay::new(identity, NodeConfig::default(), &[address], Vec::new(), rng, Instant::now());
-    let message = refused.err().map(|error| error.to_string()).unwrap_or_default();
-    assert!(message.contains(&address.to_string()) && message.contains("in use"), "{message}");
+    let refused = AnodeOverlay::new(
+        identity,
+        NodeConfig::default(),
+        &[address],
+        Vec::new(),
+        rng,
+        Instant::now(),
+    );
+    let message = refused
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default();
+    assert!(
+        message.contains(&address.to_string()) && message.contains("in use"),
+        "{message}"
+    );
 }
