@@ -25,8 +25,17 @@ pub struct Capture {
 impl Capture {
     /// Starts to look; frames from now on are kept by the kernel until read (some 200 KiB of them).
     pub fn start(ns: &Ns) -> Self {
-        let socket = ns.run(|| socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll));
-        Self { socket: socket.expect("root may capture") }
+        let socket = ns.run(|| {
+            socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::EthAll,
+            )
+        });
+        Self {
+            socket: socket.expect("root may capture"),
+        }
     }
 
     /// The UDP datagrams seen until now, or until `limit` when there are fewer than `wanted`.
@@ -53,9 +62,14 @@ fn datagram(frame: &[u8]) -> Option<Datagram> {
     if frame[12..14] != [8, 0] || ip[0] >> 4 != 4 || *ip.get(9)? != 17 || fragment != 0 {
         return None;
     }
-    let address = |at: usize| -> Option<Ipv4Addr> { Some(Ipv4Addr::from(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?)) };
+    let address = |at: usize| -> Option<Ipv4Addr> {
+        Some(Ipv4Addr::from(
+            <[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?,
+        ))
+    };
     let udp = ip.get(header..)?;
-    let word = |at: usize| -> Option<u16> { Some(u16::from_be_bytes([*udp.get(at)?, *udp.get(at + 1)?])) };
+    let word =
+        |at: usize| -> Option<u16> { Some(u16::from_be_bytes([*udp.get(at)?, *udp.get(at + 1)?])) };
     let size = usize::from(word(4)?);
     Some(Datagram {
         from: SocketAddrV4::new(address(12)?, word(0)?),
@@ -74,8 +88,12 @@ impl Forger {
     pub fn new(ns: &Ns) -> Self {
         // IPPROTO_RAW: the IPv4 header is ours.
         let protocol = socket2::Protocol::from(255);
-        let socket = ns.run(|| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol)));
-        Self { socket: socket.expect("root may forge") }
+        let socket = ns.run(|| {
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol))
+        });
+        Self {
+            socket: socket.expect("root may forge"),
+        }
     }
 
     /// Sends it; what does not fit the link is refused by the kernel.
@@ -94,7 +112,8 @@ impl Forger {
         // Zero: no UDP checksum, as IPv4 allows.
         packet.extend_from_slice(&[0, 0]);
         packet.extend_from_slice(&datagram.payload);
-        self.socket.send_to(&packet, &socket2::SockAddr::from(datagram.to))?;
+        self.socket
+            .send_to(&packet, &socket2::SockAddr::from(datagram.to))?;
         Ok(())
     }
 }
@@ -107,7 +126,9 @@ mod tests {
     fn a_frame_is_read_and_a_broken_one_is_not() {
         let mut frame = vec![0; 12];
         frame.extend([8, 0]);
-        frame.extend([0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+        frame.extend([
+            0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
+        ]);
         frame.extend([0x22, 0x21, 0, 7, 0, 11, 0, 0]);
         frame.extend(b"abc");
         let seen = datagram(&frame).unwrap();

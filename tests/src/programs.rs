@@ -26,15 +26,27 @@ const PACKAGES: [(&str, &str); 14] = [
     ("sshd", "openssh-server"),
 ];
 
-const DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const DIRECTORIES: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
 
 /// Where a program is, or which package has it.
 pub fn find(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let listed = std::env::split_paths(&path).chain(DIRECTORIES.iter().map(PathBuf::from));
-    let found = listed.map(|directory| directory.join(program)).find(|file| file.is_file());
+    let found = listed
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file());
     found.ok_or_else(|| {
-        let package = PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
+        let package = PACKAGES
+            .iter()
+            .find(|(name, _)| *name == program)
+            .map_or(program, |(_, package)| package);
         format!("`{program}` is missing: apt-get install {package}")
     })
 }
@@ -61,14 +73,36 @@ pub struct Pinged {
 pub fn ping(ns: &Ns, target: IpAddr, size: usize, count: u32) -> Pinged {
     let mut command = command(need("ping"));
     command.args(["-n", "-i", "0.02", "-W", "2"]);
-    command.args(["-c", &count.to_string(), "-s", &size.to_string(), &target.to_string()]);
-    let done = ns.finish(command, Duration::from_secs(20) + Duration::from_millis(20) * count);
+    command.args([
+        "-c",
+        &count.to_string(),
+        "-s",
+        &size.to_string(),
+        &target.to_string(),
+    ]);
+    let done = ns.finish(
+        command,
+        Duration::from_secs(20) + Duration::from_millis(20) * count,
+    );
     assert!(done.code() <= 1, "{done}");
     let text = done.stdout();
-    let time = |line: &str| line.split("time=").nth(1)?.split_whitespace().next()?.parse().ok();
+    let time = |line: &str| {
+        line.split("time=")
+            .nth(1)?
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    };
     // Without room for a timestamp (16 bytes) ping measures nothing, but counts.
-    let received = text.lines().filter(|line| line.contains("bytes from")).count() as u32;
-    Pinged { received, rtt_ms: text.lines().filter_map(time).collect() }
+    let received = text
+        .lines()
+        .filter(|line| line.contains("bytes from"))
+        .count() as u32;
+    Pinged {
+        received,
+        rtt_ms: text.lines().filter_map(time).collect(),
+    }
 }
 
 /// Waits until `target` answers one ping; how long that took.
@@ -84,7 +118,10 @@ pub fn first_ping(ns: &Ns, target: IpAddr, limit: Duration) -> Duration {
         if ns.finish(command, Duration::from_secs(5)).ok() {
             return start.elapsed();
         }
-        assert!(start.elapsed() < limit, "{target} does not answer within {limit:?}");
+        assert!(
+            start.elapsed() < limit,
+            "{target} does not answer within {limit:?}"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -96,8 +133,16 @@ pub fn first_ping(ns: &Ns, target: IpAddr, limit: Duration) -> Duration {
 #[track_caller]
 fn wait_for_port(ns: &Ns, server: &mut Proc, address: SocketAddr) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while ns.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(1))).is_err() {
-        assert!(server.running() && Instant::now() < deadline, "no server at {address}:\n{}{}", server.stdout(), server.stderr());
+    while ns
+        .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)))
+        .is_err()
+    {
+        assert!(
+            server.running() && Instant::now() < deadline,
+            "no server at {address}:\n{}{}",
+            server.stdout(),
+            server.stderr()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -105,7 +150,13 @@ fn wait_for_port(ns: &Ns, server: &mut Proc, address: SocketAddr) {
 /// Python's HTTP server with the files of `directory`.
 pub fn http_server(ns: &Ns, address: SocketAddr, directory: &Path) -> Proc {
     let mut command = command(need("python3"));
-    command.args(["-m", "http.server", &address.port().to_string(), "--bind", &address.ip().to_string()]);
+    command.args([
+        "-m",
+        "http.server",
+        &address.port().to_string(),
+        "--bind",
+        &address.ip().to_string(),
+    ]);
     command.arg("--directory").arg(directory);
     let mut server = ns.start(command);
     wait_for_port(ns, &mut server, address);
@@ -115,7 +166,14 @@ pub fn http_server(ns: &Ns, address: SocketAddr, directory: &Path) -> Proc {
 /// `curl URL`, the body in [`Done::out`].
 pub fn curl(ns: &Ns, url: &str, limit: Duration) -> Done {
     let mut command = command(need("curl"));
-    command.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--globoff"]);
+    command.args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--noproxy",
+        "*",
+        "--globoff",
+    ]);
     command.args(["--max-time", &limit.as_secs_f64().to_string(), url]);
     ns.finish(command, limit + Duration::from_secs(5))
 }
@@ -137,7 +195,9 @@ impl Sshd {
         fs::create_dir_all("/run/sshd").expect("/run/sshd");
         for name in ["host", "client"] {
             let mut keygen = command(need("ssh-keygen"));
-            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(directory.join(name));
+            keygen
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(directory.join(name));
             ns.finish(keygen, Duration::from_secs(10)).expect_ok();
         }
         let config = format!(
@@ -154,16 +214,40 @@ impl Sshd {
         server.args(["-D", "-e", "-f"]).arg(&file);
         let mut process = ns.start(server);
         wait_for_port(ns, &mut process, address);
-        Self { process, address, client_key: directory.join("client") }
+        Self {
+            process,
+            address,
+            client_key: directory.join("client"),
+        }
     }
 
     /// `ssh HOST COMMAND`, not yet started.
     pub fn client(&self, remote_command: &str) -> std::process::Command {
         let mut client = command(need("ssh"));
-        client.args(["-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
-        client.args(["-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10"]);
-        client.arg("-i").arg(&self.client_key).arg("-p").arg(self.address.port().to_string());
-        client.arg(self.address.ip().to_string()).arg(remote_command);
+        client.args([
+            "-F",
+            "/dev/null",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+        ]);
+        client.args([
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "ConnectTimeout=10",
+        ]);
+        client
+            .arg("-i")
+            .arg(&self.client_key)
+            .arg("-p")
+            .arg(self.address.port().to_string());
+        client
+            .arg(self.address.ip().to_string())
+            .arg(remote_command);
         client
     }
 
@@ -187,7 +271,14 @@ pub struct Measured {
 /// An iperf3 server.
 pub fn iperf3_server(ns: &Ns, address: SocketAddr) -> Proc {
     let mut command = command(need("iperf3"));
-    command.args(["--server", "--forceflush", "--bind", &address.ip().to_string(), "--port", &address.port().to_string()]);
+    command.args([
+        "--server",
+        "--forceflush",
+        "--bind",
+        &address.ip().to_string(),
+        "--port",
+        &address.port().to_string(),
+    ]);
     let mut server = ns.start(command);
     if let Err(why) = server.wait_stdout_line("Server listening", Duration::from_secs(10)) {
         panic!("{why}");
@@ -202,28 +293,57 @@ pub fn iperf3_server(ns: &Ns, address: SocketAddr) -> Proc {
 #[track_caller]
 pub fn iperf3(ns: &Ns, server: SocketAddr, seconds: u32, arguments: &[&str]) -> Measured {
     let mut command = command(need("iperf3"));
-    command.args(["--json", "--client", &server.ip().to_string(), "--port", &server.port().to_string()]);
-    command.args(["--time", &seconds.to_string()]).args(arguments);
+    command.args([
+        "--json",
+        "--client",
+        &server.ip().to_string(),
+        "--port",
+        &server.port().to_string(),
+    ]);
+    command
+        .args(["--time", &seconds.to_string()])
+        .args(arguments);
     let done = ns.finish(command, Duration::from_secs(u64::from(seconds) + 30));
     assert!(done.ok(), "{done}");
     let answer: Value = serde_json::from_slice(&done.out).unwrap_or_else(|e| panic!("{e}: {done}"));
     let end = &answer["end"];
     // TCP: `sum_received`. UDP: `sum`, whose loss the receiver reported.
-    let sum = if end["sum_received"].is_object() { &end["sum_received"] } else { &end["sum"] };
+    let sum = if end["sum_received"].is_object() {
+        &end["sum_received"]
+    } else {
+        &end["sum"]
+    };
     let number = |value: &Value| value.as_f64().unwrap_or(0.0);
     let lost = number(&end["sum"]["lost_percent"]);
     let packets = number(&end["sum"]["packets"]) - number(&end["sum"]["lost_packets"]);
     let received = number(&sum["bits_per_second"]);
-    let bits_per_second = if end["sum_received"].is_object() { received } else { received * (100.0 - lost) / 100.0 };
-    Measured { bits_per_second, lost_percent: lost, packets: packets as u64 }
+    let bits_per_second = if end["sum_received"].is_object() {
+        received
+    } else {
+        received * (100.0 - lost) / 100.0
+    };
+    Measured {
+        bits_per_second,
+        lost_percent: lost,
+        packets: packets as u64,
+    }
 }
 
 /// A DNS server that knows `name` as `answer`, over UDP.
 pub fn dns_server(ns: &Ns, address: SocketAddr, name: &str, answer: Ipv6Addr) -> Proc {
     let mut command = command(need("dnsmasq"));
-    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
+    command.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--bind-interfaces",
+    ]);
     command.args(["--log-facility=-", "--pid-file=", "--user=root"]);
-    command.args([format!("--listen-address={}", address.ip()), format!("--port={}", address.port())]);
+    command.args([
+        format!("--listen-address={}", address.ip()),
+        format!("--port={}", address.port()),
+    ]);
     command.arg(format!("--host-record={name},{answer}"));
     let mut server = ns.start(command);
     // It answers TCP on the same port, and opens that after UDP.
@@ -235,8 +355,15 @@ pub fn dns_server(ns: &Ns, address: SocketAddr, name: &str, answer: Ipv6Addr) ->
 #[track_caller]
 pub fn dig(ns: &Ns, server: SocketAddr, name: &str) -> Vec<Ipv6Addr> {
     let mut command = command(need("dig"));
-    command.args([&format!("@{}", server.ip()), "-p", &server.port().to_string()]);
+    command.args([
+        &format!("@{}", server.ip()),
+        "-p",
+        &server.port().to_string(),
+    ]);
     command.args(["+notcp", "+short", "+time=2", "+tries=2", name, "AAAA"]);
     let done = ns.finish(command, Duration::from_secs(15)).expect_ok();
-    done.stdout().lines().filter_map(|line| line.parse().ok()).collect()
+    done.stdout()
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .collect()
 }

@@ -52,7 +52,8 @@ pub type Sum = [u8; 32];
 /// If it cannot.
 #[track_caller]
 pub fn listen(ns: &Ns, address: SocketAddr) -> TcpListener {
-    ns.run(|| TcpListener::bind(address)).unwrap_or_else(|e| panic!("{}: listen on {address}: {e}", ns.name()))
+    ns.run(|| TcpListener::bind(address))
+        .unwrap_or_else(|e| panic!("{}: listen on {address}: {e}", ns.name()))
 }
 
 /// Connects from `ns`, waiting at most `limit`; every later read and write of it waits at most [`PATIENCE`].
@@ -77,7 +78,9 @@ pub fn accept(listener: &TcpListener) -> TcpStream {
                 patient(&stream).expect("timeouts");
                 return stream;
             }
-            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1))
+            }
             Err(e) => panic!("nobody connected: {e}"),
         }
     }
@@ -95,7 +98,8 @@ fn patient(stream: &TcpStream) -> io::Result<()> {
 #[track_caller]
 pub fn pair(client: &Ns, server: &Ns, address: SocketAddr) -> (TcpStream, TcpStream) {
     let listener = listen(server, address);
-    let near = connect(client, address, Duration::from_secs(10)).unwrap_or_else(|e| panic!("connect to {address}: {e}"));
+    let near = connect(client, address, Duration::from_secs(10))
+        .unwrap_or_else(|e| panic!("connect to {address}: {e}"));
     (near, accept(&listener))
 }
 
@@ -147,7 +151,9 @@ impl UdpEcho {
     #[track_caller]
     pub fn start(ns: &Ns, address: SocketAddr) -> Self {
         let socket = udp(ns, address);
-        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .expect("a timeout");
         let own = socket.try_clone().expect("a second handle");
         let ended = address;
         let thread = thread::spawn(move || {
@@ -163,7 +169,10 @@ impl UdpEcho {
                 }
             }
         });
-        Self { socket, thread: Some(thread) }
+        Self {
+            socket,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -184,14 +193,20 @@ impl Drop for UdpEcho {
 /// If the address cannot be bound.
 #[track_caller]
 pub fn udp(ns: &Ns, address: SocketAddr) -> UdpSocket {
-    let socket = ns.run(|| UdpSocket::bind(address)).unwrap_or_else(|e| panic!("{}: UDP {address}: {e}", ns.name()));
-    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+    let socket = ns
+        .run(|| UdpSocket::bind(address))
+        .unwrap_or_else(|e| panic!("{}: UDP {address}: {e}", ns.name()));
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .expect("a timeout");
     socket
 }
 
 /// Closes with a reset instead of an end: SO_LINGER of zero seconds.
 pub fn reset(stream: TcpStream) {
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("SO_LINGER");
     drop(stream);
 }
 

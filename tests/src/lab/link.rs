@@ -14,7 +14,18 @@ pub fn cable(left: &Ns, left_name: &str, right: &Ns, right_name: &str) {
 
 /// The same with both ends still down.
 fn slack_cable(left: &Ns, left_name: &str, right: &Ns, right_name: &str) {
-    left.ip(&["link", "add", left_name, "type", "veth", "peer", "name", right_name, "netns", &right.path()]);
+    left.ip(&[
+        "link",
+        "add",
+        left_name,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        right_name,
+        "netns",
+        &right.path(),
+    ]);
 }
 
 /// Which addresses the hosts of a LAN have on it.
@@ -56,9 +67,21 @@ impl Lan {
     /// An empty one.
     pub fn new(_lab: &Lab, family: Family) -> Self {
         let switch = Ns::new("switch");
-        switch.ip(&["link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
+        switch.ip(&[
+            "link",
+            "add",
+            "br0",
+            "type",
+            "bridge",
+            "mcast_snooping",
+            "0",
+        ]);
         switch.ip(&["link", "set", "br0", "up"]);
-        Self { switch, family, hosts: Cell::new(0) }
+        Self {
+            switch,
+            family,
+            hosts: Cell::new(0),
+        }
     }
 
     /// The namespace of the switch: every frame between two hosts crosses it.
@@ -68,7 +91,11 @@ impl Lan {
 
     /// A new machine in it, number 1, 2, 3, …
     pub fn host(&self, name: &str) -> Host {
-        let host = Host { ns: Ns::new(name), family: self.family, number: self.hosts.get() + 1 };
+        let host = Host {
+            ns: Ns::new(name),
+            family: self.family,
+            number: self.hosts.get() + 1,
+        };
         self.hosts.set(host.number);
         self.plug(&host);
         host
@@ -83,12 +110,19 @@ impl Lan {
         }
         slack_cable(host, "eth0", &self.switch, &port);
         // The same card in a new cable: neighbours need not forget the old one first.
-        host.ip(&["link", "set", "eth0", "address", &format!("02:00:00:00:00:{:02x}", host.number)]);
+        host.ip(&[
+            "link",
+            "set",
+            "eth0",
+            "address",
+            &format!("02:00:00:00:00:{:02x}", host.number),
+        ]);
         host.ip(&["link", "set", "eth0", "up"]);
         if host.family == Family::V4 {
             host.sysctl("net/ipv6/conf/default/disable_ipv6", "0");
         }
-        self.switch.ip(&["link", "set", &port, "master", "br0", "up"]);
+        self.switch
+            .ip(&["link", "set", &port, "master", "br0", "up"]);
         if matches!(host.family, Family::V4 | Family::Both) {
             host.address_add(IpAddr::V4(host.v4()), 24);
         }
@@ -99,7 +133,8 @@ impl Lan {
 
     /// Pulls the cable of a machine out for good; [`Lan::plug`] gives it a new one.
     pub fn unplug(&self, host: &Host) {
-        self.switch.ip(&["link", "del", &format!("port{}", host.number)]);
+        self.switch
+            .ip(&["link", "del", &format!("port{}", host.number)]);
     }
 }
 
@@ -129,18 +164,24 @@ impl Host {
 
     /// Adds an address to its interface.
     pub fn address_add(&self, address: IpAddr, prefix: u8) {
-        self.ns.ip(&["addr", "add", &format!("{address}/{prefix}"), "dev", "eth0"]);
+        self.ns
+            .ip(&["addr", "add", &format!("{address}/{prefix}"), "dev", "eth0"]);
     }
 
     /// Takes an address from its interface.
     pub fn address_remove(&self, address: IpAddr, prefix: u8) {
-        self.ns.ip(&["addr", "del", &format!("{address}/{prefix}"), "dev", "eth0"]);
+        self.ns
+            .ip(&["addr", "del", &format!("{address}/{prefix}"), "dev", "eth0"]);
     }
 
     /// Switches the segmentation and checksum offloads of its interface off: frames on the wire are finished ones.
     pub fn offload_off(&self) {
         let mut command = super::command("ethtool");
-        command.args(["-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "off"]);
-        self.ns.finish(command, std::time::Duration::from_secs(10)).expect_ok();
+        command.args([
+            "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "off",
+        ]);
+        self.ns
+            .finish(command, std::time::Duration::from_secs(10))
+            .expect_ok();
     }
 }

@@ -51,9 +51,14 @@ impl Lab {
         SWEEP.call_once(sweep);
 
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{DIRECTORY_PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{DIRECTORY_PREFIX}{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let directory = std::env::temp_dir().join(name);
-        fs::create_dir(&directory).unwrap_or_else(|e| panic!("cannot make {}: {e}", directory.display()));
+        fs::create_dir(&directory)
+            .unwrap_or_else(|e| panic!("cannot make {}: {e}", directory.display()));
         Some(Self { directory })
     }
 
@@ -80,7 +85,8 @@ fn check_machine() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("it needs root (network namespaces, interfaces)".into());
     }
-    fs::File::open("/dev/net/tun").map_err(|e| format!("/dev/net/tun: {e} (modprobe tun, or pass the device in)"))?;
+    fs::File::open("/dev/net/tun")
+        .map_err(|e| format!("/dev/net/tun: {e} (modprobe tun, or pass the device in)"))?;
     for program in ["ip", "setpriv"] {
         crate::programs::find(program)?;
     }
@@ -92,7 +98,9 @@ fn check_machine() -> Result<(), String> {
 
 /// Removes the directories of test processes that died without cleaning up.
 fn sweep() {
-    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let owner = name

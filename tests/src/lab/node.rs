@@ -25,24 +25,39 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 pub fn anode_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("ANODE_BIN") {
-        Some(path) => fs::canonicalize(&path).unwrap_or_else(|e| panic!("ANODE_BIN={}: {e}", path.to_string_lossy())),
+        Some(path) => fs::canonicalize(&path)
+            .unwrap_or_else(|e| panic!("ANODE_BIN={}: {e}", path.to_string_lossy())),
         None => build(),
     })
 }
 
 fn build() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the workspace");
     // Cargo locks its directory itself; this lock keeps waiting test programs from printing about it.
     let _ = fs::create_dir_all(root.join("target"));
-    let lock = File::create(root.join("target/.anode-tests-build")).expect("target/ can be written");
+    let lock =
+        File::create(root.join("target/.anode-tests-build")).expect("target/ can be written");
     lock.lock().expect("a file lock");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(root)
-        .args(["build", "--release", "--quiet", "-p", "anode", "--message-format=json-render-diagnostics"])
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "-p",
+            "anode",
+            "--message-format=json-render-diagnostics",
+        ])
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "the program does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "the program does not build:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -64,7 +79,8 @@ pub struct NodeBuilder {
 impl NodeBuilder {
     /// Adds arguments of `anode up`.
     pub fn args(mut self, arguments: &[&str]) -> Self {
-        self.arguments.extend(arguments.iter().map(|a| (*a).to_owned()));
+        self.arguments
+            .extend(arguments.iter().map(|a| (*a).to_owned()));
         self
     }
 
@@ -94,7 +110,12 @@ impl NodeBuilder {
 
     /// Makes the identity without starting anything: its address is known to others before it runs.
     pub fn prepare(self) -> Node {
-        let node = Node { builder: self, process: None, address: OnceLock::new(), ready_after: Duration::ZERO };
+        let node = Node {
+            builder: self,
+            process: None,
+            address: OnceLock::new(),
+            ready_after: Duration::ZERO,
+        };
         if !node.builder.state.join("identity.key").exists() {
             node.cli(&["key", "new"]).expect_ok();
         }
@@ -106,7 +127,12 @@ impl NodeBuilder {
     /// # Panics
     /// If it does not get ready, with its log.
     pub fn start(self) -> Node {
-        let mut node = Node { builder: self, process: None, address: OnceLock::new(), ready_after: Duration::ZERO };
+        let mut node = Node {
+            builder: self,
+            process: None,
+            address: OnceLock::new(),
+            ready_after: Duration::ZERO,
+        };
         node.start();
         node
     }
@@ -122,7 +148,11 @@ impl NodeBuilder {
             }
             None => command(binary),
         };
-        command.arg("up").arg("--state").arg(&self.state).args(&self.arguments);
+        command
+            .arg("up")
+            .arg("--state")
+            .arg(&self.state)
+            .args(&self.arguments);
         if !self.config.is_empty() {
             let file = self.state.with_extension("toml");
             fs::write(&file, &self.config).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
@@ -204,15 +234,26 @@ impl Node {
     fn identity(&self) -> &(String, Ipv6Addr) {
         self.address.get_or_init(|| {
             let answer = self.json(&["address"]);
-            let text = |key: &str| answer[key].as_str().unwrap_or_else(|| panic!("no `{key}` in {answer}")).to_owned();
-            (text("address"), text("ipv6").parse().expect("`ipv6` is an IPv6 address"))
+            let text = |key: &str| {
+                answer[key]
+                    .as_str()
+                    .unwrap_or_else(|| panic!("no `{key}` in {answer}"))
+                    .to_owned()
+            };
+            (
+                text("address"),
+                text("ipv6").parse().expect("`ipv6` is an IPv6 address"),
+            )
         })
     }
 
     /// Runs a command of the program on this node's state.
     pub fn cli(&self, arguments: &[&str]) -> Done {
         let mut command = command(anode_binary());
-        command.args(arguments).arg("--state").arg(&self.builder.state);
+        command
+            .args(arguments)
+            .arg("--state")
+            .arg(&self.builder.state);
         self.builder.ns.finish(command, PATIENCE)
     }
 
@@ -223,7 +264,8 @@ impl Node {
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
         let done = self.cli(&[arguments, &["--json"]].concat()).expect_ok();
-        serde_json::from_slice(&done.out).unwrap_or_else(|e| panic!("not one JSON document ({e}): {done}"))
+        serde_json::from_slice(&done.out)
+            .unwrap_or_else(|e| panic!("not one JSON document ({e}): {done}"))
     }
 
     /// Lets `other` in and names it.
@@ -236,22 +278,32 @@ impl Node {
     #[track_caller]
     pub fn peers(&self) -> Vec<Value> {
         let answer = self.json(&["peers"]);
-        answer.as_array().unwrap_or_else(|| panic!("`peers` is a list, not {answer}")).clone()
+        answer
+            .as_array()
+            .unwrap_or_else(|| panic!("`peers` is a list, not {answer}"))
+            .clone()
     }
 
     /// What it reports of one peer, if it knows it.
     #[track_caller]
     pub fn peer(&self, other: &Node) -> Option<Value> {
-        self.peers().into_iter().find(|peer| peer["address"] == other.address())
+        self.peers()
+            .into_iter()
+            .find(|peer| peer["address"] == other.address())
     }
 
     /// `anode ping` to `target`; the number of replies.
     #[track_caller]
     pub fn ping(&self, target: &str, count: u32) -> u64 {
         let count = count.to_string();
-        let done = self.cli(&["ping", target, "-c", &count, "-i", "0.1", "-W", "2", "--json"]);
-        let answer: Value = serde_json::from_slice(&done.out).unwrap_or_else(|e| panic!("not one JSON document ({e}): {done}"));
-        answer["received"].as_u64().unwrap_or_else(|| panic!("no `received`: {done}"))
+        let done = self.cli(&[
+            "ping", target, "-c", &count, "-i", "0.1", "-W", "2", "--json",
+        ]);
+        let answer: Value = serde_json::from_slice(&done.out)
+            .unwrap_or_else(|e| panic!("not one JSON document ({e}): {done}"));
+        answer["received"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no `received`: {done}"))
     }
 
     /// Ends it as a service manager does, and waits until it is gone.
@@ -274,8 +326,16 @@ impl Node {
     pub fn cpu_seconds(&mut self) -> f64 {
         let stat = self.proc_file("stat");
         // The second field, in parentheses, may hold spaces.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        let ticks: u64 = [11, 12].iter().map(|&i| fields[i].parse::<u64>().unwrap_or(0)).sum();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = [11, 12]
+            .iter()
+            .map(|&i| fields[i].parse::<u64>().unwrap_or(0))
+            .sum();
         // USER_HZ is 100 on every Linux that Rust runs on.
         ticks as f64 / 100.0
     }
@@ -283,8 +343,14 @@ impl Node {
     /// Resident memory in KiB.
     pub fn memory_kib(&mut self) -> u64 {
         let status = self.proc_file("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux reports VmRSS");
-        line.trim().trim_end_matches(" kB").parse().expect("VmRSS is a number")
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("Linux reports VmRSS");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("VmRSS is a number")
     }
 
     fn proc_file(&mut self, name: &str) -> String {
@@ -301,7 +367,9 @@ impl Node {
             .write_all(b"GET /metrics HTTP/1.1\r\nHost: anode\r\nConnection: close\r\n\r\n")
             .expect("the control socket takes a request");
         let mut answer = String::new();
-        socket.read_to_string(&mut answer).expect("the control socket answers");
+        socket
+            .read_to_string(&mut answer)
+            .expect("the control socket answers");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         Metrics::parse(answer.split_once("\r\n\r\n").map_or("", |(_, body)| body))
     }
@@ -311,10 +379,19 @@ impl Node {
     /// # Panics
     /// If it does not within `limit`, with this node's log.
     #[track_caller]
-    pub fn wait(&self, what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Duration {
+    pub fn wait(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut() -> bool,
+    ) -> Duration {
         let start = Instant::now();
         while !condition() {
-            assert!(start.elapsed() < limit, "not within {limit:?}: {what}\n--- log\n{}", self.log());
+            assert!(
+                start.elapsed() < limit,
+                "not within {limit:?}: {what}\n--- log\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         start.elapsed()
@@ -330,12 +407,21 @@ impl Metrics {
             let (name, value) = line.rsplit_once(' ')?;
             Some((name.to_owned(), value.parse().ok()?))
         };
-        Self(text.lines().filter(|l| !l.starts_with('#')).filter_map(line).collect())
+        Self(
+            text.lines()
+                .filter(|l| !l.starts_with('#'))
+                .filter_map(line)
+                .collect(),
+        )
     }
 
     /// The sum over all series whose name or labels contain `part`.
     pub fn sum(&self, part: &str) -> f64 {
-        self.0.iter().filter(|(name, _)| name.contains(part)).map(|(_, value)| value).sum()
+        self.0
+            .iter()
+            .filter(|(name, _)| name.contains(part))
+            .map(|(_, value)| value)
+            .sum()
     }
 
     /// Every series.

@@ -35,7 +35,8 @@ impl Ns {
         let keeper = thread::Builder::new()
             .name(format!("ns-{name}"))
             .spawn(move || {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                    .expect("a new network namespace");
                 let file = File::open("/proc/thread-self/ns/net").expect("the namespace just made");
                 hand_over.send(file).expect("the maker waits for it");
                 for job in inbox {
@@ -43,9 +44,18 @@ impl Ns {
                 }
             })
             .expect("a thread");
-        let file = handed.recv().expect("the keeper panicked: its message stands above");
-        let inner = Inner { name: name.to_owned(), file, jobs: Some(jobs), keeper: Some(keeper) };
-        let ns = Self { inner: Arc::new(inner) };
+        let file = handed
+            .recv()
+            .expect("the keeper panicked: its message stands above");
+        let inner = Inner {
+            name: name.to_owned(),
+            file,
+            jobs: Some(jobs),
+            keeper: Some(keeper),
+        };
+        let ns = Self {
+            inner: Arc::new(inner),
+        };
         // Addresses must be usable at once; no duplicate can exist here.
         ns.sysctl("net/ipv6/conf/default/accept_dad", "0");
         ns.sysctl("net/ipv6/conf/all/accept_dad", "0");
@@ -62,17 +72,24 @@ impl Ns {
 
     /// A path by which other processes can open it, while this process lives.
     pub fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.inner.file.as_raw_fd())
+        format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.inner.file.as_raw_fd()
+        )
     }
 
     /// Runs `work` on a thread inside the namespace. Sockets made there stay in it wherever they are used later.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                nix::sched::setns(&self.inner.file, nix::sched::CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+                nix::sched::setns(&self.inner.file, nix::sched::CloneFlags::CLONE_NEWNET)
+                    .expect("enter the namespace");
                 work()
             });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -84,7 +101,8 @@ impl Ns {
         let what = super::process::words(&command);
         Proc::new(self.clone(), what.clone(), |prepare| {
             prepare(&mut command);
-            self.spawn(command).unwrap_or_else(|e| panic!("cannot start {what}: {e}"))
+            self.spawn(command)
+                .unwrap_or_else(|e| panic!("cannot start {what}: {e}"))
         })
     }
 
@@ -101,7 +119,12 @@ impl Ns {
         let job: Job = Box::new(move || {
             let _ = answer.send(command.spawn());
         });
-        self.inner.jobs.as_ref().expect("open until dropped").send(job).expect("the keeper lives until dropped");
+        self.inner
+            .jobs
+            .as_ref()
+            .expect("open until dropped")
+            .send(job)
+            .expect("the keeper lives until dropped");
         answered.recv().expect("the keeper answers every job")
     }
 
@@ -113,7 +136,13 @@ impl Ns {
         let mut command = super::command("ip");
         command.args(arguments);
         let done = self.finish(command, Duration::from_secs(10));
-        assert!(done.ok(), "{}: ip {}: {}", self.name(), arguments.join(" "), done.stderr);
+        assert!(
+            done.ok(),
+            "{}: ip {}: {}",
+            self.name(),
+            arguments.join(" "),
+            done.stderr
+        );
         done.stdout()
     }
 
@@ -122,7 +151,8 @@ impl Ns {
     /// # Panics
     /// If there is no such value or it cannot be set.
     pub fn sysctl(&self, path: &str, value: &str) {
-        self.try_sysctl(path, value).unwrap_or_else(|e| panic!("{}: {path} = {value}: {e}", self.name()));
+        self.try_sysctl(path, value)
+            .unwrap_or_else(|e| panic!("{}: {path} = {value}: {e}", self.name()));
     }
 
     fn try_sysctl(&self, path: &str, value: &str) -> std::io::Result<()> {
@@ -133,16 +163,25 @@ impl Ns {
     pub fn interfaces(&self) -> Vec<String> {
         self.run(|| {
             let list = nix::net::if_::if_nameindex().expect("the kernel lists interfaces");
-            list.iter().map(|i| i.name().to_string_lossy().into_owned()).collect()
+            list.iter()
+                .map(|i| i.name().to_string_lossy().into_owned())
+                .collect()
         })
     }
 
     /// IPv6 routes of all tables as `destination/length interface`, the destination as 32 hex digits.
     pub fn routes6(&self) -> Vec<String> {
-        let table = self.run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route")).expect("the kernel lists routes");
+        let table = self
+            .run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route"))
+            .expect("the kernel lists routes");
         let line = |line: &str| {
             let field: Vec<&str> = line.split_whitespace().collect();
-            format!("{}/{} {}", field[0], u8::from_str_radix(field[1], 16).unwrap_or(0), field.last().unwrap_or(&""))
+            format!(
+                "{}/{} {}",
+                field[0],
+                u8::from_str_radix(field[1], 16).unwrap_or(0),
+                field.last().unwrap_or(&"")
+            )
         };
         table.lines().map(line).collect()
     }
@@ -164,7 +203,13 @@ impl Drop for Inner {
 fn kill_inhabitants(inode: u64) {
     let me = std::process::id();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<u32>().ok())
+        else {
+            continue;
+        };
         if pid != me && fs::metadata(entry.path().join("ns/net")).is_ok_and(|m| m.ino() == inode) {
             let pid = nix::unistd::Pid::from_raw(pid as i32);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);

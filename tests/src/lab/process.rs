@@ -14,13 +14,20 @@ use std::time::{Duration, Instant};
 /// A command that dies with the thread that starts it, without standard input.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null());
+    command
+        .args(["--pdeathsig", "KILL"])
+        .arg(program)
+        .stdin(Stdio::null());
     command
 }
 
 /// The command as a person would type it.
 pub(super) fn words(command: &Command) -> String {
-    let all: Vec<_> = command.get_args().skip(2).map(|a| a.to_string_lossy()).collect();
+    let all: Vec<_> = command
+        .get_args()
+        .skip(2)
+        .map(|a| a.to_string_lossy())
+        .collect();
     all.join(" ")
 }
 
@@ -57,7 +64,9 @@ impl Done {
 
     /// The exit status; 128 + n after signal n.
     pub fn code(&self) -> i32 {
-        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
     }
 
     /// Standard output as text.
@@ -78,8 +87,17 @@ impl Done {
 
 impl std::fmt::Display for Done {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}` ended with {} after {:?}", self.what, self.status, self.elapsed)?;
-        write!(f, "\n--- stdout\n{}\n--- stderr\n{}", self.stdout(), self.stderr)
+        write!(
+            f,
+            "`{}` ended with {} after {:?}",
+            self.what, self.status, self.elapsed
+        )?;
+        write!(
+            f,
+            "\n--- stdout\n{}\n--- stderr\n{}",
+            self.stdout(),
+            self.stderr
+        )
     }
 }
 
@@ -87,11 +105,21 @@ impl Proc {
     /// `spawn` is given a function that prepares the command: pipes, and a process group of its own.
     pub(super) fn new(ns: Ns, what: String, spawn: impl FnOnce(fn(&mut Command)) -> Child) -> Self {
         let mut child = spawn(|command| {
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .process_group(0);
         });
         let stdout = Stream::follow(child.stdout.take().expect("piped"));
         let stderr = Stream::follow(child.stderr.take().expect("piped"));
-        Self { what, child, started: Instant::now(), stdout, stderr, _ns: ns }
+        Self {
+            what,
+            child,
+            started: Instant::now(),
+            stdout,
+            stderr,
+            _ns: ns,
+        }
     }
 
     /// Its process id.
@@ -131,10 +159,18 @@ impl Proc {
         self.wait_line(&stream, start, limit)
     }
 
-    fn wait_line(&mut self, stream: &Stream, start: &str, limit: Duration) -> Result<String, String> {
+    fn wait_line(
+        &mut self,
+        stream: &Stream,
+        start: &str,
+        limit: Duration,
+    ) -> Result<String, String> {
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(line) = stream.line(start, deadline.min(Instant::now() + Duration::from_millis(50))) {
+            if let Some(line) = stream.line(
+                start,
+                deadline.min(Instant::now() + Duration::from_millis(50)),
+            ) {
                 return Ok(line);
             }
             let ended = self.child.try_wait().expect("our own child");
@@ -189,14 +225,25 @@ impl Proc {
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> Done {
         let Some(status) = self.wait(limit) else {
-            panic!("`{}` still runs after {limit:?}\n--- stdout\n{}\n--- stderr\n{}", self.what, self.stdout(), self.stderr());
+            panic!(
+                "`{}` still runs after {limit:?}\n--- stdout\n{}\n--- stderr\n{}",
+                self.what,
+                self.stdout(),
+                self.stderr()
+            );
         };
         let elapsed = self.started.elapsed();
         // A child of its own may hold the pipes open longer; what matters was written before the end.
         let patience = Instant::now() + Duration::from_millis(500);
         self.stdout.end(patience);
         self.stderr.end(patience);
-        Done { what: self.what.clone(), status, out: self.stdout.bytes(), stderr: self.stderr(), elapsed }
+        Done {
+            what: self.what.clone(),
+            status,
+            out: self.stdout.bytes(),
+            stderr: self.stderr(),
+            elapsed,
+        }
     }
 }
 
@@ -221,7 +268,10 @@ struct Gathered {
 
 impl Stream {
     fn follow(mut pipe: impl Read + Send + 'static) -> Arc<Self> {
-        let stream = Arc::new(Self { state: Mutex::default(), changed: Condvar::new() });
+        let stream = Arc::new(Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let writer = stream.clone();
         thread::spawn(move || {
             let mut buffer = [0; 16 * 1024];
@@ -240,7 +290,11 @@ impl Stream {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).bytes.clone()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bytes
+            .clone()
     }
 
     fn text(&self) -> String {
@@ -248,7 +302,11 @@ impl Stream {
     }
 
     /// Waits for new output until `condition` gives something or the time is over.
-    fn until<T>(&self, deadline: Instant, mut condition: impl FnMut(&Gathered) -> Option<T>) -> Option<T> {
+    fn until<T>(
+        &self,
+        deadline: Instant,
+        mut condition: impl FnMut(&Gathered) -> Option<T>,
+    ) -> Option<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(found) = condition(&state) {
@@ -258,7 +316,11 @@ impl Stream {
             if left.is_zero() || state.ended {
                 return None;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -266,7 +328,10 @@ impl Stream {
         self.until(deadline, |state| {
             let text = String::from_utf8_lossy(&state.bytes);
             let whole = &text[..text.rfind('\n')? + 1];
-            whole.lines().find(|line| line.starts_with(start)).map(str::to_owned)
+            whole
+                .lines()
+                .find(|line| line.starts_with(start))
+                .map(str::to_owned)
         })
     }
 

@@ -27,7 +27,10 @@ fn a_lan_of_one_family_has_no_address_of_the_other() {
     assert!(!host.ip(&["addr", "show", "dev", "eth0"]).contains("inet6"));
     let host = Lan::new(&lab, Family::LinkLocal).host("local");
     let addresses = host.ip(&["addr", "show", "dev", "eth0"]);
-    assert!(addresses.contains("inet6 fe80:") && !addresses.contains("inet "), "{addresses}");
+    assert!(
+        addresses.contains("inet6 fe80:") && !addresses.contains("inet "),
+        "{addresses}"
+    );
 }
 
 #[test]
@@ -40,13 +43,20 @@ fn namespaces_are_apart_and_end_with_what_runs_in_them() {
         // A grandchild in a session of its own, out of reach of the process group.
         shell.args(["-c", "setsid sleep 1000 & echo $!; wait"]);
         let mut process = ns.start(shell);
-        let line = process.wait_stdout_line("", Duration::from_secs(5)).expect("the shell prints a process id");
+        let line = process
+            .wait_stdout_line("", Duration::from_secs(5))
+            .expect("the shell prints a process id");
         assert!(process.running());
         line.trim().parse::<u32>().expect("a process id")
     };
     let deadline = Instant::now() + Duration::from_secs(2);
-    while std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("sleep")) {
-        assert!(Instant::now() < deadline, "the grandchild survived its namespace");
+    while std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| line.contains("sleep"))
+    {
+        assert!(
+            Instant::now() < deadline,
+            "the grandchild survived its namespace"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -60,7 +70,16 @@ fn ordinary_programs_work_over_a_plain_link() {
 
     std::fs::write(lab.directory().join("file"), "hello").expect("a file");
     let _http = programs::http_server(&b, at(80), lab.directory());
-    assert_eq!(programs::curl(&a, &format!("http://{}/file", at(80)), Duration::from_secs(5)).expect_ok().out, b"hello");
+    assert_eq!(
+        programs::curl(
+            &a,
+            &format!("http://{}/file", at(80)),
+            Duration::from_secs(5)
+        )
+        .expect_ok()
+        .out,
+        b"hello"
+    );
 
     let sshd = programs::Sshd::start(&b, at(22), lab.directory());
     let done = a.finish(sshd.client("echo over ssh"), Duration::from_secs(15));
@@ -68,7 +87,12 @@ fn ordinary_programs_work_over_a_plain_link() {
 
     let _iperf = programs::iperf3_server(&b, at(5201));
     assert!(programs::iperf3(&a, at(5201), 1, &[]).bits_per_second > 1e7);
-    let udp = programs::iperf3(&a, at(5201), 1, &["--udp", "--bitrate", "10M", "--length", "1000"]);
+    let udp = programs::iperf3(
+        &a,
+        at(5201),
+        1,
+        &["--udp", "--bitrate", "10M", "--length", "1000"],
+    );
     assert!(udp.packets > 500 && udp.lost_percent < 50.0, "{udp:?}");
 
     let answer = "2001:db8::53".parse().expect("an address");
@@ -87,7 +111,10 @@ fn sockets_of_a_namespace_carry_streams_and_datagrams() {
     let receiver = std::thread::spawn(move || traffic::receive_all(far));
     let sent = traffic::send_noise(&near, 1, 10_000_000).expect("sent");
     drop(near);
-    assert_eq!(receiver.join().expect("no panic").expect("received"), (10_000_000, sent));
+    assert_eq!(
+        receiver.join().expect("no panic").expect("received"),
+        (10_000_000, sent)
+    );
 
     let _echo = traffic::UdpEcho::start(&b, address);
     let socket = traffic::udp(&a, SocketAddr::new(a.v4().into(), 0));
@@ -105,7 +132,9 @@ fn the_switch_sees_datagrams_and_a_forged_one_arrives() {
     let server = traffic::udp(&b, SocketAddr::new(b.v4().into(), 7));
     let capture = Capture::start(lan.switch());
     let client = traffic::udp(&a, SocketAddr::new(a.v4().into(), 1000));
-    client.send_to(b"real", server.local_addr().expect("bound")).expect("sent");
+    client
+        .send_to(b"real", server.local_addr().expect("bound"))
+        .expect("sent");
     let mut buffer = [0; 10];
     server.recv_from(&mut buffer).expect("received");
 
@@ -117,8 +146,14 @@ fn the_switch_sees_datagrams_and_a_forged_one_arrives() {
     let seen = capture.datagrams(1, Duration::from_secs(2));
     assert_eq!(seen.first(), Some(&expected));
 
-    let forged = Datagram { payload: b"false".to_vec(), ..expected };
+    let forged = Datagram {
+        payload: b"false".to_vec(),
+        ..expected
+    };
     Forger::new(&attacker).send(&forged).expect("sent");
     let (size, from) = server.recv_from(&mut buffer).expect("received");
-    assert_eq!((&buffer[..size], from), (&b"false"[..], SocketAddr::V4(forged.from)));
+    assert_eq!(
+        (&buffer[..size], from),
+        (&b"false"[..], SocketAddr::V4(forged.from))
+    );
 }
