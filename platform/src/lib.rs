@@ -1,21 +1,17 @@
 //! What anode needs of Linux. The only crate with `unsafe`.
+#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 
+mod error;
 pub mod files;
+mod ioctl;
 pub mod netlink;
 pub mod netns;
+pub mod notify;
+mod prefix;
 pub mod privileges;
 pub mod tun;
+pub mod wake;
 
-/// What the machine refused, in words that name the fix.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlatformError {
-    /// Anything of the system, with what was tried.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// What came back.
-        source: std::io::Error,
-    },
-}
+pub use error::PlatformError;
+pub use prefix::Prefix;
