@@ -9,17 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Programs that tests use, with the Debian package of each.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("capsh", "libcap2-bin"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("ethtool", "ethtool"),
-    ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
-    ("python3", "python3-minimal"),
+    ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),

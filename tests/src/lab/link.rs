@@ -1,31 +1,22 @@
 //! Cables and LANs.
 
 use super::{Lab, Ns};
+use anode_platform::Prefix;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
+use std::time::{Duration, Instant};
 
 /// A cable: interface `left_name` in `left`, `right_name` in `right`, both up.
 pub fn cable(left: &Ns, left_name: &str, right: &Ns, right_name: &str) {
-    slack_cable(left, left_name, right, right_name);
-    left.ip(&["link", "set", left_name, "up"]);
-    right.ip(&["link", "set", right_name, "up"]);
+    left.netlink(|netlink| netlink.veth_add(left_name, right_name, Some(right.netns())));
+    set_up(left, left_name, true);
+    set_up(right, right_name, true);
 }
 
-/// The same with both ends still down.
-fn slack_cable(left: &Ns, left_name: &str, right: &Ns, right_name: &str) {
-    left.ip(&[
-        "link",
-        "add",
-        left_name,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        right_name,
-        "netns",
-        &right.path(),
-    ]);
+fn set_up(ns: &Ns, link: &str, up: bool) {
+    let index = ns.index(link);
+    ns.netlink(|netlink| netlink.set_up(index, up));
 }
 
 /// Which addresses the hosts of a LAN have on it.
@@ -67,16 +58,8 @@ impl Lan {
     /// An empty one.
     pub fn new(_lab: &Lab, family: Family) -> Self {
         let switch = Ns::new("switch");
-        switch.ip(&[
-            "link",
-            "add",
-            "br0",
-            "type",
-            "bridge",
-            "mcast_snooping",
-            "0",
-        ]);
-        switch.ip(&["link", "set", "br0", "up"]);
+        switch.netlink(|netlink| netlink.bridge_add("br0"));
+        set_up(&switch, "br0", true);
         Self {
             switch,
             family,
@@ -97,44 +80,38 @@ impl Lan {
             number: self.hosts.get() + 1,
         };
         self.hosts.set(host.number);
-        self.plug(&host);
-        host
-    }
-
-    /// Connects a machine (again), with its addresses.
-    pub fn plug(&self, host: &Host) {
-        let port = format!("port{}", host.number);
         if host.family == Family::V4 {
             // Before the interface exists: the link shall never have had an IPv6 address.
             host.sysctl("net/ipv6/conf/default/disable_ipv6", "1");
         }
-        slack_cable(host, "eth0", &self.switch, &port);
-        // The same card in a new cable: neighbours need not forget the old one first.
-        host.ip(&[
-            "link",
-            "set",
-            "eth0",
-            "address",
-            &format!("02:00:00:00:00:{:02x}", host.number),
-        ]);
-        host.ip(&["link", "set", "eth0", "up"]);
+        let port = host.port();
+        cable(&host, "eth0", &self.switch, &port);
         if host.family == Family::V4 {
             host.sysctl("net/ipv6/conf/default/disable_ipv6", "0");
         }
+        let (bridge, index) = (self.switch.index("br0"), self.switch.index(&port));
         self.switch
-            .ip(&["link", "set", &port, "master", "br0", "up"]);
+            .netlink(|netlink| netlink.set_master(index, Some(bridge)));
         if matches!(host.family, Family::V4 | Family::Both) {
-            host.address_add(IpAddr::V4(host.v4()), 24);
+            host.address_add(host.v4().into(), 24);
         }
         if matches!(host.family, Family::V6 | Family::Both) {
-            host.address_add(IpAddr::V6(host.v6()), 64);
+            host.address_add(host.v6().into(), 64);
         }
+        if host.family != Family::V4 {
+            host.await_link_local();
+        }
+        host
     }
 
-    /// Pulls the cable of a machine out for good; [`Lan::plug`] gives it a new one.
+    /// Pulls the cable of a machine out of the switch: its interface stays and loses the carrier.
     pub fn unplug(&self, host: &Host) {
-        self.switch
-            .ip(&["link", "del", &format!("port{}", host.number)]);
+        set_up(&self.switch, &host.port(), false);
+    }
+
+    /// Puts it back.
+    pub fn plug(&self, host: &Host) {
+        set_up(&self.switch, &host.port(), true);
     }
 }
 
@@ -163,15 +140,34 @@ impl Host {
     }
 
     /// Adds an address to its interface.
-    pub fn address_add(&self, address: IpAddr, prefix: u8) {
-        self.ns
-            .ip(&["addr", "add", &format!("{address}/{prefix}"), "dev", "eth0"]);
+    pub fn address_add(&self, address: IpAddr, length: u8) {
+        let (index, prefix) = (self.index("eth0"), prefix(address, length));
+        self.netlink(|netlink| netlink.address_add(index, prefix));
     }
 
     /// Takes an address from its interface.
-    pub fn address_remove(&self, address: IpAddr, prefix: u8) {
-        self.ns
-            .ip(&["addr", "del", &format!("{address}/{prefix}"), "dev", "eth0"]);
+    pub fn address_remove(&self, address: IpAddr, length: u8) {
+        let (index, prefix) = (self.index("eth0"), prefix(address, length));
+        self.netlink(|netlink| netlink.address_delete(index, prefix));
+    }
+
+    /// The kernel gives the link-local address a moment after it sees the carrier.
+    fn await_link_local(&self) {
+        let index = self.index("eth0");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let found = || self.netlink(|netlink| netlink.addresses(Some(index)));
+        while !found().iter().any(|a| a.link_local) {
+            assert!(
+                Instant::now() < deadline,
+                "{}: no link-local address",
+                self.name()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn port(&self) -> String {
+        format!("port{}", self.number)
     }
 
     /// Switches the segmentation and checksum offloads of its interface off: frames on the wire are finished ones.
@@ -180,8 +176,10 @@ impl Host {
         command.args([
             "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "off",
         ]);
-        self.ns
-            .finish(command, std::time::Duration::from_secs(10))
-            .expect_ok();
+        self.ns.finish(command, Duration::from_secs(10)).expect_ok();
     }
+}
+
+fn prefix(address: IpAddr, length: u8) -> Prefix {
+    Prefix::new(address, length).unwrap_or_else(|| panic!("{address}/{length} is no prefix"))
 }

@@ -1,11 +1,15 @@
 //! One network namespace: anonymous, held by a thread, gone with the process.
 
 use super::process::{Done, Proc};
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use anode_platform::PlatformError;
+use anode_platform::netlink::{Netlink, Route};
+use anode_platform::netns::NetNs;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -19,7 +23,8 @@ pub struct Ns {
 
 struct Inner {
     name: String,
-    file: File,
+    netns: NetNs,
+    netlink: Mutex<Netlink>,
     /// Closing it ends the keeper.
     jobs: Option<mpsc::Sender<Job>>,
     /// The thread that starts processes. It must live as long as they do: the kernel sends their death signal when the
@@ -30,26 +35,23 @@ struct Inner {
 impl Ns {
     /// A new namespace with only its loopback, up. `name` is for messages.
     pub fn new(name: &str) -> Self {
+        let netns = NetNs::new().unwrap_or_else(|e| panic!("{e}"));
+        let netlink = netns.run(Netlink::open).and_then(|opened| opened);
         let (jobs, inbox) = mpsc::channel::<Job>();
-        let (hand_over, handed) = mpsc::channel::<File>();
+        let inside = NetNs::open(&descriptor_path(&netns)).unwrap_or_else(|e| panic!("{e}"));
         let keeper = thread::Builder::new()
             .name(format!("ns-{name}"))
             .spawn(move || {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-                    .expect("a new network namespace");
-                let file = File::open("/proc/thread-self/ns/net").expect("the namespace just made");
-                hand_over.send(file).expect("the maker waits for it");
+                inside.enter().unwrap_or_else(|e| panic!("{e}"));
                 for job in inbox {
                     job();
                 }
             })
             .expect("a thread");
-        let file = handed
-            .recv()
-            .expect("the keeper panicked: its message stands above");
         let inner = Inner {
             name: name.to_owned(),
-            file,
+            netns,
+            netlink: Mutex::new(netlink.unwrap_or_else(|e| panic!("{e}"))),
             jobs: Some(jobs),
             keeper: Some(keeper),
         };
@@ -61,7 +63,6 @@ impl Ns {
         ns.sysctl("net/ipv6/conf/all/accept_dad", "0");
         // What most machines use. Where the machine restricts the choice for namespaces, its own default stays.
         let _ = ns.try_sysctl("net/ipv4/tcp_congestion_control", "cubic");
-        ns.ip(&["link", "set", "lo", "up"]);
         ns
     }
 
@@ -70,27 +71,42 @@ impl Ns {
         &self.inner.name
     }
 
-    /// A path by which other processes can open it, while this process lives.
-    pub fn path(&self) -> String {
-        format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.inner.file.as_raw_fd()
-        )
-    }
-
     /// Runs `work` on a thread inside the namespace. Sockets made there stay in it wherever they are used later.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                nix::sched::setns(&self.inner.file, nix::sched::CloneFlags::CLONE_NEWNET)
-                    .expect("enter the namespace");
-                work()
-            });
-            inside
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        self.inner
+            .netns
+            .run(work)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name()))
+    }
+
+    /// The handle that links are moved by.
+    pub fn netns(&self) -> &NetNs {
+        &self.inner.netns
+    }
+
+    /// Changes or asks something of its links, addresses and routes.
+    ///
+    /// # Panics
+    /// If the kernel refuses it.
+    #[track_caller]
+    pub fn netlink<T>(&self, work: impl FnOnce(&mut Netlink) -> Result<T, PlatformError>) -> T {
+        let mut netlink = self
+            .inner
+            .netlink
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        work(&mut netlink).unwrap_or_else(|e| panic!("{}: {e}", self.name()))
+    }
+
+    /// The index of a link.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    #[track_caller]
+    pub fn index(&self, link: &str) -> u32 {
+        self.netlink(|netlink| netlink.link(link))
+            .unwrap_or_else(|| panic!("{}: no link {link}", self.name()))
+            .index
     }
 
     /// Starts a process made with [`super::command`].
@@ -128,24 +144,6 @@ impl Ns {
         answered.recv().expect("the keeper answers every job")
     }
 
-    /// Runs `ip` in it.
-    ///
-    /// # Panics
-    /// If `ip` fails, with its words.
-    pub fn ip(&self, arguments: &[&str]) -> String {
-        let mut command = super::command("ip");
-        command.args(arguments);
-        let done = self.finish(command, Duration::from_secs(10));
-        assert!(
-            done.ok(),
-            "{}: ip {}: {}",
-            self.name(),
-            arguments.join(" "),
-            done.stderr
-        );
-        done.stdout()
-    }
-
     /// Sets a value below /proc/sys.
     ///
     /// # Panics
@@ -159,38 +157,27 @@ impl Ns {
         self.run(|| fs::write(format!("/proc/sys/{path}"), value))
     }
 
-    /// Names of its interfaces.
+    /// Names of its interfaces, sorted.
     pub fn interfaces(&self) -> Vec<String> {
-        self.run(|| {
-            let list = nix::net::if_::if_nameindex().expect("the kernel lists interfaces");
-            list.iter()
-                .map(|i| i.name().to_string_lossy().into_owned())
-                .collect()
-        })
+        let mut names: Vec<String> = self
+            .netlink(Netlink::links)
+            .into_iter()
+            .map(|link| link.name)
+            .collect();
+        names.sort();
+        names
     }
 
-    /// IPv6 routes of all tables as `destination/length interface`, the destination as 32 hex digits.
-    pub fn routes6(&self) -> Vec<String> {
-        let table = self
-            .run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route"))
-            .expect("the kernel lists routes");
-        let line = |line: &str| {
-            let field: Vec<&str> = line.split_whitespace().collect();
-            format!(
-                "{}/{} {}",
-                field[0],
-                u8::from_str_radix(field[1], 16).unwrap_or(0),
-                field.last().unwrap_or(&"")
-            )
-        };
-        table.lines().map(line).collect()
+    /// Its IPv6 routes, of all tables.
+    pub fn routes6(&self) -> Vec<Route> {
+        self.netlink(|netlink| netlink.routes(true))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         // Processes that left their group (ssh sessions do) are found by the namespace they are in.
-        if let Ok(own) = self.file.metadata() {
+        if let Ok(own) = fs::metadata(descriptor_path(&self.netns)) {
             kill_inhabitants(own.ino());
         }
         self.jobs = None;
@@ -198,6 +185,10 @@ impl Drop for Inner {
             let _ = keeper.join();
         }
     }
+}
+
+fn descriptor_path(netns: &NetNs) -> PathBuf {
+    Path::new("/proc/self/fd").join(netns.as_fd().as_raw_fd().to_string())
 }
 
 fn kill_inhabitants(inode: u64) {

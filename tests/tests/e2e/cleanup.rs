@@ -1,9 +1,12 @@
 //! What a node leaves behind: nothing, however it ends. And what it needs: little.
 
 use crate::common::Pair;
+use anode_platform::Prefix;
+use anode_platform::netlink::Route;
 use anode_tests::lab::{Done, Family, Host, Lab, Lan, Node, NodeBuilder};
 use anode_tests::{programs, traffic};
 use nix::sys::signal::Signal;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -15,16 +18,19 @@ fn one_host() -> Option<(Lab, Lan, Host)> {
     Some((lab, lan, host))
 }
 
+/// Where the overlay lies.
+fn overlay() -> Prefix {
+    Prefix::new(Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16).expect("a prefix")
+}
+
 /// Neither interface nor route of the overlay.
 #[track_caller]
 fn assert_clean(host: &Host) {
-    let mut interfaces = host.interfaces();
-    interfaces.sort();
-    assert_eq!(interfaces, ["eth0", "lo"]);
-    let routes: Vec<String> = host
+    assert_eq!(host.interfaces(), ["eth0", "lo"]);
+    let routes: Vec<Route> = host
         .routes6()
         .into_iter()
-        .filter(|route| route.starts_with("fda"))
+        .filter(|route| overlay().covers(&route.destination))
         .collect();
     assert!(routes.is_empty(), "{routes:?}");
 }
@@ -44,12 +50,11 @@ fn nothing_is_left_after(signal: Signal) {
         .expect("a name")
         .to_owned();
     assert!(host.interfaces().contains(&interface));
-    assert!(
-        host.routes6()
-            .contains(&format!("fda00000000000000000000000000000/16 {interface}")),
-        "{:?}",
-        host.routes6()
-    );
+    let route = host
+        .routes6()
+        .into_iter()
+        .find(|route| route.destination == overlay());
+    assert_eq!(route.and_then(|route| route.device), Some(interface));
     node.process().signal(signal);
     let status = node.process().wait(LIMIT).expect("it ends");
     if signal != Signal::SIGKILL {
@@ -122,17 +127,16 @@ fn a_route_of_somebody_else_is_not_taken() {
     let Some((lab, _lan, host)) = one_host() else {
         return;
     };
-    host.ip(&["-6", "route", "add", "fda0::/16", "dev", "lo"]);
+    let route = Route::to_link(overlay(), host.index("lo"));
+    host.netlink(|netlink| netlink.route_add(&route));
     let done = refused(&Node::on(&host, lab.directory(), "a"), &host);
     assert_eq!(done.code(), 1, "{done}");
     assert!(done.stderr.contains("fda0::/16"), "{done}");
-    assert!(
-        host.routes6()
-            .iter()
-            .any(|route| route.starts_with("fda0") && route.ends_with(" lo")),
-        "{:?}",
-        host.routes6()
-    );
+    let kept = host
+        .routes6()
+        .into_iter()
+        .find(|route| route.destination == overlay());
+    assert_eq!(kept.and_then(|route| route.device).as_deref(), Some("lo"));
     assert_eq!(host.interfaces().len(), 2);
 }
 

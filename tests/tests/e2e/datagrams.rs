@@ -1,8 +1,10 @@
 //! Datagrams of all sizes.
 
 use crate::common::Pair;
+use anode_platform::Prefix;
 use anode_tests::lab::{Family, Metrics};
 use anode_tests::traffic::{Noise, UdpEcho, udp};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 #[test]
@@ -110,32 +112,21 @@ fn multicast_and_foreign_sources_do_not_leave_the_machine() {
         .to_owned();
     let before = pair.a.metrics();
     let socket = udp(&pair.host_a, pair.a_at(0));
-    let scope = pair
-        .host_a
-        .run(|| nix::net::if_::if_nametoindex(interface.as_str()))
-        .expect("the interface");
-    let group =
-        std::net::SocketAddrV6::new("ff02::fb".parse().expect("an address"), 5353, 0, scope);
-    let far = udp(&pair.host_b, (std::net::Ipv6Addr::UNSPECIFIED, 5353).into());
+    let scope = pair.host_a.index(&interface);
+    let group = SocketAddrV6::new("ff02::fb".parse().expect("an address"), 5353, 0, scope);
+    let far = udp(&pair.host_b, (Ipv6Addr::UNSPECIFIED, 5353).into());
     far.set_read_timeout(Some(Duration::from_millis(300)))
         .expect("a timeout");
     for _ in 0..10 {
         let _ = socket.send_to(b"to all", group);
     }
     // A second address on the interface is not ours on the overlay.
-    let foreign = "fda0:bad:bad:bad:bad:bad:bad:bad0";
-    pair.host_a.ip(&[
-        "addr",
-        "add",
-        &format!("{foreign}/128"),
-        "dev",
-        &interface,
-        "nodad",
-    ]);
-    let liar = udp(
-        &pair.host_a,
-        std::net::SocketAddr::new(foreign.parse().expect("an address"), 0),
-    );
+    let foreign = IpAddr::V6(Ipv6Addr::new(
+        0xfda0, 0xbad, 0xbad, 0xbad, 0xbad, 0xbad, 0xbad, 0xbad0,
+    ));
+    pair.host_a
+        .netlink(|netlink| netlink.address_add(scope, Prefix::host(foreign)));
+    let liar = udp(&pair.host_a, SocketAddr::new(foreign, 0));
     for _ in 0..10 {
         let _ = liar.send_to(b"not me", pair.b_at(5353));
     }
