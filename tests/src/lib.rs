@@ -1,7 +1,7 @@
 //! Whole-system tests of anode: real programs, real interfaces, real nodes, in networks of our own.
 //!
 //! ```text
-//!   tests/e2e/*.rs     what the program promises, a file per theme        bin/bench      ratios to the plain link
+//!   tests/e2e/*.rs     what the program promises, a file per theme        bench          ratios to the plain link
 //!        │                                                                     │
 //!   ┌────▼─────────────────────────────────────────────────────────────────────▼───┐
 //!   │ lab       namespaces, cables, LANs, processes, nodes; the user of the program  │
@@ -9,6 +9,7 @@
 //!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
 //!   │ capture   what is on the wire, and packets that should not be                  │
 //!   └────────────────────────────────────────────────────────────────────────────────┘
+//!   bench (bin/bench): the overlay beside the plain link, as ratios
 //!   coverage (bin/coverage): which requirement ids of docs/spec no test names
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! process ends, however it ends, the kernel takes them and everything in them away.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod capture;
 pub mod coverage;
 pub mod lab;

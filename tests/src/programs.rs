@@ -70,8 +70,13 @@ pub struct Pinged {
 
 /// Pings `count` times with `size` bytes of data, 20 ms apart.
 pub fn ping(ns: &Ns, target: IpAddr, size: usize, count: u32) -> Pinged {
+    ping_every(ns, target, size, count, Duration::from_millis(20))
+}
+
+/// The same, `interval` apart.
+pub fn ping_every(ns: &Ns, target: IpAddr, size: usize, count: u32, interval: Duration) -> Pinged {
     let mut command = command(need("ping"));
-    command.args(["-n", "-i", "0.02", "-W", "2"]);
+    command.args(["-n", "-W", "2", "-i", &interval.as_secs_f64().to_string()]);
     command.args([
         "-c",
         &count.to_string(),
@@ -79,10 +84,7 @@ pub fn ping(ns: &Ns, target: IpAddr, size: usize, count: u32) -> Pinged {
         &size.to_string(),
         &target.to_string(),
     ]);
-    let done = ns.finish(
-        command,
-        Duration::from_secs(20) + Duration::from_millis(20) * count,
-    );
+    let done = ns.finish(command, Duration::from_secs(20) + interval * count);
     assert!(done.code() <= 1, "{done}");
     let text = done.stdout();
     let time = |line: &str| {

@@ -54,6 +54,22 @@ impl Deref for Host {
     }
 }
 
+/// Two machines, numbers 1 and 2, on one cable without a switch.
+pub fn wired(family: Family) -> (Host, Host) {
+    let host = |number| Host {
+        ns: Ns::new(&format!("wired{number}")),
+        family,
+        number,
+    };
+    let (left, right) = (host(1), host(2));
+    left.prepare();
+    right.prepare();
+    cable(&left, "eth0", &right, "eth0");
+    left.configure();
+    right.configure();
+    (left, right)
+}
+
 impl Lan {
     /// An empty one.
     pub fn new(_lab: &Lab, family: Family) -> Self {
@@ -80,27 +96,13 @@ impl Lan {
             number: self.hosts.get() + 1,
         };
         self.hosts.set(host.number);
-        if host.family == Family::V4 {
-            // Before the interface exists: the link shall never have had an IPv6 address.
-            host.sysctl("net/ipv6/conf/default/disable_ipv6", "1");
-        }
+        host.prepare();
         let port = host.port();
         cable(&host, "eth0", &self.switch, &port);
-        if host.family == Family::V4 {
-            host.sysctl("net/ipv6/conf/default/disable_ipv6", "0");
-        }
         let (bridge, index) = (self.switch.index("br0"), self.switch.index(&port));
         self.switch
             .netlink(|netlink| netlink.set_master(index, Some(bridge)));
-        if matches!(host.family, Family::V4 | Family::Both) {
-            host.address_add(host.v4().into(), 24);
-        }
-        if matches!(host.family, Family::V6 | Family::Both) {
-            host.address_add(host.v6().into(), 64);
-        }
-        if host.family != Family::V4 {
-            host.await_link_local();
-        }
+        host.configure();
         host
     }
 
@@ -136,6 +138,28 @@ impl Host {
         match self.family {
             Family::V4 | Family::Both => self.v4().into(),
             Family::V6 | Family::LinkLocal => self.v6().into(),
+        }
+    }
+
+    /// Before its interface exists: an IPv4 link shall never have had an IPv6 address.
+    fn prepare(&self) {
+        if self.family == Family::V4 {
+            self.sysctl("net/ipv6/conf/default/disable_ipv6", "1");
+        }
+    }
+
+    /// Once its interface is up.
+    fn configure(&self) {
+        if self.family == Family::V4 {
+            self.sysctl("net/ipv6/conf/default/disable_ipv6", "0");
+        } else {
+            self.await_link_local();
+        }
+        if matches!(self.family, Family::V4 | Family::Both) {
+            self.address_add(self.v4().into(), 24);
+        }
+        if matches!(self.family, Family::V6 | Family::Both) {
+            self.address_add(self.v6().into(), 64);
         }
     }
 

@@ -13,7 +13,7 @@ mod node;
 mod ns;
 mod process;
 
-pub use link::{Family, Host, Lan, cable};
+pub use link::{Family, Host, Lan, cable, wired};
 pub use node::{Metrics, Node, NodeBuilder, anode_binary};
 pub use ns::Ns;
 pub use process::{Done, Proc, command};
