@@ -1,1 +1,29 @@
-//! The program `anode` as a library.
+//! The program `anode` as a library: people, files and the control socket on one side, the data thread on the other.
+//!
+//! ```text
+//!  cli ── output                       what people type and read; exit statuses
+//!   │
+//!   ├── config, value, names           flags and files to checked values, with the place of what is wrong
+//!   ├── state                          identity, trust book, learnt peers, the lock
+//!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
+//!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
+//!   │                        └ adapter  flows of the netstack joined to streams of the overlays
+//!   └── demo                           two nodes in namespaces of their own
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod adapter;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod control;
+pub mod data;
+pub mod demo;
+pub mod error;
+pub mod names;
+pub mod node;
+pub mod output;
+pub mod state;
+pub mod value;
+
+pub use error::Error;

@@ -131,6 +131,11 @@ impl AnodeOverlay {
         self.node.connected()
     }
 
+    /// Streams in the table, those that only linger included.
+    pub fn stream_count(&self) -> usize {
+        self.node.stream_count()
+    }
+
     /// What was counted.
     pub fn counters(&self) -> Counters {
         self.node.counters()

@@ -1,1 +1,0 @@
-//! Addresses, routes, links over rtnetlink; no `ip` calls.

@@ -1,0 +1,382 @@
+//! Between the operating system's flows and the overlays' streams (DESIGN §6).
+//!
+//! ```text
+//!   netstack event / sink ──▶ Adapter ──▶ overlay call
+//!   netstack call         ◀── Adapter ◀── overlay event / sink
+//! ```
+//!
+//! Every TCP connection is a [`Bridge`]: one flow of the netstack, one stream of an overlay, bytes pumped both ways
+//! and never more than both sides have room for. Datagrams, echoes and other packets pass through without state,
+//! but for a bounded memory of what an error would have to quote.
+
+mod bridge;
+mod echo;
+mod quotes;
+
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use anode_netstack::{FlowId, Netstack, Offload, Sink, Unreachable};
+use anode_routing::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId, Via};
+
+use bridge::Bridges;
+use echo::{Echo, Echoes};
+use quotes::Quotes;
+
+/// Tokens of pings that people asked for have this bit; those of programs do not.
+pub const CONTROL_TOKEN: u64 = 1 << 63;
+
+/// The result of a ping that was not a program's.
+pub struct ControlPong {
+    /// As given to [`Adapter::ping`].
+    pub token: u64,
+    /// The answer or why there is none.
+    pub result: Result<(Duration, Via), Failure>,
+}
+
+/// What was counted at the border between flows and streams.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Streams of peers that found no local program or no room.
+    pub inbound_refused: u64,
+    /// Connections of programs that ended without a stream.
+    pub outbound_failed: u64,
+    /// Datagrams and other packets of programs that no overlay took.
+    pub packets_unsent: u64,
+    /// Echo requests of programs that no overlay took, or whose answer came too late.
+    pub echoes_unsent: u64,
+}
+
+impl Counters {
+    /// All of them with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("inbound_refused", self.inbound_refused),
+            ("outbound_failed", self.outbound_failed),
+            ("packets_unsent", self.packets_unsent),
+            ("echoes_unsent", self.echoes_unsent),
+        ]
+        .into_iter()
+    }
+}
+
+/// The overlays, each found by its prefix. The first is of a known type, so that the fast path is not behind a pointer and
+/// the control side can ask what is particular to it.
+struct Overlays<A> {
+    first: A,
+    others: Vec<Box<dyn Overlay + Send>>,
+}
+
+impl<A: Overlay> Overlays<A> {
+    fn len(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// `index` came from [`Overlays::index`], so it is below `len()`.
+    fn get(&mut self, index: usize) -> &mut dyn Overlay {
+        match index {
+            0 => &mut self.first,
+            other => self.others[other - 1].as_mut(),
+        }
+    }
+
+    fn index(&self, to: Ipv6Addr) -> Option<usize> {
+        let holds = |overlay: &dyn Overlay| {
+            let (prefix, length) = overlay.prefix();
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            (u128::from(prefix) ^ u128::from(to)) & mask == 0
+        };
+        if holds(&self.first) {
+            return Some(0);
+        }
+        self.others.iter().position(|overlay| holds(overlay.as_ref())).map(|index| index + 1)
+    }
+
+    fn towards(&mut self, to: Ipv6Addr) -> Option<&mut dyn Overlay> {
+        let index = self.index(to)?;
+        Some(self.get(index))
+    }
+
+    fn for_each(&mut self, mut act: impl FnMut(&mut dyn Overlay)) {
+        act(&mut self.first);
+        self.others.iter_mut().for_each(|overlay| act(overlay.as_mut()));
+    }
+}
+
+/// See the module.
+pub struct Adapter<A> {
+    /// The operating system's side.
+    pub netstack: Netstack,
+    overlays: Overlays<A>,
+    bridges: Bridges,
+    echoes: Echoes,
+    quotes: Quotes,
+    control_pongs: Vec<ControlPong>,
+    counters: Counters,
+    errors: Vec<(quotes::Quote, Failure)>,
+}
+
+/// What a program is told about a packet that did not get through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    Unreachable(Unreachable),
+    /// Packet too big, with this MTU in bytes.
+    TooBig(u32),
+}
+
+/// IPv6 and UDP (or ICMPv6 echo) headers in bytes: what a payload needs on top to be a packet.
+const PACKET_HEADERS: u32 = 48;
+/// No path's MTU is smaller (RFC 8200 §5).
+const MIN_MTU: u32 = 1280;
+
+/// Which ICMPv6 error tells a program of this failure; `None`: silence, the program waits and tries again (netstack.md 6.3).
+fn answer(failure: Failure) -> Option<Answer> {
+    match failure {
+        Failure::NoSuchPeer | Failure::Unreachable | Failure::TimedOut => Some(Answer::Unreachable(Unreachable::Address)),
+        Failure::Policy => Some(Answer::Unreachable(Unreachable::Prohibited)),
+        Failure::Refused => Some(Answer::Unreachable(Unreachable::Port)),
+        Failure::TooBig { max } => {
+            let payload = u32::try_from(max).unwrap_or(u32::MAX);
+            Some(Answer::TooBig(payload.saturating_add(PACKET_HEADERS).max(MIN_MTU)))
+        }
+        Failure::Reset | Failure::Busy => None,
+    }
+}
+
+fn tell(now: Instant, netstack: &mut Netstack, quote: &quotes::Quote, failure: Failure) {
+    match answer(failure) {
+        Some(Answer::Unreachable(why)) => netstack.unreachable_to_os(now, quote.as_bytes(), why),
+        Some(Answer::TooBig(mtu)) => netstack.too_big_to_os(now, quote.as_bytes(), mtu),
+        None => {}
+    }
+}
+
+impl<A: Overlay> Adapter<A> {
+    /// Joins a netstack and the overlays.
+    pub fn new(netstack: Netstack, first: A, others: Vec<Box<dyn Overlay + Send>>) -> Self {
+        Adapter {
+            netstack,
+            overlays: Overlays { first, others },
+            bridges: Bridges::default(),
+            echoes: Echoes::default(),
+            quotes: Quotes::default(),
+            control_pongs: Vec::new(),
+            counters: Counters::default(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// A packet of the operating system.
+    pub fn from_os(&mut self, now: Instant, offload: Offload, packet: &mut [u8]) {
+        let mut sink = FromOs {
+            now,
+            overlays: &mut self.overlays,
+            echoes: &mut self.echoes,
+            quotes: &mut self.quotes,
+            errors: &mut self.errors,
+            counters: &mut self.counters,
+        };
+        self.netstack.handle_packet(now, offload, packet, &mut sink);
+        for (quote, failure) in self.errors.drain(..) {
+            tell(now, &mut self.netstack, &quote, failure);
+        }
+    }
+
+    /// Drains the overlays' sockets; true if more is waiting.
+    pub fn receive(&mut self, now: Instant) -> bool {
+        let mut sink = ToOs { netstack: &mut self.netstack };
+        let mut more = false;
+        self.overlays.for_each(|overlay| more |= overlay.receive(now, &mut sink));
+        more
+    }
+
+    /// Carries every event of either side to the other until both are quiet.
+    pub fn exchange(&mut self, now: Instant) {
+        loop {
+            let mut quiet = true;
+            while let Some(event) = self.netstack.poll_event() {
+                quiet = false;
+                self.bridges.netstack_event(now, event, &mut self.netstack, &mut self.overlays, &mut self.counters);
+            }
+            for index in 0..self.overlays.len() {
+                while let Some(event) = self.overlays.get(index).poll_event() {
+                    quiet = false;
+                    self.overlay_event(now, index, event);
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    /// Sends what the overlays have ready.
+    pub fn transmit(&mut self, now: Instant) {
+        self.overlays.for_each(|overlay| overlay.transmit(now));
+    }
+
+    /// The earliest deadline of all parts, with its reason.
+    pub fn deadline(&self) -> Option<(Instant, &'static str)> {
+        let others = self.overlays.others.iter().filter_map(|overlay| overlay.deadline());
+        others.chain(self.overlays.first.deadline()).chain(self.netstack.deadline()).min_by_key(|(at, _)| *at)
+    }
+
+    /// Runs the timers that are due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.netstack.deadline().is_some_and(|(at, _)| at <= now) {
+            self.netstack.handle_timeout(now);
+        }
+        self.overlays.for_each(|overlay| {
+            if overlay.deadline().is_some_and(|(at, _)| at <= now) {
+                overlay.handle_timeout(now);
+            }
+        });
+    }
+
+    /// Sends an echo request that no program asked for; the answer comes by [`Adapter::take_control_pongs`].
+    pub fn ping(&mut self, now: Instant, to: Ipv6Addr, token: u64, payload: &[u8]) -> Result<(), Failure> {
+        let overlay = self.overlays.towards(to).ok_or(Failure::NoSuchPeer)?;
+        overlay.ping(now, to, CONTROL_TOKEN | token, payload)
+    }
+
+    /// Answers to [`Adapter::ping`] since the last call.
+    pub fn take_control_pongs(&mut self) -> std::vec::Drain<'_, ControlPong> {
+        self.control_pongs.drain(..)
+    }
+
+    /// What was counted here.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The first overlay, for what is particular to it.
+    pub fn first(&mut self) -> &mut A {
+        &mut self.overlays.first
+    }
+
+    /// File descriptors of all overlays, whose readability should lead to [`Adapter::receive`].
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let others = self.overlays.others.iter().flat_map(|overlay| overlay.fds());
+        self.overlays.first.fds().into_iter().chain(others).collect()
+    }
+
+    fn overlay_event(&mut self, now: Instant, overlay: usize, event: OverlayEvent) {
+        match event {
+            OverlayEvent::Pong { token, rtt, via, payload } => {
+                if token & CONTROL_TOKEN != 0 {
+                    self.control_pongs.push(ControlPong { token: token & !CONTROL_TOKEN, result: Ok((rtt, via)) });
+                } else if let Some(echo) = self.echoes.take(token) {
+                    let data = payload.get(echo::HEADER..).unwrap_or_default();
+                    self.netstack.echo_reply_to_os(echo.to, echo.from, echo.id, echo.sequence, data);
+                } else {
+                    self.counters.echoes_unsent += 1;
+                }
+            }
+            OverlayEvent::PingFailed { token, failure } => {
+                if token & CONTROL_TOKEN != 0 {
+                    self.control_pongs.push(ControlPong { token: token & !CONTROL_TOKEN, result: Err(failure) });
+                } else if let Some(echo) = self.echoes.take(token) {
+                    tell(now, &mut self.netstack, &echo.quote, failure);
+                }
+            }
+            OverlayEvent::Undeliverable { to, failure } => {
+                if let Some(quote) = self.quotes.get(to) {
+                    tell(now, &mut self.netstack, &quote, failure);
+                }
+            }
+            stream_event => self.bridges.overlay_event(
+                now,
+                overlay,
+                stream_event,
+                &mut self.netstack,
+                &mut self.overlays,
+                &mut self.counters,
+            ),
+        }
+    }
+}
+
+/// Where the netstack puts datagrams, echoes and other packets of programs.
+struct FromOs<'a, A> {
+    now: Instant,
+    overlays: &'a mut Overlays<A>,
+    echoes: &'a mut Echoes,
+    quotes: &'a mut Quotes,
+    errors: &'a mut Vec<(quotes::Quote, Failure)>,
+    counters: &'a mut Counters,
+}
+
+impl<A: Overlay> FromOs<'_, A> {
+    fn failed(&mut self, quote: &[u8], failure: Failure) {
+        self.errors.push((quotes::Quote::new(quote), failure));
+    }
+}
+
+impl<A: Overlay> Sink for FromOs<'_, A> {
+    fn udp(&mut self, from: SocketAddrV6, to: SocketAddrV6, payload: &[u8], quote: &[u8]) {
+        self.quotes.remember(*to.ip(), quote);
+        let sent = match self.overlays.towards(*to.ip()) {
+            Some(overlay) => overlay.send_datagram(self.now, *from.ip(), from.port(), *to.ip(), to.port(), payload),
+            None => Err(Failure::NoSuchPeer),
+        };
+        if let Err(failure) = sent {
+            self.counters.packets_unsent += 1;
+            self.failed(quote, failure);
+        }
+    }
+
+    fn echo(&mut self, from: Ipv6Addr, to: Ipv6Addr, id: u16, sequence: u16, payload: &[u8], quote: &[u8]) {
+        let token = self.echoes.remember(self.now, Echo { from, to, id, sequence, quote: quotes::Quote::new(quote) });
+        let message = self.echoes.message(id, sequence, payload);
+        let sent = match self.overlays.towards(to) {
+            Some(overlay) => overlay.ping(self.now, to, token, message),
+            None => Err(Failure::NoSuchPeer),
+        };
+        if let Err(failure) = sent {
+            self.counters.echoes_unsent += 1;
+            self.echoes.take(token);
+            self.failed(quote, failure);
+        }
+    }
+
+    fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8], quote: &[u8]) {
+        self.quotes.remember(to, quote);
+        let sent = match self.overlays.towards(to) {
+            Some(overlay) => overlay.send_other(self.now, from, to, next_header, payload),
+            None => Err(Failure::NoSuchPeer),
+        };
+        if let Err(failure) = sent {
+            self.counters.packets_unsent += 1;
+            self.failed(quote, failure);
+        }
+    }
+}
+
+/// Where the overlays put packets of peers.
+struct ToOs<'a> {
+    netstack: &'a mut Netstack,
+}
+
+impl OverlaySink for ToOs<'_> {
+    fn datagram(&mut self, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]) {
+        self.netstack.udp_to_os(SocketAddrV6::new(from, from_port, 0, 0), SocketAddrV6::new(to, to_port, 0, 0), payload);
+    }
+
+    fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) {
+        self.netstack.other_to_os(from, to, next_header, payload);
+    }
+}
+
+/// A flow of the netstack or a stream of an overlay, from whose side an event came.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct StreamKey {
+    overlay: usize,
+    stream: StreamId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Ends {
+    flow: FlowId,
+    stream: StreamKey,
+}

@@ -1,0 +1,227 @@
+//! Flags and arguments. Values are parsed where they stand, by the parsers that the configuration file uses too.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::value::{
+    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
+    ZoneText,
+};
+
+/// A permanent network address for this machine, reachable from anywhere.
+#[derive(Parser, Debug)]
+#[command(
+    name = "anode",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct Common {
+    /// State directory [default: /var/lib/anode as root, else $XDG_STATE_HOME/anode]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub state: Option<PathBuf>,
+    /// Configuration file [default: /etc/anode/anode.toml with the system's state directory]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// One JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Bring the virtual interface up, in the foreground
+    Up(Box<Up>),
+    /// What is up
+    Status,
+    /// Who is there
+    Peers,
+    /// How packets get there
+    Paths,
+    /// Round trips to a peer, and the path that each reply took
+    Ping(Ping),
+    /// This machine's address
+    Address,
+    /// This machine's key pair
+    #[command(subcommand)]
+    Key(Key),
+    /// Where a peer is, and which source knew
+    Lookup(Whom),
+    /// The IPv6 of an address or name
+    Resolve(Whom),
+    /// Let a peer open connections to this machine, and name it
+    Trust(Trust),
+    /// Take that back
+    Distrust(Whom),
+    /// Routes that keep packets for the overlay from leaking while no node runs
+    #[command(subcommand)]
+    Guard(Guard),
+    /// Two nodes on this machine, in network namespaces of their own: see it work
+    Demo,
+    /// The demo's own programs, which know nothing but ordinary sockets
+    #[command(hide = true)]
+    DemoTool {
+        #[arg(long)]
+        die_with_parent: bool,
+        #[command(subcommand)]
+        tool: DemoTool,
+    },
+}
+
+#[derive(Args, Debug, Default)]
+pub struct Up {
+    /// Name of the interface [default: the first free of anode0, anode1, …]
+    #[arg(long, value_name = "IF")]
+    pub name: Option<InterfaceName>,
+    /// MTU of the interface in bytes, 1280 to 65535 [default: 1280]
+    #[arg(long)]
+    pub mtu: Option<Mtu>,
+    /// No interface: control, ping and lookup only
+    #[arg(long)]
+    pub no_tun: bool,
+    /// Where to listen; replaces the configuration's [default: port 8737 if free, else any]
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Vec<Listen>,
+    /// A peer and where it is; adds to the configuration's
+    #[arg(long, value_name = "ADDRESS@ENDPOINT")]
+    pub peer: Vec<PeerEndpoint>,
+    /// Zone of a new identity; on an existing one it must be the same
+    #[arg(long, value_name = "HEX")]
+    pub zone: Option<ZoneText>,
+    /// Which of the peers that share this address, 1 to 15
+    #[arg(long, value_name = "N")]
+    pub peer_id: Option<PeerDigit>,
+    /// What to log: a level, or target=level,… [default: warn]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Log more; twice for debug
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// End when the process that started this one ends
+    #[arg(long, hide = true)]
+    pub die_with_parent: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Ping {
+    /// Address, overlay IPv6, or name
+    #[arg(value_name = "X")]
+    pub target: String,
+    /// How many
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// Seconds between them
+    #[arg(short, long, value_name = "S", default_value = "1", value_parser = interval)]
+    pub interval: Duration,
+    /// Seconds to wait for each reply
+    #[arg(short = 'W', long, value_name = "S", default_value = "2", value_parser = timeout)]
+    pub timeout: Duration,
+    /// Payload bytes
+    #[arg(short, long, value_name = "BYTES", default_value_t = 56, value_parser = clap::value_parser!(u16).range(0..=1100))]
+    pub size: u16,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Key {
+    /// Make the identity
+    New {
+        /// Zone of the address, up to 8 hex digits [default: the configuration's, else 0]
+        #[arg(long, value_name = "HEX")]
+        zone: Option<ZoneText>,
+        /// Replace an identity: its address is lost for good
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the identity
+    Show {
+        /// With the private key: whoever has it is this machine
+        #[arg(long)]
+        secret: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Whom {
+    /// Address, overlay IPv6, or name
+    #[arg(value_name = "X")]
+    pub target: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Trust {
+    /// The peer's address, as `anode address` prints it there
+    pub address: AddressText,
+    /// What to call it here
+    pub name: Option<PeerName>,
+}
+
+#[derive(Subcommand, Clone, Copy, Debug)]
+pub enum Guard {
+    /// Add the unreachable routes
+    Add,
+    /// Remove them
+    Remove,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum DemoTool {
+    /// A file over HTTP, and UDP echo, on one port
+    Serve {
+        /// Where to listen
+        listen: std::net::SocketAddr,
+        /// The file
+        file: PathBuf,
+    },
+    /// Fetch the file and print the seconds
+    Fetch {
+        /// From where
+        server: std::net::SocketAddr,
+        /// Where to
+        target: PathBuf,
+    },
+    /// Echo datagrams and print the seconds
+    Echo {
+        /// From where
+        server: std::net::SocketAddr,
+        /// How many
+        count: u32,
+    },
+}
+
+fn seconds(
+    text: &str,
+    what: &str,
+    range: std::ops::RangeInclusive<f64>,
+) -> Result<Duration, ValueError> {
+    let wrong = || {
+        ValueError::new(format!(
+            "{what} {text:?}: use {} to {} seconds",
+            range.start(),
+            range.end()
+        ))
+    };
+    let number = text
+        .parse::<f64>()
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(wrong)?;
+    Ok(Duration::from_secs_f64(number))
+}
+
+fn interval(text: &str) -> Result<Duration, ValueError> {
+    seconds(text, "interval", 0.01..=3600.0)
+}
+
+fn timeout(text: &str) -> Result<Duration, ValueError> {
+    seconds(text, "timeout", 0.01..=10.0)
+}

@@ -1,0 +1,220 @@
+//! `anode status`, `peers`, `paths`, `lookup`, `resolve`: questions to a node, and their answers for people.
+
+use serde::Serialize;
+
+use super::args::Common;
+use super::{Done, block_on};
+use crate::Error;
+use crate::command::Target;
+use crate::control::api::{Lookup, Path, Peer, Resolved, Status, TargetRequest};
+use crate::names::{Named, short};
+use crate::output::{self, Style};
+use crate::state::book::Book;
+
+pub(super) fn status(common: &Common) -> Result<Done, Error> {
+    let status: Status = block_on(async { common.client().await?.get("/v1/status").await })?;
+    if common.json {
+        output::json(&status)?;
+        return Ok(Done::Yes);
+    }
+    let interface = match &status.interface {
+        Some(name) => format!("{name} (mtu {})", status.mtu),
+        None => "none".to_owned(),
+    };
+    let style = Style::stdout();
+    let rows = [
+        (
+            "anode",
+            format!(
+                "{} for {}",
+                style.green("up"),
+                output::span(status.uptime_s)
+            ),
+        ),
+        ("address", status.address),
+        ("ipv6", status.ipv6.to_string()),
+        ("interface", interface),
+        ("listen", status.listen.join(" ")),
+        (
+            "lan",
+            if status.lan.is_empty() {
+                "off".to_owned()
+            } else {
+                status.lan.join(" ")
+            },
+        ),
+        (
+            "peers",
+            format!("{} known, {} reachable", status.peers, status.reachable),
+        ),
+        ("streams", status.streams.to_string()),
+    ];
+    output::print(&output::fields(style, &rows))?;
+    Ok(Done::Yes)
+}
+
+fn ask_peers(common: &Common) -> Result<Vec<Peer>, Error> {
+    block_on(async { common.client().await?.get("/v1/peers").await })
+}
+
+pub(super) fn peers(common: &Common) -> Result<Done, Error> {
+    let peers = ask_peers(common)?;
+    if common.json {
+        output::json(&peers)?;
+        return Ok(Done::Yes);
+    }
+    if peers.is_empty() {
+        output::print("no peers yet\n")?;
+        return Ok(Done::Yes);
+    }
+    let row = |peer: &Peer| {
+        let active = peer.paths.iter().find(|path| path.active);
+        vec![
+            name(peer),
+            peer.ipv6.to_string(),
+            active.map_or("-".to_owned(), path_text),
+            active
+                .and_then(|path| path.rtt_ms)
+                .map_or("-".to_owned(), output::rtt),
+            output::bytes(peer.rx_bytes),
+            output::bytes(peer.tx_bytes),
+            state(peer),
+        ]
+    };
+    let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
+    let head = ["NAME", "IPV6", "PATH", "RTT", "RX", "TX", "STATE"];
+    output::print(&output::table(Style::stdout(), &head, &rows))?;
+    Ok(Done::Yes)
+}
+
+/// One path of one peer, for scripts that want no nesting.
+#[derive(Serialize)]
+struct PeerPath<'a> {
+    address: &'a str,
+    name: Option<&'a str>,
+    #[serde(flatten)]
+    path: &'a Path,
+}
+
+pub(super) fn paths(common: &Common) -> Result<Done, Error> {
+    let peers = ask_peers(common)?;
+    let all = peers
+        .iter()
+        .flat_map(|peer| peer.paths.iter().map(move |path| (peer, path)));
+    if common.json {
+        let flat = |(peer, path): (&'_ Peer, _)| (peer.address.clone(), peer.name.clone(), path);
+        let owned: Vec<_> = all.map(|(peer, path)| flat((peer, path))).collect();
+        let documents: Vec<_> = owned
+            .iter()
+            .map(|(address, name, path)| PeerPath {
+                address,
+                name: name.as_deref(),
+                path,
+            })
+            .collect();
+        output::json(&documents)?;
+        return Ok(Done::Yes);
+    }
+    let row = |(peer, path): (&Peer, &Path)| {
+        vec![
+            name(peer),
+            path.kind.as_str().to_owned(),
+            path.endpoint.clone(),
+            path.hops.to_string(),
+            path.rtt_ms.map_or("-".to_owned(), output::rtt),
+            if path.active { "active" } else { "standby" }.to_owned(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = all.map(row).collect();
+    if rows.is_empty() {
+        output::print("no paths yet\n")?;
+        return Ok(Done::Yes);
+    }
+    let head = ["NAME", "KIND", "ENDPOINT", "HOPS", "RTT", "STATE"];
+    output::print(&output::table(Style::stdout(), &head, &rows))?;
+    Ok(Done::Yes)
+}
+
+fn name(peer: &Peer) -> String {
+    peer.name.clone().unwrap_or_else(|| short(&peer.address))
+}
+
+fn path_text(path: &Path) -> String {
+    format!("{} {}", path.kind.as_str(), path.endpoint)
+}
+
+fn state(peer: &Peer) -> String {
+    let trusted = if peer.trusted { "trusted" } else { "stranger" };
+    let sealed = if peer.sealed { "sealed" } else { "plain" };
+    format!("{trusted}, {sealed}")
+}
+
+pub(super) fn lookup(common: &Common, text: &str) -> Result<Done, Error> {
+    let request = request(common, text)?;
+    let found: Lookup =
+        block_on(async { common.client().await?.post("/v1/lookup", &request).await })?;
+    if common.json {
+        output::json(&found)?;
+        return Ok(Done::Yes);
+    }
+    let list = |items: Vec<String>| {
+        if items.is_empty() {
+            "-".to_owned()
+        } else {
+            items.join(" ")
+        }
+    };
+    let rows = [
+        ("address", found.address),
+        ("ipv6", found.ipv6.to_string()),
+        ("sources", list(found.sources)),
+        ("endpoints", list(found.endpoints)),
+    ];
+    output::print(&output::fields(Style::stdout(), &rows))?;
+    Ok(Done::Yes)
+}
+
+/// What the node is asked; what it could only refuse is refused here, also when none runs.
+pub(super) fn request(common: &Common, text: &str) -> Result<TargetRequest, Error> {
+    let named: Named = text.parse()?;
+    let target = match local(common, &named) {
+        Ok(target) => target.text(),
+        // Another node (the service's) may know a name that this directory does not.
+        Err(_) if block_on(common.client()).is_ok() => text.to_owned(),
+        Err(error) => return Err(error),
+    };
+    Ok(TargetRequest { target })
+}
+
+/// By the trust book of the state directory.
+fn local(common: &Common, named: &Named) -> Result<Target, Error> {
+    let book = match named {
+        Named::Target(_) => Book::default(),
+        Named::Name(_) => Book::load(&common.dir()?)?,
+    };
+    Ok(named.resolve(&book)?)
+}
+
+pub(super) fn resolve(common: &Common, text: &str) -> Result<Done, Error> {
+    let named: Named = text.parse()?;
+    let resolved = match local(common, &named) {
+        Ok(target) => Resolved::new(&target),
+        Err(error) => match block_on(common.client()) {
+            Ok(_) => ask_resolve(common, text)?,
+            Err(_) => return Err(error),
+        },
+    };
+    if common.json {
+        output::json(&resolved)?;
+    } else {
+        output::print(&format!("{}\n", resolved.ipv6))?;
+    }
+    Ok(Done::Yes)
+}
+
+fn ask_resolve(common: &Common, text: &str) -> Result<Resolved, Error> {
+    let request = TargetRequest {
+        target: text.to_owned(),
+    };
+    block_on(async { common.client().await?.post("/v1/resolve", &request).await })
+}

@@ -1,0 +1,87 @@
+//! `anode trust`, `anode distrust`: by the running node, or straight in the book when none runs.
+
+use anode_wire::Address;
+
+use super::args::{Common, Trust};
+use super::{Done, block_on};
+use crate::Error;
+use crate::control::api::{TargetRequest, TrustRequest, Trusted};
+use crate::names::{Named, short};
+use crate::output;
+use crate::state::book::{Book, Entry};
+use crate::state::identity;
+use crate::value::{PeerName, ValueError};
+
+pub(super) fn trust(common: &Common, flags: &Trust) -> Result<Done, Error> {
+    let (address, name) = (flags.address.0, flags.name.clone());
+    let request = TrustRequest {
+        address: address.to_string(),
+        name: name.as_ref().map(PeerName::to_string),
+    };
+    let trusted = change(common, "/v1/trust", &request, |book, own| {
+        if own == Some(address) {
+            return Err(ValueError::own_address().into());
+        }
+        book.trust(address, name).map_err(Error::Value)?;
+        let entry = book.by_address(&address).cloned();
+        Ok(Trusted::new(
+            &entry.unwrap_or(Entry {
+                address,
+                name: None,
+            }),
+            true,
+        ))
+    })?;
+    report(common, &trusted)
+}
+
+pub(super) fn distrust(common: &Common, text: &str) -> Result<Done, Error> {
+    let named: Named = text.parse()?;
+    let request = TargetRequest {
+        target: text.to_owned(),
+    };
+    let trusted = change(common, "/v1/distrust", &request, |book, _| {
+        let entry = book.find(&named)?.clone();
+        book.distrust(&entry.address);
+        Ok(Trusted::new(&entry, false))
+    })?;
+    report(common, &trusted)
+}
+
+/// The node is the book's only writer while it runs: it is asked first. Without one, the lock keeps others out.
+fn change(
+    common: &Common,
+    path: &str,
+    request: &impl serde::Serialize,
+    offline: impl FnOnce(&mut Book, Option<Address>) -> Result<Trusted, Error>,
+) -> Result<Trusted, Error> {
+    let asked = block_on(async { common.client().await?.post(path, request).await });
+    match asked {
+        Err(Error::NotRunning { .. }) => {}
+        answer => return answer,
+    }
+    let state = common.dir()?.lock()?;
+    let own = identity::load(state.dir())?.map(|identity| *identity.address());
+    let mut book = Book::load(state.dir())?;
+    let trusted = offline(&mut book, own)?;
+    book.save(&state)?;
+    Ok(trusted)
+}
+
+fn report(common: &Common, trusted: &Trusted) -> Result<Done, Error> {
+    if common.json {
+        output::json(trusted)?;
+        return Ok(Done::Yes);
+    }
+    let name = trusted
+        .name
+        .clone()
+        .unwrap_or_else(|| short(&trusted.address));
+    let verb = if trusted.trusted {
+        "trusted"
+    } else {
+        "no longer trusted"
+    };
+    output::print(&format!("{name} ({}) is {verb}\n", trusted.ipv6))?;
+    Ok(Done::Yes)
+}

@@ -1,0 +1,193 @@
+//! `anode up`: flags over configuration over defaults, then a node in the foreground.
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use anode_platform::privileges;
+use anode_wire::{Address, PeerId};
+use tracing_subscriber::EnvFilter;
+
+use super::Done;
+use super::args::{Common, Up};
+use crate::Error;
+use crate::command::PeerReport;
+use crate::config::Config;
+use crate::control::listener::Access;
+use crate::names::peer_label;
+use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
+use crate::output::{self, Style};
+use crate::state::book::Book;
+use crate::state::{LockedState, identity, learnt};
+use crate::value::{ValueError, udp_text};
+
+pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
+    let start = Instant::now();
+    if flags.die_with_parent {
+        super::die_with_parent()?;
+    }
+    let dir = common.dir()?;
+    let config = common.config(&dir)?;
+    start_log(&flags, &config)?;
+    privileges::no_core_dumps()?;
+
+    let socket = common.socket(&dir, &config);
+    let access = dir.service_group().map_or(Access::Owner, Access::Group);
+    let state = dir.lock()?;
+    let book = Book::load(state.dir())?;
+    let settings = settings(flags, config, &state, &book)?;
+    let address = *settings.identity.address();
+    let (mtu, json) = (settings.mtu, common.json);
+    let watched = std::io::stderr().is_terminal();
+    let plan = Plan {
+        settings,
+        socket,
+        access,
+        book,
+        state,
+        watched,
+    };
+    node::run(plan, |info| ready(&address, mtu, info, start, json), met)?;
+    Ok(Done::Yes)
+}
+
+/// Flags over configuration over defaults.
+fn settings(
+    flags: Up,
+    config: Config,
+    state: &LockedState,
+    book: &Book,
+) -> Result<Settings, Error> {
+    let zone = flags
+        .zone
+        .or(config.zone.map(|zone| zone.0))
+        .map(|zone| zone.0);
+    let identity = identity::load_or_create(state, zone)?;
+    let name = flags.name.or(config.name.map(|name| name.0));
+    let interface = match name {
+        _ if flags.no_tun || config.no_tun == Some(true) => Interface::None,
+        Some(name) => Interface::Named(name.0),
+        None => Interface::FirstFree,
+    };
+    let configured = config.listen.into_iter().map(|listen| listen.0);
+    let listen: Vec<_> = if flags.listen.is_empty() {
+        configured.collect()
+    } else {
+        flags.listen
+    };
+    let peers = flags
+        .peer
+        .into_iter()
+        .chain(config.peer.into_iter().map(|peer| peer.0));
+    let own = *identity.address();
+    let peers: Vec<_> = peers.collect();
+    if peers.iter().any(|peer| peer.address == own) {
+        return Err(Error::invalid(
+            "peer",
+            ValueError::own_address().to_string(),
+        ));
+    }
+    Ok(Settings {
+        identity,
+        peer_id: flags
+            .peer_id
+            .or(config.peer_id.map(|id| id.0))
+            .map_or(PeerId::ANY, |digit| digit.0),
+        interface,
+        mtu: flags
+            .mtu
+            .or(config.mtu.map(|mtu| mtu.0))
+            .unwrap_or_default()
+            .0,
+        listen: listen.into_iter().map(|listen| listen.0).collect(),
+        peers,
+        learnt: learnt::load(state.dir()),
+        lan: config.lan.enabled,
+        trusted: book.entries().iter().map(|entry| entry.address).collect(),
+        state_dir: state.dir().path().to_owned(),
+    })
+}
+
+/// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.
+fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
+    let (place, filter) = match (&flags.log, flags.verbose, &config.log) {
+        (Some(filter), _, _) => ("--log", filter.as_str()),
+        (None, 0, Some(filter)) => ("log", filter.as_str()),
+        (None, 0, None) => ("", "warn"),
+        (None, 1, _) => ("", "info"),
+        (None, _, _) => ("", "debug"),
+    };
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
+        Error::invalid(
+            place,
+            format!("{filter:?}: {error}; use error, warn, info, debug, trace, or target=level,…"),
+        )
+    })?;
+    let colour = Style::stderr().is_coloured();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour);
+    // The journal has its own clock.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
+    Ok(())
+}
+
+fn ready(
+    address: &Address,
+    mtu: u16,
+    info: &ReadyInfo,
+    start: Instant,
+    json: bool,
+) -> Result<(), Error> {
+    let listen: Vec<String> = info.listen.iter().copied().map(udp_text).collect();
+    let ipv6 = address.ipv6(PeerId::ANY);
+    if json {
+        output::json(&serde_json::json!({
+            "address": address.to_string(),
+            "ipv6": ipv6,
+            "interface": info.interface,
+            "listen": listen,
+            "lan": info.lan,
+        }))?;
+    }
+    let interface = match &info.interface {
+        Some(name) => format!("{name} (mtu {mtu})"),
+        None => "none".to_owned(),
+    };
+    let lan = match info.lan.as_slice() {
+        [] => "off".to_owned(),
+        names => format!("announcing on {} (udp 8737)", names.join(", ")),
+    };
+    let rows = [
+        ("address", address.to_string()),
+        ("ipv6", ipv6.to_string()),
+        ("interface", interface),
+        ("listen", listen.join(" ")),
+        ("lan", lan),
+    ];
+    let style = Style::stderr();
+    let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);
+    eprint!(
+        "{}{} in {spent}\n",
+        output::fields(style, &rows),
+        style.green("ready")
+    );
+    Ok(())
+}
+
+fn met(book: &Book, report: &PeerReport, seconds: f64) {
+    let place = report
+        .paths
+        .iter()
+        .find(|path| path.active)
+        .map_or("?", |path| path.via.endpoint.as_str());
+    eprintln!(
+        "{}  {} at {place} after {seconds:.1} s",
+        Style::stderr().dim("found    "),
+        peer_label(book, &report.address)
+    );
+}

@@ -1,0 +1,190 @@
+//! What the control side (tokio, people, the socket) asks of the data thread, and the way its answers come back.
+//!
+//! One bounded channel in, one `oneshot` back for each question: the data thread never waits for anybody, and a caller that
+//! went away costs it one failed `send`.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use anode_platform::wake::Wake;
+use anode_routing::overlay::{Failure, Via};
+use anode_wire::Address;
+use tokio::sync::oneshot;
+
+/// Commands that may wait for the data thread. More than one client at a time is rare, so a full queue means it hangs.
+pub const QUEUE: usize = 64;
+
+/// The way back for one answer. The asker may have gone: a failed `send` is no error.
+pub type Reply<T> = oneshot::Sender<T>;
+
+/// What the control side asks of the data thread; each carries the way back for its answer.
+#[derive(Debug)]
+pub enum Command {
+    /// What is up.
+    Status(Reply<StatusReport>),
+    /// Who is known, and by which paths.
+    Peers(Reply<Vec<PeerReport>>),
+    /// One echo: resolves with the answer, or with a failure after at most `timeout`.
+    Ping {
+        /// Whom.
+        to: Target,
+        /// What comes back with the answer.
+        payload: Vec<u8>,
+        /// How long to wait.
+        timeout: Duration,
+        /// The answer.
+        reply: Reply<Result<PingReport, PingError>>,
+    },
+    /// Where somebody is, and which sources knew; `None` when nobody does.
+    Lookup {
+        /// Whom.
+        target: Target,
+        /// The answer.
+        reply: Reply<Option<LookupReport>>,
+    },
+    /// A peer from outside: its full address, and places where it may be.
+    AddPeer {
+        /// Who.
+        address: Address,
+        /// Where it may be.
+        endpoints: Vec<SocketAddr>,
+        /// Never forgotten while the node runs.
+        pinned: bool,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// From now on this peer may open connections to this machine.
+    Trust {
+        /// Who.
+        address: Address,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// From now on it may not; what it has open ends.
+    Distrust {
+        /// Who.
+        address: Address,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// Every counter and gauge, named as in the metrics (`anode_rx_bytes_total`).
+    Counters(Reply<Vec<(String, u64)>>),
+    /// Close streams, remove the interface, end the thread.
+    Shutdown,
+}
+
+/// Somebody, as people name them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// By the full address.
+    Address(Address),
+    /// By the synthetic IPv6, which needs a peer that holds it.
+    Ipv6(Ipv6Addr),
+}
+
+/// Answer to [`Command::Status`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StatusReport {
+    /// Peers that are known.
+    pub peers: usize,
+    /// Peers with a live path.
+    pub reachable: usize,
+    /// Open streams.
+    pub streams: usize,
+    /// Where it listens, as it is now (addresses may be unspecified).
+    pub listen: Vec<SocketAddr>,
+}
+
+/// One peer of the answer to [`Command::Peers`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerReport {
+    /// Who.
+    pub address: Address,
+    /// The ways to it, the active one first.
+    pub paths: Vec<PathReport>,
+    /// Whether its traffic is sealed.
+    pub sealed: bool,
+    /// Bytes that came from it.
+    pub rx_bytes: u64,
+    /// Bytes that went to it.
+    pub tx_bytes: u64,
+}
+
+/// One way to a peer.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PathReport {
+    /// Kind, endpoint (`udp://192.0.2.1:8737`), hops.
+    pub via: Via,
+    /// Smoothed round trip, when it was measured.
+    pub rtt: Option<Duration>,
+    /// Whether traffic takes it now.
+    pub active: bool,
+}
+
+/// One answered echo.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PingReport {
+    /// Round trip.
+    pub rtt: Duration,
+    /// The way that the answer took.
+    pub via: Via,
+}
+
+/// Why an echo got no answer; [`Failure::TimedOut`] when there was just silence.
+pub type PingError = Failure;
+
+/// Where somebody is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LookupReport {
+    /// Who.
+    pub address: Address,
+    /// Which sources knew: `config`, `pins`, `lan`, …
+    pub sources: Vec<String>,
+    /// Where, as `udp://192.0.2.1:8737`.
+    pub endpoints: Vec<String>,
+}
+
+/// Why a command did not get through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CommandError {
+    /// [`QUEUE`] commands wait already.
+    #[error("the data thread is busy: try again")]
+    Busy,
+    /// It ended.
+    #[error("the data thread has stopped")]
+    Stopped,
+}
+
+/// The control side's end.
+#[derive(Clone)]
+pub struct DataHandle {
+    sender: SyncSender<Command>,
+    waker: Arc<Wake>,
+}
+
+impl DataHandle {
+    /// A handle, and the end that the data thread drains when `waker` woke it.
+    pub fn new(waker: Arc<Wake>) -> (Self, Receiver<Command>) {
+        let (sender, receiver) = sync_channel(QUEUE);
+        (Self { sender, waker }, receiver)
+    }
+
+    /// Enqueues and wakes; never blocks.
+    pub fn send(&self, command: Command) -> Result<(), CommandError> {
+        self.sender.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => CommandError::Busy,
+            TrySendError::Disconnected(_) => CommandError::Stopped,
+        })?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Sends the command that `make` builds around the way back, and waits for its answer.
+    pub async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(make(reply))?;
+        answer.await.map_err(|_| CommandError::Stopped)
+    }
+}

@@ -1,0 +1,338 @@
+//! The documents of the control API and of `--json`, as both sides read and write them.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use anode_routing::overlay::{Failure, PathKind};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{LookupReport, PathReport, PeerReport, Target};
+use crate::state::book::Entry;
+use anode_wire::PeerId;
+
+/// `anode status --json`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// 64 base32 characters.
+    pub address: String,
+    /// The synthetic IPv6 with peer digit 0.
+    pub ipv6: Ipv6Addr,
+    /// The virtual interface, `null` without one.
+    pub interface: Option<String>,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// Seconds since traffic could flow.
+    pub uptime_s: f64,
+    /// Where it listens, as `udp://IP:PORT`.
+    pub listen: Vec<String>,
+    /// Interfaces on which it announces itself.
+    pub lan: Vec<String>,
+    /// Peers that are known.
+    pub peers: usize,
+    /// Peers with a live path.
+    pub reachable: usize,
+    /// Open streams.
+    pub streams: usize,
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// One of `anode peers --json`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// 64 base32 characters.
+    pub address: String,
+    /// The synthetic IPv6 with peer digit 0.
+    pub ipv6: Ipv6Addr,
+    /// What the trust book calls it.
+    pub name: Option<String>,
+    /// Whether it may open connections to this machine.
+    pub trusted: bool,
+    /// The ways to it, the active one first.
+    pub paths: Vec<Path>,
+    /// Whether its traffic is sealed.
+    pub sealed: bool,
+    /// Bytes from it.
+    pub rx_bytes: u64,
+    /// Bytes to it.
+    pub tx_bytes: u64,
+}
+
+/// One way to a peer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Path {
+    /// Over what.
+    pub kind: Kind,
+    /// `udp`, `tcp`, …: the scheme of the endpoint.
+    pub transport: String,
+    /// `udp://192.0.2.1:8737`
+    pub endpoint: String,
+    /// Relays passed.
+    pub hops: u8,
+    /// Milliseconds, `null` when not measured.
+    pub rtt_ms: Option<f64>,
+    /// Whether traffic takes it now.
+    pub active: bool,
+}
+
+/// How a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Without a relay.
+    Direct,
+    /// Over a relay of the overlay.
+    Relay,
+    /// Over a TURN server.
+    Turn,
+}
+
+impl Kind {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+            Self::Turn => "turn",
+        }
+    }
+}
+
+impl From<PathKind> for Kind {
+    fn from(kind: PathKind) -> Self {
+        match kind {
+            PathKind::Direct => Self::Direct,
+            PathKind::Relay => Self::Relay,
+            PathKind::Turn => Self::Turn,
+        }
+    }
+}
+
+/// Milliseconds with three decimals: microseconds are what the clock is good for.
+pub fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl Path {
+    fn new(report: &PathReport) -> Self {
+        let endpoint = report.via.endpoint.clone();
+        let transport = endpoint
+            .split_once("://")
+            .map_or("udp", |(scheme, _)| scheme)
+            .to_owned();
+        Self {
+            kind: report.via.kind.into(),
+            transport,
+            endpoint,
+            hops: report.via.hops,
+            rtt_ms: report.rtt.map(millis),
+            active: report.active,
+        }
+    }
+}
+
+impl Peer {
+    /// A report with what the trust book says about it.
+    pub fn new(report: &PeerReport, entry: Option<&Entry>) -> Self {
+        Self {
+            address: report.address.to_string(),
+            ipv6: report.address.ipv6(PeerId::ANY),
+            name: entry
+                .and_then(|entry| entry.name.as_ref())
+                .map(ToString::to_string),
+            trusted: entry.is_some(),
+            paths: report.paths.iter().map(Path::new).collect(),
+            sealed: report.sealed,
+            rx_bytes: report.rx_bytes,
+            tx_bytes: report.tx_bytes,
+        }
+    }
+}
+
+/// Whom a request is about: an address, an overlay IPv6, or a name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetRequest {
+    /// As people write it.
+    pub target: String,
+}
+
+/// One echo.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PingRequest {
+    /// As people write it.
+    pub target: String,
+    /// Payload bytes, at most [`PING_SIZE_MAX`].
+    #[serde(default)]
+    pub size: usize,
+    /// How long to wait, at most [`PING_TIMEOUT_MAX_MS`]; 2 s when not given.
+    #[serde(default = "ping_timeout")]
+    pub timeout_ms: u64,
+}
+
+fn ping_timeout() -> u64 {
+    2000
+}
+
+/// Payload bytes of one echo: a packet of the smallest MTU with its headers.
+pub const PING_SIZE_MAX: usize = 1100;
+
+/// The overlay forgets echoes after 10 s.
+pub const PING_TIMEOUT_MAX_MS: u64 = 10_000;
+
+/// What became of one echo.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "lowercase")]
+pub enum PingAnswer {
+    /// It was answered.
+    Reply {
+        /// Round trip in milliseconds.
+        rtt_ms: f64,
+        /// The way of the answer.
+        path: Kind,
+        /// Its endpoint.
+        via: String,
+        /// Relays passed.
+        hops: u8,
+    },
+    /// It was not.
+    Failed {
+        /// Why, in words.
+        reason: String,
+        /// Whether that is just silence.
+        timeout: bool,
+    },
+}
+
+/// `anode ping --json`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PingSummary {
+    /// Echoes sent.
+    pub sent: u32,
+    /// Echoes answered.
+    pub received: u32,
+    /// The answers.
+    pub replies: Vec<PingReply>,
+}
+
+/// One answer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PingReply {
+    /// From 1.
+    pub seq: u32,
+    /// Round trip in milliseconds.
+    pub rtt_ms: f64,
+    /// Over what.
+    pub path: Kind,
+    /// The endpoint of that path.
+    pub via: String,
+    /// Relays passed.
+    pub hops: u8,
+}
+
+/// `anode lookup --json`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lookup {
+    /// 64 base32 characters.
+    pub address: String,
+    /// The synthetic IPv6 with peer digit 0.
+    pub ipv6: Ipv6Addr,
+    /// Which sources knew.
+    pub sources: Vec<String>,
+    /// Where it is.
+    pub endpoints: Vec<String>,
+}
+
+impl From<LookupReport> for Lookup {
+    fn from(report: LookupReport) -> Self {
+        Self {
+            address: report.address.to_string(),
+            ipv6: report.address.ipv6(PeerId::ANY),
+            sources: report.sources,
+            endpoints: report.endpoints,
+        }
+    }
+}
+
+/// `anode resolve --json`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The synthetic IPv6.
+    pub ipv6: Ipv6Addr,
+    /// The address, where it is known.
+    pub address: Option<String>,
+}
+
+impl Resolved {
+    /// Of a target.
+    pub fn new(target: &Target) -> Self {
+        let address = match target {
+            Target::Address(address) => Some(address.to_string()),
+            Target::Ipv6(_) => None,
+        };
+        Self {
+            ipv6: target.ipv6(),
+            address,
+        }
+    }
+}
+
+/// Whom to let in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustRequest {
+    /// 64 base32 characters.
+    pub address: String,
+    /// What to call it.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// `anode trust --json`, `anode distrust --json`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Trusted {
+    /// 64 base32 characters.
+    pub address: String,
+    /// The synthetic IPv6 with peer digit 0.
+    pub ipv6: Ipv6Addr,
+    /// Its name.
+    pub name: Option<String>,
+    /// Whether it is let in now.
+    pub trusted: bool,
+}
+
+impl Trusted {
+    /// What became of an entry.
+    pub fn new(entry: &Entry, trusted: bool) -> Self {
+        Self {
+            address: entry.address.to_string(),
+            ipv6: entry.address.ipv6(PeerId::ANY),
+            name: entry.name.as_ref().map(ToString::to_string),
+            trusted,
+        }
+    }
+}
+
+/// Any failure.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ApiError {
+    /// One line: what is wrong, and what to do.
+    pub error: String,
+}
+
+/// A failure in words.
+pub fn failure_text(failure: Failure) -> &'static str {
+    match failure {
+        Failure::NoSuchPeer => "nobody knows this address",
+        Failure::Unreachable => "known, but no path answers",
+        Failure::Refused => "refused: nothing listens there",
+        Failure::Policy => "refused by policy",
+        Failure::TimedOut => "no answer in time",
+        Failure::Reset => "reset by the peer",
+        Failure::Busy => "a local limit is reached: try again",
+        Failure::TooBig { .. } => "larger than the path carries",
+    }
+}

@@ -1,0 +1,27 @@
+//! The control API: HTTP and JSON on a Unix socket, for the command line and for scripts.
+//!
+//! ```text
+//! client ── Unix socket ── listener (who may: file mode, peer credentials) ── server (routes) ── DataHandle ── data thread
+//! ```
+//!
+//! | method, path | body | answer |
+//! |---|---|---|
+//! | GET /v1/status | | [`api::Status`] |
+//! | GET /v1/peers | | list of [`api::Peer`] |
+//! | POST /v1/ping | [`api::PingRequest`] | [`api::PingAnswer`] |
+//! | POST /v1/lookup | [`api::TargetRequest`] | [`api::Lookup`], or 404 |
+//! | POST /v1/resolve | [`api::TargetRequest`] | [`api::Resolved`] |
+//! | POST /v1/trust | [`api::TrustRequest`] | [`api::Trusted`] |
+//! | POST /v1/distrust | [`api::TargetRequest`] | [`api::Trusted`], or 404 |
+//! | GET /metrics | | Prometheus text; names no peers (S30) |
+//!
+//! Errors are `{"error": "…"}`: 400 for a bad value, 404 for nobody, 409 for a conflict, 503 when the node is too busy.
+
+pub mod api;
+pub mod client;
+pub mod listener;
+mod metrics;
+pub mod server;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,314 @@
+//! The routes: each reads a request, asks the data thread, and answers with a document.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anode_routing::overlay::Failure;
+use anode_wire::{Address, PeerId};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use rand::Rng;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
+use serde::de::DeserializeOwned;
+
+use super::api::{
+    ApiError, Lookup, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, Resolved,
+    Status, TargetRequest, TrustRequest, Trusted, failure_text, millis,
+};
+use super::metrics;
+use crate::command::{Command, CommandError, DataHandle, Reply, Target};
+use crate::names::Named;
+use crate::node::ReadyInfo;
+use crate::state::LockedState;
+use crate::state::book::Book;
+use crate::value::{PeerName, ValueError, parse_address, udp_text};
+
+/// Bytes of a request's body.
+const BODY_MAX: usize = 16 * 1024;
+
+/// The data thread answers within microseconds unless it hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A lookup asks others; this is longer than any source takes.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What the routes know.
+pub struct Control {
+    /// The way to the data thread.
+    pub data: DataHandle,
+    /// Who this node is.
+    pub address: Address,
+    /// What it brought up.
+    pub ready: ReadyInfo,
+    /// MTU of the interface.
+    pub mtu: u16,
+    /// Since when.
+    pub since: Instant,
+    /// Who is trusted; this node is the file's only writer while it runs.
+    pub book: Mutex<Book>,
+    /// The state directory.
+    pub state: LockedState,
+}
+
+/// All routes over `control`.
+pub fn router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/peers", get(peers))
+        .route("/v1/ping", post(ping))
+        .route("/v1/lookup", post(lookup))
+        .route("/v1/resolve", post(resolve))
+        .route("/v1/trust", post(trust))
+        .route("/v1/distrust", post(distrust))
+        .route("/metrics", get(metrics_text))
+        .fallback(async || Problem::not_found("no such path in the control API"))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(control)
+}
+
+/// A failed request: its status and one line.
+#[derive(Debug)]
+struct Problem(StatusCode, String);
+
+impl Problem {
+    fn not_found(text: impl Into<String>) -> Self {
+        Self(StatusCode::NOT_FOUND, text.into())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.0, Json(ApiError { error: self.1 })).into_response()
+    }
+}
+
+impl From<ValueError> for Problem {
+    fn from(error: ValueError) -> Self {
+        Self(StatusCode::BAD_REQUEST, error.to_string())
+    }
+}
+
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<crate::Error> for Problem {
+    fn from(error: crate::Error) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+/// A JSON body whose refusal is an [`ApiError`] too.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Json(document) = Json::from_request(request, state).await?;
+        Ok(Self(document))
+    }
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+impl Control {
+    async fn ask<T>(
+        &self,
+        limit: Duration,
+        make: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, Problem> {
+        match tokio::time::timeout(limit, self.data.ask(make)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(CommandError::Busy.into()),
+        }
+    }
+
+    /// No code that holds the book can panic halfway, so a poisoned one is as good as any.
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.book
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn target(&self, text: &str) -> Result<Target, Problem> {
+        Ok(text.parse::<Named>()?.resolve(&self.book())?)
+    }
+
+    /// Changes the book on disk and in memory, or neither.
+    fn change_book<T>(
+        &self,
+        change: impl FnOnce(&mut Book) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        let mut book = self.book();
+        let mut changed = book.clone();
+        let result = change(&mut changed)?;
+        changed.save(&self.state)?;
+        *book = changed;
+        Ok(result)
+    }
+}
+
+async fn status(State(control): State<Arc<Control>>) -> Answer<Status> {
+    let report = control.ask(ANSWER_TIMEOUT, Command::Status).await?;
+    Ok(Json(Status {
+        address: control.address.to_string(),
+        ipv6: control.address.ipv6(PeerId::ANY),
+        interface: control.ready.interface.clone(),
+        mtu: control.mtu,
+        uptime_s: millis(control.since.elapsed()) / 1e3,
+        listen: report.listen.iter().copied().map(udp_text).collect(),
+        lan: control.ready.lan.clone(),
+        peers: report.peers,
+        reachable: report.reachable,
+        streams: report.streams,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+    }))
+}
+
+async fn peers(State(control): State<Arc<Control>>) -> Answer<Vec<Peer>> {
+    let reports = control.ask(ANSWER_TIMEOUT, Command::Peers).await?;
+    let book = control.book();
+    Ok(Json(
+        reports
+            .iter()
+            .map(|report| Peer::new(report, book.by_address(&report.address)))
+            .collect(),
+    ))
+}
+
+async fn ping(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<PingRequest>,
+) -> Answer<PingAnswer> {
+    let to = control.target(&request.target)?;
+    if request.size > PING_SIZE_MAX {
+        return Err(Problem(
+            StatusCode::BAD_REQUEST,
+            format!("size {}: use at most {PING_SIZE_MAX} bytes", request.size),
+        ));
+    }
+    if !(1..=PING_TIMEOUT_MAX_MS).contains(&request.timeout_ms) {
+        let text = format!(
+            "timeout {} ms: use 1 to {PING_TIMEOUT_MAX_MS}",
+            request.timeout_ms
+        );
+        return Err(Problem(StatusCode::BAD_REQUEST, text));
+    }
+    let timeout = Duration::from_millis(request.timeout_ms);
+    // Random, so that an answer cannot be made without having seen the question.
+    let mut payload = vec![0; request.size];
+    UnwrapErr(SysRng).fill_bytes(&mut payload);
+    let result = control
+        .ask(timeout + ANSWER_TIMEOUT, |reply| Command::Ping {
+            to,
+            payload,
+            timeout,
+            reply,
+        })
+        .await?;
+    Ok(Json(match result {
+        Ok(report) => PingAnswer::Reply {
+            rtt_ms: millis(report.rtt),
+            path: report.via.kind.into(),
+            via: report.via.endpoint,
+            hops: report.via.hops,
+        },
+        Err(failure) => PingAnswer::Failed {
+            reason: failure_text(failure).to_owned(),
+            timeout: failure == Failure::TimedOut,
+        },
+    }))
+}
+
+async fn lookup(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<TargetRequest>,
+) -> Answer<Lookup> {
+    let target = control.target(&request.target)?;
+    match control
+        .ask(LOOKUP_TIMEOUT, |reply| Command::Lookup { target, reply })
+        .await?
+    {
+        Some(report) => Ok(Json(report.into())),
+        None => Err(Problem::not_found(format!(
+            "nobody knows where {} is",
+            request.target
+        ))),
+    }
+}
+
+async fn resolve(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<TargetRequest>,
+) -> Answer<Resolved> {
+    let target = control.target(&request.target)?;
+    Ok(Json(Resolved::new(&target)))
+}
+
+async fn trust(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<TrustRequest>,
+) -> Answer<Trusted> {
+    let address = parse_address(&request.address)?;
+    if address == control.address {
+        return Err(ValueError::own_address().into());
+    }
+    let name = request
+        .name
+        .as_deref()
+        .map(str::parse::<PeerName>)
+        .transpose()?;
+    let trusted = control.change_book(|book| {
+        book.trust(address, name)
+            .map_err(|problem| Problem(StatusCode::CONFLICT, problem))?;
+        let entry = book
+            .by_address(&address)
+            .ok_or_else(|| Problem::not_found("the entry is gone"))?;
+        Ok(Trusted::new(entry, true))
+    })?;
+    control
+        .ask(ANSWER_TIMEOUT, |reply| Command::Trust { address, reply })
+        .await?;
+    Ok(Json(trusted))
+}
+
+async fn distrust(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<TargetRequest>,
+) -> Answer<Trusted> {
+    let named: Named = request.target.parse()?;
+    let (address, trusted) = control.change_book(|book| {
+        let entry = book.find(&named)?.clone();
+        book.distrust(&entry.address);
+        Ok((entry.address, Trusted::new(&entry, false)))
+    })?;
+    control
+        .ask(ANSWER_TIMEOUT, |reply| Command::Distrust { address, reply })
+        .await?;
+    Ok(Json(trusted))
+}
+
+async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, Problem> {
+    let mut counters = control.ask(ANSWER_TIMEOUT, Command::Counters).await?;
+    counters.push((
+        "anode_uptime_seconds".to_owned(),
+        control.since.elapsed().as_secs(),
+    ));
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Ok((kind, metrics::render(&counters)).into_response())
+}

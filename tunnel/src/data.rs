@@ -1,0 +1,278 @@
+//! The data thread: one loop that runs to completion.
+//!
+//! ```text
+//!        TUN ──▶ netstack ──▶ adapter ──▶ overlay ──▶ UDP
+//!        TUN ◀── netstack ◀── adapter ◀── overlay ◀── UDP
+//!   commands ──▶ control
+//! ```
+//!
+//! Drain what came, let every part react, send in batches, sleep. Nothing on the way locks, waits or allocates per packet.
+
+mod control;
+mod counters;
+mod interfaces;
+mod vnet;
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anode_netstack::Netstack;
+use anode_platform::tun::{Tun, TunConfig, is_gone};
+use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
+use anode_routing::AnodeOverlay;
+use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin};
+use anode_routing::overlay::Overlay;
+use anode_wire::{Endpoint, PeerId};
+use rand::SeedableRng;
+use rand::rngs::{StdRng, SysRng};
+use rand::{TryRng};
+
+use crate::Error;
+use crate::adapter::Adapter;
+use crate::command::{Command, DataHandle};
+use crate::node::{Interface as Wanted, ReadyInfo, Settings};
+
+use control::Control;
+use interfaces::Interfaces;
+
+/// The synthetic addresses of all Anode peers (DESIGN §4).
+const PREFIX: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16);
+/// Packets taken from the interface before the other parts have their turn.
+const TUN_BATCH: usize = 64;
+/// The largest packet of the interface: 64 KiB and the headers in front.
+const TUN_BUFFER: usize = 66 * 1024;
+/// Names tried for an interface that was not named.
+const INTERFACE_NAMES: u32 = 100;
+
+/// Brings up the sockets and the interface, then starts the thread. On failure nothing is left behind.
+pub fn spawn(settings: Settings) -> Result<(DataHandle, JoinHandle<Result<(), Error>>, ReadyInfo), Error> {
+    let now = Instant::now();
+    let local = local_addresses(&settings);
+    let tun = create_tun(&settings, &local)?;
+    let mut interfaces = Interfaces::open(tun.as_ref().map(Tun::name))?;
+    let seen = interfaces.read()?;
+    let announced = seen.iter().filter(|interface| settings.lan && interface.broadcast);
+    let lan = announced.map(|interface| interface.name.clone()).collect();
+    let offload = tun.as_ref().is_some_and(Tun::offload);
+    let mtu = settings.mtu;
+    let overlay = start_overlay(settings, seen, now)?;
+    let ready = ReadyInfo {
+        interface: tun.as_ref().map(|tun| tun.name().to_owned()),
+        listen: overlay.listen().into_iter().filter_map(udp).collect(),
+        lan,
+    };
+    let netstack = Netstack::new(
+        anode_netstack::Config {
+            mtu,
+            offload,
+            local: overlay.local(),
+            prefixes: vec![overlay.prefix()],
+            ..Default::default()
+        },
+        seed()?,
+    );
+    let wake = Arc::new(Wake::new()?);
+    let (handle, commands) = DataHandle::new(Arc::clone(&wake));
+    let thread = DataThread {
+        tun,
+        adapter: Adapter::new(netstack, overlay, Vec::new()),
+        interfaces,
+        control: Control::default(),
+        commands,
+        wake,
+        packet: vec![0; TUN_BUFFER],
+        outgoing: Vec::with_capacity(TUN_BUFFER),
+        tun_dropped: 0,
+    };
+    let thread = std::thread::Builder::new()
+        .name("anode-data".into())
+        .spawn(move || thread.run())
+        .map_err(Error::io("cannot start the data thread"))?;
+    Ok((handle, thread, ready))
+}
+
+/// Own synthetic addresses: digit 0, and the own peer's where one is set (DESIGN §4).
+fn local_addresses(settings: &Settings) -> Vec<Ipv6Addr> {
+    let address = settings.identity.address();
+    let mut local = vec![address.ipv6(PeerId::ANY)];
+    if settings.peer_id != PeerId::ANY {
+        local.push(address.ipv6(settings.peer_id));
+    }
+    local
+}
+
+fn start_overlay(settings: Settings, interfaces: Vec<Interface>, now: Instant) -> Result<AnodeOverlay, Error> {
+    let mut peers: Vec<ConfiguredPeer> = Vec::new();
+    for peer in &settings.peers {
+        let endpoint = Endpoint::Udp(peer.endpoint);
+        match peers.iter_mut().find(|known| known.address == peer.address) {
+            Some(known) => known.endpoints.push(endpoint),
+            None => peers.push(ConfiguredPeer { address: peer.address, endpoints: vec![endpoint] }),
+        }
+    }
+    // A trusted peer's key is known from the start, so that its first packet needs no introduction.
+    for address in &settings.trusted {
+        if !peers.iter().any(|known| known.address == *address) {
+            peers.push(ConfiguredPeer { address: *address, endpoints: Vec::new() });
+        }
+    }
+    let config = NodeConfig { peer_id: settings.peer_id, peers, lan: settings.lan, ..NodeConfig::default() };
+    let learnt = settings.learnt.iter().map(|peer| Pin { address: peer.address, endpoints: vec![peer.endpoint] });
+    let learnt: Vec<Pin> = learnt.collect();
+    let rng = Box::new(StdRng::from_seed(seed()?));
+    let mut overlay = AnodeOverlay::new(settings.identity, config, &settings.listen, interfaces, rng, now)?;
+    overlay.import_pins(now, &learnt);
+    Ok(overlay)
+}
+
+fn seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).map_err(|error| Error::refused(format!("the system gives no randomness: {error}")))?;
+    Ok(seed)
+}
+
+fn udp(endpoint: Endpoint) -> Option<SocketAddr> {
+    match endpoint {
+        Endpoint::Udp(address) => Some(address),
+        _ => None,
+    }
+}
+
+fn create_tun(settings: &Settings, local: &[Ipv6Addr]) -> Result<Option<Tun>, Error> {
+    let config = |name: String| TunConfig {
+        name,
+        mtu: settings.mtu,
+        offload: true,
+        addresses: local.iter().map(|address| (*address, 128)).collect(),
+        routes: vec![PREFIX],
+    };
+    match &settings.interface {
+        Wanted::None => Ok(None),
+        Wanted::Named(name) => Ok(Some(Tun::create(&config(name.clone()))?)),
+        Wanted::FirstFree => {
+            for number in 0..INTERFACE_NAMES {
+                match Tun::create(&config(format!("anode{number}"))) {
+                    Err(error) if error.is_name_taken() => {}
+                    result => return Ok(Some(result?)),
+                }
+            }
+            Err(Error::refused(format!("anode0 to anode{} exist already: name one with --name", INTERFACE_NAMES - 1)))
+        }
+    }
+}
+
+struct DataThread {
+    tun: Option<Tun>,
+    adapter: Adapter<AnodeOverlay>,
+    interfaces: Interfaces,
+    control: Control,
+    commands: Receiver<Command>,
+    wake: Arc<Wake>,
+    packet: Vec<u8>,
+    outgoing: Vec<u8>,
+    tun_dropped: u64,
+}
+
+impl DataThread {
+    fn run(mut self) -> Result<(), Error> {
+        loop {
+            let now = Instant::now();
+            let mut more = self.drain_tun(now)?;
+            more |= self.adapter.receive(now);
+            self.adapter.handle_timeout(now);
+            if self.obey(now) {
+                return Ok(());
+            }
+            self.adapter.exchange(now);
+            self.control.settle(now, &mut self.adapter);
+            self.adapter.transmit(now);
+            self.fill_tun(now);
+            if !more {
+                self.sleep();
+            }
+        }
+    }
+
+    /// True if more may be waiting.
+    fn drain_tun(&mut self, now: Instant) -> Result<bool, Error> {
+        let Some(tun) = &self.tun else { return Ok(false) };
+        for _ in 0..TUN_BATCH {
+            match tun.recv(&mut self.packet) {
+                Ok((header, length)) => {
+                    let offload = vnet::decode(header);
+                    self.adapter.from_os(now, offload, &mut self.packet[..length]);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if is_gone(&error) => {
+                    let name = tun.name();
+                    return Err(Error::refused(format!("the interface {name} was removed by somebody else")));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "reading the interface");
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn fill_tun(&mut self, now: Instant) {
+        let Some(tun) = &self.tun else { return };
+        while let Some(offload) = self.adapter.netstack.poll_packet(now, &mut self.outgoing) {
+            if let Err(error) = tun.send(vnet::encode(offload), &self.outgoing) {
+                // The kernel's queue is full or the interface is down: a lost packet like any other (N26).
+                self.tun_dropped += 1;
+                tracing::trace!(%error, "writing the interface");
+            }
+        }
+    }
+
+    /// Carries out commands; true when told to stop.
+    fn obey(&mut self, now: Instant) -> bool {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Shutdown => return true,
+                command => self.control.obey(now, command, &mut self.adapter, self.tun_dropped),
+            }
+        }
+        false
+    }
+
+    fn sleep(&mut self) {
+        let deadline = [self.adapter.deadline(), self.control.deadline()].into_iter().flatten().min_by_key(|(at, _)| *at);
+        let timeout = deadline.map(|(at, reason)| {
+            let left = at.saturating_duration_since(Instant::now());
+            tracing::trace!(?left, reason, "sleep");
+            left
+        });
+        if timeout == Some(Duration::ZERO) {
+            return;
+        }
+        let tun = self.tun.as_ref().map(AsFd::as_fd);
+        let others = [self.wake.as_fd(), self.interfaces.as_fd()];
+        let fds = self.adapter.fds().into_iter().chain(others).chain(tun);
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        if let Err(error) = poll(&mut fds, timeout) {
+            tracing::warn!(%error, "waiting for packets");
+        }
+        let changed = fds[fds.len() - 1 - usize::from(tun.is_some())].any() == Some(true);
+        drop(fds);
+        self.wake.drain();
+        if changed {
+            self.read_interfaces();
+        }
+    }
+
+    /// The machine's own addresses changed: the overlay announces itself anew and finds its new ways.
+    fn read_interfaces(&mut self) {
+        match self.interfaces.changed() {
+            Ok(Some(interfaces)) => self.adapter.first().set_interfaces(Instant::now(), interfaces),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "reading the interfaces"),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Commands of the control side, carried out between two batches of packets.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anode_routing::AnodeOverlay;
+use anode_routing::anode::{Lookup, PeerSnapshot};
+use anode_routing::overlay::Failure;
+use anode_wire::{Endpoint, PeerId};
+
+use crate::adapter::Adapter;
+use crate::command::{
+    Command, LookupReport, PathReport, PeerReport, PingError, PingReport, Reply, StatusReport,
+    Target,
+};
+
+use super::counters;
+
+/// Pings of people under way at most.
+const MAX_PINGS: usize = 1024;
+/// Lookups of people under way at most.
+const MAX_LOOKUPS: usize = 256;
+/// A lookup that has not ended by then has failed.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a lookup under way is asked how far it is.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
+
+struct WaitingPing {
+    deadline: Instant,
+    reply: Reply<Result<PingReport, PingError>>,
+}
+
+struct WaitingLookup {
+    target: Target,
+    deadline: Instant,
+    reply: Reply<Option<LookupReport>>,
+}
+
+/// Questions that wait for the overlay.
+#[derive(Default)]
+pub struct Control {
+    pings: HashMap<u64, WaitingPing>,
+    lookups: Vec<WaitingLookup>,
+    next_token: u64,
+    next_look: Option<Instant>,
+}
+
+impl Control {
+    /// Carries out one command. `Shutdown` is the loop's own business.
+    pub fn obey(
+        &mut self,
+        now: Instant,
+        command: Command,
+        adapter: &mut Adapter<AnodeOverlay>,
+        tun_dropped: u64,
+    ) {
+        // An asker that went away is no error: its answer is dropped.
+        match command {
+            Command::Status(reply) => {
+                let _ = reply.send(status(adapter.first()));
+            }
+            Command::Peers(reply) => {
+                let _ = reply.send(adapter.first().peers().into_iter().map(report).collect());
+            }
+            Command::Ping {
+                to,
+                payload,
+                timeout,
+                reply,
+            } => self.ping(now, to, &payload, timeout, reply, adapter),
+            Command::Lookup { target, reply } => {
+                if self.lookups.len() < MAX_LOOKUPS {
+                    let deadline = now + LOOKUP_TIMEOUT;
+                    self.lookups.push(WaitingLookup {
+                        target,
+                        deadline,
+                        reply,
+                    });
+                    self.next_look = Some(now);
+                }
+            }
+            Command::AddPeer {
+                address,
+                endpoints,
+                pinned,
+                reply,
+            } => {
+                let endpoints: Vec<_> = endpoints.into_iter().map(Endpoint::Udp).collect();
+                adapter
+                    .first()
+                    
+                    .add_peer(now, address, &endpoints, pinned);
+                let _ = reply.send(());
+            }
+            Command::Trust { address, reply } => {
+                // Its key is known from now on, so a packet of its own needs no introduction.
+                adapter.first().add_peer(now, address, &[], true);
+                let _ = reply.send(());
+            }
+            Command::Distrust { address, reply } => {
+                adapter.first().remove_peer(now, &address);
+                let _ = reply.send(());
+            }
+            Command::Counters(reply) => {
+                let _ = reply.send(counters::all(adapter, tun_dropped));
+            }
+            Command::Shutdown => {}
+        }
+    }
+
+    fn ping(
+        &mut self,
+        now: Instant,
+        to: Target,
+        payload: &[u8],
+        timeout: Duration,
+        reply: Reply<Result<PingReport, PingError>>,
+        adapter: &mut Adapter<AnodeOverlay>,
+    ) {
+        let target = match to {
+            Target::Address(address) => {
+                adapter
+                    .first()
+                    
+                    .add_peer(now, address, &[], false);
+                address.ipv6(PeerId::ANY)
+            }
+            Target::Ipv6(ipv6) => ipv6,
+        };
+        if self.pings.len() >= MAX_PINGS {
+            let _ = reply.send(Err(Failure::Busy));
+            return;
+        }
+        self.next_token += 1;
+        match adapter.ping(now, target, self.next_token, payload) {
+            Ok(()) => {
+                let deadline = now + timeout;
+                self.pings
+                    .insert(self.next_token, WaitingPing { deadline, reply });
+            }
+            Err(failure) => {
+                let _ = reply.send(Err(failure));
+            }
+        }
+    }
+
+    /// Hands on the answers that came, and gives up what waited too long.
+    pub fn settle(&mut self, now: Instant, adapter: &mut Adapter<AnodeOverlay>) {
+        for pong in adapter.take_control_pongs() {
+            if let Some(waiting) = self.pings.remove(&pong.token) {
+                let answer = pong.result.map(|(rtt, via)| PingReport { rtt, via });
+                let _ = waiting.reply.send(answer);
+            }
+        }
+        if self.pings.values().any(|ping| ping.deadline <= now) {
+            let late: Vec<u64> = self
+                .pings
+                .iter()
+                .filter(|(_, ping)| ping.deadline <= now)
+                .map(|(token, _)| *token)
+                .collect();
+            for waiting in late.iter().filter_map(|token| self.pings.remove(token)) {
+                let _ = waiting.reply.send(Err(Failure::TimedOut));
+            }
+        }
+        if self.next_look.is_some_and(|at| at <= now) {
+            self.look(now, adapter);
+        }
+    }
+
+    fn look(&mut self, now: Instant, adapter: &mut Adapter<AnodeOverlay>) {
+        let node = adapter.first();
+        for waiting in std::mem::take(&mut self.lookups) {
+            let found = match waiting.target {
+                Target::Address(address) => node
+                    .peers()
+                    .into_iter()
+                    .find(|peer| peer.address == address)
+                    .map(Lookup::Found),
+                Target::Ipv6(_) => None,
+            };
+            let ipv6 = match waiting.target {
+                Target::Address(address) => address.ipv6(PeerId::ANY),
+                Target::Ipv6(ipv6) => ipv6,
+            };
+            match found.unwrap_or_else(|| node.lookup(now, ipv6)) {
+                Lookup::Found(peer) => {
+                    let _ = waiting.reply.send(Some(LookupReport {
+                        address: peer.address,
+                        sources: peer.sources.iter().map(|&source| source.into()).collect(),
+                        endpoints: peer.paths.into_iter().map(|path| path.endpoint).collect(),
+                    }));
+                }
+                Lookup::Searching if now < waiting.deadline => self.lookups.push(waiting),
+                Lookup::Searching | Lookup::Failed(_) => {
+                    let _ = waiting.reply.send(None);
+                }
+            }
+        }
+        self.next_look = (!self.lookups.is_empty()).then_some(now + LOOKUP_INTERVAL);
+    }
+
+    /// When [`Control::settle`] has something to do without an event.
+    pub fn deadline(&self) -> Option<(Instant, &'static str)> {
+        let pings = self.pings.values().map(|ping| ping.deadline).min();
+        let pings = pings.map(|at| (at, "a ping of the control side"));
+        let look = self.next_look.map(|at| (at, "a lookup of the control side"));
+        [pings, look].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+}
+
+fn status(overlay: &AnodeOverlay) -> StatusReport {
+    StatusReport {
+        peers: overlay.peers().len(),
+        reachable: overlay.connected(),
+        streams: overlay.stream_count(),
+        listen: overlay.listen().into_iter().filter_map(super::udp).collect(),
+    }
+}
+
+fn report(peer: PeerSnapshot) -> PeerReport {
+    let paths = peer.paths.into_iter().filter(|path| path.proven);
+    PeerReport {
+        address: peer.address,
+        paths: paths
+            .map(|path| PathReport {
+                via: anode_routing::overlay::Via {
+                    kind: path.kind,
+                    endpoint: path.endpoint,
+                    hops: path.hops,
+                },
+                rtt: path.rtt,
+                active: path.active,
+            })
+            .collect(),
+        sealed: false,
+        rx_bytes: peer.rx_bytes,
+        tx_bytes: peer.tx_bytes,
+    }
+}

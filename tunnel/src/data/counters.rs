@@ -1,0 +1,27 @@
+//! Every counter of the data path under its name in the metrics.
+
+use anode_routing::AnodeOverlay;
+
+use crate::adapter::Adapter;
+
+/// All counters and gauges, named as in the metrics.
+pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String, u64)> {
+    let mut all = Vec::new();
+    let mut add = |part: &str, counters: &mut dyn Iterator<Item = (&'static str, u64)>| {
+        all.extend(counters.map(|(name, value)| (format!("anode_{part}_{name}_total"), value)));
+    };
+    add("netstack", &mut adapter.netstack.counters().iter());
+    add("adapter", &mut adapter.counters().iter());
+    add("tun", &mut [("dropped", tun_dropped)].into_iter());
+    let flows = adapter.netstack.flows();
+    let overlay = adapter.first();
+    add("overlay", &mut overlay.counters().iter());
+    let gauges = [
+        ("anode_tcp_flows", flows),
+        ("anode_streams", overlay.stream_count()),
+        ("anode_peers", overlay.peers().len()),
+        ("anode_peers_connected", overlay.connected()),
+    ];
+    all.extend(gauges.map(|(name, value)| (name.to_owned(), value as u64)));
+    all
+}

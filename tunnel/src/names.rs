@@ -1,0 +1,190 @@
+//! What people may write for a peer: its address, its synthetic IPv6, or a name from the trust book.
+
+use std::net::Ipv6Addr;
+
+use anode_wire::address::is_synthetic;
+use anode_wire::{Address, PeerId};
+
+use crate::command::Target;
+use crate::state::book::Book;
+use crate::value::{PeerName, ValueError, parse_address};
+
+/// Base32 characters of an address.
+const ADDRESS_CHARS: usize = 64;
+
+/// A peer as it was written; a name is not looked up yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Named {
+    /// Stands for itself.
+    Target(Target),
+    /// Needs the trust book.
+    Name(PeerName),
+}
+
+impl std::str::FromStr for Named {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if text.contains(':') {
+            return parse_ipv6(text).map(|ip| Self::Target(Target::Ipv6(ip)));
+        }
+        if let Some(address) = split_name(text) {
+            return parse_address(&address).map(|address| Self::Target(Target::Address(address)));
+        }
+        // A label holds 63 characters: whatever is longer was meant to be an address.
+        if text.len() >= ADDRESS_CHARS && !text.contains('.') {
+            return parse_address(text).map(|address| Self::Target(Target::Address(address)));
+        }
+        text.parse().map(Self::Name).map_err(|_| {
+            ValueError::new(format!(
+                "{text:?} is no address (64 characters), no overlay IPv6 (fda0:…) and no name (letters, digits, '-')"
+            ))
+        })
+    }
+}
+
+impl Named {
+    /// Looks a name up in `book`.
+    pub fn resolve(&self, book: &Book) -> Result<Target, ValueError> {
+        match self {
+            Self::Target(target) => Ok(*target),
+            Self::Name(name) => match book.by_name(name) {
+                Some(entry) => Ok(Target::Address(entry.address)),
+                None => Err(ValueError::new(format!(
+                    "nobody is called {name:?}: give an address, or name one with `anode trust ADDRESS {name}`",
+                    name = name.as_str()
+                ))),
+            },
+        }
+    }
+}
+
+impl Target {
+    /// The synthetic IPv6; an address gets peer digit 0.
+    pub fn ipv6(&self) -> Ipv6Addr {
+        match self {
+            Self::Address(address) => address.ipv6(PeerId::ANY),
+            Self::Ipv6(ip) => *ip,
+        }
+    }
+
+    /// The text that parses to this.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Address(address) => address.to_string(),
+            Self::Ipv6(ip) => ip.to_string(),
+        }
+    }
+}
+
+fn parse_ipv6(text: &str) -> Result<Ipv6Addr, ValueError> {
+    let ip: Ipv6Addr = text.parse().map_err(|_| {
+        ValueError::new(format!(
+            "{text:?} is no IPv6 address and no other name of a peer"
+        ))
+    })?;
+    if is_synthetic(ip) {
+        Ok(ip)
+    } else {
+        Err(ValueError::new(format!(
+            "{ip} is outside of the overlay, whose addresses start with fda0:"
+        )))
+    }
+}
+
+/// `<first 32>.<last 32>.anode`, the DNS form of an address, as one text again.
+fn split_name(text: &str) -> Option<String> {
+    let (first, rest) = text.split_once('.')?;
+    let last = rest.strip_suffix(".anode")?;
+    (first.len() == ADDRESS_CHARS / 2 && last.len() == ADDRESS_CHARS / 2)
+        .then(|| format!("{first}{last}"))
+}
+
+/// The short form of an address for people: what all addresses begin with is no help, so it shows both ends.
+pub fn short(address: &str) -> String {
+    match (
+        address.get(..16),
+        address
+            .len()
+            .checked_sub(6)
+            .and_then(|start| address.get(start..)),
+    ) {
+        (Some(first), Some(last)) if address.len() == ADDRESS_CHARS => format!("{first}…{last}"),
+        _ => address.to_owned(),
+    }
+}
+
+/// What people call a peer: its name, else its short address.
+pub fn peer_label(book: &Book, address: &Address) -> String {
+    match book
+        .by_address(address)
+        .and_then(|entry| entry.name.as_ref())
+    {
+        Some(name) => name.to_string(),
+        None => short(&address.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
+
+    fn resolve(text: &str, book: &Book) -> Result<String, String> {
+        let named: Named = text
+            .parse()
+            .map_err(|error: ValueError| error.to_string())?;
+        let target = named.resolve(book).map_err(|error| error.to_string())?;
+        Ok(target.ipv6().to_string())
+    }
+
+    #[test]
+    fn every_way_to_write_a_peer_leads_to_its_ipv6() {
+        let mut book = Book::default();
+        book.trust(ADDRESS.parse().unwrap(), Some("box".parse().unwrap()))
+            .unwrap();
+        let other = "aeaaaaaaaaaag7hspmmi2a2pp2ffeoadas2rvq6arfu6e57sdm22mc2i7rdwngly";
+        let split = format!("{}.{}.anode", &ADDRESS[..32], &ADDRESS[32..]);
+        let expected = "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020";
+        for text in [ADDRESS, &split, "box", "box.anode", "Box", expected] {
+            assert_eq!(resolve(text, &book).as_deref(), Ok(expected), "{text}");
+        }
+        assert_eq!(
+            resolve(other, &book).as_deref(),
+            Ok("fda0:cd00:8989:4303:c3ee:44a0:16e:9720")
+        );
+        assert_eq!(resolve("fda0::1", &book).as_deref(), Ok("fda0::1"));
+    }
+
+    #[test]
+    fn what_cannot_be_a_peer_is_refused_with_the_reason() {
+        let bad_char = ADDRESS.replace('g', "1");
+        let bad_type = format!("b{}", &ADDRESS[1..]);
+        // x = 2^256 - 1 is no element of the field.
+        let bad_point = "aeaaaaaaaaaaf777777777777777777777777777777777777777777777777777";
+        let cases = [
+            ("2001:db8::1", "outside of the overlay"),
+            ("fda1::1", "outside of the overlay"),
+            ("fda0::zz", "no IPv6 address"),
+            ("", "no address"),
+            ("no such thing", "no address"),
+            ("nobody", "nobody is called \"nobody\""),
+            (&format!("{ADDRESS}a"), "address"),
+            (&bad_char, "address"),
+            (&bad_type, "address"),
+            (bad_point, "address"),
+            ("192.0.2.1", "no address"),
+        ];
+        for (text, part) in cases {
+            let error = resolve(text, &Book::default()).expect_err(text);
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn short_addresses_show_both_ends() {
+        assert_eq!(short(ADDRESS), "aeaaaaaaaaaag2yx…mjrquw");
+        assert_eq!(short("what"), "what");
+    }
+}

@@ -1,0 +1,284 @@
+//! A running node: what it is made of, and its life from start to clean end.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anode_platform::{Prefix, notify};
+use anode_wire::{Address, Identity, PeerId};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::Error;
+use crate::command::{Command, DataHandle, PeerReport};
+use crate::control::listener::{Access, ControlSocket};
+use crate::control::server::{Control, router};
+use crate::data;
+use crate::state::book::Book;
+use crate::state::{LockedState, learnt};
+
+pub use crate::value::PeerEndpoint;
+
+/// What the data thread needs to know: flags over config over defaults, all checked.
+pub struct Settings {
+    /// Who this node is.
+    pub identity: Identity,
+    /// Which of the peers that share the address; [`PeerId::ANY`] when not configured.
+    pub peer_id: PeerId,
+    /// The virtual interface.
+    pub interface: Interface,
+    /// Its MTU in bytes, at least 1,280.
+    pub mtu: u16,
+    /// Where to listen. Empty: `[::]` and `0.0.0.0` on 8737 if that is free, else on any port. A port given here that is busy
+    /// is an error.
+    pub listen: Vec<SocketAddr>,
+    /// Peers of flags and config, one entry per endpoint.
+    pub peers: Vec<PeerEndpoint>,
+    /// Peers learnt in earlier runs: hints only, tried when traffic wants them.
+    pub learnt: Vec<PeerEndpoint>,
+    /// Announce on the LAN and listen there.
+    pub lan: bool,
+    /// Who may open connections to this machine.
+    pub trusted: Vec<Address>,
+    /// The state directory; locked by this process.
+    pub state_dir: PathBuf,
+}
+
+/// Which interface to bring up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Interface {
+    /// None (`--no-tun`): control, ping and lookup only.
+    None,
+    /// The first of anode0, anode1, … that does not exist.
+    FirstFree,
+    /// Just this one; an error if it is taken.
+    Named(String),
+}
+
+/// What stands once traffic can flow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReadyInfo {
+    /// The interface's name, `None` without one.
+    pub interface: Option<String>,
+    /// The UDP sockets' own addresses.
+    pub listen: Vec<SocketAddr>,
+    /// Names of the interfaces that are announced on.
+    pub lan: Vec<String>,
+}
+
+/// All that a node is started with.
+pub struct Plan {
+    /// For the data thread.
+    pub settings: Settings,
+    /// Where the control socket shall be.
+    pub socket: PathBuf,
+    /// Who may use it.
+    pub access: Access,
+    /// Whom this machine trusts, with names.
+    pub book: Book,
+    /// The state directory.
+    pub state: LockedState,
+    /// Whether somebody watches standard error, to whom new peers are told.
+    pub watched: bool,
+}
+
+/// The prefixes of the overlays: Anode's and I2P's (DESIGN §4).
+pub fn overlay_prefixes() -> [Prefix; 2] {
+    let prefix = |first| {
+        Prefix::new(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), 16)
+            .expect("16 is a length of IPv6 prefixes")
+    };
+    [prefix(0xfda0), prefix(0xfda1)]
+}
+
+/// How long the data thread may take to say goodbye to its peers and remove what it made.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often learnt peers are written down, beside at the end.
+const SAVE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow; `met` for each peer
+/// that gets its first path, with the seconds since the start.
+///
+/// Whatever fails, nothing is left behind: the interface goes with its owner, the socket's file with its own.
+pub fn run(
+    plan: Plan,
+    ready: impl FnOnce(&ReadyInfo) -> Result<(), Error>,
+    met: fn(&Book, &PeerReport, f64),
+) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("cannot start the control thread"))?;
+    runtime.block_on(live(plan, ready, met))
+}
+
+async fn live(
+    plan: Plan,
+    ready: impl FnOnce(&ReadyInfo) -> Result<(), Error>,
+    met: fn(&Book, &PeerReport, f64),
+) -> Result<(), Error> {
+    // Before anything stands: a signal in between would leave it standing.
+    let mut signals = Signals::install()?;
+    let socket = ControlSocket::bind(&plan.socket, plan.access)?;
+    let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
+    let (data, thread, info) = data::spawn(plan.settings)?;
+    let mut ended = watch(thread);
+
+    let control = Arc::new(Control {
+        data: data.clone(),
+        address,
+        ready: info.clone(),
+        mtu,
+        since: Instant::now(),
+        book: Mutex::new(plan.book),
+        state: plan.state,
+    });
+    let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
+    let memory = tokio::spawn(remember(Arc::clone(&control)));
+    let news = plan
+        .watched
+        .then(|| tokio::spawn(announce(Arc::clone(&control), met)));
+
+    let told = ready(&info);
+    notify::ready(&format!(
+        "{} as {}",
+        info.interface.as_deref().unwrap_or("no interface"),
+        address.ipv6(PeerId::ANY)
+    ));
+    let outcome = match told {
+        Err(error) => Some(Err(error)),
+        Ok(()) => tokio::select! {
+            result = &mut ended => Some(flatten(result)),
+            () = signals.next() => None,
+        },
+    };
+
+    notify::stopping();
+    memory.abort();
+    if let Some(news) = news {
+        news.abort();
+    }
+    let outcome = match outcome {
+        Some(Ok(())) => Err(Error::refused("the data thread ended by itself")),
+        Some(Err(error)) => Err(error),
+        None => {
+            save_learnt(&control).await;
+            stop(&data, ended, signals).await
+        }
+    };
+    server.abort();
+    // The task owns the socket: its file is gone when the task is.
+    let _ = server.await;
+    outcome
+}
+
+/// Ends the data thread; a second signal ends the process at once.
+async fn stop(
+    data: &DataHandle,
+    ended: oneshot::Receiver<Result<(), Error>>,
+    mut signals: Signals,
+) -> Result<(), Error> {
+    // A thread that has stopped, or hangs with a full queue, is what the wait below finds out.
+    let _ = data.send(Command::Shutdown);
+    tokio::select! {
+        result = tokio::time::timeout(STOP_TIMEOUT, ended) => match result {
+            Ok(result) => flatten(result),
+            Err(_) => Err(Error::refused(format!("the data thread did not end within {STOP_TIMEOUT:?}"))),
+        },
+        () = signals.next() => Err(Error::refused("ended at once by a second signal")),
+    }
+}
+
+/// The result of the data thread, as something that can be awaited.
+fn watch(thread: JoinHandle<Result<(), Error>>) -> oneshot::Receiver<Result<(), Error>> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let result = thread.join().unwrap_or_else(|_| {
+            Err(Error::refused(
+                "the data thread panicked: please report this",
+            ))
+        });
+        // The receiver is gone only when the process ends anyway.
+        let _ = sender.send(result);
+    });
+    receiver
+}
+
+fn flatten(result: Result<Result<(), Error>, oneshot::error::RecvError>) -> Result<(), Error> {
+    result.unwrap_or_else(|_| Err(Error::refused("the data thread is lost")))
+}
+
+/// The signals that end a node.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self, Error> {
+        let install = |kind| signal(kind).map_err(Error::io("cannot handle signals"));
+        Ok(Self {
+            interrupt: install(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+            hangup: install(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// Writes down, now and then, where peers are.
+async fn remember(control: Arc<Control>) {
+    loop {
+        tokio::time::sleep(SAVE_INTERVAL).await;
+        save_learnt(&control).await;
+    }
+}
+
+async fn save_learnt(control: &Control) {
+    let Ok(Ok(reports)) =
+        tokio::time::timeout(STOP_TIMEOUT, control.data.ask(Command::Peers)).await
+    else {
+        return;
+    };
+    let peers = learnt::from_reports(&reports);
+    if peers.is_empty() {
+        return;
+    }
+    if let Err(error) = learnt::save(&control.state, &peers) {
+        tracing::warn!("{error}");
+    }
+}
+
+/// Tells of each peer when it gets its first path.
+async fn announce(control: Arc<Control>, met: fn(&Book, &PeerReport, f64)) {
+    let mut known = std::collections::HashSet::new();
+    loop {
+        let Ok(reports) = control.data.ask(Command::Peers).await else {
+            return;
+        };
+        for report in reports
+            .iter()
+            .filter(|report| report.paths.iter().any(|path| path.active))
+        {
+            if known.len() < learnt::MAX_ENTRIES && known.insert(report.address) {
+                met(
+                    &control.book(),
+                    report,
+                    control.since.elapsed().as_secs_f64(),
+                );
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
