@@ -130,7 +130,14 @@ pub enum OverlayEvent {
 /// Where packets with payload go while the overlay receives: no copy, no allocation.
 pub trait OverlaySink {
     /// A datagram. `from` is the synthetic address of the key that authenticated it.
-    fn datagram(&mut self, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]);
+    fn datagram(
+        &mut self,
+        from: Ipv6Addr,
+        from_port: u16,
+        to: Ipv6Addr,
+        to_port: u16,
+        payload: &[u8],
+    );
     /// Another IP protocol.
     fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]);
 }
@@ -155,7 +162,13 @@ pub trait Overlay {
     fn poll_event(&mut self) -> Option<OverlayEvent>;
 
     /// Opens a stream; the result comes as an event. Looking the peer up is part of it.
-    fn open(&mut self, now: Instant, from_port: u16, to: Ipv6Addr, to_port: u16) -> Result<StreamId, Failure>;
+    fn open(
+        &mut self,
+        now: Instant,
+        from_port: u16,
+        to: Ipv6Addr,
+        to_port: u16,
+    ) -> Result<StreamId, Failure>;
     /// Accepts an incoming stream.
     fn accept(&mut self, now: Instant, stream: StreamId);
     /// Refuses or resets a stream; it is gone.
@@ -167,11 +180,37 @@ pub trait Overlay {
     /// Room that `write` has now.
     fn write_capacity(&self, stream: StreamId) -> usize;
     /// Offers received bytes to `sink`, which returns how many it took; returns the sum.
-    fn read(&mut self, now: Instant, stream: StreamId, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize;
+    fn read(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> usize;
     /// Sends a datagram. `from` is one of `local()`.
-    fn send_datagram(&mut self, now: Instant, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]) -> Result<(), Failure>;
+    fn send_datagram(
+        &mut self,
+        now: Instant,
+        from: Ipv6Addr,
+        from_port: u16,
+        to: Ipv6Addr,
+        to_port: u16,
+        payload: &[u8],
+    ) -> Result<(), Failure>;
     /// Sends another IP protocol's packet.
-    fn send_other(&mut self, now: Instant, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) -> Result<(), Failure>;
+    fn send_other(
+        &mut self,
+        now: Instant,
+        from: Ipv6Addr,
+        to: Ipv6Addr,
+        next_header: u8,
+        payload: &[u8],
+    ) -> Result<(), Failure>;
     /// Sends an echo request; the answer is a `Pong` with this token. Outstanding ones are bounded and forgotten after 10 s.
-    fn ping(&mut self, now: Instant, to: Ipv6Addr, token: u64, payload: &[u8]) -> Result<(), Failure>;
+    fn ping(
+        &mut self,
+        now: Instant,
+        to: Ipv6Addr,
+        token: u64,
+        payload: &[u8],
+    ) -> Result<(), Failure>;
 }

@@ -1,1 +1,25 @@
-//! Whole-system tests of anode.
+//! Whole-system tests of anode: real programs, real interfaces, real nodes, in networks of our own.
+//!
+//! ```text
+//!   tests/e2e/*.rs     what the program promises, a file per theme        bench          ratios to the plain link
+//!        │                                                                     │
+//!   ┌────▼─────────────────────────────────────────────────────────────────────▼───┐
+//!   │ lab       namespaces, cables, LANs, processes, nodes; the user of the program  │
+//!   │ programs  ping, curl, ssh, iperf3, dig and the servers they talk to            │
+//!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
+//!   │ capture   what is on the wire, and packets that should not be                  │
+//!   └────────────────────────────────────────────────────────────────────────────────┘
+//!   bench (bin/bench): the overlay beside the plain link, as ratios
+//!   coverage (bin/coverage): which requirement ids of docs/spec no test names
+//! ```
+//!
+//! Every test makes its own namespaces. They have no names and are held by a thread of the test process alone: when the
+//! process ends, however it ends, the kernel takes them and everything in them away.
+#![forbid(unsafe_code)]
+
+pub mod bench;
+pub mod capture;
+pub mod coverage;
+pub mod lab;
+pub mod programs;
+pub mod traffic;

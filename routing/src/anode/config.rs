@@ -160,7 +160,9 @@ impl Interface {
         {
             return scope == self.index;
         }
-        self.addresses.iter().any(|(own, length)| same_prefix(*own, ip, *length))
+        self.addresses
+            .iter()
+            .any(|(own, length)| same_prefix(*own, ip, *length))
     }
 }
 
@@ -172,7 +174,8 @@ fn same_prefix(a: IpAddr, b: IpAddr, length: u8) -> bool {
         }
         (IpAddr::V6(a), IpAddr::V6(b)) => {
             let shift = 128 - u32::from(length.min(128));
-            u128::from(a).checked_shr(shift).unwrap_or(0) == u128::from(b).checked_shr(shift).unwrap_or(0)
+            u128::from(a).checked_shr(shift).unwrap_or(0)
+                == u128::from(b).checked_shr(shift).unwrap_or(0)
         }
         _ => false,
     }

@@ -57,12 +57,17 @@ pub(super) struct Contacts {
 
 impl Contacts {
     pub fn is_looking_for(&self, target: &Ipv6Addr) -> bool {
-        self.open.get(target).is_some_and(|contact| matches!(contact.phase, Phase::Lookup { .. }))
+        self.open
+            .get(target)
+            .is_some_and(|contact| matches!(contact.phase, Phase::Lookup { .. }))
     }
 
     /// Lookups under way.
     pub fn lookups(&self) -> usize {
-        self.open.values().filter(|contact| matches!(contact.phase, Phase::Lookup { .. })).count()
+        self.open
+            .values()
+            .filter(|contact| matches!(contact.phase, Phase::Lookup { .. }))
+            .count()
     }
 
     pub fn is_open(&self, target: &Ipv6Addr) -> bool {
@@ -76,7 +81,11 @@ impl Contacts {
     /// The failure that this destination's last search ended with, if that was just now.
     pub fn recent_failure(&self, now: Instant, target: &Ipv6Addr) -> Option<Failure> {
         let is_recent = |at: &Instant| now.duration_since(*at) < REMEMBER_FAILURE;
-        self.failed.iter().rev().find(|(at, failed, _)| failed == target && is_recent(at)).map(|(.., failure)| *failure)
+        self.failed
+            .iter()
+            .rev()
+            .find(|(at, failed, _)| failed == target && is_recent(at))
+            .map(|(.., failure)| *failure)
     }
 }
 
@@ -96,7 +105,10 @@ impl Node {
             return Err(Failure::NoSuchPeer);
         }
         if let Some(found) = self.peers.find_ipv6(&target)
-            && self.peers.get(found).is_some_and(|peer| peer.has_proven_path())
+            && self
+                .peers
+                .get(found)
+                .is_some_and(|peer| peer.has_proven_path())
         {
             return Ok(Reach::Ready(found));
         }
@@ -119,9 +131,20 @@ impl Node {
             return;
         }
         let known = self.peers.find_ipv6(&target);
-        let phase = if known.is_some() { Phase::Contact } else { Phase::Lookup { next_question: now } };
-        let contact = Contact { phase, started: now, held: Vec::new(), held_bytes: 0, streams: Vec::new() };
-        self.timers.set(Timer::Contact(target), contact.deadline(), "contact");
+        let phase = if known.is_some() {
+            Phase::Contact
+        } else {
+            Phase::Lookup { next_question: now }
+        };
+        let contact = Contact {
+            phase,
+            started: now,
+            held: Vec::new(),
+            held_bytes: 0,
+            streams: Vec::new(),
+        };
+        self.timers
+            .set(Timer::Contact(target), contact.deadline(), "contact");
         self.contacts.open.insert(target, contact);
         match known {
             Some(peer) => self.probe_if_wanted(now, peer),
@@ -131,9 +154,13 @@ impl Node {
 
     /// Has the candidates of a peer asked if something waits for it.
     pub(super) fn probe_if_wanted(&mut self, now: Instant, found: PeerRef) {
-        let Some(peer) = self.peers.get_mut(found) else { return };
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         let ipv6 = peer.ipv6;
-        self.contacts.failed.retain(|(_, target, _)| *target != ipv6);
+        self.contacts
+            .failed
+            .retain(|(_, target, _)| *target != ipv6);
         if !self.contacts.is_open(&ipv6) {
             return;
         }
@@ -149,23 +176,32 @@ impl Node {
 
     /// The address of a destination has become known: from now on its endpoints are asked.
     pub(super) fn contact_known(&mut self, now: Instant, found: PeerRef, ipv6: Ipv6Addr) {
-        let Some(contact) = self.contacts.open.get_mut(&ipv6) else { return };
+        let Some(contact) = self.contacts.open.get_mut(&ipv6) else {
+            return;
+        };
         if matches!(contact.phase, Phase::Lookup { .. }) {
             contact.phase = Phase::Contact;
             contact.started = now;
-            self.timers.set(Timer::Contact(ipv6), contact.deadline(), "contact");
+            self.timers
+                .set(Timer::Contact(ipv6), contact.deadline(), "contact");
             self.probe_if_wanted(now, found);
         }
     }
 
     pub(super) fn handle_contact_timer(&mut self, now: Instant, target: Ipv6Addr) {
-        let Some(contact) = self.contacts.open.get_mut(&target) else { return };
+        let Some(contact) = self.contacts.open.get_mut(&target) else {
+            return;
+        };
         let over = match contact.phase {
             Phase::Lookup { .. } => now >= contact.started + LOOKUP_FOR,
             Phase::Contact => now >= contact.started + CONTACT_FOR,
         };
         if over {
-            let failure = if contact.phase == Phase::Contact { Failure::Unreachable } else { Failure::NoSuchPeer };
+            let failure = if contact.phase == Phase::Contact {
+                Failure::Unreachable
+            } else {
+                Failure::NoSuchPeer
+            };
             return self.fail_contact(now, target, failure);
         }
         if let Phase::Lookup { next_question } = &mut contact.phase
@@ -175,16 +211,23 @@ impl Node {
             self.send_whois(now, target);
         }
         if let Some(contact) = self.contacts.open.get(&target) {
-            self.timers.set(Timer::Contact(target), contact.deadline(), "contact");
+            self.timers
+                .set(Timer::Contact(target), contact.deadline(), "contact");
         }
     }
 
     /// A path is proven: what waited goes out.
     pub(super) fn contact_made(&mut self, now: Instant, found: PeerRef) {
-        let Some(ipv6) = self.peers.get(found).map(|peer| peer.ipv6) else { return };
-        self.contacts.failed.retain(|(_, target, _)| *target != ipv6);
+        let Some(ipv6) = self.peers.get(found).map(|peer| peer.ipv6) else {
+            return;
+        };
+        self.contacts
+            .failed
+            .retain(|(_, target, _)| *target != ipv6);
         self.wake_streams_of(found);
-        let Some(contact) = self.contacts.open.remove(&ipv6) else { return };
+        let Some(contact) = self.contacts.open.remove(&ipv6) else {
+            return;
+        };
         self.timers.cancel(Timer::Contact(ipv6));
         for held in contact.held {
             self.send_held(now, found, ipv6, held);
@@ -196,7 +239,9 @@ impl Node {
 
     /// The search is over without success: everybody who waited is told once.
     pub(super) fn fail_contact(&mut self, now: Instant, target: Ipv6Addr, failure: Failure) {
-        let Some(contact) = self.contacts.open.remove(&target) else { return };
+        let Some(contact) = self.contacts.open.remove(&target) else {
+            return;
+        };
         self.timers.cancel(Timer::Contact(target));
         if self.contacts.failed.len() >= self.config.limits.contacts {
             self.contacts.failed.pop_front();
@@ -228,9 +273,14 @@ impl Node {
     /// Keeps a packet for a destination that is being searched.
     pub(super) fn hold(&mut self, target: Ipv6Addr, held: Held) -> Result<(), Failure> {
         let limits = &self.config.limits;
-        let contact = self.contacts.open.get_mut(&target).ok_or(Failure::Unreachable)?;
+        let contact = self
+            .contacts
+            .open
+            .get_mut(&target)
+            .ok_or(Failure::Unreachable)?;
         let len = held.len();
-        if contact.held.len() >= limits.held_packets || contact.held_bytes + len > limits.held_bytes {
+        if contact.held.len() >= limits.held_packets || contact.held_bytes + len > limits.held_bytes
+        {
             self.counters.dropped_held += 1;
             return Err(Failure::Busy);
         }
@@ -240,8 +290,16 @@ impl Node {
     }
 
     /// Has a stream wait for its destination.
-    pub(super) fn hold_stream(&mut self, target: Ipv6Addr, stream: StreamId) -> Result<(), Failure> {
-        let contact = self.contacts.open.get_mut(&target).ok_or(Failure::Unreachable)?;
+    pub(super) fn hold_stream(
+        &mut self,
+        target: Ipv6Addr,
+        stream: StreamId,
+    ) -> Result<(), Failure> {
+        let contact = self
+            .contacts
+            .open
+            .get_mut(&target)
+            .ok_or(Failure::Unreachable)?;
         if contact.streams.len() >= MAX_WAITING_STREAMS {
             return Err(Failure::Busy);
         }

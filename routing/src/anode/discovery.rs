@@ -46,7 +46,13 @@ impl Checks {
 
 impl Node {
     /// Asks an endpoint whether the peer is there.
-    pub(super) fn send_check(&mut self, now: Instant, peer: PeerRef, endpoint: SocketAddr, socket: usize) {
+    pub(super) fn send_check(
+        &mut self,
+        now: Instant,
+        peer: PeerRef,
+        endpoint: SocketAddr,
+        socket: usize,
+    ) {
         self.checks.expire(now);
         if self.checks.open.len() >= self.config.limits.checks {
             self.counters.dropped_checks += 1;
@@ -56,29 +62,71 @@ impl Node {
         while self.checks.open.contains_key(&id) {
             id = self.rng.next_u32();
         }
-        self.checks.open.insert(id, Check { peer, endpoint, sent: now });
+        self.checks.open.insert(
+            id,
+            Check {
+                peer,
+                endpoint,
+                sent: now,
+            },
+        );
         self.checks.order.push_back((now, id));
-        let destination = Destination { to: endpoint, socket, source: None };
-        self.send_control(now, peer, destination, Sender::Full, &Message::EpcReq { id });
+        let destination = Destination {
+            to: endpoint,
+            socket,
+            source: None,
+        };
+        self.send_control(
+            now,
+            peer,
+            destination,
+            Sender::Full,
+            &Message::EpcReq { id },
+        );
     }
 
-    pub(super) fn handle_epc_req(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, id: u32) {
+    pub(super) fn handle_epc_req(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        id: u32,
+    ) {
         let reply = Message::Epc { id };
         if self.may_reply(now, &arrival, &reply) {
-            self.send_control(now, sender, arrival.received.reply_to(), Sender::Short, &reply);
+            self.send_control(
+                now,
+                sender,
+                arrival.received.reply_to(),
+                Sender::Short,
+                &reply,
+            );
         }
     }
 
     /// An endpoint is learned here and nowhere else (A53).
-    pub(super) fn handle_epc(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, id: u32) {
+    pub(super) fn handle_epc(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        id: u32,
+    ) {
         self.checks.expire(now);
         let from = arrival.received.from;
-        let answered = self.checks.open.get(&id).is_some_and(|check| check.peer == sender && check.endpoint == from) && arrival.packet.hop_count() == 0;
+        let answered = self
+            .checks
+            .open
+            .get(&id)
+            .is_some_and(|check| check.peer == sender && check.endpoint == from)
+            && arrival.packet.hop_count() == 0;
         let Some(check) = answered.then(|| self.checks.open.remove(&id)).flatten() else {
             self.counters.epc_unexpected += 1;
             return;
         };
-        let Some(peer) = self.peers.get_mut(sender) else { return };
+        let Some(peer) = self.peers.get_mut(sender) else {
+            return;
+        };
         let Some(path) = peer.path_mut(&from) else {
             self.counters.epc_unexpected += 1;
             return;
@@ -99,7 +147,13 @@ impl Node {
     }
 
     /// An EPI is a hint: worth an EPC_REQ if we have business with that peer, and if the endpoint may be dialled at all (A54, D16, S16).
-    pub(super) fn handle_epi(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, endpoint: Endpoint) {
+    pub(super) fn handle_epi(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        endpoint: Endpoint,
+    ) {
         let to = match endpoint {
             Endpoint::Unspecified => return,
             Endpoint::Udp(to) if is_dialable(&to, false) && arrival.packet.hop_count() == 0 => to,
@@ -110,7 +164,9 @@ impl Node {
         };
         let socket = self.socket_for(&to);
         let limits = &self.config.limits;
-        let Some(peer) = self.peers.get_mut(sender) else { return };
+        let Some(peer) = self.peers.get_mut(sender) else {
+            return;
+        };
         let interested = peer.standing == Standing::Kept || peer.is_in_use(now) || peer.streams > 0;
         if !interested || !peer.hints.take(now, limits.hints) {
             self.counters.dropped_hints += 1;
@@ -128,30 +184,63 @@ impl Node {
     fn ask_netid(&mut self, now: Instant, peer: PeerRef, received: &Received<'_>) {
         let id = self.rng.next_u32();
         self.checks.netid = Some((id, peer));
-        self.send_control(now, peer, received.reply_to(), Sender::Full, &Message::NetidReq { id, endpoint: Endpoint::Unspecified });
+        self.send_control(
+            now,
+            peer,
+            received.reply_to(),
+            Sender::Full,
+            &Message::NetidReq {
+                id,
+                endpoint: Endpoint::Unspecified,
+            },
+        );
     }
 
     /// Answers only towards the address that asked (any port): everything else would make us a reflector (D25, S21).
-    pub(super) fn handle_netid_req(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, id: u32, endpoint: Endpoint) {
+    pub(super) fn handle_netid_req(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        id: u32,
+        endpoint: Endpoint,
+    ) {
         let from = arrival.received.from;
         let to = match endpoint {
             Endpoint::Unspecified => Some(from),
             Endpoint::Udp(to) if to.ip() == from.ip() && is_dialable(&to, true) => Some(to),
             _ => None,
         };
-        let Some(to) = to.filter(|_| arrival.packet.hop_count() == 0 && self.budgets.netid.take(now, self.config.limits.netid)) else {
+        let Some(to) = to.filter(|_| {
+            arrival.packet.hop_count() == 0
+                && self.budgets.netid.take(now, self.config.limits.netid)
+        }) else {
             self.counters.dropped_netid += 1;
             return;
         };
-        let reply = Message::Netid { id, endpoint: Endpoint::Udp(to) };
+        let reply = Message::Netid {
+            id,
+            endpoint: Endpoint::Udp(to),
+        };
         if self.may_reply(now, &arrival, &reply) {
-            let destination = Destination { to, ..arrival.received.reply_to() };
+            let destination = Destination {
+                to,
+                ..arrival.received.reply_to()
+            };
             self.send_control(now, sender, destination, Sender::Short, &reply);
         }
     }
 
-    pub(super) fn handle_netid(&mut self, _now: Instant, sender: PeerRef, id: u32, endpoint: Endpoint) {
-        let Endpoint::Udp(seen) = endpoint else { return };
+    pub(super) fn handle_netid(
+        &mut self,
+        _now: Instant,
+        sender: PeerRef,
+        id: u32,
+        endpoint: Endpoint,
+    ) {
+        let Endpoint::Udp(seen) = endpoint else {
+            return;
+        };
         if self.checks.netid != Some((id, sender)) || !is_dialable(&seen, true) {
             self.counters.ignored_messages += 1;
             return;
@@ -169,30 +258,58 @@ impl Node {
         let mut asked: Vec<_> = self
             .peers
             .iter()
-            .filter_map(|(found, peer)| Some((peer.standing, peer.last_heard, found, peer.route(PeerId::ANY)?.destination)))
+            .filter_map(|(found, peer)| {
+                Some((
+                    peer.standing,
+                    peer.last_heard,
+                    found,
+                    peer.route(PeerId::ANY)?.destination,
+                ))
+            })
             .collect();
         asked.sort_by_key(|(standing, heard, ..)| std::cmp::Reverse((*standing, *heard)));
         asked.truncate(WHOIS_PEERS);
-        let question = Message::Whois { prefixes: vec![target] };
+        let question = Message::Whois {
+            prefixes: vec![target],
+        };
         for (_, _, peer, destination) in asked {
             self.send_control(now, peer, destination, Sender::Short, &question);
         }
     }
 
     /// We answer for ourselves only; relays answer for those registered with them.
-    pub(super) fn handle_whois(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, prefixes: &[Ipv6Addr]) {
+    pub(super) fn handle_whois(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        prefixes: &[Ipv6Addr],
+    ) {
         if !prefixes.contains(&self.own.ipv6) || iam_capacity(arrival.packet.body().len()) == 0 {
             self.counters.dropped_whois += 1;
             return;
         }
-        let reply = Message::Iam { addresses: vec![*self.own.address.as_bytes()] };
+        let reply = Message::Iam {
+            addresses: vec![*self.own.address.as_bytes()],
+        };
         if self.may_reply(now, &arrival, &reply) {
-            self.send_control(now, sender, arrival.received.reply_to(), Sender::Short, &reply);
+            self.send_control(
+                now,
+                sender,
+                arrival.received.reply_to(),
+                Sender::Short,
+                &reply,
+            );
         }
     }
 
     /// Believed only where an address makes exactly the synthetic IPv6 that we are looking for (DESIGN §4).
-    pub(super) fn handle_iam(&mut self, now: Instant, sender: PeerRef, addresses: &[[u8; Address::LEN]]) {
+    pub(super) fn handle_iam(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        addresses: &[[u8; Address::LEN]],
+    ) {
         // Each check costs 12 µs: no more of them than there are questions.
         let mut checks = self.contacts.lookups();
         for bytes in addresses {
@@ -201,12 +318,16 @@ impl Node {
                 return;
             }
             checks -= 1;
-            let wanted = Address::from_bytes(bytes).ok().filter(|address| self.contacts.is_looking_for(&address.ipv6(PeerId::ANY)));
+            let wanted = Address::from_bytes(bytes)
+                .ok()
+                .filter(|address| self.contacts.is_looking_for(&address.ipv6(PeerId::ANY)));
             let Some(address) = wanted.filter(|address| *address != self.own.address) else {
                 self.counters.dropped_iam += 1;
                 continue;
             };
-            let Some(found) = self.learn_peer(now, address, Standing::Heard) else { continue };
+            let Some(found) = self.learn_peer(now, address, Standing::Heard) else {
+                continue;
+            };
             if let Some(peer) = self.peers.get_mut(found) {
                 peer.sources.whois |= found != sender;
             }

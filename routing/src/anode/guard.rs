@@ -18,12 +18,22 @@ pub(super) struct Own {
 impl Own {
     pub fn new(identity: Identity, peer_id: PeerId) -> Self {
         let address = *identity.address();
-        Self { id: address.id(), ipv6: address.ipv6(PeerId::ANY), address, identity, peer_id }
+        Self {
+            id: address.id(),
+            ipv6: address.ipv6(PeerId::ANY),
+            address,
+            identity,
+            peer_id,
+        }
     }
 
     /// The address a program gets packets on: the digit the sender used if it is one of ours.
     pub fn ipv6_for(&self, recipient: PeerId) -> Ipv6Addr {
-        if recipient != PeerId::ANY && recipient == self.peer_id { self.address.ipv6(recipient) } else { self.ipv6 }
+        if recipient != PeerId::ANY && recipient == self.peer_id {
+            self.address.ipv6(recipient)
+        } else {
+            self.ipv6
+        }
     }
 }
 
@@ -38,16 +48,31 @@ pub(super) struct Envelope {
 impl Envelope {
     /// Bytes of the header this makes.
     pub fn header_len(self) -> usize {
-        if self.full_sender { FULL_SENDER_HEADER } else { SHORT_HEADER }
+        if self.full_sender {
+            FULL_SENDER_HEADER
+        } else {
+            SHORT_HEADER
+        }
     }
 }
 
 /// Appends `message` to `peer` as one packet. `key` is the one agreed with it.
-pub(super) fn protect(own: &Own, peer: &Peer, key: &MacKey, envelope: Envelope, message: &Message<'_>, out: &mut Vec<u8>) {
+pub(super) fn protect(
+    own: &Own,
+    peer: &Peer,
+    key: &MacKey,
+    envelope: Envelope,
+    message: &Message<'_>,
+    out: &mut Vec<u8>,
+) {
     let header = Header {
         hop_count: 0,
         flags: 0,
-        sender: if envelope.full_sender { Party::Full(own.address.as_bytes()) } else { Party::Id(own.id) },
+        sender: if envelope.full_sender {
+            Party::Full(own.address.as_bytes())
+        } else {
+            Party::Id(own.id)
+        },
         recipient: Party::Id(peer.id),
         sender_peer: own.peer_id,
         recipient_peer: envelope.recipient_peer,

@@ -47,7 +47,11 @@ impl Lan {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.replies.iter().map(|(at, _)| *at).chain(self.next).min()
+        self.replies
+            .iter()
+            .map(|(at, _)| *at)
+            .chain(self.next)
+            .min()
     }
 }
 
@@ -64,7 +68,13 @@ impl Node {
     }
 
     pub(super) fn handle_lan_timer(&mut self, now: Instant) {
-        let due: Vec<Destination> = self.lan.replies.iter().filter(|(at, _)| *at <= now).map(|(_, to)| *to).collect();
+        let due: Vec<Destination> = self
+            .lan
+            .replies
+            .iter()
+            .filter(|(at, _)| *at <= now)
+            .map(|(_, to)| *to)
+            .collect();
         self.lan.replies.retain(|(at, _)| *at > now);
         for to in due {
             self.send_beacon(to);
@@ -73,7 +83,9 @@ impl Node {
             self.send_beacons();
             self.lan.quick = self.lan.quick.saturating_sub(1);
             let pause = match self.lan.quick {
-                0 => Duration::from_millis(SLOW_EVERY_MS * 9 / 10 + self.rng.next_u64() % (SLOW_EVERY_MS / 5)),
+                0 => Duration::from_millis(
+                    SLOW_EVERY_MS * 9 / 10 + self.rng.next_u64() % (SLOW_EVERY_MS / 5),
+                ),
                 _ => QUICK_EVERY,
             };
             self.lan.next = Some(now + pause);
@@ -86,19 +98,36 @@ impl Node {
     /// One beacon out of every interface. The source address chooses the interface for IPv4, the scope for IPv6.
     fn send_beacons(&mut self) {
         let mut targets = Vec::new();
-        for interface in self.interfaces.iter().filter(|interface| interface.broadcast) {
+        for interface in self
+            .interfaces
+            .iter()
+            .filter(|interface| interface.broadcast)
+        {
             for (address, _) in &interface.addresses {
                 if address.is_ipv4() {
-                    targets.push((SocketAddr::from((Ipv4Addr::BROADCAST, PORT)), Some(*address)));
+                    targets.push((
+                        SocketAddr::from((Ipv4Addr::BROADCAST, PORT)),
+                        Some(*address),
+                    ));
                 }
             }
-            if interface.addresses.iter().any(|(address, _)| matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local())) {
+            if interface
+                .addresses
+                .iter()
+                .any(|(address, _)| matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local()))
+            {
                 let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-                targets.push((SocketAddrV6::new(all_nodes, PORT, 0, interface.index).into(), None));
+                targets.push((
+                    SocketAddrV6::new(all_nodes, PORT, 0, interface.index).into(),
+                    None,
+                ));
             }
         }
         for (to, source) in targets {
-            let usable = self.sockets.iter().position(|own| own.is_ipv4() == to.is_ipv4() && !own.ip().is_loopback());
+            let usable = self
+                .sockets
+                .iter()
+                .position(|own| own.is_ipv4() == to.is_ipv4() && !own.ip().is_loopback());
             if let Some(socket) = usable {
                 self.send_beacon(Destination { to, socket, source });
             }
@@ -115,8 +144,15 @@ impl Node {
             recipient_peer: PeerId::ANY,
             kind: kind::EPI,
         };
-        let beacon = Message::Epi { endpoint: Endpoint::Unspecified, nat_mode: 0, options: &[] };
-        if self.control.push(destination, |out| beacon.emit_packet(&header, None, out)) {
+        let beacon = Message::Epi {
+            endpoint: Endpoint::Unspecified,
+            nat_mode: 0,
+            options: &[],
+        };
+        if self
+            .control
+            .push(destination, |out| beacon.emit_packet(&header, None, out))
+        {
             self.counters.tx_beacons += 1;
         } else {
             self.counters.dropped_output += 1;
@@ -124,7 +160,12 @@ impl Node {
     }
 
     /// A packet to nobody in particular has come. Only a beacon may be one, and only from a neighbour.
-    pub(super) fn handle_beacon(&mut self, now: Instant, received: &Received<'_>, packet: &Packet<&[u8]>) {
+    pub(super) fn handle_beacon(
+        &mut self,
+        now: Instant,
+        received: &Received<'_>,
+        packet: &Packet<&[u8]>,
+    ) {
         let Party::Full(sender) = packet.sender() else {
             self.counters.dropped_beacons += 1;
             return;
@@ -136,21 +177,36 @@ impl Node {
         let is_beacon = packet.kind() == kind::EPI
             && packet.hop_count() == 0
             && packet.mac() == [0; 8]
-            && matches!(Message::parse(kind::EPI, packet.body()), Ok(Message::Epi { endpoint: Endpoint::Unspecified, .. }));
-        if !self.config.lan || !is_beacon || !self.is_neighbour(&received.from) || !is_dialable(&received.from, false) {
+            && matches!(
+                Message::parse(kind::EPI, packet.body()),
+                Ok(Message::Epi {
+                    endpoint: Endpoint::Unspecified,
+                    ..
+                })
+            );
+        if !self.config.lan
+            || !is_beacon
+            || !self.is_neighbour(&received.from)
+            || !is_dialable(&received.from, false)
+        {
             self.counters.dropped_beacons += 1;
             return;
         }
         self.counters.rx_beacons += 1;
         let (found, is_new) = match self.peers.find(sender) {
-            Some(known) => (Some(known), self.peers.get(known).is_some_and(|peer| !peer.sources.lan)),
+            Some(known) => (
+                Some(known),
+                self.peers.get(known).is_some_and(|peer| !peer.sources.lan),
+            ),
             None => (self.learn_neighbour(now, sender, received), true),
         };
         let Some(found) = found else {
             self.counters.dropped_beacons += 1;
             return;
         };
-        let Some(peer) = self.peers.get_mut(found) else { return };
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         peer.sources.lan = true;
         if peer.standing == Standing::Heard {
             peer.touched = now;
@@ -165,11 +221,22 @@ impl Node {
     }
 
     /// A neighbour nobody has heard of: one point check within the budget, and not too many from one machine.
-    fn learn_neighbour(&mut self, now: Instant, sender: &[u8; Address::LEN], received: &Received<'_>) -> Option<super::PeerRef> {
+    fn learn_neighbour(
+        &mut self,
+        now: Instant,
+        sender: &[u8; Address::LEN],
+        received: &Received<'_>,
+    ) -> Option<super::PeerRef> {
         let source = received.from.ip();
         let limits = &self.config.limits;
-        let from_source = self.peers.iter().filter(|(_, peer)| peer.standing == Standing::Heard && peer.heard_at == Some(source)).count();
-        if from_source >= limits.heard_per_source || !self.lan.new_nodes.take(now, limits.new_beacons) {
+        let from_source = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.standing == Standing::Heard && peer.heard_at == Some(source))
+            .count();
+        if from_source >= limits.heard_per_source
+            || !self.lan.new_nodes.take(now, limits.new_beacons)
+        {
             return None;
         }
         let address = Address::from_bytes(sender).ok()?;
@@ -190,7 +257,11 @@ impl Node {
             return;
         }
         let at = now + Duration::from_millis(self.rng.next_u64() % (REPLY_WITHIN_MS + 1));
-        let to = Destination { to: received.from, socket: received.socket, source: None };
+        let to = Destination {
+            to: received.from,
+            socket: received.socket,
+            source: None,
+        };
         self.lan.replies.push((at, to));
         self.timers.set(Timer::Lan, at, "beacon");
     }
@@ -200,6 +271,8 @@ impl Node {
             SocketAddr::V6(v6) => v6.scope_id(),
             SocketAddr::V4(_) => 0,
         };
-        self.interfaces.iter().any(|interface: &Interface| interface.is_on_link(from.ip(), scope))
+        self.interfaces
+            .iter()
+            .any(|interface: &Interface| interface.is_on_link(from.ip(), scope))
     }
 }

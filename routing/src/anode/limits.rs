@@ -15,7 +15,10 @@ impl Rate {
     /// `count` a second with bursts of `burst`; 0 counts as 1.
     pub const fn per_second(count: u32, burst: u32) -> Self {
         let count = if count == 0 { 1 } else { count };
-        Self { interval: Duration::from_nanos(1_000_000_000 / count as u64), burst }
+        Self {
+            interval: Duration::from_nanos(1_000_000_000 / count as u64),
+            burst,
+        }
     }
 
     /// One in each `interval`.
@@ -42,7 +45,9 @@ impl Bucket {
 
     /// Whether `take` would find nothing.
     pub fn is_empty(&self, now: Instant, rate: Rate) -> bool {
-        let missing = self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let missing = self
+            .full_at
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         missing + rate.interval > rate.interval * rate.burst.max(1)
     }
 }
@@ -59,7 +64,11 @@ impl SourceBuckets {
 
     /// `key` is random, so that nobody can choose sources that share the slot of another.
     pub fn new(rate: Rate, key: (u64, u64)) -> Self {
-        Self { rate, key, buckets: vec![Bucket::default(); Self::SLOTS].into_boxed_slice() }
+        Self {
+            rate,
+            key,
+            buckets: vec![Bucket::default(); Self::SLOTS].into_boxed_slice(),
+        }
     }
 
     /// Takes a token of this source.
@@ -74,7 +83,8 @@ impl SourceBuckets {
     }
 
     fn slot(&self, source: IpAddr) -> usize {
-        let mixed = u128::from(source_prefix(source) ^ self.key.0).wrapping_mul(u128::from(self.key.1 | 1));
+        let mixed =
+            u128::from(source_prefix(source) ^ self.key.0).wrapping_mul(u128::from(self.key.1 | 1));
         ((mixed >> 64) as u64 ^ mixed as u64) as usize % Self::SLOTS
     }
 }
@@ -98,7 +108,9 @@ mod tests {
         let burst = (0..10).filter(|_| bucket.take(start, rate)).count();
         assert_eq!(burst, 3);
         assert!(bucket.is_empty(start, rate));
-        let later: usize = (1..=20).filter(|i| bucket.take(start + Duration::from_millis(50 * i), rate)).count();
+        let later: usize = (1..=20)
+            .filter(|i| bucket.take(start + Duration::from_millis(50 * i), rate))
+            .count();
         assert_eq!(later, 10, "one second at ten a second");
     }
 
@@ -108,7 +120,12 @@ mod tests {
         let now = Instant::now();
         let mut sources = SourceBuckets::new(Rate::per_second(1, 2), (7, 9));
         let taken = (0..100u16)
-            .filter(|i| sources.take(now, IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, *i))))
+            .filter(|i| {
+                sources.take(
+                    now,
+                    IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, *i)),
+                )
+            })
             .count();
         assert_eq!(taken, 2);
     }

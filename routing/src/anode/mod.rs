@@ -23,13 +23,13 @@ mod path;
 mod peers;
 mod ping;
 mod receive;
-mod snapshot;
-mod streams;
-mod timers;
 #[cfg(test)]
 mod sim;
+mod snapshot;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, PlainPolicy};
 pub use counters::Counters;
@@ -103,7 +103,12 @@ enum Sender {
 
 impl Node {
     /// A node that knows its key and what the operator said. `rng` must be a cryptographic one.
-    pub fn new(identity: Identity, config: NodeConfig, rng: Box<dyn CryptoRng + Send>, now: Instant) -> Self {
+    pub fn new(
+        identity: Identity,
+        config: NodeConfig,
+        rng: Box<dyn CryptoRng + Send>,
+        now: Instant,
+    ) -> Self {
         let mut rng = rng;
         let mut key = || (rng.next_u64(), rng.next_u64());
         let limits = &config.limits;
@@ -169,18 +174,52 @@ impl Node {
         if interfaces != self.interfaces {
             self.interfaces = interfaces;
             self.announce(now);
+            self.check_all_paths(now);
+        }
+    }
+
+    /// Our addresses have changed: a question on every proven path tells the peers where we are now, and us which paths are left.
+    fn check_all_paths(&mut self, now: Instant) {
+        let connected: Vec<PeerRef> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.has_proven_path())
+            .map(|(found, _)| found)
+            .collect();
+        for found in connected {
+            if let Some(peer) = self.peers.get_mut(found) {
+                peer.paths.iter_mut().for_each(|path| path.check(now));
+            }
+            self.handle_peer_timer(now, found);
         }
     }
 
     /// Names a peer and where it may be. A pinned one is never forgotten; UDP endpoints are dialled when traffic wants it.
-    pub fn add_peer(&mut self, now: Instant, address: Address, endpoints: &[Endpoint], pinned: bool) {
+    pub fn add_peer(
+        &mut self,
+        now: Instant,
+        address: Address,
+        endpoints: &[Endpoint],
+        pinned: bool,
+    ) {
         if address == self.own.address {
             return;
         }
-        let standing = if pinned { Standing::Kept } else { Standing::Met };
-        let Some(found) = self.learn_peer(now, address, standing) else { return };
-        let sockets: Vec<_> = endpoints.iter().map(|endpoint| self.dial(endpoint)).collect();
-        let Some(peer) = self.peers.get_mut(found) else { return };
+        let standing = if pinned {
+            Standing::Kept
+        } else {
+            Standing::Met
+        };
+        let Some(found) = self.learn_peer(now, address, standing) else {
+            return;
+        };
+        let sockets: Vec<_> = endpoints
+            .iter()
+            .map(|endpoint| self.dial(endpoint))
+            .collect();
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         peer.sources.config |= pinned;
         for (endpoint, dial) in endpoints.iter().zip(sockets) {
             if !peer.endpoints.contains(endpoint) {
@@ -197,7 +236,9 @@ impl Node {
 
     /// Forgets a peer; its streams end with `Failure::Policy`. False if it was not known.
     pub fn remove_peer(&mut self, now: Instant, address: &Address) -> bool {
-        let Some(found) = self.peers.find(address.as_bytes()) else { return false };
+        let Some(found) = self.peers.find(address.as_bytes()) else {
+            return false;
+        };
         self.end_streams_of(now, found, Failure::Policy);
         if let Some(peer) = self.peers.remove(found) {
             self.fail_contact(now, peer.ipv6, Failure::NoSuchPeer);
@@ -207,7 +248,12 @@ impl Node {
     }
 
     /// Puts a peer into the table, or finds it there. `None`: no room.
-    fn learn_peer(&mut self, now: Instant, address: Address, standing: Standing) -> Option<PeerRef> {
+    fn learn_peer(
+        &mut self,
+        now: Instant,
+        address: Address,
+        standing: Standing,
+    ) -> Option<PeerRef> {
         let limit = match standing {
             Standing::Heard => self.config.limits.heard,
             Standing::Met | Standing::Kept => self.config.limits.strangers,
@@ -228,7 +274,9 @@ impl Node {
 
     /// The socket that reaches an endpoint, if we speak its transport: one bound to everything, or to the same kind of address.
     fn dial(&self, endpoint: &Endpoint) -> Option<(SocketAddr, usize)> {
-        let Endpoint::Udp(to) = endpoint else { return None };
+        let Endpoint::Udp(to) = endpoint else {
+            return None;
+        };
         Some((*to, self.socket_for(to)))
     }
 
@@ -239,20 +287,38 @@ impl Node {
             () if own.ip().is_loopback() == to.ip().is_loopback() => 3,
             () => 1,
         };
-        let best = self.sockets.iter().enumerate().max_by_key(|(index, own)| (score(own), std::cmp::Reverse(*index)));
+        let best = self
+            .sockets
+            .iter()
+            .enumerate()
+            .max_by_key(|(index, own)| (score(own), std::cmp::Reverse(*index)));
         best.map_or(0, |(index, _)| index)
     }
 
     /// Queues a message to a peer at a destination that may not be a path yet.
-    fn send_control(&mut self, now: Instant, to: PeerRef, destination: Destination, sender: Sender, message: &Message<'_>) {
-        let Some(peer) = self.peers.get_mut(to) else { return };
+    fn send_control(
+        &mut self,
+        now: Instant,
+        to: PeerRef,
+        destination: Destination,
+        sender: Sender,
+        message: &Message<'_>,
+    ) {
+        let Some(peer) = self.peers.get_mut(to) else {
+            return;
+        };
         peer.agree(&self.own.identity);
         let full_sender = sender == Sender::Full || peer.needs_full_sender(now);
-        let envelope = Envelope { recipient_peer: peer.active_path().map_or(PeerId::ANY, |path| path.peer_id), full_sender };
+        let envelope = Envelope {
+            recipient_peer: peer.active_path().map_or(PeerId::ANY, |path| path.peer_id),
+            full_sender,
+        };
         peer.tx_bytes += (envelope.header_len() + message.body_len()) as u64;
         let peer = &*peer;
         let Some(key) = peer.key() else { return };
-        if !self.control.push(destination, |out| guard::protect(&self.own, peer, key, envelope, message, out)) {
+        if !self.control.push(destination, |out| {
+            guard::protect(&self.own, peer, key, envelope, message, out)
+        }) {
             self.counters.dropped_output += 1;
         }
     }
@@ -311,17 +377,23 @@ impl Node {
     /// Has the peer's timer follow its paths.
     fn schedule_peer(&mut self, now: Instant, found: PeerRef) {
         if let Some(at) = self.peers.get(found).and_then(|peer| peer.deadline(now)) {
-            self.timers.set(Timer::Peer(found), at.max(now), "path check");
+            self.timers
+                .set(Timer::Peer(found), at.max(now), "path check");
         }
     }
 
     fn handle_peer_timer(&mut self, now: Instant, found: PeerRef) {
-        let Some(peer) = self.peers.get_mut(found) else { return };
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         if peer.silence_deadline().is_some_and(|at| at <= now) {
             peer.clear_awaiting();
             for path in &mut peer.paths {
                 path.probe(now);
             }
+        }
+        if peer.has_fallen_quiet(now) {
+            peer.paths.iter_mut().for_each(|path| path.check(now));
         }
         let in_use = peer.is_in_use(now);
         let had_path = peer.has_proven_path();
@@ -329,7 +401,9 @@ impl Node {
         let mut index = 0;
         while index < peer.paths.len() {
             match peer.paths[index].act(now, in_use) {
-                Some(Action::Ask) => asks.push((peer.paths[index].endpoint, peer.paths[index].socket)),
+                Some(Action::Ask) => {
+                    asks.push((peer.paths[index].endpoint, peer.paths[index].socket))
+                }
                 Some(Action::Lost) => {
                     self.counters.paths_lost += 1;
                     // It may come back: asked again as a candidate while there is traffic.
@@ -361,7 +435,9 @@ impl Node {
 
     /// Traffic goes to a peer.
     fn note_use(&mut self, now: Instant, found: PeerRef, wants_answer: bool) {
-        let Some(peer) = self.peers.get_mut(found) else { return };
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         if peer.note_use(now, wants_answer) {
             if peer.is_stale(now) {
                 // After a long silence the NAT may have forgotten us, or the peer may be elsewhere: ask while the traffic flows.
@@ -372,13 +448,28 @@ impl Node {
     }
 
     /// A packet came from where the peer was not known to be, or is still being asked (A2, D24): ask there.
-    fn nominate(&mut self, now: Instant, found: PeerRef, received: &Received<'_>, hops: u8, peer_id: PeerId) {
-        let Some(peer) = self.peers.get_mut(found) else { return };
-        if let Some(path) = peer.path_mut(&received.from).filter(|path| path.is_proven()) {
+    fn nominate(
+        &mut self,
+        now: Instant,
+        found: PeerRef,
+        received: &Received<'_>,
+        hops: u8,
+        peer_id: PeerId,
+    ) {
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
+        if let Some(path) = peer
+            .path_mut(&received.from)
+            .filter(|path| path.is_proven())
+        {
             path.peer_id = peer_id;
             return;
         }
-        if hops > 0 || !is_dialable(&received.from, true) || !peer.nominations.take(now, self.config.limits.nominations) {
+        if hops > 0
+            || !is_dialable(&received.from, true)
+            || !peer.nominations.take(now, self.config.limits.nominations)
+        {
             self.counters.dropped_nominations += 1;
             return;
         }

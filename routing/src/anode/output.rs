@@ -51,8 +51,14 @@ pub struct Received<'a> {
 impl Received<'_> {
     /// The way back.
     pub(super) fn reply_to(&self) -> Destination {
-        let source = self.local_ip.filter(|ip| !ip.is_multicast() && *ip != IpAddr::V4(std::net::Ipv4Addr::BROADCAST));
-        Destination { to: self.from, socket: self.socket, source }
+        let source = self
+            .local_ip
+            .filter(|ip| !ip.is_multicast() && *ip != IpAddr::V4(std::net::Ipv4Addr::BROADCAST));
+        Destination {
+            to: self.from,
+            socket: self.socket,
+            source,
+        }
     }
 }
 
@@ -74,7 +80,11 @@ pub struct TransmitBatch {
 impl TransmitBatch {
     /// An empty batch for a socket that takes `max_segments` packets in one call (1: no offload).
     pub fn new(max_segments: usize) -> Self {
-        let nowhere = Destination { to: SocketAddr::from(([0, 0, 0, 0], 0)), socket: 0, source: None };
+        let nowhere = Destination {
+            to: SocketAddr::from(([0, 0, 0, 0], 0)),
+            socket: 0,
+            source: None,
+        };
         Self {
             destination: nowhere,
             ecn: Ecn::NotCapable,
@@ -155,7 +165,12 @@ pub(super) struct Queue {
 
 impl Queue {
     pub fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), head: 0, packets: VecDeque::new(), limit }
+        Self {
+            bytes: Vec::new(),
+            head: 0,
+            packets: VecDeque::new(),
+            limit,
+        }
     }
 
     /// Appends the packet that `write` appends; `false` if the queue is full.
@@ -169,7 +184,10 @@ impl Queue {
         }
         let start = self.bytes.len();
         write(&mut self.bytes);
-        self.packets.push_back(Queued { destination, len: self.bytes.len() - start });
+        self.packets.push_back(Queued {
+            destination,
+            len: self.bytes.len() - start,
+        });
         true
     }
 
@@ -179,7 +197,9 @@ impl Queue {
             if !batch.fits(&front.destination, Ecn::NotCapable, front.len) {
                 return;
             }
-            batch.contents.extend_from_slice(&self.bytes[self.head..self.head + front.len]);
+            batch
+                .contents
+                .extend_from_slice(&self.bytes[self.head..self.head + front.len]);
             batch.commit(front.destination, Ecn::NotCapable, front.len);
             self.head += front.len;
             self.packets.pop_front();
@@ -188,6 +208,7 @@ impl Queue {
         self.head = 0;
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
@@ -206,7 +227,11 @@ mod tests {
     use super::*;
 
     fn to(port: u16) -> Destination {
-        Destination { to: SocketAddr::from(([192, 0, 2, 1], port)), socket: 0, source: None }
+        Destination {
+            to: SocketAddr::from(([192, 0, 2, 1], port)),
+            socket: 0,
+            source: None,
+        }
     }
 
     #[test]
@@ -220,15 +245,28 @@ mod tests {
         while !queue.is_empty() {
             batch.clear(64);
             queue.pop_into(&mut batch);
-            shapes.push((batch.destination.to.port(), batch.packets().map(<[u8]>::len).collect::<Vec<_>>()));
+            shapes.push((
+                batch.destination.to.port(),
+                batch.packets().map(<[u8]>::len).collect::<Vec<_>>(),
+            ));
         }
-        assert_eq!(shapes, [(1, vec![100, 100, 60]), (1, vec![60]), (2, vec![60]), (2, vec![80])]);
+        assert_eq!(
+            shapes,
+            [
+                (1, vec![100, 100, 60]),
+                (1, vec![60]),
+                (2, vec![60]),
+                (2, vec![80])
+            ]
+        );
     }
 
     #[test]
     fn batches_and_queues_are_bounded() {
         let mut queue = Queue::new(10_000);
-        let taken = (0..1000).filter(|_| queue.push(to(1), |out| out.resize(out.len() + 1000, 0))).count();
+        let taken = (0..1000)
+            .filter(|_| queue.push(to(1), |out| out.resize(out.len() + 1000, 0)))
+            .count();
         assert_eq!(taken, 10);
         let mut batch = TransmitBatch::new(4);
         queue.pop_into(&mut batch);

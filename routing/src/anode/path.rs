@@ -43,7 +43,11 @@ pub(super) enum Check {
     /// None under way.
     Quiet,
     /// EPC_REQs since `since` have not been answered; `misses` of them are overdue, and `next` is when this one will be.
-    Asking { since: Instant, misses: u8, next: Instant },
+    Asking {
+        since: Instant,
+        misses: u8,
+        next: Instant,
+    },
 }
 
 /// What a path wants when its time has come.
@@ -101,7 +105,10 @@ impl Path {
     /// Since when a question is unanswered.
     pub fn asked_since(&self) -> Option<Instant> {
         match self.state {
-            State::Proven { check: Check::Asking { since, .. }, .. } => Some(since),
+            State::Proven {
+                check: Check::Asking { since, .. },
+                ..
+            } => Some(since),
             _ => None,
         }
     }
@@ -109,7 +116,12 @@ impl Path {
     /// Starts to ask a candidate, or asks at once one that is being asked slowly.
     pub fn probe(&mut self, now: Instant) {
         match &mut self.state {
-            State::Candidate => self.state = State::Probing { attempt: 0, next: now },
+            State::Candidate => {
+                self.state = State::Probing {
+                    attempt: 0,
+                    next: now,
+                }
+            }
             State::Probing { attempt, next } => {
                 *attempt = (*attempt).min(1);
                 *next = now;
@@ -123,7 +135,11 @@ impl Path {
         if let State::Proven { check, .. } = &mut self.state
             && *check == Check::Quiet
         {
-            *check = Check::Asking { since: now, misses: 0, next: now };
+            *check = Check::Asking {
+                since: now,
+                misses: 0,
+                next: now,
+            };
         }
     }
 
@@ -133,7 +149,10 @@ impl Path {
             Some(old) if self.is_proven() => (old * 7 + rtt) / 8,
             _ => rtt,
         });
-        self.state = State::Proven { at: now, check: Check::Quiet };
+        self.state = State::Proven {
+            at: now,
+            check: Check::Quiet,
+        };
         self.touched = now;
     }
 
@@ -141,8 +160,15 @@ impl Path {
     pub fn deadline(&self, in_use: bool) -> Option<Instant> {
         match self.state {
             State::Candidate => None,
-            State::Probing { next, .. } | State::Proven { check: Check::Asking { next, .. }, .. } => Some(next),
-            State::Proven { at, check: Check::Quiet } => in_use.then_some(at + CHECK_AFTER),
+            State::Probing { next, .. }
+            | State::Proven {
+                check: Check::Asking { next, .. },
+                ..
+            } => Some(next),
+            State::Proven {
+                at,
+                check: Check::Quiet,
+            } => in_use.then_some(at + CHECK_AFTER),
         }
     }
 
@@ -165,11 +191,26 @@ impl Path {
                     Some(Action::Failed)
                 }
             },
-            State::Proven { check: check @ Check::Quiet, .. } => {
-                *check = Check::Asking { since: now, misses: 0, next: now + patience };
+            State::Proven {
+                check: check @ Check::Quiet,
+                ..
+            } => {
+                *check = Check::Asking {
+                    since: now,
+                    misses: 0,
+                    next: now + patience,
+                };
                 Some(Action::Ask)
             }
-            State::Proven { check: Check::Asking { since, misses, next }, .. } => {
+            State::Proven {
+                check:
+                    Check::Asking {
+                        since,
+                        misses,
+                        next,
+                    },
+                ..
+            } => {
                 // The first question goes out when `next` is still the time of its beginning.
                 if *next > *since {
                     *misses += 1;
@@ -199,12 +240,19 @@ pub(super) fn is_dialable(endpoint: &SocketAddr, own_source: bool) -> bool {
     }
     match endpoint.ip() {
         IpAddr::V4(ip) => {
-            let reserved = ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.octets()[0] == 0 || ip.octets()[0] >= 240;
+            let reserved = ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_broadcast()
+                || ip.octets()[0] == 0
+                || ip.octets()[0] >= 240;
             !reserved && (own_source || !ip.is_loopback())
         }
         IpAddr::V6(ip) => {
             let overlay = matches!(ip.segments()[0], 0xfda0 | 0xfda1);
-            let reserved = ip.is_unspecified() || ip.is_multicast() || ip.to_ipv4_mapped().is_some() || overlay;
+            let reserved = ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.to_ipv4_mapped().is_some()
+                || overlay;
             !reserved && (own_source || !ip.is_loopback())
         }
     }
@@ -215,7 +263,12 @@ mod tests {
     use super::*;
 
     fn path(now: Instant) -> Path {
-        Path::new(now, "192.0.2.1:8737".parse().unwrap(), 0, Origin::Configured)
+        Path::new(
+            now,
+            "192.0.2.1:8737".parse().unwrap(),
+            0,
+            Origin::Configured,
+        )
     }
 
     #[test]
@@ -223,7 +276,11 @@ mod tests {
         // D24
         let start = Instant::now();
         let mut path = path(start);
-        assert_eq!(path.deadline(true), None, "nobody asks a candidate unless traffic wants it");
+        assert_eq!(
+            path.deadline(true),
+            None,
+            "nobody asks a candidate unless traffic wants it"
+        );
         path.probe(start);
         let (mut now, mut asked) = (start, Vec::new());
         loop {
@@ -262,15 +319,34 @@ mod tests {
     fn what_must_not_be_dialled_is_refused() {
         // S16
         let refused = [
-            "0.0.0.0:1", "255.255.255.255:8737", "224.0.0.1:1", "240.0.0.1:1", "127.0.0.1:8737", "192.0.2.1:0", "[::]:1", "[::1]:1",
-            "[ff02::1]:8737", "[fda0::1]:8737", "[fda1:2::1]:8737", "[::ffff:192.0.2.1]:1",
+            "0.0.0.0:1",
+            "255.255.255.255:8737",
+            "224.0.0.1:1",
+            "240.0.0.1:1",
+            "127.0.0.1:8737",
+            "192.0.2.1:0",
+            "[::]:1",
+            "[::1]:1",
+            "[ff02::1]:8737",
+            "[fda0::1]:8737",
+            "[fda1:2::1]:8737",
+            "[::ffff:192.0.2.1]:1",
         ];
         for text in refused {
             assert!(!is_dialable(&text.parse().unwrap(), false), "{text}");
         }
-        for text in ["192.0.2.1:8737", "10.0.0.1:1", "[2001:db8::1]:8737", "[fe80::1]:8737", "[fd00::1]:8737"] {
+        for text in [
+            "192.0.2.1:8737",
+            "10.0.0.1:1",
+            "[2001:db8::1]:8737",
+            "[fe80::1]:8737",
+            "[fd00::1]:8737",
+        ] {
             assert!(is_dialable(&text.parse().unwrap(), false), "{text}");
         }
-        assert!(is_dialable(&"127.0.0.1:1".parse().unwrap(), true), "a packet from this machine itself");
+        assert!(
+            is_dialable(&"127.0.0.1:1".parse().unwrap(), true),
+            "a packet from this machine itself"
+        );
     }
 }

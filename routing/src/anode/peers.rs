@@ -16,6 +16,8 @@ const MAX_SAME_ID: usize = 4;
 const SHORT_SENDER_FOR: Duration = Duration::from_secs(60);
 /// A peer counts as in use for so long after its last traffic.
 const IN_USE_FOR: Duration = Duration::from_secs(30);
+/// Stream data that stops for so long may have lost its way to us.
+const QUIET_AFTER: Duration = Duration::from_secs(3);
 /// Something was sent that wants an answer, and nothing authentic came: the shortest wait before the paths are questioned (DESIGN §7).
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
@@ -49,10 +51,16 @@ pub(super) struct Sources {
 
 impl Sources {
     pub fn names(self) -> Vec<&'static str> {
-        [(self.config, "config"), (self.pin, "pin"), (self.lan, "lan"), (self.whois, "whois"), (self.peer, "peer")]
-            .into_iter()
-            .filter_map(|(set, name)| set.then_some(name))
-            .collect()
+        [
+            (self.config, "config"),
+            (self.pin, "pin"),
+            (self.lan, "lan"),
+            (self.whois, "whois"),
+            (self.peer, "peer"),
+        ]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect()
     }
 }
 
@@ -64,7 +72,10 @@ pub(super) struct ReplayRing {
 
 impl ReplayRing {
     fn new() -> Self {
-        Self { macs: [0; 128], next: 0 }
+        Self {
+            macs: [0; 128],
+            next: 0,
+        }
     }
 
     /// Whether this MAC is new; remembers it.
@@ -100,6 +111,9 @@ pub(super) struct Peer {
     pub last_used: Option<Instant>,
     /// Since when something sent waits for anything authentic.
     awaiting: Option<Instant>,
+    /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
+    /// side cannot reach us, and only a packet of ours tells it where we are.
+    quiet_check: Option<Instant>,
     /// When it was last of any use, for eviction.
     pub touched: Instant,
     pub mac_failures: Bucket,
@@ -129,6 +143,7 @@ impl Peer {
             last_heard: None,
             last_used: None,
             awaiting: None,
+            quiet_check: None,
             touched: now,
             mac_failures: Bucket::default(),
             nominations: Bucket::default(),
@@ -148,7 +163,8 @@ impl Peer {
 
     /// Agrees the key if that was not done yet (about 0.3 ms).
     pub fn agree(&mut self, identity: &Identity) -> &MacKey {
-        self.key.get_or_insert_with(|| identity.agree(&self.address))
+        self.key
+            .get_or_insert_with(|| identity.agree(&self.address))
     }
 
     /// Takes over a key that was agreed before the peer was let into the table.
@@ -158,11 +174,13 @@ impl Peer {
 
     /// Whether a packet must carry our whole address: until something comes back, and again after 60 s of silence (A41, D20).
     pub fn needs_full_sender(&self, now: Instant) -> bool {
-        self.last_heard.is_none_or(|at| now.duration_since(at) >= SHORT_SENDER_FOR)
+        self.last_heard
+            .is_none_or(|at| now.duration_since(at) >= SHORT_SENDER_FOR)
     }
 
     pub fn is_in_use(&self, now: Instant) -> bool {
-        self.last_used.is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
+        self.last_used
+            .is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
     }
 
     pub fn has_proven_path(&self) -> bool {
@@ -170,11 +188,15 @@ impl Peer {
     }
 
     pub fn is_proven_at(&self, source: &SocketAddr) -> bool {
-        self.paths.iter().any(|path| path.is_proven() && path.endpoint == *source)
+        self.paths
+            .iter()
+            .any(|path| path.is_proven() && path.endpoint == *source)
     }
 
     pub fn path_mut(&mut self, endpoint: &SocketAddr) -> Option<&mut Path> {
-        self.paths.iter_mut().find(|path| path.endpoint == *endpoint)
+        self.paths
+            .iter_mut()
+            .find(|path| path.endpoint == *endpoint)
     }
 
     /// The path that is used.
@@ -188,34 +210,65 @@ impl Peer {
         let path = if wanted == PeerId::ANY || active.peer_id == wanted {
             active
         } else {
-            self.paths.iter().find(|path| path.is_proven() && path.peer_id == wanted).unwrap_or(active)
+            self.paths
+                .iter()
+                .find(|path| path.is_proven() && path.peer_id == wanted)
+                .unwrap_or(active)
         };
-        let destination = Destination { to: path.endpoint, socket: path.socket, source: None };
-        Some(Route { destination, max_packet: usize::from(path.max_packet), peer_id: path.peer_id })
+        let destination = Destination {
+            to: path.endpoint,
+            socket: path.socket,
+            source: None,
+        };
+        Some(Route {
+            destination,
+            max_packet: usize::from(path.max_packet),
+            peer_id: path.peer_id,
+        })
     }
 
     /// The way for a stream that is already open: also where nothing answers any more, so that it goes on at once when the peer is back.
     pub fn stream_route(&self, wanted: PeerId) -> Option<Route> {
         self.route(wanted).or_else(|| {
             let (to, socket) = self.last_resort?;
-            let destination = Destination { to, socket, source: None };
-            Some(Route { destination, max_packet: usize::from(super::path::INITIAL_PACKET), peer_id: PeerId::ANY })
+            let destination = Destination {
+                to,
+                socket,
+                source: None,
+            };
+            Some(Route {
+                destination,
+                max_packet: usize::from(super::path::INITIAL_PACKET),
+                peer_id: PeerId::ANY,
+            })
         })
     }
 
     /// Adds a candidate, or finds it among the known ones. `None`: no room left by better ones.
-    pub fn add_path(&mut self, now: Instant, endpoint: SocketAddr, socket: usize, origin: Origin) -> Option<&mut Path> {
+    pub fn add_path(
+        &mut self,
+        now: Instant,
+        endpoint: SocketAddr,
+        socket: usize,
+        origin: Origin,
+    ) -> Option<&mut Path> {
         if let Some(index) = self.paths.iter().position(|path| path.endpoint == endpoint) {
             return self.paths.get_mut(index);
         }
         // A forger of beacons or hints must not push out what was proven or configured: each origin has two places.
-        let of_origin = self.paths.iter().filter(|path| path.origin == origin && !path.is_proven()).count();
+        let of_origin = self
+            .paths
+            .iter()
+            .filter(|path| path.origin == origin && !path.is_proven())
+            .count();
         let crowded = origin != Origin::Configured && of_origin >= 2;
         if crowded || self.paths.len() >= MAX_PATHS {
             let oldest = (0..self.paths.len())
                 .filter(|index| {
                     let path = &self.paths[*index];
-                    !path.is_proven() && path.origin != Origin::Configured && (!crowded || path.origin == origin)
+                    !path.is_proven()
+                        && path.origin != Origin::Configured
+                        && (!crowded || path.origin == origin)
                 })
                 .min_by_key(|index| self.paths[*index].touched)?;
             self.remove_path(oldest);
@@ -242,12 +295,15 @@ impl Peer {
 
     /// Chooses the path that is used: direct before relayed, then the lower round trip, and a change only for a clear gain (D24, S17).
     pub fn choose_path(&mut self, now: Instant) {
-        let best = (0..self.paths.len()).filter(|index| self.paths[*index].is_proven()).min_by_key(|index| self.rank(*index, now));
+        let best = (0..self.paths.len())
+            .filter(|index| self.paths[*index].is_proven())
+            .min_by_key(|index| self.rank(*index, now));
         let keep = match (self.active, best) {
             (Some(active), Some(best)) if self.paths[active].is_proven() => {
                 let (old, new) = (self.rank(active, now), self.rank(best, now));
                 // Asked at the same time as the newcomer and slower to answer: then the newcomer is the way the peer is at now.
-                let overtaken = self.paths[active].asked_since().is_some() && self.paths[best].asked_since().is_none();
+                let overtaken = self.paths[active].asked_since().is_some()
+                    && self.paths[best].asked_since().is_none();
                 !overtaken && (new.0, new.1) >= (old.0, old.1) && new.2 * 5 >= old.2 * 4
             }
             _ => false,
@@ -262,14 +318,22 @@ impl Peer {
 
     fn rank(&self, index: usize, now: Instant) -> (bool, u8, Duration) {
         let path = &self.paths[index];
-        let waiting = path.asked_since().map_or(Duration::ZERO, |since| now.duration_since(since));
-        (path.is_suspect(), path.hops, path.rtt.unwrap_or(Duration::MAX / 8).max(waiting))
+        let waiting = path
+            .asked_since()
+            .map_or(Duration::ZERO, |since| now.duration_since(since));
+        (
+            path.is_suspect(),
+            path.hops,
+            path.rtt.unwrap_or(Duration::MAX / 8).max(waiting),
+        )
     }
 
     /// Traffic goes to this peer; `wants_answer`: something must come back. True if its timers may have to change.
     pub fn note_use(&mut self, now: Instant, wants_answer: bool) -> bool {
         self.touched = now;
-        let stale = self.last_used.is_none_or(|at| now.duration_since(at) > Duration::from_secs(1));
+        let stale = self
+            .last_used
+            .is_none_or(|at| now.duration_since(at) > Duration::from_secs(1));
         if stale {
             self.last_used = Some(now);
         }
@@ -295,6 +359,23 @@ impl Peer {
         Some(since + (rtt * 3).max(ANSWER_WITHIN))
     }
 
+    /// Stream data has come. True if the peer's timer has to be set.
+    pub fn note_stream_data(&mut self, now: Instant) -> bool {
+        // Moved only now and then, so that most packets cost one comparison.
+        let due = self
+            .quiet_check
+            .is_none_or(|at| at < now + QUIET_AFTER * 2 / 3);
+        if due {
+            self.quiet_check = Some(now + QUIET_AFTER);
+        }
+        due
+    }
+
+    /// Data that was flowing has stopped: true once.
+    pub fn has_fallen_quiet(&mut self, now: Instant) -> bool {
+        self.quiet_check.take_if(|at| *at <= now).is_some()
+    }
+
     /// The silence was noticed: ask again only after the next question of ours.
     pub fn clear_awaiting(&mut self) {
         self.awaiting = None;
@@ -303,18 +384,28 @@ impl Peer {
     /// When its paths want attention.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let in_use = self.is_in_use(now);
-        let paths = self.paths.iter().filter_map(|path| path.deadline(in_use)).min();
-        [paths, self.silence_deadline()].into_iter().flatten().min()
+        let paths = self
+            .paths
+            .iter()
+            .filter_map(|path| path.deadline(in_use))
+            .min();
+        [paths, self.silence_deadline(), self.quiet_check]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether this packet was not seen before (D38).
     pub fn is_fresh(&mut self, mac: [u8; 8]) -> bool {
-        self.replay.get_or_insert_with(|| Box::new(ReplayRing::new())).insert(mac)
+        self.replay
+            .get_or_insert_with(|| Box::new(ReplayRing::new()))
+            .insert(mac)
     }
 
     /// Whether a proof of the used path is older than NAT bindings live.
     pub fn is_stale(&self, now: Instant) -> bool {
-        self.last_heard.is_none_or(|at| now.duration_since(at) > CHECK_AFTER)
+        self.last_heard
+            .is_none_or(|at| now.duration_since(at) > CHECK_AFTER)
     }
 }
 
@@ -332,11 +423,17 @@ pub(super) struct PeerTable {
 
 impl PeerTable {
     pub fn get(&self, peer: PeerRef) -> Option<&Peer> {
-        self.peers.get(peer.slot as usize).filter(|(tenant, _)| *tenant == peer.tenant).map(|(_, peer)| peer)
+        self.peers
+            .get(peer.slot as usize)
+            .filter(|(tenant, _)| *tenant == peer.tenant)
+            .map(|(_, peer)| peer)
     }
 
     pub fn get_mut(&mut self, peer: PeerRef) -> Option<&mut Peer> {
-        self.peers.get_mut(peer.slot as usize).filter(|(tenant, _)| *tenant == peer.tenant).map(|(_, peer)| peer)
+        self.peers
+            .get_mut(peer.slot as usize)
+            .filter(|(tenant, _)| *tenant == peer.tenant)
+            .map(|(_, peer)| peer)
     }
 
     pub fn find(&self, address: &[u8; Address::LEN]) -> Option<PeerRef> {
@@ -350,18 +447,25 @@ impl PeerTable {
     /// All that have this short id, at most four.
     pub fn with_id(&self, id: &AddressId) -> [Option<PeerRef>; MAX_SAME_ID] {
         let mut found = [None; MAX_SAME_ID];
-        for (place, peer) in found.iter_mut().zip(self.by_id.get(id).into_iter().flatten()) {
+        for (place, peer) in found
+            .iter_mut()
+            .zip(self.by_id.get(id).into_iter().flatten())
+        {
             *place = Some(*peer);
         }
         found
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (PeerRef, &Peer)> {
-        self.peers.iter().map(|(slot, (tenant, peer))| (PeerRef { slot: slot as u32, tenant: *tenant }, peer))
-    }
-
-    pub fn len(&self) -> usize {
-        self.peers.len()
+        self.peers.iter().map(|(slot, (tenant, peer))| {
+            (
+                PeerRef {
+                    slot: slot as u32,
+                    tenant: *tenant,
+                },
+                peer,
+            )
+        })
     }
 
     pub fn count(&self, standing: Standing) -> usize {
@@ -369,7 +473,13 @@ impl PeerTable {
     }
 
     /// Puts a peer in. At `limit` of its standing the one longest of no use goes; `None` if all of them are in use.
-    pub fn insert(&mut self, now: Instant, address: Address, standing: Standing, limit: usize) -> Option<PeerRef> {
+    pub fn insert(
+        &mut self,
+        now: Instant,
+        address: Address,
+        standing: Standing,
+        limit: usize,
+    ) -> Option<PeerRef> {
         if standing != Standing::Kept && self.count(standing) >= limit {
             let oldest = self.oldest(now, standing)?;
             self.remove(oldest);
@@ -379,7 +489,10 @@ impl PeerTable {
         let peer = Peer::new(now, address, standing);
         let (id, ipv6) = (peer.id, peer.ipv6);
         let slot = self.peers.insert((self.tenants, peer));
-        let found = PeerRef { slot: u32::try_from(slot).ok()?, tenant: self.tenants };
+        let found = PeerRef {
+            slot: u32::try_from(slot).ok()?,
+            tenant: self.tenants,
+        };
         self.by_address.insert(*address.as_bytes(), found);
         self.by_ipv6.insert(ipv6, found);
         let same = self.by_id.entry(id).or_default();
@@ -392,7 +505,9 @@ impl PeerTable {
 
     /// A peer has become better known; at `limit` another of its new standing goes.
     pub fn promote(&mut self, now: Instant, peer: PeerRef, standing: Standing, limit: usize) {
-        let Some(old) = self.get(peer).map(|peer| peer.standing) else { return };
+        let Some(old) = self.get(peer).map(|peer| peer.standing) else {
+            return;
+        };
         if old >= standing {
             return;
         }
@@ -427,7 +542,9 @@ impl PeerTable {
 
     fn oldest(&self, now: Instant, standing: Standing) -> Option<PeerRef> {
         self.iter()
-            .filter(|(_, peer)| peer.standing == standing && peer.streams == 0 && !peer.is_in_use(now))
+            .filter(|(_, peer)| {
+                peer.standing == standing && peer.streams == 0 && !peer.is_in_use(now)
+            })
             .min_by_key(|(_, peer)| peer.touched)
             .map(|(found, _)| found)
     }
@@ -435,7 +552,9 @@ impl PeerTable {
     /// Lets tests give an address a short id of another (D22 needs 2^32 key generations otherwise).
     #[cfg(test)]
     pub fn force_id(&mut self, peer: PeerRef, id: AddressId) {
-        let Some(entry) = self.get_mut(peer) else { return };
+        let Some(entry) = self.get_mut(peer) else {
+            return;
+        };
         let old = std::mem::replace(&mut entry.id, id);
         if let Some(same) = self.by_id.get_mut(&old) {
             same.retain(|other| *other != peer);

@@ -46,22 +46,49 @@ impl Pings {
 
 impl Node {
     /// Sends an echo request; see [`crate::Overlay::ping`].
-    pub fn ping(&mut self, now: Instant, to: Ipv6Addr, token: u64, payload: &[u8]) -> Result<(), Failure> {
+    pub fn ping(
+        &mut self,
+        now: Instant,
+        to: Ipv6Addr,
+        token: u64,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
         let (_, digit) = split_digit(to);
         match self.reach(now, to)? {
             Reach::Ready(peer) => self.send_ping(now, peer, digit, token, payload),
-            Reach::Waiting(target) => self.hold(target, Held::Ping { token, digit, payload: payload.to_vec() }),
+            Reach::Waiting(target) => self.hold(
+                target,
+                Held::Ping {
+                    token,
+                    digit,
+                    payload: payload.to_vec(),
+                },
+            ),
         }
     }
 
-    pub(super) fn send_ping(&mut self, now: Instant, found: PeerRef, digit: PeerId, token: u64, payload: &[u8]) -> Result<(), Failure> {
+    pub(super) fn send_ping(
+        &mut self,
+        now: Instant,
+        found: PeerRef,
+        digit: PeerId,
+        token: u64,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
         self.pings.expire(now);
-        let Some(Route { destination, max_packet, .. }) = self.peers.get(found).and_then(|peer| peer.route(digit)) else {
+        let Some(Route {
+            destination,
+            max_packet,
+            ..
+        }) = self.peers.get(found).and_then(|peer| peer.route(digit))
+        else {
             return Err(Failure::Unreachable);
         };
         if FULL_SENDER_HEADER + TOKEN_LEN + payload.len() > max_packet {
             self.counters.too_big += 1;
-            return Err(Failure::TooBig { max: max_packet - FULL_SENDER_HEADER - TOKEN_LEN });
+            return Err(Failure::TooBig {
+                max: max_packet - FULL_SENDER_HEADER - TOKEN_LEN,
+            });
         }
         // `order` also holds answered ones until their time is over: it is the bound on both.
         if self.pings.order.len() >= self.config.limits.pings {
@@ -69,7 +96,14 @@ impl Node {
             return Err(Failure::Busy);
         }
         let wire_token = self.rng.next_u64();
-        self.pings.open.insert(wire_token, Outstanding { token, peer: found, sent: now });
+        self.pings.open.insert(
+            wire_token,
+            Outstanding {
+                token,
+                peer: found,
+                sent: now,
+            },
+        );
         self.pings.order.push_back((now, wire_token));
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
@@ -81,35 +115,84 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn handle_ping(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, payload: &[u8]) {
+    pub(super) fn handle_ping(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        payload: &[u8],
+    ) {
         let reply = Message::Pong(payload);
         if self.may_reply(now, &arrival, &reply) {
-            self.send_control(now, sender, arrival.received.reply_to(), Sender::Short, &reply);
+            self.send_control(
+                now,
+                sender,
+                arrival.received.reply_to(),
+                Sender::Short,
+                &reply,
+            );
         }
     }
 
-    pub(super) fn handle_pong(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, payload: &[u8]) {
+    pub(super) fn handle_pong(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        payload: &[u8],
+    ) {
         self.pings.expire(now);
-        let answered = payload.split_first_chunk::<TOKEN_LEN>().and_then(|(wire_token, rest)| {
-            let wire_token = u64::from_be_bytes(*wire_token);
-            let ours = self.pings.open.get(&wire_token).is_some_and(|ping| ping.peer == sender);
-            ours.then(|| self.pings.open.remove(&wire_token)).flatten().map(|ping| (ping, rest))
-        });
+        let answered = payload
+            .split_first_chunk::<TOKEN_LEN>()
+            .and_then(|(wire_token, rest)| {
+                let wire_token = u64::from_be_bytes(*wire_token);
+                let ours = self
+                    .pings
+                    .open
+                    .get(&wire_token)
+                    .is_some_and(|ping| ping.peer == sender);
+                ours.then(|| self.pings.open.remove(&wire_token))
+                    .flatten()
+                    .map(|ping| (ping, rest))
+            });
         let Some((ping, payload)) = answered else {
             self.counters.dropped_pongs += 1;
             return;
         };
         let hops = arrival.packet.hop_count();
-        let kind = if hops == 0 { PathKind::Direct } else { PathKind::Relay };
-        let via = Via { kind, endpoint: Endpoint::Udp(arrival.received.from).to_string(), hops };
+        let kind = if hops == 0 {
+            PathKind::Direct
+        } else {
+            PathKind::Relay
+        };
+        let via = Via {
+            kind,
+            endpoint: Endpoint::Udp(arrival.received.from).to_string(),
+            hops,
+        };
         let rtt = now.duration_since(ping.sent);
-        self.event(OverlayEvent::Pong { token: ping.token, rtt, via, payload: payload.to_vec() });
+        self.event(OverlayEvent::Pong {
+            token: ping.token,
+            rtt,
+            via,
+            payload: payload.to_vec(),
+        });
     }
 
     /// No path to this peer answers any more.
     pub(super) fn fail_pings_of(&mut self, found: PeerRef, failure: Failure) {
-        let lost: Vec<u64> = self.pings.open.iter().filter(|(_, ping)| ping.peer == found).map(|(wire_token, _)| *wire_token).collect();
-        let mut tokens: Vec<u64> = lost.iter().filter_map(|wire_token| self.pings.open.remove(wire_token)).map(|ping| ping.token).collect();
+        let lost: Vec<u64> = self
+            .pings
+            .open
+            .iter()
+            .filter(|(_, ping)| ping.peer == found)
+            .map(|(wire_token, _)| *wire_token)
+            .collect();
+        let mut tokens: Vec<u64> = lost
+            .iter()
+            .filter_map(|wire_token| self.pings.open.remove(wire_token))
+            .map(|ping| ping.token)
+            .collect();
         tokens.sort_unstable();
         for token in tokens {
             self.event(OverlayEvent::PingFailed { token, failure });
@@ -119,21 +202,47 @@ impl Node {
     /// Sends what waited for a path.
     pub(super) fn send_held(&mut self, now: Instant, found: PeerRef, ipv6: Ipv6Addr, held: Held) {
         match held {
-            Held::Ping { token, digit, payload } => {
+            Held::Ping {
+                token,
+                digit,
+                payload,
+            } => {
                 if let Err(failure) = self.send_ping(now, found, digit, token, &payload) {
                     self.event(OverlayEvent::PingFailed { token, failure });
                 }
             }
-            Held::Datagram { digit, source, destination, payload } => {
-                let message = Message::Dgram { source, destination, payload: &payload };
+            Held::Datagram {
+                digit,
+                source,
+                destination,
+                payload,
+            } => {
+                let message = Message::Dgram {
+                    source,
+                    destination,
+                    payload: &payload,
+                };
                 if let Err(failure) = self.send_datagram_message(now, found, digit, &message) {
-                    self.event(OverlayEvent::Undeliverable { to: with_digit(ipv6, digit), failure });
+                    self.event(OverlayEvent::Undeliverable {
+                        to: with_digit(ipv6, digit),
+                        failure,
+                    });
                 }
             }
-            Held::Other { digit, next_header, payload } => {
-                let message = Message::IpPacket { next_header, payload: &payload };
+            Held::Other {
+                digit,
+                next_header,
+                payload,
+            } => {
+                let message = Message::IpPacket {
+                    next_header,
+                    payload: &payload,
+                };
                 if let Err(failure) = self.send_datagram_message(now, found, digit, &message) {
-                    self.event(OverlayEvent::Undeliverable { to: with_digit(ipv6, digit), failure });
+                    self.event(OverlayEvent::Undeliverable {
+                        to: with_digit(ipv6, digit),
+                        failure,
+                    });
                 }
             }
         }

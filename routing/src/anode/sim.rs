@@ -18,11 +18,19 @@ pub struct Link {
     pub loss: u32,
     /// In thousandths.
     pub duplicate: u32,
+    /// Bytes a second that each host can send, with a queue of 50 ms before them; 0: no limit.
+    pub rate: u64,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0, duplicate: 0 }
+        Self {
+            delay: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            loss: 0,
+            duplicate: 0,
+            rate: 0,
+        }
     }
 }
 
@@ -50,8 +58,16 @@ pub struct Program {
 }
 
 impl OverlaySink for Program {
-    fn datagram(&mut self, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]) {
-        self.datagrams.push((from, from_port, to, to_port, payload.to_vec()));
+    fn datagram(
+        &mut self,
+        from: Ipv6Addr,
+        from_port: u16,
+        to: Ipv6Addr,
+        to_port: u16,
+        payload: &[u8],
+    ) {
+        self.datagrams
+            .push((from, from_port, to, to_port, payload.to_vec()));
     }
     fn other(&mut self, from: Ipv6Addr, _to: Ipv6Addr, next_header: u8, payload: &[u8]) {
         self.others.push((from, next_header, payload.to_vec()));
@@ -65,10 +81,11 @@ pub struct Host {
     pub up: bool,
     /// Packets and bytes it has put on the wire.
     pub sent: (u64, u64),
+    /// When its line has nothing left to send.
+    line_free: Instant,
 }
 
 pub struct Sim {
-    pub start: Instant,
     pub now: Instant,
     pub hosts: Vec<Host>,
     pub link: Link,
@@ -103,15 +120,18 @@ pub fn home(number: u16) -> SocketAddr {
 }
 
 pub fn lan_interface(at: SocketAddr) -> Interface {
-    Interface { name: "eth0".into(), index: 2, addresses: vec![(at.ip(), 24)], broadcast: true }
+    Interface {
+        name: "eth0".into(),
+        index: 2,
+        addresses: vec![(at.ip(), 24)],
+        broadcast: true,
+    }
 }
 
 impl Sim {
     pub fn new(seed: u64) -> Self {
-        let start = Instant::now();
         Self {
-            start,
-            now: start,
+            now: Instant::now(),
             hosts: Vec::new(),
             link: Link::default(),
             cut: Vec::new(),
@@ -128,13 +148,28 @@ impl Sim {
         let at = home(number);
         let mut node = self.node(number, config);
         node.set_sockets(vec![SocketAddr::from(([0, 0, 0, 0], 8737))]);
-        let program = Program { accepts: true, ..Program::default() };
-        self.hosts.push(Host { node, at, program, up: true, sent: (0, 0) });
+        let program = Program {
+            accepts: true,
+            ..Program::default()
+        };
+        self.hosts.push(Host {
+            node,
+            at,
+            program,
+            up: true,
+            sent: (0, 0),
+            line_free: self.now,
+        });
         self.hosts.len() - 1
     }
 
     pub fn node(&mut self, number: u16, config: NodeConfig) -> Node {
-        Node::new(identity(number), config, Box::new(StdRng::seed_from_u64(self.rng.random())), self.now)
+        Node::new(
+            identity(number),
+            config,
+            Box::new(StdRng::seed_from_u64(self.rng.random())),
+            self.now,
+        )
     }
 
     /// A host that announces itself on the one LAN there is.
@@ -159,7 +194,10 @@ impl Sim {
         let mut node = self.node(number, config);
         node.set_sockets(vec![SocketAddr::from(([0, 0, 0, 0], 8737))]);
         self.hosts[index].node = node;
-        self.hosts[index].program = Program { accepts: true, ..Program::default() };
+        self.hosts[index].program = Program {
+            accepts: true,
+            ..Program::default()
+        };
     }
 
     /// Puts bytes on the wire as if `from` had sent them.
@@ -169,12 +207,25 @@ impl Sim {
 
     fn fly(&mut self, packet: Flying, delay: Duration) {
         self.sequence += 1;
-        self.wire.push(Reverse((self.now + delay, self.sequence, packet)));
+        self.wire
+            .push(Reverse((self.now + delay, self.sequence, packet)));
     }
 
     fn send(&mut self, packet: Flying) {
         if let Some(record) = &mut self.record {
             record.push((self.now, packet.clone()));
+        }
+        let mut queued = Duration::ZERO;
+        if self.link.rate > 0
+            && let Some(host) = self.hosts.iter_mut().find(|host| host.at == packet.from)
+        {
+            host.line_free = host.line_free.max(self.now)
+                + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / self.link.rate);
+            queued = host.line_free - self.now;
+            if queued > Duration::from_millis(50) {
+                host.line_free = self.now + Duration::from_millis(50);
+                return;
+            }
         }
         let copies = 1 + u32::from(self.rng.random_range(0..1000) < self.link.duplicate);
         for _ in 0..copies {
@@ -182,7 +233,13 @@ impl Sim {
                 continue;
             }
             let jitter = self.link.jitter.as_micros() as u64;
-            let delay = self.link.delay + Duration::from_micros(if jitter == 0 { 0 } else { self.rng.random_range(0..jitter) });
+            let delay = queued
+                + self.link.delay
+                + Duration::from_micros(if jitter == 0 {
+                    0
+                } else {
+                    self.rng.random_range(0..jitter)
+                });
             self.fly(packet.clone(), delay);
         }
     }
@@ -203,8 +260,19 @@ impl Sim {
                     self.hosts[index].sent.0 += 1;
                     self.hosts[index].sent.1 += bytes.len() as u64;
                     if to.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) {
-                        let neighbours: Vec<_> = self.hosts.iter().filter(|host| host.up).map(|host| host.at).collect();
-                        neighbours.into_iter().for_each(|to| self.send(Flying { from, to, bytes: bytes.clone() }));
+                        let neighbours: Vec<_> = self
+                            .hosts
+                            .iter()
+                            .filter(|host| host.up)
+                            .map(|host| host.at)
+                            .collect();
+                        neighbours.into_iter().for_each(|to| {
+                            self.send(Flying {
+                                from,
+                                to,
+                                bytes: bytes.clone(),
+                            })
+                        });
                     } else {
                         self.send(Flying { from, to, bytes });
                     }
@@ -247,8 +315,19 @@ impl Sim {
     pub fn step(&mut self, until: Instant) -> bool {
         self.pump();
         let arrival = self.wire.peek().map(|Reverse((at, ..))| *at);
-        let timers = self.hosts.iter().filter(|host| host.up).filter_map(|host| host.node.deadline()).map(|(at, _)| at).min();
-        let Some(next) = [arrival, timers].into_iter().flatten().min().filter(|at| *at <= until) else {
+        let timers = self
+            .hosts
+            .iter()
+            .filter(|host| host.up)
+            .filter_map(|host| host.node.deadline())
+            .map(|(at, _)| at)
+            .min();
+        let Some(next) = [arrival, timers]
+            .into_iter()
+            .flatten()
+            .min()
+            .filter(|at| *at <= until)
+        else {
             self.now = until;
             return false;
         };
@@ -256,7 +335,9 @@ impl Sim {
         while let Some(Reverse((at, ..))) = self.wire.peek()
             && *at <= self.now
         {
-            let Some(Reverse((_, _, packet))) = self.wire.pop() else { break };
+            let Some(Reverse((_, _, packet))) = self.wire.pop() else {
+                break;
+            };
             self.deliver(packet);
         }
         for host in self.hosts.iter_mut().filter(|host| host.up) {
@@ -270,12 +351,27 @@ impl Sim {
 
     fn deliver(&mut self, packet: Flying) {
         let Flying { from, to, bytes } = packet;
-        if self.cut.iter().any(|(a, b)| (*a, *b) == (from, to) || (*b, *a) == (from, to)) {
+        if self
+            .cut
+            .iter()
+            .any(|(a, b)| (*a, *b) == (from, to) || (*b, *a) == (from, to))
+        {
             return;
         }
-        for host in self.hosts.iter_mut().filter(|host| host.up && host.at == to) {
-            let received = Received { from, socket: 0, local_ip: None, ecn: Ecn::NotCapable, bytes: &bytes };
-            host.node.handle_datagram(self.now, received, &mut host.program);
+        for host in self
+            .hosts
+            .iter_mut()
+            .filter(|host| host.up && host.at == to)
+        {
+            let received = Received {
+                from,
+                socket: 0,
+                local_ip: None,
+                ecn: Ecn::NotCapable,
+                bytes: &bytes,
+            };
+            host.node
+                .handle_datagram(self.now, received, &mut host.program);
         }
     }
 
@@ -286,7 +382,12 @@ impl Sim {
     }
 
     /// Runs until something is so, or panics after `limit`. Returns how long it took.
-    pub fn until(&mut self, limit: Duration, what: &str, mut done: impl FnMut(&Self) -> bool) -> Duration {
+    pub fn until(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Duration {
         let (begin, until) = (self.now, self.now + limit);
         self.pump();
         while !done(self) {
@@ -305,8 +406,13 @@ impl Sim {
             self.pump();
             for (at, event) in &self.hosts[from].program.events {
                 match event {
-                    OverlayEvent::Pong { token: answered, .. } if *answered == token => return Ok(*at - begin),
-                    OverlayEvent::PingFailed { token: failed, failure } if *failed == token => return Err(*failure),
+                    OverlayEvent::Pong {
+                        token: answered, ..
+                    } if *answered == token => return Ok(*at - begin),
+                    OverlayEvent::PingFailed {
+                        token: failed,
+                        failure,
+                    } if *failed == token => return Err(*failure),
                     _ => {}
                 }
             }
@@ -321,27 +427,49 @@ impl Sim {
     }
 
     pub fn has_event(&self, index: usize, wanted: impl Fn(&OverlayEvent) -> bool) -> bool {
-        self.hosts[index].program.events.iter().any(|(_, event)| wanted(event))
+        self.hosts[index]
+            .program
+            .events
+            .iter()
+            .any(|(_, event)| wanted(event))
     }
 
     pub fn peer(&self, index: usize, number: u16) -> PeerSnapshot {
         let ip = ipv6(number);
-        self.hosts[index].node.peers().into_iter().find(|peer| peer.ipv6 == ip).unwrap()
+        self.hosts[index]
+            .node
+            .peers()
+            .into_iter()
+            .find(|peer| peer.ipv6 == ip)
+            .unwrap()
     }
 
     /// The endpoint that is used towards a peer.
     pub fn used(&self, index: usize, number: u16) -> Option<String> {
-        self.peer(index, number).paths.into_iter().find(|path| path.active).map(|path| path.endpoint)
+        self.peer(index, number)
+            .paths
+            .into_iter()
+            .find(|path| path.active)
+            .map(|path| path.endpoint)
     }
 }
 
 /// No LAN, nobody configured.
 pub fn quiet() -> NodeConfig {
-    NodeConfig { lan: false, ..NodeConfig::default() }
+    NodeConfig {
+        lan: false,
+        ..NodeConfig::default()
+    }
 }
 
 /// No LAN; these are configured at their homes.
 pub fn knows(numbers: &[u16]) -> NodeConfig {
-    let peers = numbers.iter().map(|number| ConfiguredPeer { address: address(*number), endpoints: vec![Endpoint::Udp(home(*number))] });
-    NodeConfig { peers: peers.collect(), ..quiet() }
+    let peers = numbers.iter().map(|number| ConfiguredPeer {
+        address: address(*number),
+        endpoints: vec![Endpoint::Udp(home(*number))],
+    });
+    NodeConfig {
+        peers: peers.collect(),
+        ..quiet()
+    }
 }

@@ -82,7 +82,10 @@ impl Node {
 
     /// Peers with a proven path.
     pub fn connected(&self) -> usize {
-        self.peers.iter().filter(|(_, peer)| peer.has_proven_path()).count()
+        self.peers
+            .iter()
+            .filter(|(_, peer)| peer.has_proven_path())
+            .count()
     }
 
     /// Streams in the table, those that only linger included.
@@ -101,7 +104,11 @@ impl Node {
         if !is_synthetic(target) || base == self.own.ipv6 {
             return Lookup::Failed(Failure::NoSuchPeer);
         }
-        if let Some(peer) = self.peers.find_ipv6(&base).and_then(|found| self.peers.get(found)) {
+        if let Some(peer) = self
+            .peers
+            .find_ipv6(&base)
+            .and_then(|found| self.peers.get(found))
+        {
             return Lookup::Found(snapshot(peer));
         }
         if !self.contacts.is_open(&base) {
@@ -124,7 +131,12 @@ impl Node {
             .filter(|(_, peer)| peer.standing >= Standing::Met)
             .map(|(_, peer)| Pin {
                 address: peer.address,
-                endpoints: peer.paths.iter().filter(|path| path.is_proven()).map(|path| path.endpoint).collect(),
+                endpoints: peer
+                    .paths
+                    .iter()
+                    .filter(|path| path.is_proven())
+                    .map(|path| path.endpoint)
+                    .collect(),
             })
             .filter(|pin| !pin.endpoints.is_empty())
             .collect();
@@ -136,10 +148,18 @@ impl Node {
     pub fn import_pins(&mut self, now: Instant, pins: &[Pin]) {
         let own = self.own.address;
         for pin in pins.iter().filter(|pin| pin.address != own) {
-            let Some(found) = self.learn_peer(now, pin.address, Standing::Met) else { continue };
-            for endpoint in pin.endpoints.iter().filter(|endpoint| super::is_dialable(endpoint, true)) {
+            let Some(found) = self.learn_peer(now, pin.address, Standing::Met) else {
+                continue;
+            };
+            for endpoint in pin
+                .endpoints
+                .iter()
+                .filter(|endpoint| super::is_dialable(endpoint, true))
+            {
                 let socket = self.socket_for(endpoint);
-                let Some(peer) = self.peers.get_mut(found) else { continue };
+                let Some(peer) = self.peers.get_mut(found) else {
+                    continue;
+                };
                 peer.sources.pin = true;
                 peer.add_path(now, *endpoint, socket, Origin::Pin);
             }
@@ -158,7 +178,10 @@ fn snapshot(peer: &Peer) -> PeerSnapshot {
         configured: peer.standing == Standing::Kept,
         authenticated: peer.last_heard.is_some(),
         sources: peer.sources.names(),
-        paths: paths.into_iter().map(|path| path_snapshot(path, Some(path.endpoint) == active)).collect(),
+        paths: paths
+            .into_iter()
+            .map(|path| path_snapshot(path, Some(path.endpoint) == active))
+            .collect(),
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
         streams: peer.streams,
@@ -167,7 +190,11 @@ fn snapshot(peer: &Peer) -> PeerSnapshot {
 
 fn path_snapshot(path: &Path, active: bool) -> PathSnapshot {
     PathSnapshot {
-        kind: if path.hops == 0 { PathKind::Direct } else { PathKind::Relay },
+        kind: if path.hops == 0 {
+            PathKind::Direct
+        } else {
+            PathKind::Relay
+        },
         transport: "udp",
         endpoint: Endpoint::Udp(path.endpoint).to_string(),
         hops: path.hops,

@@ -37,7 +37,11 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     /// Ours, and its peer is not reached yet.
-    Waiting { target: Ipv6Addr, from_port: u16, to_port: u16 },
+    Waiting {
+        target: Ipv6Addr,
+        from_port: u16,
+        to_port: u16,
+    },
     /// Ours, and not answered yet.
     Opening,
     /// The peer's, and the program has not answered yet.
@@ -65,7 +69,7 @@ pub(super) struct StreamTable {
     by_key: HashMap<(PeerRef, u16, u16), StreamId>,
     ready: VecDeque<StreamId>,
     lingering: VecDeque<StreamId>,
-    pending: usize,
+    pub pending: usize,
 }
 
 /// A packet that did not fit the batch it was made for: the first one of the next batch.
@@ -107,14 +111,25 @@ impl StreamTable {
     }
 
     fn ids_of(&self, peer: PeerRef) -> Vec<StreamId> {
-        let of_peer = self.entries.iter().filter(|(_, (_, entry))| entry.peer == Some(peer));
-        of_peer.map(|(slot, (tenant, _))| StreamId(u64::from(*tenant) << 32 | slot as u64)).collect()
+        let of_peer = self
+            .entries
+            .iter()
+            .filter(|(_, (_, entry))| entry.peer == Some(peer));
+        of_peer
+            .map(|(slot, (tenant, _))| StreamId(u64::from(*tenant) << 32 | slot as u64))
+            .collect()
     }
 }
 
 impl Node {
     /// Opens a stream; see [`crate::Overlay::open`].
-    pub fn open(&mut self, now: Instant, from_port: u16, to: Ipv6Addr, to_port: u16) -> Result<StreamId, Failure> {
+    pub fn open(
+        &mut self,
+        now: Instant,
+        from_port: u16,
+        to: Ipv6Addr,
+        to_port: u16,
+    ) -> Result<StreamId, Failure> {
         self.check_policy()?;
         self.make_room_for_stream();
         if self.streams.len() >= self.config.limits.streams {
@@ -122,8 +137,18 @@ impl Node {
         }
         let (target, digit) = split_digit(to);
         let reach = self.reach(now, to)?;
-        let phase = Phase::Waiting { target, from_port, to_port };
-        let id = self.streams.insert(Entry { stream: None, peer: None, phase, remote_peer: digit, ready: false });
+        let phase = Phase::Waiting {
+            target,
+            from_port,
+            to_port,
+        };
+        let id = self.streams.insert(Entry {
+            stream: None,
+            peer: None,
+            phase,
+            remote_peer: digit,
+            ready: false,
+        });
         match reach {
             Reach::Ready(peer) => self.start_stream(now, id, peer),
             Reach::Waiting(target) => {
@@ -138,14 +163,27 @@ impl Node {
 
     /// Its peer is reached: the S_OPEN may go.
     pub(super) fn start_stream(&mut self, now: Instant, id: StreamId, peer: PeerRef) {
-        let Some(Entry { phase: Phase::Waiting { from_port, to_port, .. }, .. }) = self.streams.get(id) else { return };
+        let Some(Entry {
+            phase: Phase::Waiting {
+                from_port, to_port, ..
+            },
+            ..
+        }) = self.streams.get(id)
+        else {
+            return;
+        };
         let (from_port, to_port) = (*from_port, *to_port);
         let Some((link, flags)) = self.choose_link(peer, from_port, to_port) else {
             return self.fail_stream(id, Failure::Busy);
         };
-        let links = Links { sender: link, receiver: to_port };
+        let links = Links {
+            sender: link,
+            receiver: to_port,
+        };
         let stream = Stream::open(&self.config.stream, now, links, flags, self.rng.next_u32());
-        let Some(entry) = self.streams.get_mut(id) else { return };
+        let Some(entry) = self.streams.get_mut(id) else {
+            return;
+        };
         entry.stream = Some(stream);
         entry.peer = Some(peer);
         entry.phase = Phase::Opening;
@@ -159,20 +197,30 @@ impl Node {
 
     /// The program's source port where it is free, so that the peer sees it; else any number without flag 01 (A62, N12).
     fn choose_link(&mut self, peer: PeerRef, from_port: u16, to_port: u16) -> Option<(u16, u8)> {
-        let free = |link: u16, streams: &StreamTable| link != 0 && !streams.by_key.contains_key(&(peer, link, to_port));
+        let free = |link: u16, streams: &StreamTable| {
+            link != 0 && !streams.by_key.contains_key(&(peer, link, to_port))
+        };
         if free(from_port, &self.streams) {
             return Some((from_port, FLAG_SOURCE_PORT));
         }
         let start = self.rng.next_u32() as u16;
-        (0..=u16::MAX).map(|step| start.wrapping_add(step)).find(|link| free(*link, &self.streams)).map(|link| (link, 0))
+        (0..=u16::MAX)
+            .map(|step| start.wrapping_add(step))
+            .find(|link| free(*link, &self.streams))
+            .map(|link| (link, 0))
     }
 
     /// Lets an incoming stream in; see [`crate::Overlay::accept`].
     pub fn accept(&mut self, now: Instant, id: StreamId) {
-        let Some(entry) = self.streams.get_mut(id) else { return };
+        let Some(entry) = self.streams.get_mut(id) else {
+            return;
+        };
         if let (Phase::Pending { .. }, Some(stream)) = (entry.phase, entry.stream.as_mut()) {
             stream.accept(now);
-            entry.phase = Phase::Open { finished: false, flushed: false };
+            entry.phase = Phase::Open {
+                finished: false,
+                flushed: false,
+            };
             self.count_pending(id, false);
             self.after_stream(now, id);
         }
@@ -180,7 +228,9 @@ impl Node {
 
     /// Refuses or resets a stream; see [`crate::Overlay::abort`].
     pub fn abort(&mut self, now: Instant, id: StreamId, failure: Failure) {
-        let Some(entry) = self.streams.get_mut(id) else { return };
+        let Some(entry) = self.streams.get_mut(id) else {
+            return;
+        };
         match (entry.phase, entry.stream.as_mut()) {
             (Phase::Over { .. }, _) => {}
             (Phase::Waiting { target, .. }, _) => {
@@ -198,7 +248,11 @@ impl Node {
 
     /// No more will be written; see [`crate::Overlay::finish`].
     pub fn finish(&mut self, now: Instant, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(id).and_then(|entry| entry.stream.as_mut()) {
+        if let Some(stream) = self
+            .streams
+            .get_mut(id)
+            .and_then(|entry| entry.stream.as_mut())
+        {
             stream.finish(now);
             self.after_stream(now, id);
         }
@@ -206,7 +260,13 @@ impl Node {
 
     /// Takes bytes; see [`crate::Overlay::write`].
     pub fn write(&mut self, now: Instant, id: StreamId, data: &[u8]) -> usize {
-        let Some(stream) = self.streams.get_mut(id).and_then(|entry| entry.stream.as_mut()) else { return 0 };
+        let Some(stream) = self
+            .streams
+            .get_mut(id)
+            .and_then(|entry| entry.stream.as_mut())
+        else {
+            return 0;
+        };
         let taken = stream.write(now, data);
         self.after_stream(now, id);
         taken
@@ -214,41 +274,103 @@ impl Node {
 
     /// Room for `write`; see [`crate::Overlay::write_capacity`].
     pub fn write_capacity(&self, id: StreamId) -> usize {
-        self.streams.get(id).and_then(|entry| entry.stream.as_ref()).map_or(0, Stream::write_capacity)
+        self.streams
+            .get(id)
+            .and_then(|entry| entry.stream.as_ref())
+            .map_or(0, Stream::write_capacity)
     }
 
     /// Gives bytes; see [`crate::Overlay::read`].
-    pub fn read(&mut self, now: Instant, id: StreamId, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize {
-        let Some(stream) = self.streams.get_mut(id).and_then(|entry| entry.stream.as_mut()) else { return 0 };
+    pub fn read(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> usize {
+        let Some(stream) = self
+            .streams
+            .get_mut(id)
+            .and_then(|entry| entry.stream.as_mut())
+        else {
+            return 0;
+        };
         let taken = stream.read(now, sink);
         self.after_stream(now, id);
         taken
     }
 
     /// A stream message has come.
-    pub(super) fn handle_stream(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, message: &StreamMessage<'_>) {
+    pub(super) fn handle_stream(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        message: &StreamMessage<'_>,
+    ) {
         let links = message.links();
         let sender_peer = arrival.packet.sender_peer();
-        let Some(id) = self.streams.by_key.get(&(sender, links.receiver, links.sender)).copied() else {
+        let Some(id) = self
+            .streams
+            .by_key
+            .get(&(sender, links.receiver, links.sender))
+            .copied()
+        else {
             return match message {
-                StreamMessage::Open { window, isn, .. } => self.handle_open(now, sender, arrival, links, *window, *isn),
+                StreamMessage::Open { window, isn, .. } => {
+                    self.handle_open(now, sender, arrival, links, *window, *isn)
+                }
                 _ => self.counters.dropped_unknown_stream += 1,
             };
         };
-        let Some(entry) = self.streams.get_mut(id) else { return };
-        let Some(stream) = entry.stream.as_mut() else { return };
+        let Some(entry) = self.streams.get_mut(id) else {
+            return;
+        };
+        let Some(stream) = entry.stream.as_mut() else {
+            return;
+        };
+        if let StreamMessage::Open { window, isn, .. } = message
+            && !arrival.repeated
+            && stream.yields_to(now, *isn)
+        {
+            // The peer has forgotten the old one and uses its numbers again (D29, N12).
+            match entry.phase {
+                Phase::Over { .. } => self.remove_stream(id),
+                _ => self.fail_stream(id, Failure::Reset),
+            }
+            return self.handle_open(now, sender, arrival, links, *window, *isn);
+        }
         if entry.phase == Phase::Opening {
             entry.remote_peer = sender_peer;
         }
         stream.handle(now, message);
+        let carries_data = matches!(
+            message,
+            StreamMessage::Data { .. } | StreamMessage::Dack { .. }
+        );
         if arrival.received.ecn == Ecn::Experienced {
             stream.handle_ecn(now);
+        }
+        if carries_data
+            && self
+                .peers
+                .get_mut(sender)
+                .is_some_and(|peer| peer.note_stream_data(now))
+        {
+            self.schedule_peer(now, sender);
         }
         self.after_stream(now, id);
     }
 
     /// A peer opens a stream.
-    fn handle_open(&mut self, now: Instant, sender: PeerRef, arrival: Arrival<'_>, links: Links, window: u16, isn: u32) {
+    fn handle_open(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival<'_>,
+        links: Links,
+        window: u16,
+        isn: u32,
+    ) {
         if arrival.repeated {
             // A recorded S_OPEN whose stream is long gone (S7).
             self.counters.dropped_replay += 1;
@@ -256,41 +378,84 @@ impl Node {
         }
         self.make_room_for_stream();
         let limits = &self.config.limits;
-        let full = self.streams.pending >= limits.pending_streams || self.streams.len() >= limits.streams;
+        let full =
+            self.streams.pending >= limits.pending_streams || self.streams.len() >= limits.streams;
         let sender_peer = arrival.packet.sender_peer();
         let from = self.program_source(sender, sender_peer);
-        let (Some(peer), Some(from)) = (self.peers.get_mut(sender), from) else { return };
+        let (Some(peer), Some(from)) = (self.peers.get_mut(sender), from) else {
+            return;
+        };
         if full || peer.pending_streams as usize >= limits.pending_streams_per_peer {
             self.counters.dropped_opens += 1;
             return;
         }
         peer.streams += 1;
-        let ours = Links { sender: links.receiver, receiver: links.sender };
-        let stream = Stream::incoming(&self.config.stream, now, ours, window, isn, self.rng.next_u32());
-        let entry =
-            Entry { stream: Some(stream), peer: Some(sender), phase: Phase::Pending { since: now }, remote_peer: sender_peer, ready: false };
+        let ours = Links {
+            sender: links.receiver,
+            receiver: links.sender,
+        };
+        let stream = Stream::incoming(
+            &self.config.stream,
+            now,
+            ours,
+            window,
+            isn,
+            self.rng.next_u32(),
+        );
+        let entry = Entry {
+            stream: Some(stream),
+            peer: Some(sender),
+            phase: Phase::Pending { since: now },
+            remote_peer: sender_peer,
+            ready: false,
+        };
         let id = self.streams.insert(entry);
-        self.streams.by_key.insert((sender, links.receiver, links.sender), id);
+        self.streams
+            .by_key
+            .insert((sender, links.receiver, links.sender), id);
         self.count_pending(id, true);
         self.counters.streams += 1;
-        self.timers.set(Timer::Stream(id), now + ACCEPT_WITHIN, "stream accept");
+        self.timers
+            .set(Timer::Stream(id), now + ACCEPT_WITHIN, "stream accept");
         let to = self.own.ipv6_for(arrival.packet.recipient_peer());
-        self.event(OverlayEvent::StreamIncoming { stream: id, from, from_port: links.sender, to, to_port: links.receiver });
+        self.event(OverlayEvent::StreamIncoming {
+            stream: id,
+            from,
+            from_port: links.sender,
+            to,
+            to_port: links.receiver,
+        });
     }
 
     fn count_pending(&mut self, id: StreamId, more: bool) {
-        let change = |count: usize| if more { count + 1 } else { count.saturating_sub(1) };
+        let change = |count: usize| {
+            if more {
+                count + 1
+            } else {
+                count.saturating_sub(1)
+            }
+        };
         self.streams.pending = change(self.streams.pending);
-        if let Some(peer) = self.streams.get(id).and_then(|entry| entry.peer).and_then(|peer| self.peers.get_mut(peer)) {
+        if let Some(peer) = self
+            .streams
+            .get(id)
+            .and_then(|entry| entry.peer)
+            .and_then(|peer| self.peers.get_mut(peer))
+        {
             peer.pending_streams = change(peer.pending_streams as usize) as u32;
         }
     }
 
     pub(super) fn handle_stream_timer(&mut self, now: Instant, id: StreamId) {
-        let Some(entry) = self.streams.get_mut(id) else { return };
+        let Some(entry) = self.streams.get_mut(id) else {
+            return;
+        };
         match entry.phase {
             Phase::Pending { since } if now >= since + ACCEPT_WITHIN => {
-                self.event(OverlayEvent::StreamFailed { stream: id, failure: Failure::TimedOut });
+                self.event(OverlayEvent::StreamFailed {
+                    stream: id,
+                    failure: Failure::TimedOut,
+                });
                 return self.abort(now, id, Failure::TimedOut);
             }
             Phase::Over { since } if now >= since + LINGER => return self.remove_stream(id),
@@ -312,7 +477,9 @@ impl Node {
 
     fn drain_stream_events(&mut self, now: Instant, id: StreamId) {
         while let Some(entry) = self.streams.get_mut(id) {
-            let Some(event) = entry.stream.as_mut().and_then(Stream::poll_event) else { return };
+            let Some(event) = entry.stream.as_mut().and_then(Stream::poll_event) else {
+                return;
+            };
             if event == Event::Closed {
                 return self.remove_stream(id);
             }
@@ -321,7 +488,10 @@ impl Node {
             }
             match event {
                 Event::Opened => {
-                    entry.phase = Phase::Open { finished: false, flushed: false };
+                    entry.phase = Phase::Open {
+                        finished: false,
+                        flushed: false,
+                    };
                     self.event(OverlayEvent::StreamOpened { stream: id });
                 }
                 Event::Readable => self.event(OverlayEvent::StreamReadable { stream: id }),
@@ -332,7 +502,10 @@ impl Node {
                 }
                 Event::Flushed => self.close_half(now, id, |_, flushed| *flushed = true),
                 Event::Aborted { reason, .. } => {
-                    self.event(OverlayEvent::StreamFailed { stream: id, failure: failure_of(reason) });
+                    self.event(OverlayEvent::StreamFailed {
+                        stream: id,
+                        failure: failure_of(reason),
+                    });
                     self.make_over(now, id);
                 }
                 Event::Closed => {}
@@ -341,7 +514,13 @@ impl Node {
     }
 
     fn close_half(&mut self, now: Instant, id: StreamId, close: impl FnOnce(&mut bool, &mut bool)) {
-        let Some(Entry { phase: Phase::Open { finished, flushed }, .. }) = self.streams.get_mut(id) else { return };
+        let Some(Entry {
+            phase: Phase::Open { finished, flushed },
+            ..
+        }) = self.streams.get_mut(id)
+        else {
+            return;
+        };
         close(finished, flushed);
         if *finished && *flushed {
             self.event(OverlayEvent::StreamClosed { stream: id });
@@ -351,21 +530,25 @@ impl Node {
 
     /// The program hears no more of it; the other end may still need an answer.
     fn make_over(&mut self, now: Instant, id: StreamId) {
-        let Some(entry) = self.streams.get_mut(id) else { return };
+        let Some(entry) = self.streams.get_mut(id) else {
+            return;
+        };
         let was_pending = matches!(entry.phase, Phase::Pending { .. });
         entry.phase = Phase::Over { since: now };
         if was_pending {
             self.count_pending(id, false);
         }
         self.streams.lingering.push_back(id);
-        self.timers.set(Timer::Stream(id), now + LINGER, "stream linger");
+        self.timers
+            .set(Timer::Stream(id), now + LINGER, "stream linger");
         self.make_room_for_stream();
     }
 
     /// Lets the oldest go of those that only linger, when there are too many of them.
     fn make_room_for_stream(&mut self) {
         while self.streams.lingering.len() > MAX_LINGERING
-            || self.streams.len() >= self.config.limits.streams && !self.streams.lingering.is_empty()
+            || self.streams.len() >= self.config.limits.streams
+                && !self.streams.lingering.is_empty()
         {
             if let Some(oldest) = self.streams.lingering.pop_front() {
                 self.remove_stream(oldest);
@@ -374,14 +557,18 @@ impl Node {
     }
 
     fn remove_stream(&mut self, id: StreamId) {
-        let Some(entry) = self.streams.get(id) else { return };
+        let Some(entry) = self.streams.get(id) else {
+            return;
+        };
         if matches!(entry.phase, Phase::Pending { .. }) {
             self.count_pending(id, false);
         }
         let (_, entry) = self.streams.entries.remove((id.0 & 0xffff_ffff) as usize);
         if let (Some(found), Some(stream)) = (entry.peer, entry.stream) {
             let links = stream.links();
-            self.streams.by_key.remove(&(found, links.sender, links.receiver));
+            self.streams
+                .by_key
+                .remove(&(found, links.sender, links.receiver));
             if let Some(peer) = self.peers.get_mut(found) {
                 peer.streams = peer.streams.saturating_sub(1);
             }
@@ -393,14 +580,26 @@ impl Node {
     pub(super) fn fail_stream(&mut self, id: StreamId, failure: Failure) {
         if self.streams.get(id).is_some() {
             self.remove_stream(id);
-            self.event(OverlayEvent::StreamFailed { stream: id, failure });
+            self.event(OverlayEvent::StreamFailed {
+                stream: id,
+                failure,
+            });
         }
     }
 
     /// No path to this peer answers: whoever still waits for the answer to an S_OPEN is told.
-    pub(super) fn fail_opening_streams_of(&mut self, _now: Instant, peer: PeerRef, failure: Failure) {
+    pub(super) fn fail_opening_streams_of(
+        &mut self,
+        _now: Instant,
+        peer: PeerRef,
+        failure: Failure,
+    ) {
         for id in self.streams.ids_of(peer) {
-            if self.streams.get(id).is_some_and(|entry| entry.phase == Phase::Opening) {
+            if self
+                .streams
+                .get(id)
+                .is_some_and(|entry| entry.phase == Phase::Opening)
+            {
                 self.fail_stream(id, failure);
             }
         }
@@ -447,17 +646,31 @@ impl Node {
 
     /// One turn of one stream.
     fn send_quantum(&mut self, now: Instant, id: StreamId, batch: &mut TransmitBatch) -> Turn {
-        let Some(entry) = self.streams.get_mut(id) else { return Turn::Idle };
+        let Some(entry) = self.streams.get_mut(id) else {
+            return Turn::Idle;
+        };
         let remote_peer = entry.remote_peer;
-        let (Some(stream), Some(found)) = (entry.stream.as_mut(), entry.peer) else { return Turn::Idle };
-        let Some(peer) = self.peers.get_mut(found) else { return Turn::Idle };
-        let Some(route) = peer.stream_route(remote_peer) else { return Turn::Idle };
+        let (Some(stream), Some(found)) = (entry.stream.as_mut(), entry.peer) else {
+            return Turn::Idle;
+        };
+        let Some(peer) = self.peers.get_mut(found) else {
+            return Turn::Idle;
+        };
+        let Some(route) = peer.stream_route(remote_peer) else {
+            return Turn::Idle;
+        };
         if !batch.is_empty() && batch.destination != route.destination {
             return Turn::Elsewhere;
         }
         peer.agree(&self.own.identity);
-        let Some(key) = peer.key() else { return Turn::Idle };
-        let recipient_peer = if remote_peer == PeerId::ANY { route.peer_id } else { remote_peer };
+        let Some(key) = peer.key() else {
+            return Turn::Idle;
+        };
+        let recipient_peer = if remote_peer == PeerId::ANY {
+            route.peer_id
+        } else {
+            remote_peer
+        };
         let needs_full_sender = peer.needs_full_sender(now);
         // Room for a full sender is always left: a retransmission carries it (D20) and must not outgrow the path.
         let max_body = route.max_packet - FULL_SENDER_HEADER;
@@ -469,19 +682,38 @@ impl Node {
             if sent == QUANTUM {
                 break Turn::Over;
             }
-            let Some(transmit) = stream.poll_transmit(now, max_body) else { break Turn::Idle };
+            let Some(transmit) = stream.poll_transmit(now, max_body) else {
+                break Turn::Idle;
+            };
             let message = *transmit.message();
-            let envelope = Envelope { recipient_peer, full_sender: needs_full_sender || transmit.is_retransmission() };
+            let envelope = Envelope {
+                recipient_peer,
+                full_sender: needs_full_sender || transmit.is_retransmission(),
+            };
             let len = envelope.header_len() + message.len();
-            wants_answer |= !matches!(message, StreamMessage::Ack { .. } | StreamMessage::Close { .. });
+            wants_answer |= !matches!(
+                message,
+                StreamMessage::Ack { .. } | StreamMessage::Close { .. }
+            );
             sent += 1;
             bytes += len;
             let fits = batch.fits(&route.destination, Ecn::NotCapable, len);
-            let out = if fits { &mut batch.contents } else { &mut self.carry.packet };
+            let out = if fits {
+                &mut batch.contents
+            } else {
+                &mut self.carry.packet
+            };
             if !fits {
                 out.clear();
             }
-            guard::protect(&self.own, peer, key, envelope, &Message::Stream(message), out);
+            guard::protect(
+                &self.own,
+                peer,
+                key,
+                envelope,
+                &Message::Stream(message),
+                out,
+            );
             if !fits {
                 self.carry.to = Some(route.destination);
                 break Turn::BatchFull;
@@ -499,11 +731,16 @@ impl Node {
 
     /// A stream has nothing to send now: it sleeps until its deadline, or is gone if nothing is left of it.
     fn rest_stream(&mut self, now: Instant, id: StreamId) {
-        let Some(entry) = self.streams.get_mut(id) else { return };
+        let Some(entry) = self.streams.get_mut(id) else {
+            return;
+        };
         entry.ready = false;
         let deadline = entry.stream.as_ref().and_then(Stream::deadline);
         match (deadline, entry.phase) {
-            (Some((at, reason)), _) => self.timers.set(Timer::Stream(id), at.max(now + SHORTEST_WAIT), reason),
+            (Some((at, reason)), _) => {
+                self.timers
+                    .set(Timer::Stream(id), at.max(now + SHORTEST_WAIT), reason)
+            }
             (None, Phase::Over { .. }) => self.remove_stream(id),
             (None, _) => {}
         }
@@ -537,6 +774,9 @@ fn failure_of(reason: CloseReason) -> Failure {
         CloseReason::Refused => Failure::Refused,
         CloseReason::TimedOut => Failure::TimedOut,
         CloseReason::Policy => Failure::Policy,
-        CloseReason::Application | CloseReason::ProtocolError | CloseReason::Reset | CloseReason::Other(_) => Failure::Reset,
+        CloseReason::Application
+        | CloseReason::ProtocolError
+        | CloseReason::Reset
+        | CloseReason::Other(_) => Failure::Reset,
     }
 }

@@ -29,7 +29,10 @@ impl Timers {
     /// Wakes `timer` at `at` or earlier. A later time than the one scheduled is taken up when that one fires,
     /// so that a deadline which is pushed back with every packet costs nothing.
     pub fn set(&mut self, timer: Timer, at: Instant, reason: &'static str) {
-        let earlier = self.scheduled.get(&timer).is_none_or(|scheduled| at < *scheduled);
+        let earlier = self
+            .scheduled
+            .get(&timer)
+            .is_none_or(|scheduled| at < *scheduled);
         if earlier {
             self.scheduled.insert(timer, at);
             self.heap.push(Reverse((at, timer, reason)));
@@ -57,7 +60,9 @@ impl Timers {
 
     /// The earliest deadline and its reason.
     pub fn next(&self) -> Option<(Instant, &'static str)> {
-        self.heap.peek().map(|Reverse((at, _, reason))| (*at, *reason))
+        self.heap
+            .peek()
+            .map(|Reverse((at, _, reason))| (*at, *reason))
     }
 
     fn drop_stale(&mut self) {

@@ -30,22 +30,37 @@ struct Beacon {
 impl BeaconSockets {
     pub fn new(enabled: bool, locals: &[SocketAddr]) -> Self {
         let main = |v4: bool| {
-            let index = locals.iter().position(|local| local.is_ipv4() == v4 && !local.ip().is_loopback())?;
-            Some(Main { index, hears_beacons: locals[index].ip().is_unspecified() && locals[index].port() == PORT })
+            let index = locals
+                .iter()
+                .position(|local| local.is_ipv4() == v4 && !local.ip().is_loopback())?;
+            Some(Main {
+                index,
+                hears_beacons: locals[index].ip().is_unspecified() && locals[index].port() == PORT,
+            })
         };
-        Self { enabled, main_v4: main(true), main_v6: main(false), open: Vec::new() }
+        Self {
+            enabled,
+            main_v4: main(true),
+            main_v6: main(false),
+            open: Vec::new(),
+        }
     }
 
     /// Opens and closes sockets so that every interface that can be heard is. What the system refuses is left out: beacons are a convenience.
     pub fn follow(&mut self, interfaces: &[Interface]) {
         let wanted = self.wanted(interfaces);
-        self.open.retain(|beacon| wanted.iter().any(|(address, _)| *address == beacon.address));
+        self.open
+            .retain(|beacon| wanted.iter().any(|(address, _)| *address == beacon.address));
         for (address, answers) in wanted {
             if self.open.iter().any(|beacon| beacon.address == address) {
                 continue;
             }
             match bind_shared(address) {
-                Ok(socket) => self.open.push(Beacon { address, socket, answers }),
+                Ok(socket) => self.open.push(Beacon {
+                    address,
+                    socket,
+                    answers,
+                }),
                 Err(error) => tracing::debug!(%address, %error, "no beacons will be heard here"),
             }
         }
@@ -65,8 +80,15 @@ impl BeaconSockets {
         if let Some(main) = self.main_v6.filter(|main| !main.hears_beacons) {
             let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
             for interface in usable() {
-                if interface.addresses.iter().any(|(ip, _)| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())) {
-                    wanted.push((SocketAddrV6::new(all_nodes, PORT, 0, interface.index).into(), main.index));
+                if interface
+                    .addresses
+                    .iter()
+                    .any(|(ip, _)| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
+                {
+                    wanted.push((
+                        SocketAddrV6::new(all_nodes, PORT, 0, interface.index).into(),
+                        main.index,
+                    ));
                 }
             }
         }
@@ -80,13 +102,22 @@ impl BeaconSockets {
     /// Takes one batch from each; what comes is answered from the main socket.
     pub fn receive(&self, buffers: &mut ReceiveBuffers, each: &mut dyn FnMut(Received<'_>)) {
         for beacon in &self.open {
-            buffers.receive(&beacon.socket, &mut |datagram| each(Received { socket: beacon.answers, ..datagram }));
+            buffers.receive(&beacon.socket, &mut |datagram| {
+                each(Received {
+                    socket: beacon.answers,
+                    ..datagram
+                })
+            });
         }
     }
 }
 
 fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

@@ -2,7 +2,9 @@
 mod lan;
 mod udp;
 
-use crate::anode::{Counters, Interface, Lookup, Node, NodeConfig, PeerSnapshot, Pin, Received, TransmitBatch};
+use crate::anode::{
+    Counters, Interface, Lookup, Node, NodeConfig, PeerSnapshot, Pin, Received, TransmitBatch,
+};
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
 use anode_wire::{Address, Endpoint, Identity};
 use lan::BeaconSockets;
@@ -21,7 +23,9 @@ const SEND_AGAIN_AFTER: Duration = Duration::from_millis(1);
 #[non_exhaustive]
 pub enum NetError {
     /// An address of `listen` is taken.
-    #[error("cannot listen on {0}: the port is in use by another program; name a free one with --listen, or stop the other program")]
+    #[error(
+        "cannot listen on {0}: the port is in use by another program; name a free one with --listen, or stop the other program"
+    )]
     PortBusy(SocketAddr),
     /// An address of `listen` cannot be bound for another reason.
     #[error("cannot listen on {address}: {error}")]
@@ -62,12 +66,19 @@ impl AnodeOverlay {
         let sockets = if listen.is_empty() {
             udp::open_default().map_err(NetError::NoSocket)?
         } else {
-            listen.iter().map(|address| udp::open(*address)).collect::<Result<_, _>>()?
+            listen
+                .iter()
+                .map(|address| udp::open(*address))
+                .collect::<Result<_, _>>()?
         };
         let locals: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local).collect();
         let mut beacons = BeaconSockets::new(config.lan, &locals);
         let mut node = Node::new(identity, config, rng, now);
-        let max_segments = sockets.iter().map(UdpSocket::max_segments).min().unwrap_or(1);
+        let max_segments = sockets
+            .iter()
+            .map(UdpSocket::max_segments)
+            .min()
+            .unwrap_or(1);
         node.set_sockets(locals);
         beacons.follow(&interfaces);
         node.set_interfaces(now, interfaces.clone());
@@ -95,7 +106,13 @@ impl AnodeOverlay {
     }
 
     /// Names a peer; see [`Node::add_peer`].
-    pub fn add_peer(&mut self, now: Instant, address: Address, endpoints: &[Endpoint], pinned: bool) {
+    pub fn add_peer(
+        &mut self,
+        now: Instant,
+        address: Address,
+        endpoints: &[Endpoint],
+        pinned: bool,
+    ) {
         self.node.add_peer(now, address, endpoints, pinned);
     }
 
@@ -141,7 +158,10 @@ impl AnodeOverlay {
 
     /// The addresses the sockets are bound to.
     pub fn listen(&self) -> Vec<Endpoint> {
-        self.sockets.iter().map(|socket| Endpoint::Udp(socket.local())).collect()
+        self.sockets
+            .iter()
+            .map(|socket| Endpoint::Udp(socket.local()))
+            .collect()
     }
 
     /// Where neighbours can reach us: the sockets' addresses, with all interface addresses in place of unspecified ones.
@@ -152,8 +172,14 @@ impl AnodeOverlay {
                 endpoints.push(Endpoint::Udp(local));
                 continue;
             }
-            let addresses = self.interfaces.iter().flat_map(|interface| &interface.addresses).map(|(ip, _)| *ip);
-            let usable = addresses.filter(|ip| ip.is_ipv4() == local.is_ipv4() && !ip.is_loopback() && !is_link_local(ip));
+            let addresses = self
+                .interfaces
+                .iter()
+                .flat_map(|interface| &interface.addresses)
+                .map(|(ip, _)| *ip);
+            let usable = addresses.filter(|ip| {
+                ip.is_ipv4() == local.is_ipv4() && !ip.is_loopback() && !is_link_local(ip)
+            });
             endpoints.extend(usable.map(|ip| Endpoint::Udp(SocketAddr::new(ip, local.port()))));
         }
         endpoints
@@ -182,29 +208,57 @@ impl Overlay for AnodeOverlay {
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.sockets.iter().map(AsFd::as_fd).chain(self.beacons.fds()).collect()
+        self.sockets
+            .iter()
+            .map(AsFd::as_fd)
+            .chain(self.beacons.fds())
+            .collect()
     }
 
     fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool {
-        let Self { node, sockets, beacons, buffers, .. } = self;
+        let Self {
+            node,
+            sockets,
+            beacons,
+            buffers,
+            ..
+        } = self;
         let mut more = false;
         for (index, socket) in sockets.iter().enumerate() {
-            more |= buffers.receive(socket, &mut |datagram| node.handle_datagram(now, Received { socket: index, ..datagram }, sink));
+            more |= buffers.receive(socket, &mut |datagram| {
+                node.handle_datagram(
+                    now,
+                    Received {
+                        socket: index,
+                        ..datagram
+                    },
+                    sink,
+                )
+            });
         }
-        beacons.receive(buffers, &mut |datagram| node.handle_datagram(now, datagram, sink));
+        beacons.receive(buffers, &mut |datagram| {
+            node.handle_datagram(now, datagram, sink)
+        });
         more
     }
 
     fn transmit(&mut self, now: Instant) {
         loop {
             if self.blocked.is_none() {
-                let max_segments = self.sockets.iter().map(UdpSocket::max_segments).min().unwrap_or(1);
+                let max_segments = self
+                    .sockets
+                    .iter()
+                    .map(UdpSocket::max_segments)
+                    .min()
+                    .unwrap_or(1);
                 self.batch.clear(max_segments);
                 if !self.node.poll_transmit(now, &mut self.batch) {
                     return;
                 }
             }
-            let Some(socket) = self.sockets.get(self.batch.destination.socket) else { return };
+            let Some(socket) = self.sockets.get(self.batch.destination.socket) else {
+                return;
+            };
             match socket.send(&self.batch) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = Some(now + SEND_AGAIN_AFTER);
@@ -219,7 +273,10 @@ impl Overlay for AnodeOverlay {
 
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let blocked = self.blocked.map(|at| (at, "socket buffer"));
-        [blocked, self.node.deadline()].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [blocked, self.node.deadline()]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -230,7 +287,13 @@ impl Overlay for AnodeOverlay {
         self.node.poll_event()
     }
 
-    fn open(&mut self, now: Instant, from_port: u16, to: Ipv6Addr, to_port: u16) -> Result<StreamId, Failure> {
+    fn open(
+        &mut self,
+        now: Instant,
+        from_port: u16,
+        to: Ipv6Addr,
+        to_port: u16,
+    ) -> Result<StreamId, Failure> {
         self.node.open(now, from_port, to, to_port)
     }
 
@@ -254,19 +317,46 @@ impl Overlay for AnodeOverlay {
         self.node.write_capacity(stream)
     }
 
-    fn read(&mut self, now: Instant, stream: StreamId, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize {
+    fn read(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> usize {
         self.node.read(now, stream, sink)
     }
 
-    fn send_datagram(&mut self, now: Instant, _from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]) -> Result<(), Failure> {
-        self.node.send_datagram(now, from_port, to, to_port, payload)
+    fn send_datagram(
+        &mut self,
+        now: Instant,
+        _from: Ipv6Addr,
+        from_port: u16,
+        to: Ipv6Addr,
+        to_port: u16,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
+        self.node
+            .send_datagram(now, from_port, to, to_port, payload)
     }
 
-    fn send_other(&mut self, now: Instant, _from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) -> Result<(), Failure> {
+    fn send_other(
+        &mut self,
+        now: Instant,
+        _from: Ipv6Addr,
+        to: Ipv6Addr,
+        next_header: u8,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
         self.node.send_other(now, to, next_header, payload)
     }
 
-    fn ping(&mut self, now: Instant, to: Ipv6Addr, token: u64, payload: &[u8]) -> Result<(), Failure> {
+    fn ping(
+        &mut self,
+        now: Instant,
+        to: Ipv6Addr,
+        token: u64,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
         self.node.ping(now, to, token, payload)
     }
 }

@@ -31,8 +31,15 @@ impl UdpSocket {
     /// Takes a bound socket into service.
     pub fn new(socket: Socket) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
-        let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
-        Ok(Self { socket, state, local })
+        let local = socket
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::Error::other("not an IP socket"))?;
+        Ok(Self {
+            socket,
+            state,
+            local,
+        })
     }
 
     /// The address it is bound to.
@@ -53,12 +60,27 @@ impl UdpSocket {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             // The device refuses offload (quinn-udp then stops using it), or the source address is gone, or one packet is
             // too large for the interface: packet by packet, each on its own.
-            Err(_) => Ok(batch.packets().filter(|packet| self.try_send(batch, packet, None, None).is_err()).count()),
+            Err(_) => Ok(batch
+                .packets()
+                .filter(|packet| self.try_send(batch, packet, None, None).is_err())
+                .count()),
         }
     }
 
-    fn try_send(&self, batch: &TransmitBatch, contents: &[u8], segment_size: Option<usize>, src_ip: Option<IpAddr>) -> io::Result<()> {
-        let transmit = Transmit { destination: batch.destination.to, ecn: to_codepoint(batch.ecn), contents, segment_size, src_ip };
+    fn try_send(
+        &self,
+        batch: &TransmitBatch,
+        contents: &[u8],
+        segment_size: Option<usize>,
+        src_ip: Option<IpAddr>,
+    ) -> io::Result<()> {
+        let transmit = Transmit {
+            destination: batch.destination.to,
+            ecn: to_codepoint(batch.ecn),
+            contents,
+            segment_size,
+            src_ip,
+        };
         self.state.try_send((&self.socket).into(), &transmit)
     }
 }
@@ -89,22 +111,40 @@ pub(super) struct ReceiveBuffers {
 
 impl ReceiveBuffers {
     pub fn new() -> Self {
-        Self { bytes: vec![0; RECEIVE_BUFFER * BATCH_SIZE], metas: [RecvMeta::default(); BATCH_SIZE] }
+        Self {
+            bytes: vec![0; RECEIVE_BUFFER * BATCH_SIZE],
+            metas: [RecvMeta::default(); BATCH_SIZE],
+        }
     }
 
     /// Takes one batch from the socket. True if more may be waiting. `Received::socket` is for the caller to set.
     pub fn receive(&mut self, socket: &UdpSocket, each: &mut dyn FnMut(Received<'_>)) -> bool {
         let mut chunks = self.bytes.chunks_exact_mut(RECEIVE_BUFFER);
-        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-        let count = match socket.state.recv((&socket.socket).into(), &mut slices, &mut self.metas) {
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let count = match socket
+            .state
+            .recv((&socket.socket).into(), &mut slices, &mut self.metas)
+        {
             Ok(count) => count,
             // An ICMP error of an earlier packet (ECONNREFUSED and its like): it says nothing that EPC does not know better.
             Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
         };
-        for (meta, chunk) in self.metas.iter().zip(self.bytes.chunks_exact(RECEIVE_BUFFER)).take(count) {
+        for (meta, chunk) in self
+            .metas
+            .iter()
+            .zip(self.bytes.chunks_exact(RECEIVE_BUFFER))
+            .take(count)
+        {
             let ecn = from_codepoint(meta.ecn);
             for bytes in chunk[..meta.len.min(RECEIVE_BUFFER)].chunks(meta.stride.max(1)) {
-                each(Received { from: meta.addr, socket: 0, local_ip: meta.dst_ip, ecn, bytes });
+                each(Received {
+                    from: meta.addr,
+                    socket: 0,
+                    local_ip: meta.dst_ip,
+                    ecn,
+                    bytes,
+                });
             }
         }
         count == BATCH_SIZE
@@ -149,7 +189,11 @@ fn open_pair(port: u16) -> io::Result<Vec<UdpSocket>> {
 }
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     } else {
@@ -160,7 +204,11 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_reuse_address(true)?;
     let udp = UdpSocket::new(socket)?;
     // What the system does not grant is not an error.
-    let _ = udp.state.set_recv_buffer_size((&udp.socket).into(), SOCKET_BUFFER);
-    let _ = udp.state.set_send_buffer_size((&udp.socket).into(), SOCKET_BUFFER);
+    let _ = udp
+        .state
+        .set_recv_buffer_size((&udp.socket).into(), SOCKET_BUFFER);
+    let _ = udp
+        .state
+        .set_send_buffer_size((&udp.socket).into(), SOCKET_BUFFER);
     Ok(udp)
 }

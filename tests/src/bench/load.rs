@@ -1,0 +1,191 @@
+//! Load from plain sockets: the same code over the link and over the overlay.
+
+use crate::lab::Host;
+use crate::traffic;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 5_999;
+/// Slow start, rings and caches are over after this.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// TCP connections that send as fast as they can.
+pub struct Streams<'a> {
+    pub from: &'a Host,
+    pub to: &'a Host,
+    pub to_ip: IpAddr,
+    pub count: usize,
+}
+
+impl Streams<'_> {
+    /// Bits per second that arrived once warm, and all bytes that arrived.
+    pub fn run(&self, length: Duration) -> (f64, u64) {
+        let address = SocketAddr::new(self.to_ip, PORT);
+        let listener = traffic::listen(self.to, address);
+        let (arrived, stop) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let mut threads = Vec::new();
+        for _ in 0..self.count {
+            let near = traffic::connect(self.from, address, Duration::from_secs(10))
+                .unwrap_or_else(|e| panic!("connect to {address}: {e}"));
+            let far = traffic::accept(&listener);
+            // The machine's default may be another for one of the two ways.
+            let _ = nix::sys::socket::setsockopt(
+                &near,
+                nix::sys::socket::sockopt::TcpCongestion,
+                &"cubic".into(),
+            );
+            threads.push(thread::spawn({
+                let stop = stop.clone();
+                move || send(near, &stop)
+            }));
+            threads.push(thread::spawn({
+                let arrived = arrived.clone();
+                move || receive(far, &arrived)
+            }));
+        }
+        thread::sleep(WARM_UP);
+        let (start, before) = (Instant::now(), arrived.load(Ordering::Relaxed));
+        thread::sleep(length);
+        let (bytes, seconds) = (
+            arrived.load(Ordering::Relaxed) - before,
+            start.elapsed().as_secs_f64(),
+        );
+        stop.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().expect("load threads do not panic");
+        }
+        (
+            bytes as f64 * 8.0 / seconds,
+            arrived.load(Ordering::Relaxed),
+        )
+    }
+}
+
+fn send(mut stream: TcpStream, stop: &AtomicBool) {
+    let block = vec![0x5a; 128 * 1024];
+    while !stop.load(Ordering::Relaxed) {
+        stream
+            .write_all(&block)
+            .unwrap_or_else(|e| panic!("the stream broke: {e}"));
+    }
+}
+
+fn receive(mut stream: TcpStream, arrived: &AtomicU64) {
+    let mut block = vec![0; 128 * 1024];
+    loop {
+        match stream.read(&mut block) {
+            Ok(0) => return,
+            Ok(count) => arrived.fetch_add(count as u64, Ordering::Relaxed),
+            Err(e) => panic!("the stream broke: {e}"),
+        };
+    }
+}
+
+/// Datagrams at a rate.
+pub struct Datagrams<'a> {
+    pub from: &'a Host,
+    pub to: &'a Host,
+    pub from_ip: IpAddr,
+    pub to_ip: IpAddr,
+    pub size: usize,
+}
+
+/// "Without loss" allows what a busy machine loses now and then.
+const LOSS_ALLOWED: f64 = 0.001;
+
+impl Datagrams<'_> {
+    /// The highest rate found at which (nearly) all arrive, in packets per second.
+    pub fn lossless_rate(&self, length: Duration) -> f64 {
+        let trial = length / 4;
+        let (mut highest, loss) = self.trial(f64::INFINITY, trial);
+        if loss <= LOSS_ALLOWED {
+            return highest;
+        }
+        // What arrives at full speed is near what can; step down from a little above.
+        highest *= 1.2;
+        for _ in 0..20 {
+            let (arrived, loss) = self.trial(highest, trial);
+            if loss <= LOSS_ALLOWED {
+                return arrived;
+            }
+            highest *= 0.88;
+        }
+        0.0
+    }
+
+    /// Arrived packets per second and the share that did not.
+    fn trial(&self, rate: f64, length: Duration) -> (f64, f64) {
+        let receiver = traffic::udp(self.to, SocketAddr::new(self.to_ip, PORT));
+        // Beyond the machine's limit, which is for users: what is measured is the way, not this queue.
+        let _ = nix::sys::socket::setsockopt(
+            &receiver,
+            nix::sys::socket::sockopt::RcvBufForce,
+            &(8 << 20),
+        );
+        receiver
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .expect("a timeout");
+        let sender = traffic::udp(self.from, SocketAddr::new(self.from_ip, 0));
+        sender
+            .connect(SocketAddr::new(self.to_ip, PORT))
+            .unwrap_or_else(|e| panic!("{}: {e}", self.to_ip));
+        let counter = thread::spawn(move || count(&receiver));
+        let (sent, seconds) = offer(&sender, &vec![0x5a; self.size], rate, length);
+        let arrived = counter.join().expect("load threads do not panic");
+        (arrived as f64 / seconds, 1.0 - arrived as f64 / sent as f64)
+    }
+}
+
+/// Counts until nothing came for the socket's timeout.
+fn count(receiver: &UdpSocket) -> u64 {
+    let mut buffer = [0; 2_000];
+    let mut arrived = 0;
+    // The first may take as long as the path needs to wake up.
+    let mut patience = 10;
+    loop {
+        match receiver.recv(&mut buffer) {
+            Ok(_) => {
+                arrived += 1;
+                patience = 1;
+            }
+            Err(_) => {
+                patience -= 1;
+                if patience == 0 {
+                    return arrived;
+                }
+            }
+        }
+    }
+}
+
+/// Sends at `rate`, in bursts of at most 32; how many were taken and how long it took.
+fn offer(sender: &UdpSocket, packet: &[u8], rate: f64, length: Duration) -> (u64, f64) {
+    let start = Instant::now();
+    let mut sent = 0;
+    loop {
+        let passed = start.elapsed();
+        if passed >= length {
+            return (sent, passed.as_secs_f64());
+        }
+        let due = if rate.is_finite() {
+            (passed.as_secs_f64() * rate) as u64
+        } else {
+            sent + 32
+        };
+        for _ in 0..due.saturating_sub(sent).min(32) {
+            // A full queue refuses (ENOBUFS): such a packet was not offered.
+            sent += u64::from(sender.send(packet).is_ok());
+        }
+        if due <= sent {
+            // Asleep and not spinning: the processors belong to those who carry the packets.
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+}

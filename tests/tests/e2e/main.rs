@@ -1,0 +1,14 @@
+//! What the program promises, shown with real programs on real interfaces. A file per theme.
+//!
+//! One test program for all of it, so that heavy tests can wait for each other ([`anode_tests::lab::heavy`]).
+
+mod attack;
+mod bad_input;
+mod cleanup;
+mod command_line;
+mod common;
+mod datagrams;
+mod harness;
+mod programs;
+mod reach;
+mod streams;
