@@ -84,7 +84,7 @@ pub struct Plan {
     pub watched: bool,
 }
 
-/// The prefixes of the overlays: Anode's and I2P's (DESIGN §4).
+/// The prefixes of the overlays: Anode's and I2P's (docs/architecture.md).
 pub fn overlay_prefixes() -> [Prefix; 2] {
     let prefix = |first| {
         Prefix::new(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), 16)
@@ -193,12 +193,11 @@ async fn stop(
 }
 
 /// The result of the data thread, as something that can be awaited.
-fn watch(thread: JoinHandle<()>) -> oneshot::Receiver<Result<(), Error>> {
+fn watch(thread: JoinHandle<Result<(), Error>>) -> oneshot::Receiver<Result<(), Error>> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
-        let result = thread
-            .join()
-            .map_err(|_| Error::refused("the data thread panicked: please report this"));
+        let panicked = || Error::refused("the data thread panicked: please report this");
+        let result = thread.join().unwrap_or_else(|_| Err(panicked()));
         // The receiver is gone only when the process ends anyway.
         let _ = sender.send(result);
     });
