@@ -17,6 +17,7 @@ use crate::control::listener::{Access, ControlSocket};
 use crate::control::server::{Control, router};
 use crate::data;
 use crate::state::book::Book;
+use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt};
 
 pub use crate::value::PeerEndpoint;
@@ -80,6 +81,8 @@ pub struct Plan {
     pub book: Book,
     /// The state directory.
     pub state: LockedState,
+    /// The identity, if this start made it: saved when the node stands.
+    pub unsaved: Option<Unsaved>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
 }
@@ -126,6 +129,9 @@ async fn live(
     let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
     let (data, thread, info) = data::spawn(plan.settings)?;
     let mut ended = watch(thread);
+    if let Some(unsaved) = plan.unsaved {
+        unsaved.save(&plan.state)?;
+    }
 
     let control = Arc::new(Control {
         data: data.clone(),
