@@ -170,7 +170,8 @@ impl Tun {
         })
     }
 
-    /// Gives the interface its MTU, addresses and routes, and switches it on. [`Self::create`] has done this.
+    /// Gives the interface its MTU, addresses and routes, and switches it on; IPv6 addresses that it has are lost.
+    /// [`Self::create`] has done this.
     pub fn configure(&self, config: &TunConfig) -> Result<(), PlatformError> {
         check_mtu(config.mtu)?;
         let addresses = prefixes(&config.addresses)?;
@@ -184,7 +185,9 @@ impl Tun {
         netlink.set_mtu(self.index, u32::from(LEAST_MTU) - 1)?;
         netlink.set_mtu(self.index, config.mtu.into())?;
         enable_ipv6(&self.name)?;
-        netlink.set_no_link_local(self.index)?;
+        netlink
+            .set_no_link_local(self.index)
+            .map_err(|e| self.ipv6_off(e))?;
         netlink.set_up(self.index, true)?;
         for &address in &addresses {
             netlink

@@ -1,5 +1,7 @@
 //! Links, addresses, routes and namespaces against the real kernel.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
 mod common;
 
 use std::io::ErrorKind;

@@ -1,5 +1,7 @@
 //! The TUN device against the real kernel, each test in a network namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
 mod common;
 
 use std::fs::File;

@@ -1,6 +1,8 @@
 //! What `anode demo` does without root. A program of its own: entering a user namespace takes a process of one thread,
 //! and the test harness has more.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
 mod common;
 
 use std::process::Command;

@@ -56,25 +56,75 @@ pub enum PathKind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OverlayEvent {
     /// Our `open` was answered.
-    StreamOpened { stream: StreamId },
+    StreamOpened {
+        /// The one that `open` returned.
+        stream: StreamId,
+    },
     /// Our `open` failed, or the stream ended abnormally. The stream is gone.
-    StreamFailed { stream: StreamId, failure: Failure },
+    StreamFailed {
+        /// Which one.
+        stream: StreamId,
+        /// Why.
+        failure: Failure,
+    },
     /// A peer opens a stream: answer with `accept` or `abort`.
-    StreamIncoming { stream: StreamId, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16 },
+    StreamIncoming {
+        /// A new one.
+        stream: StreamId,
+        /// The synthetic address of the key that authenticated it.
+        from: Ipv6Addr,
+        /// Its port.
+        from_port: u16,
+        /// Our address that it called.
+        to: Ipv6Addr,
+        /// Our port.
+        to_port: u16,
+    },
     /// Bytes to read (edge).
-    StreamReadable { stream: StreamId },
+    StreamReadable {
+        /// Where.
+        stream: StreamId,
+    },
     /// Room to write again after a short write (edge).
-    StreamWritable { stream: StreamId },
+    StreamWritable {
+        /// Where.
+        stream: StreamId,
+    },
     /// The peer's direction ended in order and everything was read.
-    StreamFinished { stream: StreamId },
+    StreamFinished {
+        /// Which one.
+        stream: StreamId,
+    },
     /// Both directions ended in order. The stream is gone.
-    StreamClosed { stream: StreamId },
+    StreamClosed {
+        /// Which one.
+        stream: StreamId,
+    },
     /// The answer to `ping`; `payload` as it came back.
-    Pong { token: u64, rtt: Duration, via: Via, payload: Vec<u8> },
+    Pong {
+        /// That of `ping`.
+        token: u64,
+        /// From the call of `ping` (or the first proof of a path, if that came later) to now.
+        rtt: Duration,
+        /// How the answer came.
+        via: Via,
+        /// The payload of `ping`, returned by the peer.
+        payload: Vec<u8>,
+    },
     /// A `ping` whose destination cannot be reached.
-    PingFailed { token: u64, failure: Failure },
+    PingFailed {
+        /// That of `ping`.
+        token: u64,
+        /// Why.
+        failure: Failure,
+    },
     /// A datagram or packet sent to this address found nobody.
-    Undeliverable { to: Ipv6Addr, failure: Failure },
+    Undeliverable {
+        /// Where it was sent.
+        to: Ipv6Addr,
+        /// Why.
+        failure: Failure,
+    },
 }
 
 /// Where packets with payload go while the overlay receives: no copy, no allocation.

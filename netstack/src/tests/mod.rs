@@ -1,4 +1,6 @@
 //! The whole crate against a second TCP.
 
+mod model;
+mod packets;
 mod tcp;
 mod world;

@@ -29,12 +29,19 @@ pub fn config(offload: bool) -> Config {
     }
 }
 
+/// Source, destination, payload, quote.
+pub type Datagram = (SocketAddrV6, SocketAddrV6, Vec<u8>, Vec<u8>);
+/// Source, destination, id, sequence, payload, quote.
+pub type Echo = (Ipv6Addr, Ipv6Addr, u16, u16, Vec<u8>, Vec<u8>);
+/// Source, destination, next header, payload, quote.
+pub type Other = (Ipv6Addr, Ipv6Addr, u8, Vec<u8>, Vec<u8>);
+
 /// Keeps what the netstack hands out.
 #[derive(Default)]
 pub struct Recorder {
-    pub udp: Vec<(SocketAddrV6, SocketAddrV6, Vec<u8>, Vec<u8>)>,
-    pub echo: Vec<(Ipv6Addr, Ipv6Addr, u16, u16, Vec<u8>, Vec<u8>)>,
-    pub other: Vec<(Ipv6Addr, Ipv6Addr, u8, Vec<u8>, Vec<u8>)>,
+    pub udp: Vec<Datagram>,
+    pub echo: Vec<Echo>,
+    pub other: Vec<Other>,
 }
 
 impl Sink for Recorder {
@@ -216,7 +223,7 @@ impl World {
             let mut moved = false;
             while let Some(packet) = self.wire.from_kernel.pop_front() {
                 moved = true;
-                self.from_kernel(packet);
+                self.kernel_sends(packet);
             }
             while let Some(offload) = self.net.poll_packet(self.now, &mut out) {
                 moved = true;
@@ -235,7 +242,7 @@ impl World {
     }
 
     /// What the kernel's side of a virtio header does on transmission.
-    pub fn from_kernel(&mut self, mut packet: Vec<u8>) {
+    pub fn kernel_sends(&mut self, mut packet: Vec<u8>) {
         let mut offload = Offload::default();
         if self.wire.offload && packet[6] == protocol::TCP {
             let header = IPV6_HEADER + usize::from(packet[52] >> 4) * 4;

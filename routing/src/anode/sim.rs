@@ -1,0 +1,347 @@
+//! Nodes on a simulated underlay and virtual time. Everything follows from the seed.
+use super::*;
+use crate::overlay::{OverlaySink, StreamId};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// What the underlay does to packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    pub delay: Duration,
+    /// Added at random, so that packets overtake each other.
+    pub jitter: Duration,
+    /// In thousandths.
+    pub loss: u32,
+    /// In thousandths.
+    pub duplicate: u32,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0, duplicate: 0 }
+    }
+}
+
+/// A packet on its way, or recorded.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Flying {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub bytes: Vec<u8>,
+}
+
+/// What the node's programs have seen.
+#[derive(Default)]
+pub struct Program {
+    pub events: Vec<(Instant, OverlayEvent)>,
+    pub datagrams: Vec<(Ipv6Addr, u16, Ipv6Addr, u16, Vec<u8>)>,
+    pub others: Vec<(Ipv6Addr, u8, Vec<u8>)>,
+    /// Bytes read, per stream.
+    pub read: BTreeMap<StreamId, Vec<u8>>,
+    /// Bytes still to write, per stream; the stream is finished after them.
+    pub to_write: BTreeMap<StreamId, (Vec<u8>, usize)>,
+    pub accepted: Vec<StreamId>,
+    /// What it does with incoming streams.
+    pub accepts: bool,
+}
+
+impl OverlaySink for Program {
+    fn datagram(&mut self, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]) {
+        self.datagrams.push((from, from_port, to, to_port, payload.to_vec()));
+    }
+    fn other(&mut self, from: Ipv6Addr, _to: Ipv6Addr, next_header: u8, payload: &[u8]) {
+        self.others.push((from, next_header, payload.to_vec()));
+    }
+}
+
+pub struct Host {
+    pub node: Node,
+    pub at: SocketAddr,
+    pub program: Program,
+    pub up: bool,
+    /// Packets and bytes it has put on the wire.
+    pub sent: (u64, u64),
+}
+
+pub struct Sim {
+    pub start: Instant,
+    pub now: Instant,
+    pub hosts: Vec<Host>,
+    pub link: Link,
+    /// Nothing passes between these two.
+    pub cut: Vec<(SocketAddr, SocketAddr)>,
+    /// Everything that was sent, if switched on.
+    pub record: Option<Vec<(Instant, Flying)>>,
+    wire: BinaryHeap<Reverse<(Instant, u64, Flying)>>,
+    sequence: u64,
+    rng: StdRng,
+    batch: TransmitBatch,
+}
+
+/// The identity with this number as private key.
+pub fn identity(number: u16) -> Identity {
+    let mut scalar = [0; 32];
+    scalar[30..].copy_from_slice(&number.to_be_bytes());
+    Identity::from_scalar(anode_wire::Zone(0), &scalar).unwrap()
+}
+
+pub fn address(number: u16) -> Address {
+    *identity(number).address()
+}
+
+pub fn ipv6(number: u16) -> Ipv6Addr {
+    address(number).ipv6(PeerId::ANY)
+}
+
+/// Host `number` lives at 192.0.2.number.
+pub fn home(number: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(192, 0, 2, number as u8), 8737))
+}
+
+pub fn lan_interface(at: SocketAddr) -> Interface {
+    Interface { name: "eth0".into(), index: 2, addresses: vec![(at.ip(), 24)], broadcast: true }
+}
+
+impl Sim {
+    pub fn new(seed: u64) -> Self {
+        let start = Instant::now();
+        Self {
+            start,
+            now: start,
+            hosts: Vec::new(),
+            link: Link::default(),
+            cut: Vec::new(),
+            record: None,
+            wire: BinaryHeap::new(),
+            sequence: 0,
+            rng: StdRng::seed_from_u64(seed),
+            batch: TransmitBatch::new(64),
+        }
+    }
+
+    /// Adds host `number` (its key, its place) without LAN; returns its index.
+    pub fn host(&mut self, number: u16, config: NodeConfig) -> usize {
+        let at = home(number);
+        let mut node = self.node(number, config);
+        node.set_sockets(vec![SocketAddr::from(([0, 0, 0, 0], 8737))]);
+        let program = Program { accepts: true, ..Program::default() };
+        self.hosts.push(Host { node, at, program, up: true, sent: (0, 0) });
+        self.hosts.len() - 1
+    }
+
+    pub fn node(&mut self, number: u16, config: NodeConfig) -> Node {
+        Node::new(identity(number), config, Box::new(StdRng::seed_from_u64(self.rng.random())), self.now)
+    }
+
+    /// A host that announces itself on the one LAN there is.
+    pub fn lan_host(&mut self, number: u16) -> usize {
+        let index = self.host(number, NodeConfig::default());
+        let interface = lan_interface(home(number));
+        let now = self.now;
+        self.hosts[index].node.set_interfaces(now, vec![interface]);
+        index
+    }
+
+    /// Hosts 1 and 2, the first with the second configured.
+    pub fn pair(seed: u64) -> Self {
+        let mut sim = Self::new(seed);
+        sim.host(1, knows(&[2]));
+        sim.host(2, quiet());
+        sim
+    }
+
+    /// The machine of this host loses its memory and starts again.
+    pub fn restart(&mut self, index: usize, number: u16, config: NodeConfig) {
+        let mut node = self.node(number, config);
+        node.set_sockets(vec![SocketAddr::from(([0, 0, 0, 0], 8737))]);
+        self.hosts[index].node = node;
+        self.hosts[index].program = Program { accepts: true, ..Program::default() };
+    }
+
+    /// Puts bytes on the wire as if `from` had sent them.
+    pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        self.fly(Flying { from, to, bytes }, Duration::from_millis(1));
+    }
+
+    fn fly(&mut self, packet: Flying, delay: Duration) {
+        self.sequence += 1;
+        self.wire.push(Reverse((self.now + delay, self.sequence, packet)));
+    }
+
+    fn send(&mut self, packet: Flying) {
+        if let Some(record) = &mut self.record {
+            record.push((self.now, packet.clone()));
+        }
+        let copies = 1 + u32::from(self.rng.random_range(0..1000) < self.link.duplicate);
+        for _ in 0..copies {
+            if self.rng.random_range(0..1000) < self.link.loss {
+                continue;
+            }
+            let jitter = self.link.jitter.as_micros() as u64;
+            let delay = self.link.delay + Duration::from_micros(if jitter == 0 { 0 } else { self.rng.random_range(0..jitter) });
+            self.fly(packet.clone(), delay);
+        }
+    }
+
+    /// Lets every host send what it has, and tell its programs what happened.
+    pub fn pump(&mut self) {
+        for index in 0..self.hosts.len() {
+            self.run_program(index);
+            while self.hosts[index].up {
+                let host = &mut self.hosts[index];
+                self.batch.clear(64);
+                if !host.node.poll_transmit(self.now, &mut self.batch) {
+                    break;
+                }
+                let (from, to) = (host.at, self.batch.destination.to);
+                let packets: Vec<Vec<u8>> = self.batch.packets().map(<[u8]>::to_vec).collect();
+                for bytes in packets {
+                    self.hosts[index].sent.0 += 1;
+                    self.hosts[index].sent.1 += bytes.len() as u64;
+                    if to.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) {
+                        let neighbours: Vec<_> = self.hosts.iter().filter(|host| host.up).map(|host| host.at).collect();
+                        neighbours.into_iter().for_each(|to| self.send(Flying { from, to, bytes: bytes.clone() }));
+                    } else {
+                        self.send(Flying { from, to, bytes });
+                    }
+                }
+                self.run_program(index);
+            }
+        }
+    }
+
+    fn run_program(&mut self, index: usize) {
+        let now = self.now;
+        let Host { node, program, .. } = &mut self.hosts[index];
+        while let Some(event) = node.poll_event() {
+            match &event {
+                OverlayEvent::StreamIncoming { stream, .. } if program.accepts => {
+                    node.accept(now, *stream);
+                    program.accepted.push(*stream);
+                }
+                OverlayEvent::StreamReadable { stream } => {
+                    let buffer = program.read.entry(*stream).or_default();
+                    node.read(now, *stream, &mut |bytes| {
+                        buffer.extend_from_slice(bytes);
+                        bytes.len()
+                    });
+                }
+                _ => {}
+            }
+            program.events.push((now, event));
+        }
+        program.to_write.retain(|stream, (data, done)| {
+            *done += node.write(now, *stream, &data[*done..]);
+            if *done == data.len() {
+                node.finish(now, *stream);
+            }
+            *done < data.len()
+        });
+    }
+
+    /// The next thing that happens; false if nothing will before `until`.
+    pub fn step(&mut self, until: Instant) -> bool {
+        self.pump();
+        let arrival = self.wire.peek().map(|Reverse((at, ..))| *at);
+        let timers = self.hosts.iter().filter(|host| host.up).filter_map(|host| host.node.deadline()).map(|(at, _)| at).min();
+        let Some(next) = [arrival, timers].into_iter().flatten().min().filter(|at| *at <= until) else {
+            self.now = until;
+            return false;
+        };
+        self.now = self.now.max(next);
+        while let Some(Reverse((at, ..))) = self.wire.peek()
+            && *at <= self.now
+        {
+            let Some(Reverse((_, _, packet))) = self.wire.pop() else { break };
+            self.deliver(packet);
+        }
+        for host in self.hosts.iter_mut().filter(|host| host.up) {
+            if host.node.deadline().is_some_and(|(at, _)| at <= self.now) {
+                host.node.handle_timeout(self.now);
+            }
+        }
+        self.pump();
+        true
+    }
+
+    fn deliver(&mut self, packet: Flying) {
+        let Flying { from, to, bytes } = packet;
+        if self.cut.iter().any(|(a, b)| (*a, *b) == (from, to) || (*b, *a) == (from, to)) {
+            return;
+        }
+        for host in self.hosts.iter_mut().filter(|host| host.up && host.at == to) {
+            let received = Received { from, socket: 0, local_ip: None, ecn: Ecn::NotCapable, bytes: &bytes };
+            host.node.handle_datagram(self.now, received, &mut host.program);
+        }
+    }
+
+    /// Runs for a time.
+    pub fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.step(until) {}
+    }
+
+    /// Runs until something is so, or panics after `limit`. Returns how long it took.
+    pub fn until(&mut self, limit: Duration, what: &str, mut done: impl FnMut(&Self) -> bool) -> Duration {
+        let (begin, until) = (self.now, self.now + limit);
+        self.pump();
+        while !done(self) {
+            assert!(self.step(until), "{what} did not happen within {limit:?}");
+        }
+        self.now - begin
+    }
+
+    /// Pings and waits; the round trip as the program measures it.
+    pub fn ping(&mut self, from: usize, to: Ipv6Addr) -> Result<Duration, Failure> {
+        let token = self.rng.random();
+        let begin = self.now;
+        self.hosts[from].node.ping(self.now, to, token, b"hello")?;
+        let until = self.now + Duration::from_secs(20);
+        loop {
+            self.pump();
+            for (at, event) in &self.hosts[from].program.events {
+                match event {
+                    OverlayEvent::Pong { token: answered, .. } if *answered == token => return Ok(*at - begin),
+                    OverlayEvent::PingFailed { token: failed, failure } if *failed == token => return Err(*failure),
+                    _ => {}
+                }
+            }
+            if !self.step(until) {
+                return Err(Failure::TimedOut);
+            }
+        }
+    }
+
+    pub fn counters(&self, index: usize) -> Counters {
+        self.hosts[index].node.counters()
+    }
+
+    pub fn has_event(&self, index: usize, wanted: impl Fn(&OverlayEvent) -> bool) -> bool {
+        self.hosts[index].program.events.iter().any(|(_, event)| wanted(event))
+    }
+
+    pub fn peer(&self, index: usize, number: u16) -> PeerSnapshot {
+        let ip = ipv6(number);
+        self.hosts[index].node.peers().into_iter().find(|peer| peer.ipv6 == ip).unwrap()
+    }
+
+    /// The endpoint that is used towards a peer.
+    pub fn used(&self, index: usize, number: u16) -> Option<String> {
+        self.peer(index, number).paths.into_iter().find(|path| path.active).map(|path| path.endpoint)
+    }
+}
+
+/// No LAN, nobody configured.
+pub fn quiet() -> NodeConfig {
+    NodeConfig { lan: false, ..NodeConfig::default() }
+}
+
+/// No LAN; these are configured at their homes.
+pub fn knows(numbers: &[u16]) -> NodeConfig {
+    let peers = numbers.iter().map(|number| ConfiguredPeer { address: address(*number), endpoints: vec![Endpoint::Udp(home(*number))] });
+    NodeConfig { peers: peers.collect(), ..quiet() }
+}

@@ -1,4 +1,6 @@
 //! The fuzz targets of `tests/fuzz` without libFuzzer: the committed corpus is replayed, and mutated from a fixed seed.
+#![allow(clippy::unwrap_used)] // helpers of tests: a panic is the report
+
 #[path = "../../../tests/fuzz/src/wire.rs"]
 mod targets;
 
