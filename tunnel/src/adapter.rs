@@ -90,7 +90,10 @@ impl<A: Overlay> Overlays<A> {
         if holds(&self.first) {
             return Some(0);
         }
-        self.others.iter().position(|overlay| holds(overlay.as_ref())).map(|index| index + 1)
+        self.others
+            .iter()
+            .position(|overlay| holds(overlay.as_ref()))
+            .map(|index| index + 1)
     }
 
     fn towards(&mut self, to: Ipv6Addr) -> Option<&mut dyn Overlay> {
@@ -100,7 +103,9 @@ impl<A: Overlay> Overlays<A> {
 
     fn for_each(&mut self, mut act: impl FnMut(&mut dyn Overlay)) {
         act(&mut self.first);
-        self.others.iter_mut().for_each(|overlay| act(overlay.as_mut()));
+        self.others
+            .iter_mut()
+            .for_each(|overlay| act(overlay.as_mut()));
     }
 }
 
@@ -133,12 +138,16 @@ const MIN_MTU: u32 = 1280;
 /// Which ICMPv6 error tells a program of this failure; `None`: silence, the program waits and tries again (netstack.md 6.3).
 fn answer(failure: Failure) -> Option<Answer> {
     match failure {
-        Failure::NoSuchPeer | Failure::Unreachable | Failure::TimedOut => Some(Answer::Unreachable(Unreachable::Address)),
+        Failure::NoSuchPeer | Failure::Unreachable | Failure::TimedOut => {
+            Some(Answer::Unreachable(Unreachable::Address))
+        }
         Failure::Policy => Some(Answer::Unreachable(Unreachable::Prohibited)),
         Failure::Refused => Some(Answer::Unreachable(Unreachable::Port)),
         Failure::TooBig { max } => {
             let payload = u32::try_from(max).unwrap_or(u32::MAX);
-            Some(Answer::TooBig(payload.saturating_add(PACKET_HEADERS).max(MIN_MTU)))
+            Some(Answer::TooBig(
+                payload.saturating_add(PACKET_HEADERS).max(MIN_MTU),
+            ))
         }
         Failure::Reset | Failure::Busy => None,
     }
@@ -185,9 +194,12 @@ impl<A: Overlay> Adapter<A> {
 
     /// Drains the overlays' sockets; true if more is waiting.
     pub fn receive(&mut self, now: Instant) -> bool {
-        let mut sink = ToOs { netstack: &mut self.netstack };
+        let mut sink = ToOs {
+            netstack: &mut self.netstack,
+        };
         let mut more = false;
-        self.overlays.for_each(|overlay| more |= overlay.receive(now, &mut sink));
+        self.overlays
+            .for_each(|overlay| more |= overlay.receive(now, &mut sink));
         more
     }
 
@@ -197,7 +209,13 @@ impl<A: Overlay> Adapter<A> {
             let mut quiet = true;
             while let Some(event) = self.netstack.poll_event() {
                 quiet = false;
-                self.bridges.netstack_event(now, event, &mut self.netstack, &mut self.overlays, &mut self.counters);
+                self.bridges.netstack_event(
+                    now,
+                    event,
+                    &mut self.netstack,
+                    &mut self.overlays,
+                    &mut self.counters,
+                );
             }
             for index in 0..self.overlays.len() {
                 while let Some(event) = self.overlays.get(index).poll_event() {
@@ -218,8 +236,15 @@ impl<A: Overlay> Adapter<A> {
 
     /// The earliest deadline of all parts, with its reason.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
-        let others = self.overlays.others.iter().filter_map(|overlay| overlay.deadline());
-        others.chain(self.overlays.first.deadline()).chain(self.netstack.deadline()).min_by_key(|(at, _)| *at)
+        let others = self
+            .overlays
+            .others
+            .iter()
+            .filter_map(|overlay| overlay.deadline());
+        others
+            .chain(self.overlays.first.deadline())
+            .chain(self.netstack.deadline())
+            .min_by_key(|(at, _)| *at)
     }
 
     /// Runs the timers that are due.
@@ -235,7 +260,13 @@ impl<A: Overlay> Adapter<A> {
     }
 
     /// Sends an echo request that no program asked for; the answer comes by [`Adapter::take_control_pongs`].
-    pub fn ping(&mut self, now: Instant, to: Ipv6Addr, token: u64, payload: &[u8]) -> Result<(), Failure> {
+    pub fn ping(
+        &mut self,
+        now: Instant,
+        to: Ipv6Addr,
+        token: u64,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
         let overlay = self.overlays.towards(to).ok_or(Failure::NoSuchPeer)?;
         overlay.ping(now, to, CONTROL_TOKEN | token, payload)
     }
@@ -257,25 +288,51 @@ impl<A: Overlay> Adapter<A> {
 
     /// File descriptors of all overlays, whose readability should lead to [`Adapter::receive`].
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let others = self.overlays.others.iter().flat_map(|overlay| overlay.fds());
-        self.overlays.first.fds().into_iter().chain(others).collect()
+        let others = self
+            .overlays
+            .others
+            .iter()
+            .flat_map(|overlay| overlay.fds());
+        self.overlays
+            .first
+            .fds()
+            .into_iter()
+            .chain(others)
+            .collect()
     }
 
     fn overlay_event(&mut self, now: Instant, overlay: usize, event: OverlayEvent) {
         match event {
-            OverlayEvent::Pong { token, rtt, via, payload } => {
+            OverlayEvent::Pong {
+                token,
+                rtt,
+                via,
+                payload,
+            } => {
                 if token & CONTROL_TOKEN != 0 {
-                    self.control_pongs.push(ControlPong { token: token & !CONTROL_TOKEN, result: Ok((rtt, via)) });
+                    self.control_pongs.push(ControlPong {
+                        token: token & !CONTROL_TOKEN,
+                        result: Ok((rtt, via)),
+                    });
                 } else if let Some(echo) = self.echoes.take(token) {
                     let data = payload.get(echo::HEADER..).unwrap_or_default();
-                    self.netstack.echo_reply_to_os(echo.to, echo.from, echo.id, echo.sequence, data);
+                    self.netstack.echo_reply_to_os(
+                        echo.to,
+                        echo.from,
+                        echo.id,
+                        echo.sequence,
+                        data,
+                    );
                 } else {
                     self.counters.echoes_unsent += 1;
                 }
             }
             OverlayEvent::PingFailed { token, failure } => {
                 if token & CONTROL_TOKEN != 0 {
-                    self.control_pongs.push(ControlPong { token: token & !CONTROL_TOKEN, result: Err(failure) });
+                    self.control_pongs.push(ControlPong {
+                        token: token & !CONTROL_TOKEN,
+                        result: Err(failure),
+                    });
                 } else if let Some(echo) = self.echoes.take(token) {
                     tell(now, &mut self.netstack, &echo.quote, failure);
                 }
@@ -317,7 +374,14 @@ impl<A: Overlay> Sink for FromOs<'_, A> {
     fn udp(&mut self, from: SocketAddrV6, to: SocketAddrV6, payload: &[u8], quote: &[u8]) {
         self.quotes.remember(*to.ip(), quote);
         let sent = match self.overlays.towards(*to.ip()) {
-            Some(overlay) => overlay.send_datagram(self.now, *from.ip(), from.port(), *to.ip(), to.port(), payload),
+            Some(overlay) => overlay.send_datagram(
+                self.now,
+                *from.ip(),
+                from.port(),
+                *to.ip(),
+                to.port(),
+                payload,
+            ),
             None => Err(Failure::NoSuchPeer),
         };
         if let Err(failure) = sent {
@@ -326,8 +390,25 @@ impl<A: Overlay> Sink for FromOs<'_, A> {
         }
     }
 
-    fn echo(&mut self, from: Ipv6Addr, to: Ipv6Addr, id: u16, sequence: u16, payload: &[u8], quote: &[u8]) {
-        let token = self.echoes.remember(self.now, Echo { from, to, id, sequence, quote: quotes::Quote::new(quote) });
+    fn echo(
+        &mut self,
+        from: Ipv6Addr,
+        to: Ipv6Addr,
+        id: u16,
+        sequence: u16,
+        payload: &[u8],
+        quote: &[u8],
+    ) {
+        let token = self.echoes.remember(
+            self.now,
+            Echo {
+                from,
+                to,
+                id,
+                sequence,
+                quote: quotes::Quote::new(quote),
+            },
+        );
         let message = self.echoes.message(id, sequence, payload);
         let sent = match self.overlays.towards(to) {
             Some(overlay) => overlay.ping(self.now, to, token, message),
@@ -340,7 +421,14 @@ impl<A: Overlay> Sink for FromOs<'_, A> {
         }
     }
 
-    fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8], quote: &[u8]) {
+    fn other(
+        &mut self,
+        from: Ipv6Addr,
+        to: Ipv6Addr,
+        next_header: u8,
+        payload: &[u8],
+        quote: &[u8],
+    ) {
         self.quotes.remember(to, quote);
         let sent = match self.overlays.towards(to) {
             Some(overlay) => overlay.send_other(self.now, from, to, next_header, payload),
@@ -359,8 +447,19 @@ struct ToOs<'a> {
 }
 
 impl OverlaySink for ToOs<'_> {
-    fn datagram(&mut self, from: Ipv6Addr, from_port: u16, to: Ipv6Addr, to_port: u16, payload: &[u8]) {
-        self.netstack.udp_to_os(SocketAddrV6::new(from, from_port, 0, 0), SocketAddrV6::new(to, to_port, 0, 0), payload);
+    fn datagram(
+        &mut self,
+        from: Ipv6Addr,
+        from_port: u16,
+        to: Ipv6Addr,
+        to_port: u16,
+        payload: &[u8],
+    ) {
+        self.netstack.udp_to_os(
+            SocketAddrV6::new(from, from_port, 0, 0),
+            SocketAddrV6::new(to, to_port, 0, 0),
+            payload,
+        );
     }
 
     fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) {

@@ -28,8 +28,8 @@ use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin};
 use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
 use rand::SeedableRng;
+use rand::TryRng;
 use rand::rngs::{StdRng, SysRng};
-use rand::{TryRng};
 
 use crate::Error;
 use crate::adapter::Adapter;
@@ -49,13 +49,17 @@ const TUN_BUFFER: usize = 66 * 1024;
 const INTERFACE_NAMES: u32 = 100;
 
 /// Brings up the sockets and the interface, then starts the thread. On failure nothing is left behind.
-pub fn spawn(settings: Settings) -> Result<(DataHandle, JoinHandle<Result<(), Error>>, ReadyInfo), Error> {
+pub fn spawn(
+    settings: Settings,
+) -> Result<(DataHandle, JoinHandle<Result<(), Error>>, ReadyInfo), Error> {
     let now = Instant::now();
     let local = local_addresses(&settings);
     let tun = create_tun(&settings, &local)?;
     let mut interfaces = Interfaces::open(tun.as_ref().map(Tun::name))?;
     let seen = interfaces.read()?;
-    let announced = seen.iter().filter(|interface| settings.lan && interface.broadcast);
+    let announced = seen
+        .iter()
+        .filter(|interface| settings.lan && interface.broadcast);
     let lan = announced.map(|interface| interface.name.clone()).collect();
     let offload = tun.as_ref().is_some_and(Tun::offload);
     let mtu = settings.mtu;
@@ -105,33 +109,60 @@ fn local_addresses(settings: &Settings) -> Vec<Ipv6Addr> {
     local
 }
 
-fn start_overlay(settings: Settings, interfaces: Vec<Interface>, now: Instant) -> Result<AnodeOverlay, Error> {
+fn start_overlay(
+    settings: Settings,
+    interfaces: Vec<Interface>,
+    now: Instant,
+) -> Result<AnodeOverlay, Error> {
     let mut peers: Vec<ConfiguredPeer> = Vec::new();
     for peer in &settings.peers {
         let endpoint = Endpoint::Udp(peer.endpoint);
         match peers.iter_mut().find(|known| known.address == peer.address) {
             Some(known) => known.endpoints.push(endpoint),
-            None => peers.push(ConfiguredPeer { address: peer.address, endpoints: vec![endpoint] }),
+            None => peers.push(ConfiguredPeer {
+                address: peer.address,
+                endpoints: vec![endpoint],
+            }),
         }
     }
     // A trusted peer's key is known from the start, so that its first packet needs no introduction.
     for address in &settings.trusted {
         if !peers.iter().any(|known| known.address == *address) {
-            peers.push(ConfiguredPeer { address: *address, endpoints: Vec::new() });
+            peers.push(ConfiguredPeer {
+                address: *address,
+                endpoints: Vec::new(),
+            });
         }
     }
-    let config = NodeConfig { peer_id: settings.peer_id, peers, lan: settings.lan, ..NodeConfig::default() };
-    let learnt = settings.learnt.iter().map(|peer| Pin { address: peer.address, endpoints: vec![peer.endpoint] });
+    let config = NodeConfig {
+        peer_id: settings.peer_id,
+        peers,
+        lan: settings.lan,
+        ..NodeConfig::default()
+    };
+    let learnt = settings.learnt.iter().map(|peer| Pin {
+        address: peer.address,
+        endpoints: vec![peer.endpoint],
+    });
     let learnt: Vec<Pin> = learnt.collect();
     let rng = Box::new(StdRng::from_seed(seed()?));
-    let mut overlay = AnodeOverlay::new(settings.identity, config, &settings.listen, interfaces, rng, now)?;
+    let mut overlay = AnodeOverlay::new(
+        settings.identity,
+        config,
+        &settings.listen,
+        interfaces,
+        rng,
+        now,
+    )?;
     overlay.import_pins(now, &learnt);
     Ok(overlay)
 }
 
 fn seed() -> Result<[u8; 32], Error> {
     let mut seed = [0; 32];
-    SysRng.try_fill_bytes(&mut seed).map_err(|error| Error::refused(format!("the system gives no randomness: {error}")))?;
+    SysRng
+        .try_fill_bytes(&mut seed)
+        .map_err(|error| Error::refused(format!("the system gives no randomness: {error}")))?;
     Ok(seed)
 }
 
@@ -160,7 +191,10 @@ fn create_tun(settings: &Settings, local: &[Ipv6Addr]) -> Result<Option<Tun>, Er
                     result => return Ok(Some(result?)),
                 }
             }
-            Err(Error::refused(format!("anode0 to anode{} exist already: name one with --name", INTERFACE_NAMES - 1)))
+            Err(Error::refused(format!(
+                "anode0 to anode{} exist already: name one with --name",
+                INTERFACE_NAMES - 1
+            )))
         }
     }
 }
@@ -199,17 +233,22 @@ impl DataThread {
 
     /// True if more may be waiting.
     fn drain_tun(&mut self, now: Instant) -> Result<bool, Error> {
-        let Some(tun) = &self.tun else { return Ok(false) };
+        let Some(tun) = &self.tun else {
+            return Ok(false);
+        };
         for _ in 0..TUN_BATCH {
             match tun.recv(&mut self.packet) {
                 Ok((header, length)) => {
                     let offload = vnet::decode(header);
-                    self.adapter.from_os(now, offload, &mut self.packet[..length]);
+                    self.adapter
+                        .from_os(now, offload, &mut self.packet[..length]);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if is_gone(&error) => {
                     let name = tun.name();
-                    return Err(Error::refused(format!("the interface {name} was removed by somebody else")));
+                    return Err(Error::refused(format!(
+                        "the interface {name} was removed by somebody else"
+                    )));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "reading the interface");
@@ -236,14 +275,19 @@ impl DataThread {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Shutdown => return true,
-                command => self.control.obey(now, command, &mut self.adapter, self.tun_dropped),
+                command => self
+                    .control
+                    .obey(now, command, &mut self.adapter, self.tun_dropped),
             }
         }
         false
     }
 
     fn sleep(&mut self) {
-        let deadline = [self.adapter.deadline(), self.control.deadline()].into_iter().flatten().min_by_key(|(at, _)| *at);
+        let deadline = [self.adapter.deadline(), self.control.deadline()]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at);
         let timeout = deadline.map(|(at, reason)| {
             let left = at.saturating_duration_since(Instant::now());
             tracing::trace!(?left, reason, "sleep");
@@ -270,7 +314,10 @@ impl DataThread {
     /// The machine's own addresses changed: the overlay announces itself anew and finds its new ways.
     fn read_interfaces(&mut self) {
         match self.interfaces.changed() {
-            Ok(Some(interfaces)) => self.adapter.first().set_interfaces(Instant::now(), interfaces),
+            Ok(Some(interfaces)) => self
+                .adapter
+                .first()
+                .set_interfaces(Instant::now(), interfaces),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "reading the interfaces"),
         }

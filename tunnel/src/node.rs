@@ -17,6 +17,7 @@ use crate::control::listener::{Access, ControlSocket};
 use crate::control::server::{Control, router};
 use crate::data;
 use crate::state::book::Book;
+use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt};
 
 pub use crate::value::PeerEndpoint;
@@ -80,11 +81,13 @@ pub struct Plan {
     pub book: Book,
     /// The state directory.
     pub state: LockedState,
+    /// The identity, if this start made it: saved when the node stands.
+    pub unsaved: Option<Unsaved>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
 }
 
-/// The prefixes of the overlays: Anode's and I2P's (DESIGN §4).
+/// The prefixes of the overlays: Anode's and I2P's (docs/architecture.md).
 pub fn overlay_prefixes() -> [Prefix; 2] {
     let prefix = |first| {
         Prefix::new(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), 16)
@@ -126,6 +129,9 @@ async fn live(
     let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
     let (data, thread, info) = data::spawn(plan.settings)?;
     let mut ended = watch(thread);
+    if let Some(unsaved) = plan.unsaved {
+        unsaved.save(&plan.state)?;
+    }
 
     let control = Arc::new(Control {
         data: data.clone(),
@@ -196,11 +202,8 @@ async fn stop(
 fn watch(thread: JoinHandle<Result<(), Error>>) -> oneshot::Receiver<Result<(), Error>> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
-        let result = thread.join().unwrap_or_else(|_| {
-            Err(Error::refused(
-                "the data thread panicked: please report this",
-            ))
-        });
+        let panicked = || Error::refused("the data thread panicked: please report this");
+        let result = thread.join().unwrap_or_else(|_| Err(panicked()));
         // The receiver is gone only when the process ends anyway.
         let _ = sender.send(result);
     });

@@ -1,5 +1,8 @@
 //! The contract of the command line, tried on the program itself: exit statuses, messages, documents.
 
+// A test that cannot go on shall panic.
+#![allow(clippy::unwrap_used)]
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -405,6 +408,19 @@ fn up_makes_an_identity_says_ready_answers_and_removes_its_socket() {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_node_that_cannot_start_leaves_no_identity_and_no_socket() {
+    let state = State::new();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let error = state.fails_in_one_line(1, &["up", "--no-tun", "--listen", &port]);
+    assert!(
+        error.contains(&port) && error.contains("--listen"),
+        "{error}"
+    );
+    assert_eq!(state.names(), ["lock"]);
 }
 
 #[test]

@@ -64,18 +64,34 @@ impl Bridges {
         counters: &mut Counters,
     ) {
         match event {
-            Event::TcpOpen { flow, from, to } => self.open(now, flow, from, to, netstack, overlays, counters),
+            Event::TcpOpen { flow, from, to } => {
+                self.open(now, flow, from, to, netstack, overlays, counters)
+            }
             Event::TcpConnected { flow } => {
-                let Some(bridge) = self.by_flow.get(&flow).copied() else { return };
-                overlays.get(bridge.ends.stream.overlay).accept(now, bridge.ends.stream.stream);
+                let Some(bridge) = self.by_flow.get(&flow).copied() else {
+                    return;
+                };
+                overlays
+                    .get(bridge.ends.stream.overlay)
+                    .accept(now, bridge.ends.stream.stream);
                 self.opened(flow);
                 to_overlay(now, bridge.ends, netstack, overlays);
                 to_program(now, bridge.ends, netstack, overlays);
             }
             Event::TcpRefused { flow, timed_out } => {
-                let Some(bridge) = self.by_flow.get(&flow).copied() else { return };
-                let failure = if timed_out { Failure::TimedOut } else { Failure::Refused };
-                overlays.get(bridge.ends.stream.overlay).abort(now, bridge.ends.stream.stream, failure);
+                let Some(bridge) = self.by_flow.get(&flow).copied() else {
+                    return;
+                };
+                let failure = if timed_out {
+                    Failure::TimedOut
+                } else {
+                    Failure::Refused
+                };
+                overlays.get(bridge.ends.stream.overlay).abort(
+                    now,
+                    bridge.ends.stream.stream,
+                    failure,
+                );
                 counters.inbound_refused += 1;
                 self.remove(bridge.ends);
             }
@@ -91,12 +107,20 @@ impl Bridges {
             }
             Event::TcpFinished { flow } => {
                 if let Some(bridge) = self.by_flow.get(&flow) {
-                    overlays.get(bridge.ends.stream.overlay).finish(now, bridge.ends.stream.stream);
+                    overlays
+                        .get(bridge.ends.stream.overlay)
+                        .finish(now, bridge.ends.stream.stream);
                 }
             }
             Event::TcpReset { flow } => {
-                let Some(bridge) = self.by_flow.get(&flow).copied() else { return };
-                overlays.get(bridge.ends.stream.overlay).abort(now, bridge.ends.stream.stream, Failure::Reset);
+                let Some(bridge) = self.by_flow.get(&flow).copied() else {
+                    return;
+                };
+                overlays.get(bridge.ends.stream.overlay).abort(
+                    now,
+                    bridge.ends.stream.stream,
+                    Failure::Reset,
+                );
                 self.remove(bridge.ends);
             }
             Event::TcpClosed { flow } => {
@@ -121,8 +145,17 @@ impl Bridges {
         let Some(overlay) = overlays.index(*to.ip()) else {
             return netstack.tcp_unreachable(now, flow, anode_netstack::Unreachable::NoRoute);
         };
-        match overlays.get(overlay).open(now, from.port(), *to.ip(), to.port()) {
-            Ok(stream) => self.insert(Ends { flow, stream: StreamKey { overlay, stream } }, State::Opening),
+        match overlays
+            .get(overlay)
+            .open(now, from.port(), *to.ip(), to.port())
+        {
+            Ok(stream) => self.insert(
+                Ends {
+                    flow,
+                    stream: StreamKey { overlay, stream },
+                },
+                State::Opening,
+            ),
             Err(failure) => {
                 counters.outbound_failed += 1;
                 refuse_program(now, flow, failure, netstack);
@@ -142,11 +175,23 @@ impl Bridges {
     ) {
         let key = |stream| StreamKey { overlay, stream };
         match event {
-            OverlayEvent::StreamIncoming { stream, from, from_port, to, to_port } => {
+            OverlayEvent::StreamIncoming {
+                stream,
+                from,
+                from_port,
+                to,
+                to_port,
+            } => {
                 let from = SocketAddrV6::new(from, from_port, 0, 0);
                 let to = SocketAddrV6::new(to, to_port, 0, 0);
                 match netstack.tcp_connect(now, from, to) {
-                    Some(flow) => self.insert(Ends { flow, stream: key(stream) }, State::Connecting),
+                    Some(flow) => self.insert(
+                        Ends {
+                            flow,
+                            stream: key(stream),
+                        },
+                        State::Connecting,
+                    ),
                     None => {
                         counters.inbound_refused += 1;
                         overlays.get(overlay).abort(now, stream, Failure::Busy);
@@ -154,12 +199,16 @@ impl Bridges {
                 }
             }
             OverlayEvent::StreamOpened { stream } => {
-                let Some(bridge) = self.of_stream(key(stream)) else { return };
+                let Some(bridge) = self.of_stream(key(stream)) else {
+                    return;
+                };
                 netstack.tcp_accept(now, bridge.ends.flow);
                 self.opened(bridge.ends.flow);
             }
             OverlayEvent::StreamFailed { stream, failure } => {
-                let Some(bridge) = self.of_stream(key(stream)) else { return };
+                let Some(bridge) = self.of_stream(key(stream)) else {
+                    return;
+                };
                 match bridge.state {
                     State::Opening => {
                         counters.outbound_failed += 1;
@@ -188,7 +237,9 @@ impl Bridges {
             OverlayEvent::StreamClosed { stream } => {
                 self.by_stream.remove(&key(stream));
             }
-            OverlayEvent::Pong { .. } | OverlayEvent::PingFailed { .. } | OverlayEvent::Undeliverable { .. } => {}
+            OverlayEvent::Pong { .. }
+            | OverlayEvent::PingFailed { .. }
+            | OverlayEvent::Undeliverable { .. } => {}
         }
     }
 }
@@ -204,12 +255,26 @@ fn refuse_program(now: Instant, flow: FlowId, failure: Failure, netstack: &mut N
     }
 }
 
-fn to_overlay<A: Overlay>(now: Instant, ends: Ends, netstack: &mut Netstack, overlays: &mut Overlays<A>) {
+fn to_overlay<A: Overlay>(
+    now: Instant,
+    ends: Ends,
+    netstack: &mut Netstack,
+    overlays: &mut Overlays<A>,
+) {
     let overlay = overlays.get(ends.stream.overlay);
-    netstack.tcp_recv(now, ends.flow, &mut |bytes| overlay.write(now, ends.stream.stream, bytes));
+    netstack.tcp_recv(now, ends.flow, &mut |bytes| {
+        overlay.write(now, ends.stream.stream, bytes)
+    });
 }
 
-fn to_program<A: Overlay>(now: Instant, ends: Ends, netstack: &mut Netstack, overlays: &mut Overlays<A>) {
+fn to_program<A: Overlay>(
+    now: Instant,
+    ends: Ends,
+    netstack: &mut Netstack,
+    overlays: &mut Overlays<A>,
+) {
     let overlay = overlays.get(ends.stream.overlay);
-    overlay.read(now, ends.stream.stream, &mut |bytes| netstack.tcp_send(now, ends.flow, bytes));
+    overlay.read(now, ends.stream.stream, &mut |bytes| {
+        netstack.tcp_send(now, ends.flow, bytes)
+    });
 }

@@ -72,7 +72,13 @@ mod tests {
     use super::*;
 
     fn echo(sequence: u16) -> Echo {
-        Echo { from: Ipv6Addr::LOCALHOST, to: Ipv6Addr::LOCALHOST, id: 7, sequence, quote: Quote::new(&[]) }
+        Echo {
+            from: Ipv6Addr::LOCALHOST,
+            to: Ipv6Addr::LOCALHOST,
+            id: 7,
+            sequence,
+            quote: Quote::new(&[]),
+        }
     }
 
     #[test]

@@ -22,7 +22,10 @@ impl Quote {
         let mut bytes = [0; QUOTE];
         bytes[..length].copy_from_slice(&packet[..length]);
         // `QUOTE` fits into a byte.
-        Quote { length: length as u8, bytes }
+        Quote {
+            length: length as u8,
+            bytes,
+        }
     }
 
     /// What was kept.
@@ -39,7 +42,10 @@ pub struct Quotes {
 
 impl Default for Quotes {
     fn default() -> Self {
-        Quotes { slots: vec![None; SLOTS].into_boxed_slice(), hasher: RandomState::new() }
+        Quotes {
+            slots: vec![None; SLOTS].into_boxed_slice(),
+            hasher: RandomState::new(),
+        }
     }
 }
 
@@ -56,7 +62,9 @@ impl Quotes {
 
     /// The last packet to `to`, if it is still known.
     pub fn get(&self, to: Ipv6Addr) -> Option<Quote> {
-        self.slots[self.slot(to)].filter(|(known, _)| *known == to).map(|(_, quote)| quote)
+        self.slots[self.slot(to)]
+            .filter(|(known, _)| *known == to)
+            .map(|(_, quote)| quote)
     }
 }
 
@@ -71,7 +79,10 @@ mod tests {
         assert!(quotes.get(a).is_none());
         quotes.remember(a, &[1; 40]);
         quotes.remember(a, &[2; 2000]);
-        assert_eq!(quotes.get(a).map(|q| q.as_bytes().to_vec()), Some(vec![2; QUOTE]));
+        assert_eq!(
+            quotes.get(a).map(|q| q.as_bytes().to_vec()),
+            Some(vec![2; QUOTE])
+        );
         assert!(quotes.get(b).is_none());
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn status(common: &Common) -> Result<Done, Error> {
         (
             "lan",
             if status.lan.is_empty() {
-                "off".to_owned()
+                "none".to_owned()
             } else {
                 status.lan.join(" ")
             },

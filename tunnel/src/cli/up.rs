@@ -17,6 +17,7 @@ use crate::names::peer_label;
 use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
 use crate::output::{self, Style};
 use crate::state::book::Book;
+use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt};
 use crate::value::{ValueError, udp_text};
 
@@ -34,9 +35,13 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let access = dir.service_group().map_or(Access::Owner, Access::Group);
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
-    let settings = settings(flags, config, &state, &book)?;
-    let address = *settings.identity.address();
-    let (mtu, json) = (settings.mtu, common.json);
+    let (settings, unsaved) = settings(flags, config, &state, &book)?;
+    let opening = Opening {
+        address: *settings.identity.address(),
+        mtu: settings.mtu,
+        lan: settings.lan,
+        start,
+    };
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
@@ -44,9 +49,10 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
         access,
         book,
         state,
+        unsaved,
         watched,
     };
-    node::run(plan, |info| ready(&address, mtu, info, start, json), met)?;
+    node::run(plan, |info| ready(&opening, info, common.json), met)?;
     Ok(Done::Yes)
 }
 
@@ -56,12 +62,12 @@ fn settings(
     config: Config,
     state: &LockedState,
     book: &Book,
-) -> Result<Settings, Error> {
+) -> Result<(Settings, Option<Unsaved>), Error> {
     let zone = flags
         .zone
         .or(config.zone.map(|zone| zone.0))
         .map(|zone| zone.0);
-    let identity = identity::load_or_create(state, zone)?;
+    let (identity, unsaved) = identity::load_or_generate(state.dir(), zone)?;
     let name = flags.name.or(config.name.map(|name| name.0));
     let interface = match name {
         _ if flags.no_tun || config.no_tun == Some(true) => Interface::None,
@@ -86,7 +92,7 @@ fn settings(
             ValueError::own_address().to_string(),
         ));
     }
-    Ok(Settings {
+    let settings = Settings {
         identity,
         peer_id: flags
             .peer_id
@@ -104,7 +110,8 @@ fn settings(
         lan: config.lan.enabled,
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
         state_dir: state.dir().path().to_owned(),
-    })
+    };
+    Ok((settings, unsaved))
 }
 
 /// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.
@@ -136,13 +143,21 @@ fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn ready(
-    address: &Address,
+/// What a node's first lines are made of, beside what it brought up.
+struct Opening {
+    address: Address,
     mtu: u16,
-    info: &ReadyInfo,
+    lan: bool,
     start: Instant,
-    json: bool,
-) -> Result<(), Error> {
+}
+
+fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
+    let Opening {
+        address,
+        mtu,
+        lan: enabled,
+        start,
+    } = *opening;
     let listen: Vec<String> = info.listen.iter().copied().map(udp_text).collect();
     let ipv6 = address.ipv6(PeerId::ANY);
     if json {
@@ -159,6 +174,7 @@ fn ready(
         None => "none".to_owned(),
     };
     let lan = match info.lan.as_slice() {
+        [] if enabled => "no interface to announce on".to_owned(),
         [] => "off".to_owned(),
         names => format!("announcing on {} (udp 8737)", names.join(", ")),
     };
@@ -171,8 +187,8 @@ fn ready(
     ];
     let style = Style::stderr();
     let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);
-    eprint!(
-        "{}{} in {spent}\n",
+    eprintln!(
+        "{}{} in {spent}",
         output::fields(style, &rows),
         style.green("ready")
     );

@@ -86,10 +86,7 @@ impl Control {
                 reply,
             } => {
                 let endpoints: Vec<_> = endpoints.into_iter().map(Endpoint::Udp).collect();
-                adapter
-                    .first()
-                    
-                    .add_peer(now, address, &endpoints, pinned);
+                adapter.first().add_peer(now, address, &endpoints, pinned);
                 let _ = reply.send(());
             }
             Command::Trust { address, reply } => {
@@ -119,10 +116,7 @@ impl Control {
     ) {
         let target = match to {
             Target::Address(address) => {
-                adapter
-                    .first()
-                    
-                    .add_peer(now, address, &[], false);
+                adapter.first().add_peer(now, address, &[], false);
                 address.ipv6(PeerId::ANY)
             }
             Target::Ipv6(ipv6) => ipv6,
@@ -204,8 +198,13 @@ impl Control {
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
         let pings = self.pings.values().map(|ping| ping.deadline).min();
         let pings = pings.map(|at| (at, "a ping of the control side"));
-        let look = self.next_look.map(|at| (at, "a lookup of the control side"));
-        [pings, look].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let look = self
+            .next_look
+            .map(|at| (at, "a lookup of the control side"));
+        [pings, look]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 }
 
@@ -214,7 +213,11 @@ fn status(overlay: &AnodeOverlay) -> StatusReport {
         peers: overlay.peers().len(),
         reachable: overlay.connected(),
         streams: overlay.stream_count(),
-        listen: overlay.listen().into_iter().filter_map(super::udp).collect(),
+        listen: overlay
+            .listen()
+            .into_iter()
+            .filter_map(super::udp)
+            .collect(),
     }
 }
 

@@ -57,7 +57,10 @@ fn convert(interface: netlink::Interface) -> Interface {
     let flags = interface.link.flags;
     // A virtual interface of another overlay on this machine would carry our packets inside itself (S16).
     let underlay = |address: &IpAddr| !matches!(address, IpAddr::V6(ip) if matches!(ip.segments()[0], 0xfda0 | 0xfda1));
-    let addresses = interface.addresses.iter().map(|entry| (entry.prefix.address(), entry.prefix.length()));
+    let addresses = interface
+        .addresses
+        .iter()
+        .map(|entry| (entry.prefix.address(), entry.prefix.length()));
     Interface {
         name: interface.link.name,
         index: interface.link.index,

@@ -19,8 +19,13 @@ pub fn decode(header: VnetHeader) -> Offload {
         _ => Some((SegmentKind::Tcp6, 0)),
     };
     Offload {
-        checksum: (header.flags & NEEDS_CSUM != 0).then_some((header.csum_start, header.csum_offset)),
-        segments: kind.map(|(kind, size)| Segments { kind, size, header_len: header.header_len }),
+        checksum: (header.flags & NEEDS_CSUM != 0)
+            .then_some((header.csum_start, header.csum_offset)),
+        segments: kind.map(|(kind, size)| Segments {
+            kind,
+            size,
+            header_len: header.header_len,
+        }),
     }
 }
 
@@ -49,22 +54,47 @@ mod tests {
 
     #[test]
     fn headers_survive_the_way_there_and_back() {
-        for (kind, gso_type) in [(SegmentKind::Tcp6, GSO_TCPV6), (SegmentKind::Udp, GSO_UDP_L4)] {
+        for (kind, gso_type) in [
+            (SegmentKind::Tcp6, GSO_TCPV6),
+            (SegmentKind::Udp, GSO_UDP_L4),
+        ] {
             let offload = Offload {
                 checksum: Some((40, 16)),
-                segments: Some(Segments { kind, size: 1220, header_len: 60 }),
+                segments: Some(Segments {
+                    kind,
+                    size: 1220,
+                    header_len: 60,
+                }),
             };
             let header = encode(offload);
-            assert_eq!((header.flags, header.gso_type, header.gso_size, header.header_len), (1, gso_type, 1220, 60));
+            assert_eq!(
+                (
+                    header.flags,
+                    header.gso_type,
+                    header.gso_size,
+                    header.header_len
+                ),
+                (1, gso_type, 1220, 60)
+            );
             assert_eq!(decode(header), offload);
-            assert_eq!(decode(VnetHeader { gso_type: gso_type | GSO_ECN, ..header }), offload);
+            assert_eq!(
+                decode(VnetHeader {
+                    gso_type: gso_type | GSO_ECN,
+                    ..header
+                }),
+                offload
+            );
         }
         assert_eq!(decode(encode(Offload::default())), Offload::default());
     }
 
     #[test]
     fn a_segment_kind_that_was_not_asked_for_is_one_that_the_netstack_refuses() {
-        let tcp4 = decode(VnetHeader { gso_type: 1, gso_size: 1400, ..Default::default() });
+        let tcp4 = decode(VnetHeader {
+            gso_type: 1,
+            gso_size: 1400,
+            ..Default::default()
+        });
         assert_eq!(tcp4.segments.map(|s| s.size), Some(0));
     }
 }

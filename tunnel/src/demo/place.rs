@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -21,8 +21,33 @@ use crate::Error;
 /// A private directory that is removed with this value.
 pub(super) struct Directory(PathBuf);
 
+/// A killed demo (SIGKILL) could not remove its directory: the next one does.
+fn remove_leftovers() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    let me = nix::unistd::geteuid().as_raw();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("anode-demo-")?.parse::<u32>().ok());
+        let mine = entry
+            .metadata()
+            .is_ok_and(|found| found.is_dir() && found.uid() == me);
+        if let Some(number) = number
+            && mine
+            && !Path::new(&format!("/proc/{number}")).exists()
+        {
+            // Whoever else removes it at this moment is welcome to.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 impl Directory {
     pub(super) fn make() -> Result<Self, Error> {
+        remove_leftovers();
         let path = std::env::temp_dir().join(format!("anode-demo-{}", std::process::id()));
         // An existing one is refused: somebody else may have laid it.
         std::fs::DirBuilder::new()

@@ -61,17 +61,31 @@ pub fn create(state: &LockedState, zone: Zone, replace: bool) -> Result<Identity
             path.display()
         )));
     }
-    let identity = generate(zone);
-    let mut line = identity.identity_string();
-    line.push('\n');
-    write_atomic(&path, line.as_bytes(), 0o600)?;
+    let (identity, unsaved) = generate(zone);
+    unsaved.save(state)?;
     Ok(identity)
 }
 
-/// What is there, or a new one; checks that `zone`, where given, is the identity's.
-pub fn load_or_create(state: &LockedState, zone: Option<Zone>) -> Result<Identity, Error> {
-    let Some(identity) = load(state.dir())? else {
-        return create(state, zone.unwrap_or_default(), false);
+/// A new identity that no file holds yet: a node that cannot start leaves none behind.
+pub struct Unsaved(Zeroizing<String>);
+
+impl Unsaved {
+    /// Writes it to its file.
+    pub fn save(mut self, state: &LockedState) -> Result<(), Error> {
+        self.0.push('\n');
+        write_atomic(&state.dir().identity_file(), self.0.as_bytes(), 0o600)?;
+        Ok(())
+    }
+}
+
+/// What is there, or a new one that is still to be saved; checks that `zone`, where given, is the identity's.
+pub fn load_or_generate(
+    dir: &StateDir,
+    zone: Option<Zone>,
+) -> Result<(Identity, Option<Unsaved>), Error> {
+    let Some(identity) = load(dir)? else {
+        let (identity, unsaved) = generate(zone.unwrap_or_default());
+        return Ok((identity, Some(unsaved)));
     };
     let own = identity.address().zone();
     match zone {
@@ -79,14 +93,16 @@ pub fn load_or_create(state: &LockedState, zone: Option<Zone>) -> Result<Identit
             "zone",
             format!(
                 "the identity in {} belongs to zone {own}, not {zone}: leave the zone out, or make another identity in another --state DIR",
-                state.dir().path().display()
+                dir.path().display()
             ),
         )),
-        _ => Ok(identity),
+        _ => Ok((identity, None)),
     }
 }
 
-fn generate(zone: Zone) -> Identity {
+fn generate(zone: Zone) -> (Identity, Unsaved) {
     // The system's generator fails only before it is seeded, and getrandom(2) waits for that.
-    Identity::generate(zone, &mut rand::rand_core::UnwrapErr(SysRng))
+    let identity = Identity::generate(zone, &mut rand::rand_core::UnwrapErr(SysRng));
+    let unsaved = Unsaved(identity.identity_string());
+    (identity, unsaved)
 }

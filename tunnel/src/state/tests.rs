@@ -103,7 +103,7 @@ fn a_key_file_that_is_not_as_it_should_be_is_refused_with_its_path_and_the_fix()
         fs::set_permissions(&path, Permissions::from_mode(*mode)).unwrap();
         for result in [
             identity::load(state.dir()).map(drop),
-            identity::load_or_create(&state, None).map(drop),
+            identity::load_or_generate(state.dir(), None).map(drop),
         ] {
             let error = result.expect_err(what);
             assert_eq!(error.exit_status(), 2, "{what}: {error}");
@@ -142,7 +142,7 @@ fn a_key_behind_a_symbolic_link_is_refused_not_followed() {
                 .to_string()
                 .contains("symbolic link")
         );
-        assert!(identity::load_or_create(&state, None).is_err());
+        assert!(identity::load_or_generate(state.dir(), None).is_err());
         fs::remove_file(path).unwrap();
     }
 }
@@ -164,13 +164,19 @@ fn an_identity_string_with_or_without_a_line_end_is_read() {
 fn the_zone_of_an_identity_stays() {
     let test = TestDir::new();
     let state = locked(&test);
-    let made = identity::load_or_create(&state, Some(Zone(7))).unwrap();
+    let (made, unsaved) = identity::load_or_generate(state.dir(), Some(Zone(7))).unwrap();
     assert_eq!(made.address().zone(), Zone(7));
+    assert!(
+        identity::load(state.dir()).unwrap().is_none(),
+        "not before it is saved"
+    );
+    unsaved.unwrap().save(&state).unwrap();
     for zone in [None, Some(Zone(7))] {
-        let again = identity::load_or_create(&state, zone).unwrap();
+        let (again, unsaved) = identity::load_or_generate(state.dir(), zone).unwrap();
         assert_eq!(again.address(), made.address());
+        assert!(unsaved.is_none());
     }
-    let error = identity::load_or_create(&state, Some(Zone(8)))
+    let error = identity::load_or_generate(state.dir(), Some(Zone(8)))
         .err()
         .unwrap();
     assert_eq!(error.exit_status(), 2);
