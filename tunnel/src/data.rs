@@ -41,12 +41,17 @@ use interfaces::Interfaces;
 
 /// The synthetic addresses of all Anode peers (DESIGN §4).
 const PREFIX: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16);
+/// Answered by the node itself, so that people can tell kernel ⇄ node from node ⇄ overlay (DESIGN §4).
+const MAGIC_SELF: Ipv6Addr = Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 1);
 /// Packets taken from the interface before the other parts have their turn.
 const TUN_BATCH: usize = 64;
 /// The largest packet of the interface: 64 KiB and the headers in front.
 const TUN_BUFFER: usize = 66 * 1024;
 /// Names tried for an interface that was not named.
 const INTERFACE_NAMES: u32 = 100;
+
+/// The running data thread; its end tells why it ended.
+pub type DataThreadHandle = JoinHandle<Result<(), Error>>;
 
 /// Brings up the sockets and the interface, then starts the thread. On failure nothing is left behind.
 pub fn spawn(
@@ -75,6 +80,7 @@ pub fn spawn(
             offload,
             local: overlay.local(),
             prefixes: vec![overlay.prefix()],
+            magic_self: vec![MAGIC_SELF],
             ..Default::default()
         },
         seed()?,

@@ -208,7 +208,12 @@ impl End {
                 allowed -= take;
                 if check {
                     for (i, &b) in (0u64..).zip(&bytes[..take]) {
-                        assert_eq!(b, byte(1 - who, *got + i), "wrong byte at {got} of end {}", 1 - who);
+                        assert_eq!(
+                            b,
+                            byte(1 - who, *got + i),
+                            "wrong byte at {got} of end {}",
+                            1 - who
+                        );
                     }
                 }
                 *got += take as u64;
