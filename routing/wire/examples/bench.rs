@@ -103,6 +103,20 @@ fn main() -> Result<(), WireError> {
             &raw,
             || aes_chain(&cipher, blocks, &mut state),
         );
+        let together = packet.repeat(16);
+        let mut unchained = vec![aes::Block::default(); blocks * 16];
+        compare(
+            &format!("MACs of 16 packets of {size} bytes"),
+            || {
+                let mut good = 0;
+                key.verify_each(black_box(&together), size, |authentic| {
+                    good += usize::from(authentic);
+                });
+                good
+            },
+            &format!("{} AES-256 blocks at once", blocks * 16),
+            || cipher.encrypt_blocks(&mut unchained),
+        );
         let mut out = Vec::with_capacity(size);
         compare(
             &format!("header, message, sign: {size} bytes"),
