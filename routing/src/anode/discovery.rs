@@ -1,6 +1,7 @@
 //! How endpoints and addresses are learned: EPC proves, EPI hints, NETID mirrors, WHOIS asks (Anode 0.8 §4.2.4 to §4.2.8, DESIGN §5).
 use super::path::{Origin, is_dialable};
-use super::peers::{PeerRef, Standing};
+use super::peer::Standing;
+use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::{Destination, Node, Received, Sender};
 use anode_wire::message::iam_capacity;

@@ -4,7 +4,7 @@
 //! asked there before traffic wants that peer (S32).
 use super::limits::{Bucket, SourceBuckets};
 use super::path::{Origin, is_dialable};
-use super::peers::Standing;
+use super::peer::Standing;
 use super::{Destination, Interface, Limits, Node, Received, Timer};
 use anode_wire::message::kind;
 use anode_wire::{Address, AddressId, Endpoint, Header, Message, Packet, Party, PeerId};

@@ -1,6 +1,6 @@
 //! What people and files want to know of a node, as plain data.
 use super::path::{Origin, Path};
-use super::peers::{Peer, Standing};
+use super::peer::{Peer, Standing};
 use super::{Node, Timer};
 use crate::overlay::{Failure, PathKind};
 use anode_wire::address::{is_synthetic, split_digit};
