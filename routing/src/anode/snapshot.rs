@@ -156,7 +156,9 @@ impl Node {
                 .iter()
                 .filter(|endpoint| super::is_dialable(endpoint, true))
             {
-                let socket = self.socket_for(endpoint);
+                let Some(socket) = self.socket_for(endpoint) else {
+                    continue;
+                };
                 let Some(peer) = self.peers.get_mut(found) else {
                     continue;
                 };

@@ -390,3 +390,42 @@ fn whois_finds_an_address_among_the_connected_and_lies_are_refused() {
     assert_eq!(answer.len(), 1);
     assert!(answer[0].len() <= packet(2, 1, &question, true).len());
 }
+
+#[test]
+fn a_configured_endpoint_is_asked_from_a_socket_of_its_family() {
+    let v6: SocketAddr = "[2001:db8::2]:8737".parse().unwrap();
+    let peer = |number, endpoint| ConfiguredPeer {
+        address: address(number),
+        endpoints: vec![Endpoint::Udp(endpoint)],
+    };
+    let config = NodeConfig {
+        peers: vec![peer(2, v6), peer(3, home(3))],
+        ..quiet()
+    };
+    let mut sim = Sim::new(16);
+    let mut node = sim.node(1, config);
+    let bound = |text: &str| text.parse::<SocketAddr>().unwrap();
+    node.set_sockets(vec![bound("0.0.0.0:8737"), bound("[::]:8737")]);
+    let mut asked = Vec::new();
+    let mut batch = TransmitBatch::new(64);
+    for number in [2, 3] {
+        node.ping(sim.now, ipv6(number), 1, b"x").unwrap();
+        batch.clear(64);
+        assert!(node.poll_transmit(sim.now, &mut batch));
+        asked.push((batch.destination.to, batch.destination.socket));
+    }
+    assert_eq!(asked, [(v6, 1), (home(3), 0)]);
+    // Without a socket of that family nothing is sent, and the failure comes in its time.
+    node.set_sockets(vec![bound("0.0.0.0:8737")]);
+    node.remove_peer(sim.now, &address(2));
+    node.add_peer(sim.now, address(2), &[Endpoint::Udp(v6)], true);
+    node.ping(sim.now, ipv6(2), 2, b"x").unwrap();
+    batch.clear(64);
+    assert!(!node.poll_transmit(sim.now, &mut batch));
+    let failed = OverlayEvent::PingFailed {
+        token: 2,
+        failure: Failure::Unreachable,
+    };
+    node.handle_timeout(sim.now + secs(6));
+    assert!(std::iter::from_fn(|| node.poll_event()).any(|event| event == failed));
+}
