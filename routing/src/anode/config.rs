@@ -79,6 +79,8 @@ pub struct Limits {
     pub netid: Rate,
     /// New nodes taken from beacons, in all (12 µs each for the point check).
     pub new_beacons: Rate,
+    /// The same per source.
+    pub new_beacons_per_source: Rate,
     /// Unicast answers to beacons, in all (D23).
     pub beacon_replies: Rate,
     /// Unicast answers to beacons, per source (D23).
@@ -122,6 +124,7 @@ impl Default for Limits {
             hints: Rate::per_second(1, 3),
             netid: Rate::per_second(5, 5),
             new_beacons: Rate::per_second(200, 300),
+            new_beacons_per_source: Rate::per_second(16, 16),
             beacon_replies: Rate::per_second(10, 10),
             beacon_replies_per_source: Rate::every(Duration::from_secs(5)),
             streams: 65_536,

@@ -1,6 +1,7 @@
 //! How endpoints and addresses are learned: EPC proves, EPI hints, NETID mirrors, WHOIS asks (Anode 0.8 §4.2.4 to §4.2.8, DESIGN §5).
 use super::path::{Origin, is_dialable};
-use super::peers::{PeerRef, Standing};
+use super::peer::Standing;
+use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::{Destination, Node, Received, Sender};
 use anode_wire::message::iam_capacity;
@@ -53,6 +54,11 @@ impl Node {
         endpoint: SocketAddr,
         socket: usize,
     ) {
+        let same_family = |own: &SocketAddr| own.is_ipv4() == endpoint.is_ipv4();
+        if !self.sockets.get(socket).is_some_and(same_family) {
+            self.counters.refused_endpoints += 1;
+            return;
+        }
         self.checks.expire(now);
         if self.checks.open.len() >= self.config.limits.checks {
             self.counters.dropped_checks += 1;
@@ -162,7 +168,10 @@ impl Node {
                 return;
             }
         };
-        let socket = self.socket_for(&to);
+        let Some(socket) = self.socket_for(&to) else {
+            self.counters.refused_endpoints += 1;
+            return;
+        };
         let limits = &self.config.limits;
         let Some(peer) = self.peers.get_mut(sender) else {
             return;

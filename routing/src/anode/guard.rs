@@ -1,6 +1,6 @@
 //! The one place per direction where a message gets its protection and where it is checked: today the draft's MAC
 //! (Anode 0.8 §3.3), with sealed sessions a second kind beside it.
-use super::peers::Peer;
+use super::peer::Peer;
 use anode_wire::packet::{FULL_SENDER_HEADER, SHORT_HEADER};
 use anode_wire::{Address, AddressId, Header, Identity, MacKey, Message, Packet, Party, PeerId};
 use std::net::Ipv6Addr;

@@ -4,7 +4,7 @@
 //! asked there before traffic wants that peer (S32).
 use super::limits::{Bucket, SourceBuckets};
 use super::path::{Origin, is_dialable};
-use super::peers::Standing;
+use super::peer::Standing;
 use super::{Destination, Interface, Limits, Node, Received, Timer};
 use anode_wire::message::kind;
 use anode_wire::{Address, AddressId, Endpoint, Header, Message, Packet, Party, PeerId};
@@ -30,6 +30,7 @@ pub(super) struct Lan {
     next: Option<Instant>,
     replies: Vec<(Instant, Destination)>,
     new_nodes: Bucket,
+    new_node_sources: SourceBuckets,
     replies_in_all: Bucket,
     reply_sources: SourceBuckets,
 }
@@ -41,6 +42,7 @@ impl Lan {
             next: None,
             replies: Vec::new(),
             new_nodes: Bucket::default(),
+            new_node_sources: SourceBuckets::new(limits.new_beacons_per_source, key),
             replies_in_all: Bucket::default(),
             reply_sources: SourceBuckets::new(limits.beacon_replies_per_source, key),
         }
@@ -229,14 +231,19 @@ impl Node {
     ) -> Option<super::PeerRef> {
         let source = received.from.ip();
         let limits = &self.config.limits;
-        let from_source = self
+        let affordable = self.lan.new_node_sources.take(now, source)
+            && self.lan.new_nodes.take(now, limits.new_beacons);
+        if !affordable {
+            return None;
+        }
+        let heard = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.standing == Standing::Heard && peer.heard_at == Some(source))
+            .filter(|(_, peer)| peer.standing == Standing::Heard);
+        let from_source = heard
+            .filter(|(_, peer)| peer.heard_at == Some(source))
             .count();
-        if from_source >= limits.heard_per_source
-            || !self.lan.new_nodes.take(now, limits.new_beacons)
-        {
+        if from_source >= limits.heard_per_source {
             return None;
         }
         let address = Address::from_bytes(sender).ok()?;

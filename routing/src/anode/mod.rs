@@ -20,6 +20,7 @@ mod lan;
 mod limits;
 mod output;
 mod path;
+mod peer;
 mod peers;
 mod ping;
 mod receive;
@@ -47,7 +48,8 @@ use lan::Lan;
 use limits::{Bucket, SourceBuckets};
 use output::Queue;
 use path::{Action, is_dialable};
-use peers::{PeerRef, PeerTable, Standing};
+use peer::Standing;
+use peers::{PeerRef, PeerTable};
 use ping::Pings;
 use rand_core::CryptoRng;
 use std::collections::VecDeque;
@@ -167,6 +169,22 @@ impl Node {
     /// The local addresses of the sockets; their places in the list are the socket numbers of packets in and out.
     pub fn set_sockets(&mut self, sockets: Vec<SocketAddr>) {
         self.sockets = sockets;
+        let found: Vec<PeerRef> = self.peers.iter().map(|(found, _)| found).collect();
+        for found in found {
+            let paths = self
+                .peers
+                .get(found)
+                .into_iter()
+                .flat_map(|peer| &peer.paths);
+            let chosen: Vec<usize> = paths
+                .map(|path| self.socket_for(&path.endpoint).unwrap_or(0))
+                .collect();
+            if let Some(peer) = self.peers.get_mut(found) {
+                for (path, socket) in peer.paths.iter_mut().zip(chosen) {
+                    path.socket = socket;
+                }
+            }
+        }
     }
 
     /// The interfaces, without the overlay's own; a change starts a new round of beacons.
@@ -213,23 +231,26 @@ impl Node {
         let Some(found) = self.learn_peer(now, address, standing) else {
             return;
         };
-        let sockets: Vec<_> = endpoints
-            .iter()
-            .map(|endpoint| self.dial(endpoint))
-            .collect();
-        let Some(peer) = self.peers.get_mut(found) else {
-            return;
-        };
-        peer.sources.config |= pinned;
-        for (endpoint, dial) in endpoints.iter().zip(sockets) {
+        for endpoint in endpoints {
+            // Before the sockets are known any number will do: `set_sockets` corrects it.
+            let socket = match endpoint {
+                Endpoint::Udp(to) => self.socket_for(to).unwrap_or(0),
+                _ => 0,
+            };
+            let Some(peer) = self.peers.get_mut(found) else {
+                return;
+            };
             if !peer.endpoints.contains(endpoint) {
                 peer.endpoints.push(endpoint.clone());
             }
-            if let Some((to, socket)) = dial
-                && let Some(path) = peer.add_path(now, to, socket, Origin::Configured)
+            if let Endpoint::Udp(to) = endpoint
+                && let Some(path) = peer.add_path(now, *to, socket, Origin::Configured)
             {
                 path.origin = Origin::Configured;
             }
+        }
+        if let Some(peer) = self.peers.get_mut(found) {
+            peer.sources.config |= pinned;
         }
         self.probe_if_wanted(now, found);
     }
@@ -272,27 +293,17 @@ impl Node {
         found
     }
 
-    /// The socket that reaches an endpoint, if we speak its transport: one bound to everything, or to the same kind of address.
-    fn dial(&self, endpoint: &Endpoint) -> Option<(SocketAddr, usize)> {
-        let Endpoint::Udp(to) = endpoint else {
-            return None;
-        };
-        Some((*to, self.socket_for(to)))
-    }
-
-    fn socket_for(&self, to: &SocketAddr) -> usize {
+    /// The socket that reaches an endpoint: one bound to everything, or to the same kind of address. `None`: we have none of its family.
+    fn socket_for(&self, to: &SocketAddr) -> Option<usize> {
         let score = |own: &SocketAddr| match () {
-            () if own.is_ipv4() != to.is_ipv4() => 0,
-            () if own.ip().is_unspecified() => 2,
-            () if own.ip().is_loopback() == to.ip().is_loopback() => 3,
-            () => 1,
+            () if own.ip().is_unspecified() => 1,
+            () if own.ip().is_loopback() == to.ip().is_loopback() => 2,
+            () => 0,
         };
-        let best = self
-            .sockets
-            .iter()
-            .enumerate()
-            .max_by_key(|(index, own)| (score(own), std::cmp::Reverse(*index)));
-        best.map_or(0, |(index, _)| index)
+        let usable = self.sockets.iter().enumerate();
+        let usable = usable.filter(|(_, own)| own.is_ipv4() == to.is_ipv4());
+        let best = usable.max_by_key(|(index, own)| (score(own), std::cmp::Reverse(*index)));
+        best.map(|(index, _)| index)
     }
 
     /// Queues a message to a peer at a destination that may not be a path yet.

@@ -1,7 +1,8 @@
 //! The way of a datagram in: cheap checks first, then whose it is, then what it says.
 use super::guard::{self, Recipient, Refusal};
 use super::limits::Rate;
-use super::peers::{PeerRef, Standing};
+use super::peer::Standing;
+use super::peers::PeerRef;
 use super::{Destination, Node, PlainPolicy, Received, Sender};
 use crate::overlay::OverlaySink;
 use anode_wire::message::{error_code, kind};

@@ -1,6 +1,6 @@
 //! What people and files want to know of a node, as plain data.
 use super::path::{Origin, Path};
-use super::peers::{Peer, Standing};
+use super::peer::{Peer, Standing};
 use super::{Node, Timer};
 use crate::overlay::{Failure, PathKind};
 use anode_wire::address::{is_synthetic, split_digit};
@@ -156,7 +156,9 @@ impl Node {
                 .iter()
                 .filter(|endpoint| super::is_dialable(endpoint, true))
             {
-                let socket = self.socket_for(endpoint);
+                let Some(socket) = self.socket_for(endpoint) else {
+                    continue;
+                };
                 let Some(peer) = self.peers.get_mut(found) else {
                     continue;
                 };

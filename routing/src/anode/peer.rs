@@ -1,0 +1,399 @@
+//! One peer: its key, its paths, and what it was last seen doing.
+use super::limits::Bucket;
+use super::output::{Destination, Route};
+use super::path::{CHECK_AFTER, Origin, Path};
+use anode_wire::{Address, AddressId, Endpoint, Identity, MacKey, PeerId};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Paths of one peer at most.
+const MAX_PATHS: usize = 8;
+/// A peer that has sent nothing for so long may have forgotten our address (A41).
+const SHORT_SENDER_FOR: Duration = Duration::from_secs(60);
+/// A peer counts as in use for so long after its last traffic.
+const IN_USE_FOR: Duration = Duration::from_secs(30);
+/// Stream data that stops for so long may have lost its way to us.
+const QUIET_AFTER: Duration = Duration::from_secs(3);
+/// Something was sent that wants an answer, and nothing authentic came: the shortest wait before the paths are questioned (DESIGN §7).
+const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+
+/// How well we know a peer, which is also the order in which peers are forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Standing {
+    /// Only heard of: a beacon, an IAM.
+    Heard,
+    /// It has authenticated itself.
+    Met,
+    /// The operator named it.
+    Kept,
+}
+
+/// Who told us of a peer; the names are what `anode lookup` shows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Sources {
+    pub config: bool,
+    pub pin: bool,
+    pub lan: bool,
+    pub whois: bool,
+    pub peer: bool,
+}
+
+impl Sources {
+    pub fn names(self) -> Vec<&'static str> {
+        [
+            (self.config, "config"),
+            (self.pin, "pin"),
+            (self.lan, "lan"),
+            (self.whois, "whois"),
+            (self.peer, "peer"),
+        ]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect()
+    }
+}
+
+/// The MACs of the latest packets that could do harm if they came twice (D38).
+pub(super) struct ReplayRing {
+    macs: [u64; 128],
+    next: usize,
+}
+
+impl ReplayRing {
+    fn new() -> Self {
+        Self {
+            macs: [0; 128],
+            next: 0,
+        }
+    }
+
+    /// Whether this MAC is new; remembers it.
+    fn insert(&mut self, mac: [u8; 8]) -> bool {
+        let mac = u64::from_be_bytes(mac);
+        if self.macs.contains(&mac) {
+            return false;
+        }
+        self.macs[self.next % self.macs.len()] = mac;
+        self.next = self.next.wrapping_add(1);
+        true
+    }
+}
+
+pub(super) struct Peer {
+    pub address: Address,
+    pub id: AddressId,
+    /// With peer digit 0.
+    pub ipv6: Ipv6Addr,
+    pub standing: Standing,
+    pub sources: Sources,
+    /// Where the beacon came from that made us hear of it.
+    pub heard_at: Option<IpAddr>,
+    key: Option<MacKey>,
+    pub paths: Vec<Path>,
+    /// Endpoints that the operator named, also those this node cannot dial.
+    pub endpoints: Vec<Endpoint>,
+    /// Index into `paths` of the one that is used.
+    active: Option<usize>,
+    /// The last endpoint that was proven, for streams that still hope.
+    last_resort: Option<(SocketAddr, usize)>,
+    pub last_heard: Option<Instant>,
+    pub last_used: Option<Instant>,
+    /// Since when something sent waits for anything authentic.
+    awaiting: Option<Instant>,
+    /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
+    /// side cannot reach us, and only a packet of ours tells it where we are.
+    quiet_check: Option<Instant>,
+    /// When it was last of any use, for eviction.
+    pub touched: Instant,
+    pub mac_failures: Bucket,
+    pub nominations: Bucket,
+    pub hints: Bucket,
+    replay: Option<Box<ReplayRing>>,
+    pub streams: u32,
+    pub pending_streams: u32,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
+}
+
+impl Peer {
+    pub fn new(now: Instant, address: Address, standing: Standing) -> Self {
+        Self {
+            id: address.id(),
+            ipv6: address.ipv6(PeerId::ANY),
+            address,
+            standing,
+            sources: Sources::default(),
+            heard_at: None,
+            key: None,
+            paths: Vec::new(),
+            endpoints: Vec::new(),
+            active: None,
+            last_resort: None,
+            last_heard: None,
+            last_used: None,
+            awaiting: None,
+            quiet_check: None,
+            touched: now,
+            mac_failures: Bucket::default(),
+            nominations: Bucket::default(),
+            hints: Bucket::default(),
+            replay: None,
+            streams: 0,
+            pending_streams: 0,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }
+    }
+
+    /// The agreed key, if it was ever needed.
+    pub fn key(&self) -> Option<&MacKey> {
+        self.key.as_ref()
+    }
+
+    /// Agrees the key if that was not done yet (about 0.3 ms).
+    pub fn agree(&mut self, identity: &Identity) -> &MacKey {
+        self.key
+            .get_or_insert_with(|| identity.agree(&self.address))
+    }
+
+    /// Takes over a key that was agreed before the peer was let into the table.
+    pub fn set_key(&mut self, key: MacKey) {
+        self.key = Some(key);
+    }
+
+    /// Whether a packet must carry our whole address: until something comes back, and again after 60 s of silence (A41, D20).
+    pub fn needs_full_sender(&self, now: Instant) -> bool {
+        self.last_heard
+            .is_none_or(|at| now.duration_since(at) >= SHORT_SENDER_FOR)
+    }
+
+    pub fn is_in_use(&self, now: Instant) -> bool {
+        self.last_used
+            .is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
+    }
+
+    pub fn has_proven_path(&self) -> bool {
+        self.paths.iter().any(Path::is_proven)
+    }
+
+    pub fn is_proven_at(&self, source: &SocketAddr) -> bool {
+        self.paths
+            .iter()
+            .any(|path| path.is_proven() && path.endpoint == *source)
+    }
+
+    pub fn path_mut(&mut self, endpoint: &SocketAddr) -> Option<&mut Path> {
+        self.paths
+            .iter_mut()
+            .find(|path| path.endpoint == *endpoint)
+    }
+
+    /// The path that is used.
+    pub fn active_path(&self) -> Option<&Path> {
+        self.active.and_then(|index| self.paths.get(index))
+    }
+
+    /// The way to a peer id of this address: the used path, or one where just that peer answered (A45 for senders).
+    pub fn route(&self, wanted: PeerId) -> Option<Route> {
+        let active = self.active_path()?;
+        let path = if wanted == PeerId::ANY || active.peer_id == wanted {
+            active
+        } else {
+            self.paths
+                .iter()
+                .find(|path| path.is_proven() && path.peer_id == wanted)
+                .unwrap_or(active)
+        };
+        let destination = Destination {
+            to: path.endpoint,
+            socket: path.socket,
+            source: None,
+        };
+        Some(Route {
+            destination,
+            max_packet: usize::from(path.max_packet),
+            peer_id: path.peer_id,
+        })
+    }
+
+    /// The way for a stream that is already open: also where nothing answers any more, so that it goes on at once when the peer is back.
+    pub fn stream_route(&self, wanted: PeerId) -> Option<Route> {
+        self.route(wanted).or_else(|| {
+            let (to, socket) = self.last_resort?;
+            let destination = Destination {
+                to,
+                socket,
+                source: None,
+            };
+            Some(Route {
+                destination,
+                max_packet: usize::from(super::path::INITIAL_PACKET),
+                peer_id: PeerId::ANY,
+            })
+        })
+    }
+
+    /// Adds a candidate, or finds it among the known ones. `None`: no room left by better ones.
+    pub fn add_path(
+        &mut self,
+        now: Instant,
+        endpoint: SocketAddr,
+        socket: usize,
+        origin: Origin,
+    ) -> Option<&mut Path> {
+        if let Some(index) = self.paths.iter().position(|path| path.endpoint == endpoint) {
+            return self.paths.get_mut(index);
+        }
+        // A forger of beacons or hints must not push out what was proven or configured: each origin has two places.
+        let of_origin = self
+            .paths
+            .iter()
+            .filter(|path| path.origin == origin && !path.is_proven())
+            .count();
+        let crowded = origin != Origin::Configured && of_origin >= 2;
+        if crowded || self.paths.len() >= MAX_PATHS {
+            let oldest = (0..self.paths.len())
+                .filter(|index| {
+                    let path = &self.paths[*index];
+                    !path.is_proven()
+                        && path.origin != Origin::Configured
+                        && (!crowded || path.origin == origin)
+                })
+                .min_by_key(|index| self.paths[*index].touched)?;
+            self.remove_path(oldest);
+        }
+        self.paths.push(Path::new(now, endpoint, socket, origin));
+        self.paths.last_mut()
+    }
+
+    fn remove_path(&mut self, index: usize) {
+        self.paths.remove(index);
+        self.active = match self.active {
+            Some(active) if active == index => None,
+            Some(active) if active > index => Some(active - 1),
+            other => other,
+        };
+    }
+
+    /// A path has failed: forgets it, unless it may be asked again one day.
+    pub fn drop_path(&mut self, index: usize) {
+        if matches!(self.paths[index].origin, Origin::Nominated | Origin::Hint) {
+            self.remove_path(index);
+        }
+    }
+
+    /// Chooses the path that is used: direct before relayed, then the lower round trip, and a change only for a clear gain (D24, S17).
+    pub fn choose_path(&mut self, now: Instant) {
+        let best = (0..self.paths.len())
+            .filter(|index| self.paths[*index].is_proven())
+            .min_by_key(|index| self.rank(*index, now));
+        let keep = match (self.active, best) {
+            (Some(active), Some(best)) if self.paths[active].is_proven() => {
+                let (old, new) = (self.rank(active, now), self.rank(best, now));
+                // Asked at the same time as the newcomer and slower to answer: then the newcomer is the way the peer is at now.
+                let overtaken = self.paths[active].asked_since().is_some()
+                    && self.paths[best].asked_since().is_none();
+                !overtaken && (new.0, new.1) >= (old.0, old.1) && new.2 * 5 >= old.2 * 4
+            }
+            _ => false,
+        };
+        if !keep {
+            self.active = best;
+        }
+        if let Some(path) = self.active_path() {
+            self.last_resort = Some((path.endpoint, path.socket));
+        }
+    }
+
+    fn rank(&self, index: usize, now: Instant) -> (bool, u8, Duration) {
+        let path = &self.paths[index];
+        let waiting = path
+            .asked_since()
+            .map_or(Duration::ZERO, |since| now.duration_since(since));
+        (
+            path.is_suspect(),
+            path.hops,
+            path.rtt.unwrap_or(Duration::MAX / 8).max(waiting),
+        )
+    }
+
+    /// Traffic goes to this peer; `wants_answer`: something must come back. True if its timers may have to change.
+    pub fn note_use(&mut self, now: Instant, wants_answer: bool) -> bool {
+        self.touched = now;
+        let stale = self
+            .last_used
+            .is_none_or(|at| now.duration_since(at) > Duration::from_secs(1));
+        if stale {
+            self.last_used = Some(now);
+        }
+        let first_question = wants_answer && self.awaiting.is_none();
+        if first_question {
+            self.awaiting = Some(now);
+        }
+        stale || first_question
+    }
+
+    /// Something authentic came from it.
+    pub fn note_heard(&mut self, now: Instant, bytes: usize) {
+        self.last_heard = Some(now);
+        self.touched = now;
+        self.awaiting = None;
+        self.rx_bytes += bytes as u64;
+    }
+
+    /// When its silence becomes suspicious.
+    pub fn silence_deadline(&self) -> Option<Instant> {
+        let since = self.awaiting?;
+        let rtt = self.active_path()?.rtt.unwrap_or_default();
+        Some(since + (rtt * 3).max(ANSWER_WITHIN))
+    }
+
+    /// Stream data has come. True if the peer's timer has to be set.
+    pub fn note_stream_data(&mut self, now: Instant) -> bool {
+        // Moved only now and then, so that most packets cost one comparison.
+        let due = self
+            .quiet_check
+            .is_none_or(|at| at < now + QUIET_AFTER * 2 / 3);
+        if due {
+            self.quiet_check = Some(now + QUIET_AFTER);
+        }
+        due
+    }
+
+    /// Data that was flowing has stopped: true once.
+    pub fn has_fallen_quiet(&mut self, now: Instant) -> bool {
+        self.quiet_check.take_if(|at| *at <= now).is_some()
+    }
+
+    /// The silence was noticed: ask again only after the next question of ours.
+    pub fn clear_awaiting(&mut self) {
+        self.awaiting = None;
+    }
+
+    /// When its paths want attention.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let in_use = self.is_in_use(now);
+        let paths = self
+            .paths
+            .iter()
+            .filter_map(|path| path.deadline(in_use))
+            .min();
+        [paths, self.silence_deadline(), self.quiet_check]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether this packet was not seen before (D38).
+    pub fn is_fresh(&mut self, mac: [u8; 8]) -> bool {
+        self.replay
+            .get_or_insert_with(|| Box::new(ReplayRing::new()))
+            .insert(mac)
+    }
+
+    /// Whether a proof of the used path is older than NAT bindings live.
+    pub fn is_stale(&self, now: Instant) -> bool {
+        self.last_heard
+            .is_none_or(|at| now.duration_since(at) > CHECK_AFTER)
+    }
+}
