@@ -1,0 +1,4 @@
+//! Requirement by requirement, with three parties on virtual time.
+mod net;
+
+mod handshake;
