@@ -190,19 +190,23 @@ impl FromStr for Endpoint {
             hint,
         };
         const PORT: &str = "give an IP address and a port, as 192.0.2.1:8737 or [2001:db8::1]:8737";
-        match text.split_once("://") {
-            None if text == "unspecified" => Ok(Self::Unspecified),
-            None => text.parse().map(Self::Udp).map_err(|_| wrong(PORT)),
-            Some(("udp", address)) => address.parse().map(Self::Udp).map_err(|_| wrong(PORT)),
-            Some(("tcp", address)) => address.parse().map(Self::Tcp).map_err(|_| wrong(PORT)),
-            Some(("eth", mac)) => parse_mac(mac)
-                .map(Self::Ethernet)
-                .ok_or(wrong("give a MAC address, as eth://02:00:00:00:00:01")),
-            Some(("http" | "https", _)) => {
+        const MAC: &str = "give a MAC address, as eth://02:00:00:00:00:01";
+        let Some((scheme, address)) = text.split_once("://") else {
+            return match text {
+                "unspecified" => Ok(Self::Unspecified),
+                _ => text.parse().map(Self::Udp).map_err(|_| wrong(PORT)),
+            };
+        };
+        // schemes have no case (RFC 3986 §3.1)
+        match scheme.to_ascii_lowercase().as_str() {
+            "udp" => address.parse().map(Self::Udp).map_err(|_| wrong(PORT)),
+            "tcp" => address.parse().map(Self::Tcp).map_err(|_| wrong(PORT)),
+            "eth" => parse_mac(address).map(Self::Ethernet).ok_or(wrong(MAC)),
+            "http" | "https" => {
                 check_uri(text)?;
                 Ok(Self::Http(text.to_owned()))
             }
-            Some(_) => Err(wrong(
+            _ => Err(wrong(
                 "it starts with udp://, tcp://, http://, https:// or eth://",
             )),
         }
@@ -219,4 +223,171 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
         *byte = u8::from_str_radix(part, 16).ok()?;
     }
     parts.next().is_none().then_some(mac)
+}
+
+#[cfg(test)]
+pub(crate) use tests::any_endpoint;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{hex, vectors};
+    use proptest::prelude::*;
+
+    fn emitted(endpoint: &Endpoint) -> Vec<u8> {
+        let mut out = Vec::new();
+        endpoint.emit(&mut out);
+        out
+    }
+
+    // A35, A36, A37
+    #[test]
+    fn vectors_pass() {
+        let texts = [
+            "unspecified",
+            "eth://02:00:5e:10:00:01",
+            "udp://192.0.2.1:8737",
+            "tcp://192.0.2.1:443",
+            "udp://[2001:db8::1]:8737",
+            "tcp://[2001:db8::1]:4344",
+            "http://relay.example/p?x=1",
+        ];
+        assert_eq!(vectors("endpoints").len(), texts.len());
+        for (vector, text) in vectors("endpoints").iter().zip(texts) {
+            let bytes = hex(&vector["endpoint"]);
+            let (endpoint, rest) = Endpoint::parse(&bytes).unwrap();
+            assert!(rest.is_empty());
+            assert_eq!(endpoint.to_string(), text);
+            assert_eq!(text.parse(), Ok(endpoint.clone()));
+            assert_eq!(emitted(&endpoint), bytes);
+            assert_eq!(endpoint.wire_len(), bytes.len());
+            // S2: every truncation is an error, and what follows is left alone
+            for short in 0..bytes.len() {
+                assert!(
+                    Endpoint::parse(&bytes[..short]).is_err(),
+                    "{text} cut to {short}"
+                );
+            }
+            assert_eq!(
+                Endpoint::parse(&[bytes.as_slice(), &[1, 2]].concat()),
+                Ok((endpoint, [1, 2].as_slice()))
+            );
+        }
+    }
+
+    // D16, S2
+    #[test]
+    fn hostile_endpoints_are_refused() {
+        let http =
+            |uri: &[u8]| Endpoint::parse(&[&[HTTP], uri].concat()).map(|(endpoint, _)| endpoint);
+        for kind in 7..=255 {
+            assert_eq!(
+                Endpoint::parse(&[kind, 0, 0, 0, 0, 0, 0]),
+                Err(WireError::EndpointType(kind))
+            );
+        }
+        for uri in [
+            b"http://a/".as_slice(),
+            b"\0",
+            b"http://a b/\0",
+            b"http://a/\r\nHost: b\0",
+            b"http://\xc3\xa9/\0",
+            b"http://\xff/\0",
+            b"file:///etc/passwd\0",
+            b"http:\0",
+        ] {
+            assert!(
+                matches!(http(uri), Err(WireError::EndpointUri(_))),
+                "{uri:?}"
+            );
+        }
+        let long = |len: usize| [b"http://".as_slice(), &vec![b'a'; len - 7], b"\0"].concat();
+        assert!(http(&long(MAX_URI)).is_ok());
+        assert_eq!(
+            http(&long(MAX_URI + 1)),
+            Err(WireError::EndpointUri("has more than 2048 bytes"))
+        );
+        assert_eq!(
+            http(&[b'a'; 100_000]),
+            Err(WireError::EndpointUri("has more than 2048 bytes"))
+        );
+    }
+
+    #[test]
+    fn text_forms() {
+        assert_eq!(
+            "192.0.2.1:1".parse(),
+            Ok(Endpoint::Udp("192.0.2.1:1".parse().unwrap()))
+        );
+        assert_eq!(
+            "[::1]:2".parse(),
+            Ok(Endpoint::Udp("[::1]:2".parse().unwrap()))
+        );
+        assert_eq!("HTTP://a".parse(), Ok(Endpoint::Http("HTTP://a".into())));
+        assert_eq!(
+            "https://a/".parse(),
+            Ok(Endpoint::Http("https://a/".into()))
+        );
+        for wrong in [
+            "",
+            "192.0.2.1",
+            "udp://192.0.2.1",
+            "udp://[::1]",
+            "tcp://relay.example:1",
+            "udp://1.2.3.4:65536",
+            "quic://1.2.3.4:5",
+            "eth://02:00:00:00:00",
+            "eth://02:00:00:00:00:00:00",
+            "eth://2:0:0:0:0:0",
+            "eth://+2:00:00:00:00:00",
+            "http://a b/",
+        ] {
+            assert!(wrong.parse::<Endpoint>().is_err(), "{wrong}");
+        }
+        assert_eq!(
+            "relay.example:1"
+                .parse::<Endpoint>()
+                .unwrap_err()
+                .to_string(),
+            "\"relay.example:1\" is not an endpoint: give an IP address and a port, as 192.0.2.1:8737 or [2001:db8::1]:8737"
+        );
+    }
+
+    pub(crate) fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+        let address = || (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
+        prop_oneof![
+            Just(Endpoint::Unspecified),
+            any::<[u8; 6]>().prop_map(Endpoint::Ethernet),
+            address().prop_map(Endpoint::Udp),
+            address().prop_map(Endpoint::Tcp),
+            proptest::collection::vec(0x21u8..0x7f, 0..60).prop_map(|path| Endpoint::Http(
+                format!("http://{}", String::from_utf8_lossy(&path))
+            )),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_endpoint_round_trips(endpoint in any_endpoint(), rest in any::<[u8; 3]>()) {
+            let mut bytes = emitted(&endpoint);
+            prop_assert_eq!(bytes.len(), endpoint.wire_len());
+            bytes.extend(rest);
+            prop_assert_eq!(Endpoint::parse(&bytes), Ok((endpoint.clone(), rest.as_slice())));
+            prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+        }
+
+        // S1
+        #[test]
+        fn what_is_read_from_any_bytes_writes_the_same_bytes(kind in 0u8..9, bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let bytes = [&[kind], bytes.as_slice()].concat();
+            if let Ok((endpoint, rest)) = Endpoint::parse(&bytes) {
+                prop_assert_eq!([emitted(&endpoint).as_slice(), rest].concat(), bytes);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_from_str_panic(text in "\\PC*", prefix in prop_oneof![Just(""), Just("udp://"), Just("eth://"), Just("http://")]) {
+            let _ = format!("{prefix}{text}").parse::<Endpoint>();
+        }
+    }
 }

@@ -1,35 +1,55 @@
 //! AES-DIGEST, key folding and the packet MAC (Anode 0.8 §2.4 to §2.6, §3.3).
 use crate::packet::{MAC_RANGE, MIN_PACKET};
 use aes::Aes256Enc;
-use cmac::digest::{FixedOutput, Update};
-use cmac::{Cmac, KeyInit};
+use aes::cipher::consts::U16;
+use aes::cipher::{
+    BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockSizeUser, KeyInit,
+};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
-/// A prepared CMAC-AES-256 key of a pair of addresses: the key schedule is kept, nothing is allocated per packet.
-/// Zeroised on drop (by `aes`).
+/// A prepared CMAC-AES-256 key of a pair of addresses: key schedule and subkeys are kept, nothing is allocated per
+/// packet. Zeroised on drop.
 pub struct MacKey {
     cipher: Aes256Enc,
+    /// For a last block that is whole.
+    subkey_whole: Zeroizing<Block>,
+    /// For a last block that is padded.
+    subkey_padded: Zeroizing<Block>,
 }
+
+type Block = [u8; 16];
+
+/// In a packet less its hop count, the first CMAC block ends here.
+const FIRST_BLOCK_END: usize = 17;
 
 impl MacKey {
     /// From the 32 derived bytes (A28).
     pub fn new(key: &[u8; 32]) -> Self {
+        let cipher = Aes256Enc::new(key.into());
+        let zero = Zeroizing::new(chain(&cipher, [&[[0; 16]], &[], &[]]));
+        let subkey_whole = Zeroizing::new(double(&zero));
+        let subkey_padded = Zeroizing::new(double(&subkey_whole));
         Self {
-            cipher: Aes256Enc::new(key.into()),
+            cipher,
+            subkey_whole,
+            subkey_padded,
         }
     }
 
     /// The folded 8-byte MAC of a whole packet (A43). The MAC field's present content does not matter, and neither
     /// does the hop count. Bytes too few for a packet have the MAC of nothing: zeros, which `verify` never takes.
     pub fn packet_mac(&self, packet: &[u8]) -> [u8; 8] {
-        let Some((head, rest)) = packet.split_first_chunk::<{ MAC_RANGE.end }>() else {
+        if packet.len() < MIN_PACKET {
             return [0; 8];
-        };
-        let mut start = [0; 9];
-        start[0] = head[1];
-        // D19: the whole packet counts, the hop count too
-        start[1..].copy_from_slice(&(packet.len() as u64).to_be_bytes());
-        fold_mac(self.cmac(&[&start, rest]))
+        }
+        let (head, rest) = packet.split_at(FIRST_BLOCK_END);
+        let mut first = [0; 16];
+        first[0] = head[1];
+        // D19: the size of the whole packet, the hop count too
+        first[1..9].copy_from_slice(&(packet.len() as u64).to_be_bytes());
+        first[9..].copy_from_slice(&head[MAC_RANGE.end..]);
+        fold_mac(self.cmac(&[first], rest))
     }
 
     /// Writes the MAC into the packet.
@@ -45,16 +65,70 @@ impl MacKey {
         packet.len() >= MIN_PACKET && bool::from(self.packet_mac(packet).ct_eq(&packet[MAC_RANGE]))
     }
 
-    /// The full CMAC of the joined parts.
-    fn cmac(&self, parts: &[&[u8]]) -> [u8; 16] {
-        // By reference: the key schedule is not copied per packet.
-        let mut cmac =
-            <Cmac<&Aes256Enc> as cmac::digest::common::InnerInit>::inner_init(&self.cipher);
-        for part in parts {
-            cmac.update(part);
-        }
-        cmac.finalize_fixed().into()
+    /// CMAC (RFC 4493 §2.4) of `first` and `rest`, which is empty only if `first` is.
+    fn cmac(&self, first: &[Block], rest: &[u8]) -> Block {
+        let (blocks, end) = rest.split_at(rest.len().saturating_sub(1) / 16 * 16);
+        let mut last = [0; 16];
+        last[..end.len()].copy_from_slice(end);
+        let subkey = if end.len() == 16 {
+            &self.subkey_whole
+        } else {
+            last[end.len()] = 0x80;
+            &self.subkey_padded
+        };
+        let last = xor(&last, subkey);
+        chain(
+            &self.cipher,
+            [first, blocks.as_chunks().0, std::slice::from_ref(&last)],
+        )
     }
+}
+
+/// Encrypts what is the state XOR the next block, again and again; the state starts with zeros.
+///
+/// Written out over `aes`, because every packet passes here twice: with the state in a register all along it runs as fast
+/// as the cipher can. The `cmac` crate takes 1.8 times as long; the tests compare with it.
+fn chain(cipher: &Aes256Enc, parts: [&[Block]; 3]) -> Block {
+    let mut state = [0; 16];
+    cipher.encrypt_with_backend(Chain {
+        parts,
+        state: &mut state,
+    });
+    state
+}
+
+struct Chain<'a> {
+    parts: [&'a [Block]; 3],
+    state: &'a mut Block,
+}
+
+impl BlockSizeUser for Chain<'_> {
+    type BlockSize = U16;
+}
+
+impl BlockCipherEncClosure for Chain<'_> {
+    // inlined into code that is compiled for the processor's AES instructions
+    #[inline(always)]
+    fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, backend: &B) {
+        let mut state = [0; 16];
+        for block in self.parts.into_iter().flatten() {
+            let mut mixed = aes::Block::from(xor(&state, block));
+            backend.encrypt_block((&mut mixed).into());
+            state = mixed.into();
+        }
+        *self.state = state;
+    }
+}
+
+#[inline(always)]
+fn xor(a: &Block, b: &Block) -> Block {
+    std::array::from_fn(|i| a[i] ^ b[i])
+}
+
+/// Multiplication by x in GF(2^128), in constant time (RFC 4493 §2.3).
+fn double(block: &Block) -> Block {
+    let value = u128::from_be_bytes(*block);
+    (value << 1 ^ 0x87 & 0u128.wrapping_sub(value >> 127)).to_be_bytes()
 }
 
 impl std::fmt::Debug for MacKey {
@@ -92,7 +166,6 @@ pub fn aes_digest(message: &[u8]) -> [u8; 16] {
 }
 
 fn absorb(digest: &mut [u8; 16], block: &[u8; 32]) {
-    use aes::cipher::BlockCipherEncrypt;
     let mut encrypted = (*digest).into();
     Aes256Enc::new(block.into()).encrypt_block(&mut encrypted);
     for (byte, encrypted) in digest.iter_mut().zip(encrypted) {
@@ -159,7 +232,7 @@ mod tests {
     fn cmac_and_its_folding_are_those_of_the_vectors() {
         for vector in vectors("cmac_aes256") {
             let key: [u8; 32] = hex(&vector["key"]).try_into().unwrap();
-            let full = MacKey::new(&key).cmac(&[&hex(&vector["message"])]);
+            let full = MacKey::new(&key).cmac(&[], &hex(&vector["message"]));
             assert_eq!(full, *hex(&vector["mac"]));
             assert_eq!(fold_mac(full), *hex(&vector["mac8_xor_folded"]));
         }
@@ -192,7 +265,7 @@ mod tests {
             let packet = hex(&vector["packet"]);
             let input = hex(&vector["mac_input"]);
             assert_eq!(input[1..9], (packet.len() as u64).to_be_bytes());
-            assert_eq!(fold_mac(key.cmac(&[&input])), key.packet_mac(&packet));
+            assert_eq!(fold_mac(key.cmac(&[], &input)), key.packet_mac(&packet));
         }
     }
 
@@ -220,6 +293,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn cmac_is_that_of_the_cmac_crate(
+            key in any::<[u8; 32]>(),
+            message in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            use cmac::Mac;
+            let theirs = cmac::Cmac::<aes::Aes256>::new(&key.into()).chain_update(&message).finalize();
+            prop_assert_eq!(MacKey::new(&key).cmac(&[], &message), <[u8; 16]>::from(theirs.into_bytes()));
+        }
+
         // S1, S6, A39
         #[test]
         fn any_flipped_bit_but_the_hop_counts_breaks_the_mac(

@@ -257,3 +257,213 @@ pub fn raise_hop_count(packet: &mut [u8], limit: u8) -> Option<u8> {
     *count = count.checked_add(1)?;
     Some(*count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{hex, identity, vectors};
+    use crate::{MacKey, Message};
+    use proptest::prelude::*;
+
+    // A1, A36, A38 to A41, A43, A44, D17, D19, D23, D27 to D32: every packet of the vectors, byte for byte
+    #[test]
+    fn vectors_are_read_verified_and_written_again() {
+        for vector in vectors("packets") {
+            let name = vector["name"].as_str().unwrap();
+            let bytes = hex(&vector["packet"]);
+            let packet = Packet::new_checked(&bytes).unwrap();
+            let key = vector["to"].as_str().map(|to| {
+                let from = identity(vector["from"].as_str().unwrap());
+                from.agree(identity(to).address())
+            });
+            if let Some(key) = &key {
+                assert!(key.verify(&bytes), "{name}");
+                assert_eq!(packet.mac().as_slice(), hex(&vector["mac"]), "{name}");
+                assert_eq!(
+                    bytes.len() as u64,
+                    vector["size"].as_u64().unwrap(),
+                    "{name}"
+                );
+                for (reading, wrong) in vector["wrong_macs"].as_object().unwrap() {
+                    assert_ne!(packet.mac().as_slice(), hex(wrong), "{name} {reading}");
+                }
+            }
+            let message = Message::parse(packet.kind(), packet.body()).unwrap();
+            let mut again = Vec::new();
+            message.emit_packet(&packet.header(), key.as_ref(), &mut again);
+            assert_eq!(again, bytes, "{name}");
+        }
+    }
+
+    // A38, A40
+    #[test]
+    fn the_sizes_of_the_four_headers() {
+        let (alice, bob) = (identity("alice"), identity("bob"));
+        let (alice, bob) = (alice.address(), bob.address());
+        for (sender, recipient, len, flags) in [
+            (Party::Id(alice.id()), Party::Id(bob.id()), SHORT_HEADER, 0),
+            (
+                Party::Full(alice.as_bytes()),
+                Party::Id(bob.id()),
+                FULL_SENDER_HEADER,
+                1,
+            ),
+            (Party::Id(alice.id()), Party::Full(bob.as_bytes()), 60, 2),
+            (
+                Party::Full(alice.as_bytes()),
+                Party::Full(bob.as_bytes()),
+                92,
+                3,
+            ),
+        ] {
+            // address flags in `flags` are not taken over
+            let header = Header {
+                flags: 3,
+                ..header(sender, recipient)
+            };
+            let mut bytes = vec![0xff; len];
+            assert_eq!(header.len(), len);
+            header.emit(&mut bytes);
+            let packet = Packet::new_checked(&bytes).unwrap();
+            assert_eq!(packet.flags(), flags);
+            assert_eq!(packet.header(), Header { flags: 0, ..header });
+            assert_eq!(packet.mac(), [0; 8]);
+            assert!(packet.body().is_empty());
+            for short in 0..len {
+                let error = Packet::new_checked(&bytes[..short]).unwrap_err();
+                assert!(
+                    matches!(error, WireError::Truncated { have, .. } if have == short),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    fn header<'a>(sender: Party<'a>, recipient: Party<'a>) -> Header<'a> {
+        let (sender_peer, recipient_peer) = (PeerId::from_nibble(0xa), PeerId::from_nibble(0x5));
+        Header {
+            hop_count: 9,
+            flags: 0,
+            sender,
+            recipient,
+            sender_peer,
+            recipient_peer,
+            kind: 1,
+        }
+    }
+
+    // A44, D17
+    #[test]
+    fn the_senders_peer_id_is_the_high_nibble() {
+        let mut bytes = [0; MIN_PACKET];
+        let id = Party::Id(AddressId([1; 8]));
+        header(id, id).emit(&mut bytes);
+        assert_eq!(bytes[26], 0xa5);
+        let packet = Packet::new_checked(bytes).unwrap();
+        assert_eq!(
+            (packet.sender_peer().get(), packet.recipient_peer().get()),
+            (0xa, 0x5)
+        );
+    }
+
+    // A40, D17
+    #[test]
+    fn undefined_flags_are_ignored() {
+        let mut bytes = [0; MIN_PACKET];
+        bytes[1] = 0xf8;
+        let packet = Packet::new_checked(bytes).unwrap();
+        assert_eq!((packet.flags(), packet.header().flags), (0xf8, 0));
+        assert!(!packet.is_auth_error());
+    }
+
+    // A15, S2
+    #[test]
+    fn a_full_address_of_an_unknown_type_is_refused_in_both_places() {
+        let mut bytes = [1; 92];
+        bytes[1] = 3;
+        assert!(Packet::new_checked(bytes).is_ok());
+        for (at, kind) in [(10, 0), (10, 2), (50, 0), (50, 255)] {
+            let mut bytes = bytes;
+            bytes[at] = kind;
+            assert_eq!(
+                Packet::new_checked(bytes).unwrap_err(),
+                WireError::AddressType(kind)
+            );
+        }
+    }
+
+    // S3
+    #[test]
+    fn no_packet_is_larger_than_a_frame() {
+        assert!(Packet::new_checked(vec![0; MAX_PACKET]).is_ok());
+        assert_eq!(
+            Packet::new_checked(vec![0; MAX_PACKET + 1]).unwrap_err(),
+            WireError::PacketTooLong(65_536)
+        );
+    }
+
+    // A39, D18
+    #[test]
+    fn relays_raise_the_hop_count_and_never_wrap_it() {
+        let key = MacKey::new(&[1; 32]);
+        let mut packet = [7; 40];
+        packet[0] = 0;
+        key.sign(&mut packet);
+        for count in 1..=DEFAULT_HOP_LIMIT + 1 {
+            assert_eq!(raise_hop_count(&mut packet, DEFAULT_HOP_LIMIT), Some(count));
+            assert!(key.verify(&packet));
+        }
+        assert_eq!(raise_hop_count(&mut packet, DEFAULT_HOP_LIMIT), None);
+        assert_eq!(packet[0], DEFAULT_HOP_LIMIT + 1);
+        packet[0] = 254;
+        assert_eq!(raise_hop_count(&mut packet, 255), Some(255));
+        assert_eq!(raise_hop_count(&mut packet, 255), None);
+        assert_eq!(packet[0], 255);
+        assert_eq!(raise_hop_count(&mut [], 255), None);
+    }
+
+    // A48, D12: an id in the header claims, the MAC decides
+    #[test]
+    fn a_packet_that_bears_anothers_id_fails_its_mac() {
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(identity);
+        let ids = (
+            Party::Id(alice.address().id()),
+            Party::Id(bob.address().id()),
+        );
+        let mut packet = Vec::new();
+        let carols_key = carol.agree(bob.address());
+        Message::Ping(b"it is me, alice").emit_packet(
+            &header(ids.0, ids.1),
+            Some(&carols_key),
+            &mut packet,
+        );
+        assert!(!bob.agree(alice.address()).verify(&packet));
+        assert!(bob.agree(carol.address()).verify(&packet));
+    }
+
+    // A30: the id of a full party is the address's
+    #[test]
+    fn both_forms_of_a_party_have_the_same_id() {
+        let alice = identity("alice");
+        let id = alice.address().id();
+        assert_eq!(Party::Full(alice.address().as_bytes()).id(), id);
+        assert_eq!(Party::Id(id).id(), id);
+    }
+
+    proptest! {
+        // S1
+        #[test]
+        fn what_is_read_from_any_bytes_writes_the_same_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), flags in 0u8..8) {
+            if let Some(byte) = bytes.get_mut(1) {
+                *byte = flags;
+            }
+            if let Ok(packet) = Packet::new_checked(&bytes) {
+                let mut again = vec![0; packet.header().len()];
+                packet.header().emit(&mut again);
+                again[MAC_RANGE].copy_from_slice(&packet.mac());
+                again.extend_from_slice(packet.body());
+                prop_assert_eq!(again, bytes);
+            }
+        }
+    }
+}

@@ -176,6 +176,14 @@ impl World {
         started
     }
 
+    /// Wants a session with any pair.
+    pub fn start_with(&mut self, node: usize, pair: Pair) -> Started {
+        let now = self.clock(node);
+        let started = self.nodes[node].sessions.start(now, pair, Reason::Traffic);
+        self.pump(node);
+        started
+    }
+
     /// Sends a message as soon as there is a session.
     pub fn say(&mut self, node: usize, body: &[u8]) {
         self.nodes[node].waiting.push_back(body.to_vec());

@@ -1,0 +1,417 @@
+//! Zone files (Anode 0.8 §2.1, §2.3.1): who runs a zone, and through which relays its addresses are reached.
+//!
+//! `dictionary` is the text, `relay` the entries `zr.*`; here stands what makes a zone file of a dictionary, and every
+//! fault that people should hear of. A zone file is not authenticated: who forges one can redirect relays, hence drop
+//! and watch packets, but neither forge nor change them.
+mod dictionary;
+mod relay;
+
+pub use dictionary::{Dictionary, Entry};
+pub use relay::{Family, Relay, RelayFault};
+
+use crate::{Address, WireError};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// A file with all that it must have (A6, D4).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ZoneFile {
+    dictionary: Dictionary,
+    revision: u64,
+    ttl: Duration,
+    /// By index; `None` where the entry is there and cannot be used.
+    relays: BTreeMap<u32, Option<Relay>>,
+}
+
+/// Bytes of the largest file that is read (D4).
+pub const MAX_LEN: usize = 256 * 1024;
+/// Shortest time between two looks at a file, whatever its ttl (D4).
+pub const MIN_TTL: Duration = Duration::from_secs(60);
+/// Longest time between two looks at a file, whatever its ttl (D4).
+pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Most faults that a report lists.
+pub const MAX_FAULTS: usize = 100;
+
+/// The five entries that must be there, and what they are for (A6).
+const REQUIRED: [(&str, &str); 5] = [
+    ("n", "the zone's name"),
+    ("d", "its description"),
+    ("c", "the mail address of its administrator"),
+    ("r", "the revision, a number that grows with each edit"),
+    ("ttl", "seconds until the next check"),
+];
+const RELAY_PREFIX: &str = "zr.";
+
+/// Something about a zone file that its author should hear of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// Line of the file, from 1; `None` where it is about the whole.
+    pub line: Option<usize>,
+    /// What it is.
+    pub kind: FaultKind,
+}
+
+/// What can be wrong with a zone file.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// Fatal (D4).
+    #[error("it has {0} bytes, and may have {MAX_LEN} at most")]
+    TooLarge(usize),
+    /// Fatal (D4).
+    #[error("the entry {key}= is missing: {meaning}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        meaning: &'static str,
+    },
+    /// Fatal (D4): `r` or `ttl`.
+    #[error("{key}={value:?} is not a decimal number, or too large a one")]
+    NotDecimal {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// The ttl is taken as the nearest bound (D4).
+    #[error("ttl={given} counts as {used}: it may be 60 s to 7 days")]
+    TtlClamped {
+        /// As in the file.
+        given: u64,
+        /// What it counts as.
+        used: u64,
+    },
+    /// The line counts as a key with an empty value (D3).
+    #[error("{0:?} has no = and counts as an entry without value")]
+    NoSeparator(String),
+    /// A later line has the same key (D3).
+    #[error("{0:?} is overridden by a later line")]
+    Overridden(String),
+    /// The entry is left out: its key has no hexadecimal number.
+    #[error("{0:?} is not a relay entry: zr. and a hexadecimal number, counted from 0")]
+    RelayKey(String),
+    /// The entry counts, and addresses that choose it have no relay.
+    #[error("zr.{index:x} cannot be used: {fault}")]
+    RelayValue {
+        /// Number of the entry.
+        index: u32,
+        /// What is wrong with it.
+        fault: RelayFault,
+    },
+    /// Addresses that choose it have no relay.
+    #[error("zr.{index:x} is missing: of {count} relays, the numbers are 0 to {last:x}", last = count - 1)]
+    RelayMissing {
+        /// The number that is missing.
+        index: u32,
+        /// Number of relay entries.
+        count: u32,
+    },
+    /// No address chooses it.
+    #[error("zr.{index:x} is never used: of {count} relays, the numbers are 0 to {last:x}", last = count - 1)]
+    RelayUnused {
+        /// Number of the entry.
+        index: u32,
+        /// Number of relay entries.
+        count: u32,
+    },
+}
+
+impl Fault {
+    /// Whether the file is refused for it; else it is used in spite of it.
+    pub fn is_fatal(&self) -> bool {
+        matches!(
+            self.kind,
+            FaultKind::TooLarge(_) | FaultKind::Missing { .. } | FaultKind::NotDecimal { .. }
+        )
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        self.kind.fmt(f)
+    }
+}
+
+/// What a look at a file found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// The file, unless a fault is fatal.
+    pub zone: Option<ZoneFile>,
+    /// At most [`MAX_FAULTS`], fatal ones first.
+    pub faults: Vec<Fault>,
+}
+
+impl ZoneFile {
+    /// Reads a file; refused as a whole if one of the five entries is missing or wrong (D4). All else is forgiven.
+    pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
+        match Self::check(bytes) {
+            Report {
+                zone: Some(zone), ..
+            } => Ok(zone),
+            Report { faults, .. } => {
+                // without a zone, the first fault is a fatal one
+                let fatal = faults.into_iter().next();
+                Err(WireError::ZoneFile(
+                    fatal.expect("no zone without a fatal fault"),
+                ))
+            }
+        }
+    }
+
+    /// Reads a file and tells everything that is wrong with it.
+    pub fn check(bytes: &[u8]) -> Report {
+        if bytes.len() > MAX_LEN {
+            let fault = Fault {
+                line: None,
+                kind: FaultKind::TooLarge(bytes.len()),
+            };
+            return Report {
+                zone: None,
+                faults: vec![fault],
+            };
+        }
+        let dictionary = Dictionary::parse(bytes);
+        let mut faults = Faults::default();
+
+        for (key, meaning) in REQUIRED {
+            if dictionary.get(key).is_none() {
+                faults.add(None, FaultKind::Missing { key, meaning });
+            }
+        }
+        let revision = decimal(&dictionary, "r", &mut faults);
+        let ttl = decimal(&dictionary, "ttl", &mut faults);
+        let is_refused = !faults.list.is_empty();
+
+        let ttl = ttl.map(|(line, given)| {
+            let used = given.clamp(MIN_TTL.as_secs(), MAX_TTL.as_secs());
+            if used != given {
+                faults.add(Some(line), FaultKind::TtlClamped { given, used });
+            }
+            Duration::from_secs(used)
+        });
+        for entry in dictionary.iter().filter(|entry| !entry.has_separator) {
+            faults.add(Some(entry.line), FaultKind::NoSeparator(shown(&entry.key)));
+        }
+        for entry in dictionary.overridden() {
+            faults.add(Some(entry.line), FaultKind::Overridden(shown(&entry.key)));
+        }
+        let relays = relays(&dictionary, &mut faults);
+
+        let zone = match (revision, ttl) {
+            (Some((_, revision)), Some(ttl)) if !is_refused => Some(Self {
+                dictionary,
+                revision,
+                ttl,
+                relays,
+            }),
+            _ => None,
+        };
+        Report {
+            zone,
+            faults: faults.list,
+        }
+    }
+
+    /// A new file with the given entries and no relays; `ttl` in whole seconds, clamped as D4 does.
+    pub fn new(name: &str, description: &str, contact: &str, revision: u64, ttl: Duration) -> Self {
+        let ttl = Duration::from_secs(ttl.clamp(MIN_TTL, MAX_TTL).as_secs());
+        let mut dictionary = Dictionary::default();
+        for (key, value) in [
+            ("n", name),
+            ("d", description),
+            ("c", contact),
+            ("r", &revision.to_string()),
+            ("ttl", &ttl.as_secs().to_string()),
+        ] {
+            dictionary.set(key, value.as_bytes());
+        }
+        Self {
+            dictionary,
+            revision,
+            ttl,
+            relays: BTreeMap::new(),
+        }
+    }
+
+    /// Appends a relay as the next number after the highest. Changes the relay of about every address.
+    pub fn add_relay(&mut self, relay: Relay) {
+        let index = self
+            .relays
+            .last_key_value()
+            .map_or(0, |(last, _)| last.saturating_add(1));
+        self.dictionary.set(
+            &format!("{RELAY_PREFIX}{index:x}"),
+            relay.to_string().as_bytes(),
+        );
+        self.relays.insert(index, Some(relay));
+    }
+
+    /// The file's text, with the entries that this program does not know (A7).
+    pub fn emit(&self) -> Vec<u8> {
+        self.dictionary.emit()
+    }
+
+    /// `n`
+    pub fn name(&self) -> Cow<'_, str> {
+        self.text("n")
+    }
+
+    /// `d`
+    pub fn description(&self) -> Cow<'_, str> {
+        self.text("d")
+    }
+
+    /// `c`
+    pub fn contact(&self) -> Cow<'_, str> {
+        self.text("c")
+    }
+
+    fn text(&self, key: &str) -> Cow<'_, str> {
+        self.dictionary.get(key).map_or(Cow::Borrowed(""), |entry| {
+            String::from_utf8_lossy(&entry.value)
+        })
+    }
+
+    /// `r`
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// `ttl`, 60 s to 7 days.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Whether this file, just fetched, is older than the one in use: a roll-back, which is not taken (D4).
+    pub fn is_rollback_of(&self, in_use: &ZoneFile) -> bool {
+        self.revision < in_use.revision
+    }
+
+    /// All entries.
+    pub fn dictionary(&self) -> &Dictionary {
+        &self.dictionary
+    }
+
+    /// The relays that can be used, with their numbers.
+    pub fn relays(&self) -> impl Iterator<Item = (u32, &Relay)> {
+        self.relays
+            .iter()
+            .filter_map(|(index, relay)| Some((*index, relay.as_ref()?)))
+    }
+
+    /// How many relay entries there are, usable or not: everybody must divide by the same number.
+    pub fn relay_count(&self) -> u32 {
+        // an entry takes some bytes of at most 256 KiB
+        self.relays.len() as u32
+    }
+
+    /// The relay that the byte sum designates for `address` (A22), then the next number: a node registers with both,
+    /// senders try them in this order. Numbers without a usable relay are left out.
+    pub fn relays_for(&self, address: &Address) -> impl Iterator<Item = (u32, &Relay)> {
+        let count = self.relay_count();
+        let first = designated(address.byte_sum(), count);
+        let second = first
+            .map(|index| (index + 1) % count)
+            .filter(|index| Some(*index) != first);
+        let numbers = first.into_iter().chain(second);
+        numbers.filter_map(|index| Some((index, self.relays.get(&index)?.as_ref()?)))
+    }
+}
+
+/// Number of the relay for an address with this byte sum; `None` if there are no relays (A22).
+pub fn designated(byte_sum: u32, relay_count: u32) -> Option<u32> {
+    byte_sum.checked_rem(relay_count)
+}
+
+fn relays(dictionary: &Dictionary, faults: &mut Faults) -> BTreeMap<u32, Option<Relay>> {
+    let mut relays = BTreeMap::new();
+    let mut lines = BTreeMap::new();
+    for entry in dictionary.iter() {
+        let Some((prefix, number)) = entry.key.split_at_checked(RELAY_PREFIX.len()) else {
+            continue;
+        };
+        if !prefix.eq_ignore_ascii_case(RELAY_PREFIX.as_bytes()) {
+            continue;
+        }
+        let Some(index) = relay_index(number) else {
+            faults.add(Some(entry.line), FaultKind::RelayKey(shown(&entry.key)));
+            continue;
+        };
+        let relay = Relay::parse(&entry.value)
+            .map_err(|fault| faults.add(Some(entry.line), FaultKind::RelayValue { index, fault }))
+            .ok();
+        // "zr.a" and "zr.0A" are one number (D6), and the last wins (D3)
+        relays.insert(index, relay);
+        if let Some(line) = lines.insert(index, entry.line) {
+            faults.add(
+                Some(line),
+                FaultKind::Overridden(format!("{RELAY_PREFIX}{index:x}")),
+            );
+        }
+    }
+    let count = relays.len() as u32;
+    for index in (0..count).filter(|index| !relays.contains_key(index)) {
+        faults.add(None, FaultKind::RelayMissing { index, count });
+    }
+    for (index, line) in lines.range(count..) {
+        faults.add(
+            Some(*line),
+            FaultKind::RelayUnused {
+                index: *index,
+                count,
+            },
+        );
+    }
+    relays
+}
+
+/// D6: any case, leading zeros allowed.
+fn relay_index(digits: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(digits).ok()?;
+    let is_hex = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    u32::from_str_radix(text, 16).ok().filter(|_| is_hex)
+}
+
+fn decimal(
+    dictionary: &Dictionary,
+    key: &'static str,
+    faults: &mut Faults,
+) -> Option<(usize, u64)> {
+    let entry = dictionary.get(key)?;
+    let text = String::from_utf8_lossy(&entry.value);
+    match text.parse() {
+        Ok(number) if text.bytes().all(|b| b.is_ascii_digit()) => Some((entry.line, number)),
+        _ => {
+            let value = shown(&entry.value);
+            faults.add(Some(entry.line), FaultKind::NotDecimal { key, value });
+            None
+        }
+    }
+}
+
+/// Enough of a key or value to recognise it.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().take(64).collect()
+}
+
+#[derive(Default)]
+struct Faults {
+    list: Vec<Fault>,
+}
+
+impl Faults {
+    fn add(&mut self, line: Option<usize>, kind: FaultKind) {
+        if self.list.len() < MAX_FAULTS {
+            self.list.push(Fault { line, kind });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
