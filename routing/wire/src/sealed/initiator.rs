@@ -59,7 +59,11 @@ impl Sessions {
                 .get(&index)
                 .is_some_and(|s: &Box<Session>| now.at < s.expires_at() - super::session::GRACE)
         };
-        if reason == Reason::Traffic && peer.current.is_some_and(usable) {
+        let family = self.family(key);
+        let mut current = family
+            .iter()
+            .filter_map(|key| self.peer(*key).and_then(|peer| peer.current));
+        if reason == Reason::Traffic && current.any(usable) {
             return Started::Up;
         }
         if reason == Reason::Hint {
@@ -69,7 +73,10 @@ impl Sessions {
             }
         }
 
-        let waits_until = self.incoming(now.at, key);
+        let waits_until = family
+            .iter()
+            .filter_map(|key| self.incoming(now.at, *key))
+            .max();
         let Some(peer) = self.peer_mut(key) else {
             return Started::Full;
         };
@@ -86,6 +93,14 @@ impl Sessions {
             self.send_hello(now, key);
         }
         Started::Pending
+    }
+
+    /// Whose sessions a wish for this pair can be met by: any peer's of the address, where it is for any.
+    fn family(&self, key: PeerKey) -> Vec<PeerKey> {
+        match self.pair(key) {
+            Some(pair) if pair.peer == PeerId::ANY => self.keys_of(&pair.address),
+            _ => vec![key],
+        }
     }
 
     /// Until when a handshake that the far side has begun, or that waits for ML-KEM, may go on undisturbed.
@@ -386,15 +401,14 @@ impl Sessions {
             }));
             self.counters.kem_operations += 1;
         }
+        session.requested = self.pair(requested).filter(|_| requested != key);
         self.add_session(key, session);
         if with_kem {
             self.send_kem_offer(now.at, index);
         } else {
             self.confirm(now.at, index);
-        }
-        if !with_kem {
             self.remember(key, None, false);
-            self.make_current(now.at, key, index, Some(requested));
+            self.make_current(now.at, key, index);
         }
         Ok(())
     }

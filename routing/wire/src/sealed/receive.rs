@@ -139,13 +139,13 @@ impl Sessions {
                 self.drop_other_unconfirmed(key, index);
                 self.remember(key, Some(timestamp), false);
                 if !with_kem {
-                    self.make_current(now, key, index, None);
+                    self.make_current(now, key, index);
                     self.retire_others(now, key, index);
                 }
             }
             Stage::Unconfirmed(Unconfirmed::Kem) => {
                 self.remember(key, None, true);
-                self.make_current(now, key, index, None);
+                self.make_current(now, key, index);
                 self.retire_others(now, key, index);
             }
             Stage::Kem => session.stage = Stage::Kem,
@@ -179,34 +179,27 @@ impl Sessions {
     }
 
     /// Traffic is sealed in this session from now on, unless one that crossed it goes first.
-    pub(super) fn make_current(
-        &mut self,
-        now: Instant,
-        key: PeerKey,
-        index: u32,
-        requested: Option<PeerKey>,
-    ) {
-        let Some(peer) = self.peer(key) else { return };
-        let (pair, before) = (peer.pair, peer.current);
+    pub(super) fn make_current(&mut self, now: Instant, key: PeerKey, index: u32) {
+        let (Some(peer), Some(session)) = (self.peer(key), self.sessions.get(&index)) else {
+            return;
+        };
+        let (pair, before, pq) = (peer.pair, peer.current, session.pq);
+        let mut requested = session.requested;
         if before.is_some_and(|before| self.goes_first(now, before, index, pair)) {
             return;
         }
         // A handshake with "any peer of this address" has found what it looked for.
-        let any = self.lookup(&Pair {
+        let any = Pair {
             peer: PeerId::ANY,
             ..pair
-        });
-        let waiting = any.filter(|any| self.peer(*any).is_some_and(|p| p.handshake.is_some()));
-        let requested = requested.or(waiting).filter(|requested| *requested != key);
-        let requested_pair = requested.and_then(|requested| self.pair(requested));
-        for ended in [Some(key), requested].into_iter().flatten() {
+        };
+        for ended in [Some(key), self.lookup(&any)].into_iter().flatten() {
+            if ended != key && self.peer(ended).is_some_and(|p| p.handshake.is_some()) {
+                requested = Some(any);
+            }
             self.end_handshake(ended);
             self.reschedule(ended);
         }
-        let Some(session) = self.sessions.get(&index) else {
-            return;
-        };
-        let pq = session.pq;
         if let Some(peer) = self.peer_mut(key) {
             peer.current = Some(index);
             peer.used = now;
@@ -214,7 +207,7 @@ impl Sessions {
         self.events.push_back(Event::SessionUp {
             peer: key,
             pair,
-            requested: requested_pair,
+            requested,
             pq,
             rekeyed: before.is_some(),
         });
@@ -393,7 +386,7 @@ impl Sessions {
         self.add_kem_session(now, index, (local, remote), Stage::Live, &keys)?;
         self.confirm(now, local);
         self.remember(key, None, true);
-        self.make_current(now, key, local, None);
+        self.make_current(now, key, local);
         Ok(())
     }
 
@@ -421,6 +414,7 @@ impl Sessions {
             (session.created, session.rekey_at),
         );
         new.pq = true;
+        new.requested = session.requested;
         self.add_session(key, new);
         Ok(())
     }

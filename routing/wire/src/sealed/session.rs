@@ -117,6 +117,8 @@ pub(super) struct Session {
     /// No longer the pair's current session: dropped then, unless something still opens in it.
     pub retire_at: Option<Instant>,
     pub kem: Option<Box<KemState>>,
+    /// What `start` was called with, where that was not this very pair.
+    pub requested: Option<super::Pair>,
     /// The initiator's empty packet, until something of the far side has opened (Q11).
     pub confirm: Option<(Repeat, u8)>,
     /// The responder's last empty packet.
@@ -170,6 +172,7 @@ impl Session {
             rekey_asked: false,
             retire_at: None,
             kem: None,
+            requested: None,
             confirm: None,
             last_empty: None,
             reassembly: Reassembly::default(),

@@ -426,7 +426,7 @@ impl Sessions {
             .filter(move |peer| peer.pair.address == *address)
     }
 
-    fn keys_of(&self, address: &Address) -> Vec<PeerKey> {
+    pub(super) fn keys_of(&self, address: &Address) -> Vec<PeerKey> {
         let keys = self.ids.get(&address.id()).cloned().unwrap_or_default();
         keys.into_iter()
             .filter(|key| self.peer(*key).is_some_and(|p| p.pair.address == *address))
