@@ -303,7 +303,7 @@ fn metrics_are_served_on_the_control_socket_to_its_owner_only() {
     assert_eq!(pair.a.ping("b", 5), 5);
     let after = pair.a.metrics();
     assert!(
-        after.sum("anode_rx_bytes_total") > before.sum("anode_rx_bytes_total"),
+        after.sum("rx_bytes_total") > before.sum("rx_bytes_total"),
         "{:?}",
         after.all()
     );

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// After so long without progress a stream ends (D37): a peer that lost its state does not tell.
+const NO_PROGRESS: Duration = Duration::from_secs(120);
+
 const LARGE: u64 = 1 << 30;
 
 #[test]
@@ -236,8 +239,9 @@ fn a_peer_killed_in_mid_transfer_ends_the_connection_and_a_restart_recovers() {
     let Some(mut pair) = Pair::start(Family::V4) else {
         return;
     };
-    let _alone = heavy();
     let (near, far) = traffic::pair(&pair.host_a, &pair.host_b, pair.b_at(9000));
+    near.set_write_timeout(Some(2 * NO_PROGRESS))
+        .expect("a timeout");
     let sender = thread::spawn(move || {
         let started = Instant::now();
         // More than can be sent before the end comes.
@@ -256,7 +260,10 @@ fn a_peer_killed_in_mid_transfer_ends_the_connection_and_a_restart_recovers() {
     // its reads end by their own time limit or an error, never by an end of file.
     let (error, after) = sender.join().expect("no panic");
     println!("the sender got `{error}` {after:?} after its start");
-    assert!(after < Duration::from_secs(35), "{after:?}");
+    assert!(
+        error.kind() != ErrorKind::WouldBlock && after < NO_PROGRESS + LIMIT,
+        "{error} after {after:?}"
+    );
     receiver
         .join()
         .expect("no panic")
