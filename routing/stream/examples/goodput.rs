@@ -14,10 +14,22 @@ const RATE: u64 = 100_000_000;
 
 fn main() {
     let newreno = std::env::args().any(|a| a == "newreno");
-    let congestion = if newreno { Algorithm::NewReno } else { Algorithm::Cubic };
-    let config = Config { congestion, ..Config::default() };
-    println!("Goodput in % of a link of {} Mbit/s, {congestion:?}, one stream, 60 s of virtual time,", RATE / 1_000_000);
-    println!("queue of one bandwidth-delay product (96 kB at least), loss of data only, headers count as capacity used.\n");
+    let congestion = if newreno {
+        Algorithm::NewReno
+    } else {
+        Algorithm::Cubic
+    };
+    let config = Config {
+        congestion,
+        ..Config::default()
+    };
+    println!(
+        "Goodput in % of a link of {} Mbit/s, {congestion:?}, one stream, 60 s of virtual time,",
+        RATE / 1_000_000
+    );
+    println!(
+        "queue of one bandwidth-delay product (96 kB at least), loss of data only, headers count as capacity used.\n"
+    );
     print!("{:>10}", "RTT \\ loss");
     for loss in LOSSES {
         print!("{:>9}", format!("{} %", loss * 100.0));
@@ -37,12 +49,14 @@ fn main() {
         with_copies = with_copies.min(cpu(&config, 44));
     }
     println!("state machine, both ends together, 1,196-byte payloads, no loss, one core:");
-    println!("  {with_copies:.0} ns/packet in batches of 44 (write, send, receive, read, acknowledge)");
+    println!(
+        "  {with_copies:.0} ns/packet in batches of 44 (write, send, receive, read, acknowledge)"
+    );
     println!("  {best:.0} ns/packet one at a time");
     println!("  10 Gbit/s leaves {:.0} ns/packet", 1196.0 * 8.0 / 10.0);
 }
 
-/// Share of the link's capacity that a bulk transfer gets, after 5 s (or 20 round trips) of start.
+/// Share of the link's capacity that a bulk transfer gets, its start included.
 fn goodput(config: &Config, rtt_ms: f64, loss: f64) -> f64 {
     let link = Link::new(RATE, Duration::from_secs_f64(rtt_ms / 2000.0));
     let mut sim = Sim::with_config(11, link.loss(loss), config);
@@ -60,7 +74,10 @@ fn cpu(config: &Config, batch: usize) -> f64 {
     let started = Instant::now();
     let mut now = started;
     let mut a = Stream::open(config, now, LINKS, 1, 1);
-    let other = Links { sender: LINKS.receiver, receiver: LINKS.sender };
+    let other = Links {
+        sender: LINKS.receiver,
+        receiver: LINKS.sender,
+    };
     let mut b = Stream::incoming(config, now, other, 256, 1, 2);
     b.accept(now);
     let chunk = vec![7u8; 64 * 1024];
@@ -73,7 +90,9 @@ fn cpu(config: &Config, batch: usize) -> f64 {
         loop {
             meta.clear();
             while meta.len() < batch {
-                let Some(transmit) = a.poll_transmit(now, MAX_BODY) else { break };
+                let Some(transmit) = a.poll_transmit(now, MAX_BODY) else {
+                    break;
+                };
                 let message = transmit.message();
                 message.emit(&mut wire[meta.len()][..message.len()]);
                 meta.push((message.kind(), message.len()));

@@ -166,7 +166,11 @@ impl CongestionControl for Cubic {
             Congestion::Timeout => self.window.min(in_flight as f64 / self.mss) * BETA,
         };
         self.threshold = reduced.max(smallest);
-        self.window = if kind == Congestion::Timeout { smallest } else { self.threshold };
+        self.window = if kind == Congestion::Timeout {
+            smallest
+        } else {
+            self.threshold
+        };
         self.epoch = None;
         // RFC 9406 §4.3: only the first slow start of a connection.
         self.hystart = None;

@@ -63,7 +63,11 @@ impl CongestionControl for NewReno {
         };
         self.threshold = (base / 2).max(SMALLEST_WINDOW_PACKETS * self.mss);
         let smallest = SMALLEST_WINDOW_PACKETS * self.mss;
-        self.window = if kind == Congestion::Timeout { smallest } else { self.threshold };
+        self.window = if kind == Congestion::Timeout {
+            smallest
+        } else {
+            self.threshold
+        };
         self.counted = 0;
     }
 

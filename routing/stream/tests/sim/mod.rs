@@ -208,7 +208,12 @@ impl End {
                 allowed -= take;
                 if check {
                     for (i, &b) in (0u64..).zip(&bytes[..take]) {
-                        assert_eq!(b, byte(1 - who, *got + i), "wrong byte at {got} of end {}", 1 - who);
+                        assert_eq!(
+                            b,
+                            byte(1 - who, *got + i),
+                            "wrong byte at {got} of end {}",
+                            1 - who
+                        );
                     }
                 }
                 *got += take as u64;
@@ -244,8 +249,12 @@ impl End {
             self.finish_called = true;
         }
         while let Some(event) = stream.poll_event() {
-            self.events.push(event);
-            self.event_times.push(now);
+            // Of the edges, the first is enough.
+            let edge = matches!(event, Event::Readable | Event::Writable);
+            if !edge || !self.events.contains(&event) {
+                self.events.push(event);
+                self.event_times.push(now);
+            }
         }
         self.peak_memory = self.peak_memory.max(stream.memory());
     }
@@ -526,7 +535,7 @@ impl Sim {
             if !self.step(until) {
                 return done(self);
             }
-            assert!(self.steps < 50_000_000, "the simulation spins");
+            assert!(self.steps < 3_000_000, "the simulation spins");
         }
     }
 
