@@ -1,5 +1,4 @@
 //! Whatever messages come and whatever the program calls: no panic, bounded memory, bounded answers.
-#[allow(missing_docs)]
 mod sim;
 
 use anode_stream::{Algorithm, CloseReason, Config, Event, Stream};
@@ -119,7 +118,7 @@ fn apply(stream: &mut Stream, now: &mut Instant, op: &Op) {
                 .iter()
                 .flat_map(|(n, c)| anode_wire::message::encode_ack(*n, *c))
                 .collect();
-            let acks = Acks::from_bytes(&wire).unwrap();
+            let acks = Acks::from_bytes(&wire).expect("whole entries");
             stream.handle(
                 *now,
                 &StreamMessage::Ack {
@@ -131,7 +130,7 @@ fn apply(stream: &mut Stream, now: &mut Instant, op: &Op) {
         }
         Op::Dack(window, first, count, sequence, len) => {
             let wire = anode_wire::message::encode_ack(*first, *count);
-            let acks = Acks::from_bytes(&wire).unwrap();
+            let acks = Acks::from_bytes(&wire).expect("whole entries");
             let (window, sequence, payload) = (*window, *sequence, &bytes[..*len]);
             stream.handle(
                 *now,

@@ -1,5 +1,4 @@
 //! Opening, closing, refusing, resetting, stalling: the life of a stream as its program sees it.
-#[allow(missing_docs)]
 mod sim;
 
 use anode_stream::{CloseReason, Config, Event, Stream, refusal_for, reset_for};
@@ -62,7 +61,7 @@ fn ack(stream: &mut Stream, now: Instant, window: u16, ranges: &[(u32, u8)]) {
         .iter()
         .flat_map(|&(first, count)| encode_ack(first, count))
         .collect();
-    let acks = Acks::from_bytes(&bytes).unwrap();
+    let acks = Acks::from_bytes(&bytes).expect("whole entries");
     stream.handle(
         now,
         &StreamMessage::Ack {
@@ -441,7 +440,7 @@ fn unknown_streams_answer_with_a_reset_that_only_the_right_peer_believes() {
         Some("CLOSE 16 77 77")
     );
     let bytes = encode_ack(55, 3);
-    let acks = Acks::from_bytes(&bytes).unwrap();
+    let acks = Acks::from_bytes(&bytes).expect("whole entries");
     let answer = reset_for(&StreamMessage::Ack {
         links: LINKS,
         window: 1,
