@@ -56,7 +56,7 @@ fn main() {
     println!("  10 Gbit/s leaves {:.0} ns/packet", 1196.0 * 8.0 / 10.0);
 }
 
-/// Share of the link's capacity that a bulk transfer gets, after 5 s (or 20 round trips) of start.
+/// Share of the link's capacity that a bulk transfer gets, its start included.
 fn goodput(config: &Config, rtt_ms: f64, loss: f64) -> f64 {
     let link = Link::new(RATE, Duration::from_secs_f64(rtt_ms / 2000.0));
     let mut sim = Sim::with_config(11, link.loss(loss), config);

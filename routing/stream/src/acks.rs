@@ -176,8 +176,9 @@ impl Acknowledger {
             out.most -= 1;
         }
         while let Some((start, end)) = self.fresh.pop() {
-            if !out.cover(receiver, start, end) {
-                self.fresh.push((start, end));
+            let left = out.cover(receiver, start, end);
+            if left > start {
+                self.fresh.push((start, left));
                 break;
             }
             if start >= receiver.next() {
@@ -253,8 +254,9 @@ impl Writer {
         true
     }
 
-    /// Covers `start..end`, from its end down, and what lies next to it for free. False: there was not room enough.
-    fn cover(&mut self, receiver: &Receiver, start: u64, end: u64) -> bool {
+    /// Covers `start..end`, from its end down, and what lies next to it for free. Returns the end of what there was no
+    /// room for; `start`: there was.
+    fn cover(&mut self, receiver: &Receiver, start: u64, end: u64) -> u64 {
         let around = receiver.contiguous(start).unwrap_or(start..end);
         let mut high = if around.end - start <= LONGEST {
             around.end.max(end)
@@ -263,15 +265,15 @@ impl Writer {
         };
         while high > start {
             if self.covers(start..high) {
-                return true;
+                return start;
             }
             let low = high.saturating_sub(LONGEST).max(around.start.min(start));
             if !self.push(low, high) {
-                return false;
+                return high;
             }
             high = low;
         }
-        true
+        start
     }
 
     /// Repeats what lies up to `position`, if there is room.

@@ -102,8 +102,7 @@ impl Pacer {
             + Duration::from_nanos(
                 u64::try_from(nanos)
                     .unwrap_or(u64::MAX)
-                    .min(1_000_000_000)
-                    .max(1),
+                    .clamp(1, 1_000_000_000),
             )
     }
 }

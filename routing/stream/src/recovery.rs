@@ -27,6 +27,8 @@ struct Episode {
     /// Retransmissions sent, and how many of them proved needless.
     resent: u32,
     spurious: u32,
+    /// Messages that acknowledged something since.
+    acks: u32,
     /// Proportional rate reduction: bytes in flight at the start, delivered since, sent since, and the window.
     flight: usize,
     delivered: usize,
@@ -143,8 +145,7 @@ impl Recovery {
         (minimum * self.reordering / 4).min(rtt.smoothed().unwrap_or(minimum))
     }
 
-    /// Acknowledgements were entered into the scoreboard. `threshold` is what congestion control's slow start
-    /// threshold would be after a reduction, or is in one.
+    /// Acknowledgements were entered into the scoreboard.
     pub(crate) fn on_ack(
         &mut self,
         now: Instant,
@@ -178,7 +179,11 @@ impl Recovery {
         }
         if let Some(episode) = &mut self.episode {
             episode.spurious += acked.spurious;
-            if episode.resent > 0 && episode.spurious >= episode.resent {
+            // As RFC 5682 §3: the first acknowledgement after a timeout names all that had arrived; when a later one
+            // names a packet that was not sent again, the first transmissions were only late.
+            let late = episode.cause == Cause::Timeout && episode.acks > 0 && acked.revived > 0;
+            episode.acks += 1;
+            if late || (episode.resent > 0 && episode.spurious >= episode.resent) {
                 self.episode = None;
                 board.unlose();
                 verdict = Verdict::Undo;
@@ -215,6 +220,7 @@ impl Recovery {
             end: board.next(),
             resent: 0,
             spurious: 0,
+            acks: 0,
             flight: flight.max(1),
             delivered: 0,
             out: 0,
@@ -305,6 +311,7 @@ impl Recovery {
             end: board.next(),
             resent: 0,
             spurious: 0,
+            acks: 0,
             flight: 1,
             delivered: 0,
             out: 0,

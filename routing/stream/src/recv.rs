@@ -145,11 +145,11 @@ impl Receiver {
 
     /// A payload arrived. Memory is bounded: in order by the window, out of order by the window and `MAX_SPAN`.
     pub(crate) fn data(&mut self, position: u64, payload: &[u8]) -> Arrival {
-        if position < self.next || self.held.containing(position).is_some() {
-            return Arrival::Duplicate;
-        }
         if self.close.is_some_and(|close| position >= close) {
             return Arrival::Contradiction;
+        }
+        if position < self.next || self.held.containing(position).is_some() {
+            return Arrival::Duplicate;
         }
         if position == self.next {
             // Payloads beyond the hole do not count here: a peer that overran its window must not block itself.

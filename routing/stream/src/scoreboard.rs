@@ -42,7 +42,9 @@ pub(crate) struct Acked {
     pub(crate) spurious: u32,
     /// Retransmitted packets acknowledged in good time.
     pub(crate) repaired: u32,
-    /// The tail-loss probe was among the latter.
+    /// Packets deemed lost, and not sent again yet, that had arrived after all.
+    pub(crate) revived: u32,
+    /// The highest position newly acknowledged.
     pub(crate) highest: Option<u64>,
 }
 
@@ -250,6 +252,7 @@ impl Scoreboard {
             if packet.transmissions == 1 {
                 out.sample_of = out.sample_of.max(Some(packet.sent));
                 out.reordered |= position < highest_before || was_lost;
+                out.revived += u32::from(was_lost);
             } else if was_lost || now.saturating_duration_since(packet.sent) < soonest {
                 out.spurious += 1;
                 believed = false;

@@ -456,7 +456,7 @@ impl Sender {
 
     /// Acknowledges one range.
     fn ack_range(&mut self, now: Instant, range: Range<u64>, acked: &mut Acked) {
-        let soonest = self.rtt.minimum().unwrap_or_default() / 2;
+        let soonest = self.rtt.minimum().unwrap_or_default();
         self.board.ack(now, range, soonest, acked);
     }
 

@@ -88,9 +88,10 @@ mod tests {
     use super::*;
 
     fn round(h: &mut HyStart, ms: u64) -> bool {
-        (0..10).fold(false, |done, i| {
-            h.on_ack(i == 0, Some(Duration::from_millis(ms))) || done
-        })
+        let ends: Vec<bool> = (0..10)
+            .map(|i| h.on_ack(i == 0, Some(Duration::from_millis(ms))))
+            .collect();
+        ends.contains(&true)
     }
 
     #[test]

@@ -59,9 +59,9 @@ impl Stream {
     pub fn handle_timeout(&mut self, now: Instant) {
         match &mut self.state {
             State::Opening(opening) | State::Answering(opening) => {
-                if !opening.on_timeout(now) {
-                    self.give_up();
-                    return;
+                let goes_on = opening.on_timeout(now);
+                if !goes_on {
+                    return self.give_up();
                 }
             }
             State::Held { since } if *since + HELD_FOR <= now => {
