@@ -231,9 +231,7 @@ impl DataThread {
             self.control.settle(now, &mut self.adapter);
             self.adapter.transmit(now);
             self.fill_tun(now);
-            if !more {
-                self.sleep();
-            }
+            self.wait(more);
         }
     }
 
@@ -289,19 +287,13 @@ impl DataThread {
         false
     }
 
-    fn sleep(&mut self) {
-        let deadline = [self.adapter.deadline(), self.control.deadline()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at);
-        let timeout = deadline.map(|(at, reason)| {
-            let left = at.saturating_duration_since(Instant::now());
-            tracing::trace!(?left, reason, "sleep");
-            left
-        });
-        if timeout == Some(Duration::ZERO) {
-            return;
-        }
+    /// Until something is readable or due; with more work waiting, only a look at what is readable.
+    fn wait(&mut self, more: bool) {
+        let timeout = if more {
+            Some(Duration::ZERO)
+        } else {
+            self.until_deadline()
+        };
         let tun = self.tun.as_ref().map(AsFd::as_fd);
         let others = [self.wake.as_fd(), self.interfaces.as_fd()];
         let fds = self.adapter.fds().into_iter().chain(others).chain(tun);
@@ -315,6 +307,14 @@ impl DataThread {
         if changed {
             self.read_interfaces();
         }
+    }
+
+    fn until_deadline(&self) -> Option<Duration> {
+        let deadlines = [self.adapter.deadline(), self.control.deadline()];
+        let (at, reason) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)?;
+        let left = at.saturating_duration_since(Instant::now());
+        tracing::trace!(?left, reason, "sleep");
+        Some(left)
     }
 
     /// The machine's own addresses changed: the overlay announces itself anew and finds its new ways.
