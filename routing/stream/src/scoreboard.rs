@@ -1,5 +1,6 @@
 //! What was sent and what became of it: one entry for each packet from the oldest unacknowledged on.
 use crate::ranges::RangeSet;
+use crate::recovery::THIN;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -120,6 +121,14 @@ impl Scoreboard {
 
     pub(crate) fn is_full(&self) -> bool {
         self.packets.len() as u64 >= MAX_SPAN
+    }
+
+    /// Few packets with data wait for an acknowledgement; not the close alone, whose tries are few.
+    pub(crate) fn is_thin(&self) -> bool {
+        let waiting = self.in_flight_packets + self.lost_packets;
+        let close_alone =
+            self.packets.len() == 1 && self.packets.front().is_some_and(|p| p.len == 0);
+        waiting < THIN && !close_alone
     }
 
     /// Whether three later packets have arrived than some that has not (the classic threshold).
