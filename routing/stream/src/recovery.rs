@@ -185,9 +185,11 @@ impl Recovery {
         }
         if let Some(episode) = &mut self.episode {
             episode.spurious += acked.spurious;
-            // As RFC 5682 §3: the first acknowledgement after a timeout names all that had arrived; when a later one
-            // names a packet that was not sent again, the first transmissions were only late.
-            let late = episode.cause == Cause::Timeout && episode.acks > 0 && acked.revived > 0;
+            // RFC 3522: an answer that comes too soon after a timeout's retransmission is that of the first one. And as
+            // RFC 5682 §3: the first acknowledgement after a timeout names all that had arrived; when a later one names
+            // a packet that was not sent again, the first transmissions were only late.
+            let revived = episode.acks > 0 && acked.revived > 0;
+            let late = episode.cause == Cause::Timeout && (acked.spurious > 0 || revived);
             episode.acks += 1;
             if late || (episode.resent > 0 && episode.spurious >= episode.resent) {
                 self.episode = None;
