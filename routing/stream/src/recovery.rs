@@ -109,6 +109,12 @@ impl Recovery {
         self.backoff
     }
 
+    /// The peer has only now begun to listen: what was sent before says nothing of the path.
+    pub(crate) fn peer_listens(&mut self, now: Instant) {
+        self.backoff = 0;
+        self.since = now;
+    }
+
     pub(crate) fn last_sent(&self) -> Instant {
         self.last_sent
     }
