@@ -6,7 +6,7 @@ use super::hello::{
     WelcomePayload,
 };
 use super::peer::{Handshake, PeerKey, PendingHello};
-use super::session::{KemState, Repeat, Role, Session, Stage};
+use super::session::{KemState, Repeat, Role, SEAL_LIMIT, Session, Stage};
 use super::{
     Authentic, Event, Failed, Now, Outcome, Pair, Pq, Reason, Sessions, Source, Started, Timestamp,
     To, fragment, kem, kind, noise, sessions,
@@ -55,9 +55,8 @@ impl Sessions {
             return Started::Pending;
         }
         let usable = |index| {
-            self.sessions
-                .get(&index)
-                .is_some_and(|s: &Box<Session>| now.at < s.expires_at() - super::session::GRACE)
+            let session = self.sessions.get(&index);
+            session.is_some_and(|session| now.at < session.created + SEAL_LIMIT)
         };
         let family = self.family(key);
         let mut current = family
