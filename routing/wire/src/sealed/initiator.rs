@@ -8,8 +8,8 @@ use super::hello::{
 use super::peer::{Handshake, PeerKey, PendingHello};
 use super::session::{KemState, Repeat, Role, SEAL_LIMIT, Session, Stage};
 use super::{
-    Authentic, Event, Failed, Now, Outcome, Pair, Pq, Reason, Sessions, Source, Started, Timestamp,
-    To, fragment, kem, kind, noise, sessions,
+    Authentic, Event, Failed, Now, Outcome, Pair, Plain, Pq, Reason, Sessions, Source, Started,
+    Timestamp, To, fragment, kem, kind, noise, sessions,
 };
 use crate::{Packet, Party, PeerId};
 use std::collections::VecDeque;
@@ -38,6 +38,9 @@ impl Sessions {
     pub fn start(&mut self, now: Now, pair: Pair, reason: Reason) -> Started {
         if pair == self.own {
             return Started::Own;
+        }
+        if self.config.plain == Plain::Only {
+            return Started::PlainOnly;
         }
         let Some(key) = self.entry(now.at, pair) else {
             return Started::Full;

@@ -401,7 +401,9 @@ impl Sessions {
     }
 
     fn slots(&self) -> Vec<PeerKey> {
-        self.pairs.values().copied().collect()
+        let mut slots: Vec<_> = self.pairs.values().copied().collect();
+        slots.sort_unstable(); // the table's own order differs from run to run
+        slots
     }
 
     pub(super) fn peer(&self, key: PeerKey) -> Option<&Peer> {
@@ -417,7 +419,6 @@ impl Sessions {
     }
 
     fn of_address<'a>(&'a self, address: &'a Address) -> impl Iterator<Item = &'a Peer> {
-        // The ids of the table are few; computing the address' own costs three key schedules, less than it seems.
         self.ids
             .get(&address.id())
             .into_iter()
