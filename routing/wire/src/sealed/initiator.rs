@@ -9,7 +9,7 @@ use super::peer::{Handshake, PeerKey, PendingHello};
 use super::session::{KemState, Repeat, Role, SEAL_LIMIT, Session, Stage};
 use super::{
     Authentic, Event, Failed, Now, Outcome, Pair, Plain, Pq, Reason, Sessions, Source, Started,
-    Timestamp, To, fragment, kem, kind, noise, sessions,
+    Timestamp, To, fragment, kem, kind, noise, sealing,
 };
 use crate::{Packet, Party, PeerId};
 use std::collections::VecDeque;
@@ -428,7 +428,7 @@ impl Sessions {
         };
         let id = *fragment_id;
         let slices = fragment::cut(kind::KEM, offer.step1(), KEM_SLICE).unwrap_or_default();
-        for body in sessions::fragments(&slices, id) {
+        for body in sealing::fragments(&slices, id) {
             self.send_in(now, index, Some((kind::FRAGMENT, &body)));
         }
     }

@@ -19,8 +19,8 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `sessions` | the facade: tables, sealing, starting, persistence |
-//! | `initiator`, `responder`, `receive`, `timers` | its four ways to be called |
+//! | `sessions`, `tables` | the facade: state, persistence, trust; who is known and who makes room |
+//! | `initiator`, `responder`, `receive`, `sealing`, `timers` | its ways to be called |
 //! | `hello`, `fragment`, `kem`, `ticket` | messages, to the byte |
 //! | `noise`, `crypto` | the handshake's resolver and the primitives |
 //! | `session`, `replay` | one session, its window |
@@ -53,8 +53,10 @@ mod policy;
 mod receive;
 mod replay;
 mod responder;
+mod sealing;
 mod session;
 mod sessions;
+mod tables;
 pub mod ticket;
 mod timers;
 mod timestamps;
@@ -69,7 +71,8 @@ pub use hello::VERSION;
 pub use peer::PeerKey;
 pub use policy::Plain;
 pub use replay::WINDOW;
-pub use sessions::{Sealer, Sessions, Up};
+pub use sealing::Sealer;
+pub use sessions::{Sessions, Up};
 pub use timestamps::{Record, Timestamp};
 
 use crate::{Address, PeerId};
