@@ -68,6 +68,7 @@ pub fn spawn(
     let lan = announced.map(|interface| interface.name.clone()).collect();
     let offload = tun.as_ref().is_some_and(Tun::offload);
     let mtu = settings.mtu;
+    let policy = settings.policy.clone();
     let overlay = start_overlay(settings, seen, now)?;
     let ready = ReadyInfo {
         interface: tun.as_ref().map(|tun| tun.name().to_owned()),
@@ -89,7 +90,7 @@ pub fn spawn(
     let (handle, commands) = DataHandle::new(Arc::clone(&wake));
     let thread = DataThread {
         tun,
-        adapter: Adapter::new(netstack, overlay, Vec::new()),
+        adapter: Adapter::new(netstack, overlay, Vec::new(), policy),
         interfaces,
         control: Control::default(),
         commands,

@@ -1,5 +1,6 @@
 //! A running node: what it is made of, and its life from start to clean end.
 
+use std::io::IsTerminal;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -13,9 +14,11 @@ use tokio::sync::oneshot;
 
 use crate::Error;
 use crate::command::{Command, DataHandle, PeerReport};
+use crate::config::{ConfigSource, Security};
 use crate::control::listener::{Access, ControlSocket};
-use crate::control::server::{Control, router};
+use crate::control::server::{Control, InForce, router};
 use crate::data;
+use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt};
@@ -41,8 +44,12 @@ pub struct Settings {
     pub learnt: Vec<PeerEndpoint>,
     /// Announce on the LAN and listen there.
     pub lan: bool,
-    /// Who may open connections to this machine.
+    /// Whose keys are known from the start.
     pub trusted: Vec<Address>,
+    /// Who may reach this machine.
+    pub policy: Policy,
+    /// What may go unsealed.
+    pub security: Security,
     /// The state directory; locked by this process.
     pub state_dir: PathBuf,
 }
@@ -79,6 +86,10 @@ pub struct Plan {
     pub access: Access,
     /// Whom this machine trusts, with names.
     pub book: Book,
+    /// `[inbound]`, of which the settings' policy was made.
+    pub inbound: Inbound,
+    /// Where it is read from again.
+    pub source: ConfigSource,
     /// The state directory.
     pub state: LockedState,
     /// The identity, if this start made it: saved when the node stands.
@@ -127,6 +138,11 @@ async fn live(
     let mut signals = Signals::install()?;
     let socket = ControlSocket::bind(&plan.socket, plan.access)?;
     let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
+    let security = plan.settings.security;
+    let in_force = InForce {
+        inbound: plan.inbound,
+        policy: plan.settings.policy.clone(),
+    };
     let (data, thread, info) = data::spawn(plan.settings)?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
@@ -140,6 +156,9 @@ async fn live(
         mtu,
         since: Instant::now(),
         book: Mutex::new(plan.book),
+        access: Mutex::new(in_force),
+        source: plan.source,
+        security,
         state: plan.state,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
@@ -158,7 +177,7 @@ async fn live(
         Err(error) => Some(Err(error)),
         Ok(()) => tokio::select! {
             result = &mut ended => Some(flatten(result)),
-            () = signals.next() => None,
+            () = until_stopped(&mut signals, &control, plan.watched) => None,
         },
     };
 
@@ -181,6 +200,19 @@ async fn live(
     outcome
 }
 
+/// Waits for a signal that ends the node; a hangup makes it read the policy again, unless the terminal is gone.
+async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) {
+    while let Asked::Reload = signals.next().await {
+        if watched && !std::io::stderr().is_terminal() {
+            return;
+        }
+        match control.reload().await {
+            Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
+            Err(error) => tracing::error!("the policy stays as it was: {error}"),
+        }
+    }
+}
+
 /// Ends the data thread; a second signal ends the process at once.
 async fn stop(
     data: &DataHandle,
@@ -194,7 +226,7 @@ async fn stop(
             Ok(result) => flatten(result),
             Err(_) => Err(Error::refused(format!("the data thread did not end within {STOP_TIMEOUT:?}"))),
         },
-        () = signals.next() => Err(Error::refused("ended at once by a second signal")),
+        () = signals.stop() => Err(Error::refused("ended at once by a second signal")),
     }
 }
 
@@ -214,7 +246,7 @@ fn flatten(result: Result<Result<(), Error>, oneshot::error::RecvError>) -> Resu
     result.unwrap_or_else(|_| Err(Error::refused("the data thread is lost")))
 }
 
-/// The signals that end a node.
+/// The signals that a node hears.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -231,13 +263,23 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
+
+    async fn stop(&mut self) {
+        while let Asked::Reload = self.next().await {}
+    }
+}
+
+/// What a signal wants.
+enum Asked {
+    Stop,
+    Reload,
 }
 
 /// Writes down, now and then, where peers are.

@@ -16,6 +16,7 @@ use crate::control::listener::Access;
 use crate::names::peer_label;
 use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
 use crate::output::{self, Style};
+use crate::policy::Policy;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt};
@@ -27,7 +28,8 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
         super::die_with_parent()?;
     }
     let dir = common.dir()?;
-    let config = common.config(&dir)?;
+    let source = common.config_source(&dir);
+    let config = source.read()?;
     start_log(&flags, &config)?;
     privileges::no_core_dumps()?;
 
@@ -35,6 +37,7 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let access = dir.service_group().map_or(Access::Owner, Access::Group);
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
+    let inbound = config.inbound.clone();
     let (settings, unsaved) = settings(flags, config, &state, &book)?;
     let opening = Opening {
         address: *settings.identity.address(),
@@ -48,6 +51,8 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
         socket,
         access,
         book,
+        inbound,
+        source,
         state,
         unsaved,
         watched,
@@ -109,6 +114,8 @@ fn settings(
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
+        policy: Policy::new(&config.inbound, book)?,
+        security: config.security,
         state_dir: state.dir().path().to_owned(),
     };
     Ok((settings, unsaved))
