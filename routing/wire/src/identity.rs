@@ -80,6 +80,11 @@ impl Identity {
         &self.address
     }
 
+    /// The scalar, for the sealed sessions' handshakes.
+    pub(crate) fn scalar(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.secret.to_bytes().into())
+    }
+
     /// ECDH with `other` and the draft's derivation to 32 bytes, ready for CMAC (A27, A28); about 0.3 ms.
     pub fn agree(&self, other: &Address) -> MacKey {
         let mut key = Zeroizing::new([0; 32]);

@@ -24,6 +24,7 @@ pub mod identity;
 pub mod mac;
 pub mod message;
 pub mod packet;
+pub mod sealed;
 pub mod throttle;
 pub mod zonefile;
 
