@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -90,6 +91,10 @@ pub struct Plan {
     pub inbound: Inbound,
     /// Where it is read from again.
     pub source: ConfigSource,
+    /// The directories that it needs while it runs.
+    pub places: Places,
+    /// Whether its memory is kept from swap.
+    pub memory_locked: bool,
     /// The state directory.
     pub state: LockedState,
     /// The identity, if this start made it: saved when the node stands.
@@ -143,8 +148,12 @@ async fn live(
         inbound: plan.inbound,
         policy: plan.settings.policy.clone(),
     };
-    let (data, thread, info) = data::spawn(plan.settings)?;
-    let mut ended = watch(thread);
+    let prepared = data::prepare(plan.settings)?;
+    let (data, info) = (prepared.handle(), prepared.ready().clone());
+    // The last moment with one thread: all that are started from here on are as confined as this one.
+    let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
+    tracing::info!(?confined, "rights given up");
+    let mut ended = watch(prepared.start()?);
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
     }
@@ -159,6 +168,7 @@ async fn live(
         access: Mutex::new(in_force),
         source: plan.source,
         security,
+        confined,
         state: plan.state,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use anode_platform::privileges::{Confined, Landlock};
 use anode_routing::overlay::{Failure, PathKind};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,8 @@ pub struct Status {
     pub streams: usize,
     /// `[security]`
     pub security: SecurityStatus,
+    /// The rights that it gave up.
+    pub confined: Confinement,
     /// Version of the program.
     pub version: String,
     /// Process id.
@@ -58,6 +61,44 @@ impl From<Security> for SecurityStatus {
         Self {
             plain: security.plain.as_str().to_owned(),
             pq: security.pq.as_str().to_owned(),
+        }
+    }
+}
+
+/// The rights that a node gave up once it stood.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Capabilities that it kept.
+    pub capabilities: Vec<String>,
+    /// It can start no program that has more rights.
+    pub no_new_privileges: bool,
+    /// System calls that a node does not need are refused.
+    pub seccomp: bool,
+    /// Files outside of its directories are out of reach: `full`, `partly` (older kernel) or `missing`.
+    pub landlock: String,
+    /// No core files, no look into its memory.
+    pub core_dumps_off: bool,
+    /// Memory never goes to swap.
+    pub memory_locked: bool,
+}
+
+impl Confinement {
+    /// As JSON has it.
+    pub fn new(confined: &Confined) -> Self {
+        let names = confined.capabilities.iter();
+        let landlock = match confined.landlock {
+            Landlock::Full => "full",
+            Landlock::Partly => "partly",
+            Landlock::Missing => "missing",
+        };
+        Self {
+            capabilities: names.map(ToString::to_string).collect(),
+            // Without these two no node runs.
+            no_new_privileges: true,
+            core_dumps_off: true,
+            seccomp: confined.seccomp,
+            landlock: landlock.to_owned(),
+            memory_locked: confined.memory_locked,
         }
     }
 }

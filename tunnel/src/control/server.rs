@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use anode_platform::privileges::Confined;
 use anode_routing::overlay::Failure;
 use anode_wire::{Address, PeerId};
 use axum::extract::rejection::JsonRejection;
@@ -17,9 +18,9 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Lookup, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest,
-    PolicyAnswer, PolicyQuestion, PolicyReloaded, Resolved, Status, TargetRequest, TrustRequest,
-    Trusted, failure_text, millis,
+    ApiError, Confinement, Lookup, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer,
+    PingRequest, PolicyAnswer, PolicyQuestion, PolicyReloaded, Resolved, Status, TargetRequest,
+    TrustRequest, Trusted, failure_text, millis,
 };
 use super::metrics;
 use crate::command::{Command, CommandError, DataHandle, Reply, Target};
@@ -60,6 +61,8 @@ pub struct Control {
     pub source: ConfigSource,
     /// `[security]`
     pub security: Security,
+    /// The rights that it gave up.
+    pub confined: Confined,
     /// The state directory.
     pub state: LockedState,
 }
@@ -255,6 +258,7 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<Status> {
         reachable: report.reachable,
         streams: report.streams,
         security: control.security.into(),
+        confined: Confinement::new(&control.confined),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
     }))

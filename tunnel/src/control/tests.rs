@@ -9,6 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use anode_platform::privileges::{Capability, Confined, Landlock};
 use anode_platform::wake::Wake;
 use anode_routing::overlay::{Failure, PathKind, Via};
 use anode_wire::{Address, Identity, Zone};
@@ -151,6 +152,12 @@ impl Node {
             }),
             source: ConfigSource::File(test.path().join("anode.toml")),
             security: Security::default(),
+            confined: Confined {
+                capabilities: vec![Capability::NetAdmin],
+                seccomp: true,
+                landlock: Landlock::Partly,
+                memory_locked: false,
+            },
             state: StateDir::find(Some(test.path())).unwrap().lock().unwrap(),
         };
         let listener = ControlSocket::bind(&socket, Access::Owner).unwrap();
@@ -191,7 +198,12 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
     let expected = json!({
         "address": address(1).to_string(), "ipv6": "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020",
         "interface": "anode0", "mtu": 1280, "listen": ["udp://[::]:8737"], "lan": ["eth0"],
-        "peers": 3, "reachable": 1, "streams": 2, "security": {"plain": "deny", "pq": "prefer"}, "uptime_s": null, "pid": null, "version": null,
+        "peers": 3, "reachable": 1, "streams": 2, "security": {"plain": "deny", "pq": "prefer"},
+        "confined": {
+            "capabilities": ["CAP_NET_ADMIN"], "no_new_privileges": true, "seccomp": true,
+            "landlock": "partly", "core_dumps_off": true, "memory_locked": false,
+        },
+        "uptime_s": null, "pid": null, "version": null,
     });
     assert_eq!(status, expected);
 

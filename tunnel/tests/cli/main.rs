@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod confined;
 mod policy;
 
 use std::fs;
