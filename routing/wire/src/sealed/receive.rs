@@ -382,6 +382,7 @@ impl Sessions {
         let keys = crypto::kem_keys(&session.hash, offer.step1(), step2, split, &secret);
         self.counters.kem_operations += 1;
         session.kem = None;
+        session.retire_at = Some(now + RETIRING);
         self.reserved.remove(&local);
         self.add_kem_session(now, index, (local, remote), Stage::Live, &keys)?;
         self.confirm(now, local);

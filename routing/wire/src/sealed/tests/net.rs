@@ -125,6 +125,10 @@ impl World {
         Box::new(StdRng::seed_from_u64(self.seed))
     }
 
+    pub fn another_rng(&mut self) -> StdRng {
+        StdRng::seed_from_u64(self.rng.next_u64())
+    }
+
     /// Kills a node and starts it again, with what it had on disk or without.
     pub fn restart(&mut self, node: usize, with_state: bool) {
         let rng = self.fresh_rng();
