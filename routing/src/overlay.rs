@@ -1,4 +1,5 @@
 //! The one trait between the program and an overlay: flows in, flows out, all synchronous and in batches.
+use anode_wire::Address;
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ pub enum Failure {
     Unreachable,
     /// The peer refused: nothing listens there.
     Refused,
-    /// The peer's policy (or ours) forbids it.
+    /// The peer's policy (or ours) forbids it; also where one side demands sealed sessions and the other will not have any.
     Policy,
     /// No answer in time.
     TimedOut,
@@ -24,7 +25,7 @@ pub enum Failure {
     Reset,
     /// A local limit; try again.
     Busy,
-    /// The payload is larger than the path carries in one packet; `max` bytes fit.
+    /// The payload is larger than can be sent, in fragments where they are possible; `max` bytes fit.
     TooBig {
         /// Largest payload in bytes.
         max: usize,
@@ -117,6 +118,17 @@ pub enum OverlayEvent {
         token: u64,
         /// Why.
         failure: Failure,
+    },
+    /// What is known of peers has changed and should be on disk within seconds. Comes once until it is exported.
+    Persist,
+    /// A message for the program itself (JOIN, JOINED), out of a session; its sender may be a stranger.
+    Control {
+        /// Whose key sealed it.
+        from: Address,
+        /// Message type.
+        kind: u8,
+        /// Its body, unchecked.
+        body: Vec<u8>,
     },
     /// A datagram or packet sent to this address found nobody.
     Undeliverable {

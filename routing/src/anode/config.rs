@@ -1,5 +1,6 @@
 //! What a node is told at its start.
 use super::limits::Rate;
+use anode_wire::sealed::{Plain, Pq};
 use anode_wire::{Address, Endpoint, PeerId};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,8 +14,8 @@ pub struct NodeConfig {
     pub peers: Vec<ConfiguredPeer>,
     /// Announce ourselves on the LAN and listen to announcements (D23).
     pub lan: bool,
-    /// What may be carried without a sealed session.
-    pub plain: PlainPolicy,
+    /// What is sealed, and how.
+    pub security: Security,
     /// Bounds of every table, queue and rate.
     pub limits: Limits,
     /// The stream protocol's tunables.
@@ -27,7 +28,7 @@ impl Default for NodeConfig {
             peer_id: PeerId::ANY,
             peers: Vec::new(),
             lan: true,
-            plain: PlainPolicy::Allow,
+            security: Security::default(),
             limits: Limits::default(),
             stream: anode_stream::Config::default(),
         }
@@ -43,13 +44,14 @@ pub struct ConfiguredPeer {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// What may go unsealed (DESIGN §5). Control messages always may: they are hints only.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlainPolicy {
-    /// Everything of the draft, and IPPKT.
-    Allow,
-    /// No DGRAM, no stream, no IPPKT, no PING on behalf of a program.
-    Deny,
+/// `[security]`: sealed sessions with every peer, and what goes without one (DESIGN §5). Hints (EPC, EPI, NETID, WHOIS …)
+/// may go in plain as long as there is no session, unless `plain` is `Only`: then nothing is ever sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Security {
+    /// What programs' bytes may do without a session.
+    pub plain: Plain,
+    /// Whether ML-KEM takes part in the keys.
+    pub pq: Pq,
 }
 
 /// Bounds of every table, queue and rate.
@@ -101,6 +103,12 @@ pub struct Limits {
     pub held_packets: usize,
     /// Bytes that wait for one such destination.
     pub held_bytes: usize,
+    /// Bytes that wait for all of them.
+    pub held_bytes_in_all: usize,
+    /// JOINs and their like from peers, in all (Q30).
+    pub controls: Rate,
+    /// The same per source.
+    pub controls_per_source: Rate,
     /// Bytes of control packets queued for the sockets.
     pub control_bytes: usize,
     /// Bytes of datagrams queued for the sockets.
@@ -134,8 +142,11 @@ impl Default for Limits {
             checks: 1024,
             contacts: 1024,
             held_packets: 32,
-            held_bytes: 32 << 10,
-            control_bytes: 256 << 10,
+            held_bytes: 128 << 10,
+            held_bytes_in_all: 8 << 20,
+            controls: Rate::per_second(20, 40),
+            controls_per_source: Rate::per_second(2, 10),
+            control_bytes: 512 << 10,
             datagram_bytes: 1 << 20,
             events: 65_536,
         }

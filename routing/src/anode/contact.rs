@@ -1,10 +1,11 @@
-//! From an IPv6 address to a peer that answers: the lookup, the first proof of a path, and what waits for them.
+//! From an IPv6 address to a peer that answers: the lookup, the first path and session, and what waits for them.
 //!
-//! All that a program sends to one destination shares one search. It ends with a proven path, or with one failure for
+//! All that a program sends to one destination shares one search. It ends with a session (in plain: a proven path), or with one failure for
 //! everything that waited; failures are remembered for a moment, so that a program that insists costs nothing (S23).
 use super::datagram::Held;
 use super::peers::PeerRef;
-use super::{Node, Timer};
+use super::sealing::Channel;
+use super::{Node, Plain, Timer};
 use crate::overlay::{Failure, OverlayEvent, StreamId};
 use anode_wire::PeerId;
 use anode_wire::address::{is_synthetic, split_digit};
@@ -16,6 +17,12 @@ use std::time::{Duration, Instant};
 const LOOKUP_FOR: Duration = Duration::from_secs(3);
 /// A known peer none of whose candidates answers is unreachable after this time.
 const CONTACT_FOR: Duration = Duration::from_secs(5);
+/// It answers, and never with a WELCOME: five HELLOs were not enough (Q9).
+const SILENT_ON_HELLO: Duration = Duration::from_secs(8);
+/// It has answered a HELLO: the rest may take this long on a bad line.
+const HANDSHAKE_FOR: Duration = Duration::from_secs(15);
+/// Where the policy allows it, a peer that answers nothing but plain questions for so long is spoken to in plain.
+const PLAIN_AFTER: Duration = Duration::from_secs(3);
 /// A question to the peers is repeated.
 const WHOIS_EVERY: Duration = Duration::from_secs(1);
 /// Failures are repeated to programs without a new search for this time.
@@ -37,6 +44,8 @@ struct Contact {
     held: Vec<Held>,
     held_bytes: usize,
     streams: Vec<StreamId>,
+    /// The peers of this address that are wanted, at most 16.
+    digits: Vec<PeerId>,
 }
 
 impl Contact {
@@ -46,12 +55,18 @@ impl Contact {
             Phase::Contact => self.started + CONTACT_FOR,
         }
     }
+
+    fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.streams.is_empty()
+    }
 }
 
 /// All searches under way, and the failures just reported.
 #[derive(Default)]
 pub(super) struct Contacts {
     open: HashMap<Ipv6Addr, Contact>,
+    /// Bytes that wait in all of them.
+    held_bytes: usize,
     failed: VecDeque<(Instant, Ipv6Addr, Failure)>,
 }
 
@@ -91,28 +106,43 @@ impl Contacts {
 
 /// Where a destination stands.
 pub(super) enum Reach {
-    /// A path is proven.
+    /// It can be sent to at once.
     Ready(PeerRef),
     /// A search is under way under this key.
     Waiting(Ipv6Addr),
 }
 
 impl Node {
-    /// Finds the way to a synthetic address, or starts to look for it.
-    pub(super) fn reach(&mut self, now: Instant, to: Ipv6Addr) -> Result<Reach, Failure> {
-        let (target, _) = split_digit(to);
+    /// Finds the way to a synthetic address for a message of `body` bytes, or starts to look for it.
+    pub(super) fn reach(
+        &mut self,
+        now: Instant,
+        to: Ipv6Addr,
+        body: usize,
+    ) -> Result<Reach, Failure> {
+        let (target, digit) = split_digit(to);
         if !is_synthetic(to) || target == self.own.ipv6 {
             return Err(Failure::NoSuchPeer);
         }
-        if let Some(found) = self.peers.find_ipv6(&target)
-            && self
-                .peers
-                .get(found)
-                .is_some_and(|peer| peer.has_proven_path())
+        let known = self.peers.find_ipv6(&target);
+        // What came first goes first.
+        let behind = self.contacts.open.get(&target);
+        if let Some(found) = known
+            && behind.is_none_or(|contact| contact.held.is_empty())
+            && self.can_carry(found, digit, body)
         {
+            if self.channel(found, digit) == Some(Channel::Plain) {
+                self.offer_session(now, found, digit);
+            }
             return Ok(Reach::Ready(found));
         }
-        if self.contacts.is_open(&target) {
+        if let Some(contact) = self.contacts.open.get_mut(&target) {
+            if !contact.digits.contains(&digit) {
+                contact.digits.push(digit);
+                if let Some(found) = known {
+                    self.want_session(now, found, digit);
+                }
+            }
             return Ok(Reach::Waiting(target));
         }
         if let Some(failure) = self.contacts.recent_failure(now, &target) {
@@ -121,12 +151,12 @@ impl Node {
         if self.contacts.len() >= self.config.limits.contacts {
             return Err(Failure::Busy);
         }
-        self.start_contact(now, target);
+        self.start_contact(now, target, digit);
         Ok(Reach::Waiting(target))
     }
 
     /// Starts a search if none is under way.
-    pub(super) fn start_contact(&mut self, now: Instant, target: Ipv6Addr) {
+    pub(super) fn start_contact(&mut self, now: Instant, target: Ipv6Addr, digit: PeerId) {
         if self.contacts.is_open(&target) || self.contacts.len() >= self.config.limits.contacts {
             return;
         }
@@ -142,6 +172,7 @@ impl Node {
             held: Vec::new(),
             held_bytes: 0,
             streams: Vec::new(),
+            digits: vec![digit],
         };
         self.timers
             .set(Timer::Contact(target), contact.deadline(), "contact");
@@ -165,12 +196,20 @@ impl Node {
             return;
         }
         peer.note_use(now, false);
+        let stale = peer.is_stale(now);
         for path in &mut peer.paths {
             if path.deadline(true).is_none() {
                 path.probe(now);
+            } else if stale {
+                path.check(now);
             }
         }
         self.contact_known(now, found, ipv6);
+        let digits = self.contacts.open.get(&ipv6).map(|c| c.digits.clone());
+        for digit in digits.unwrap_or_default() {
+            // Before the questions are sent: a HELLO goes along with each.
+            self.want_session(now, found, digit);
+        }
         self.handle_peer_timer(now, found);
     }
 
@@ -192,17 +231,11 @@ impl Node {
         let Some(contact) = self.contacts.open.get_mut(&target) else {
             return;
         };
-        let over = match contact.phase {
-            Phase::Lookup { .. } => now >= contact.started + LOOKUP_FOR,
-            Phase::Contact => now >= contact.started + CONTACT_FOR,
-        };
-        if over {
-            let failure = if contact.phase == Phase::Contact {
-                Failure::Unreachable
-            } else {
-                Failure::NoSuchPeer
-            };
-            return self.fail_contact(now, target, failure);
+        if contact.phase == Phase::Contact {
+            return self.judge_contact(now, target);
+        }
+        if now >= contact.started + LOOKUP_FOR {
+            return self.fail_contact(now, target, Failure::NoSuchPeer);
         }
         if let Phase::Lookup { next_question } = &mut contact.phase
             && *next_question <= now
@@ -216,7 +249,43 @@ impl Node {
         }
     }
 
-    /// A path is proven: what waited goes out.
+    /// How long a known peer is tried, and what its silence means then.
+    fn judge_contact(&mut self, now: Instant, target: Ipv6Addr) {
+        let Some(contact) = self.contacts.open.get(&target) else {
+            return;
+        };
+        let started = contact.started;
+        let peer = self.peers.find_ipv6(&target);
+        let peer = peer.and_then(|found| Some((found, self.peers.get(found)?)));
+        let Some((found, peer)) = peer else {
+            return self.fail_contact(now, target, Failure::Unreachable);
+        };
+        let since = |at: Option<Instant>| at.is_some_and(|at| at >= started);
+        let plain_only = self.config.security.plain == Plain::Only;
+        let (patience, failure) = if plain_only || !since(peer.last_heard) {
+            (CONTACT_FOR, Failure::Unreachable)
+        } else if since(peer.answered) || peer.is_sealed() {
+            (HANDSHAKE_FOR, Failure::Unreachable)
+        } else {
+            (SILENT_ON_HELLO, Failure::Policy)
+        };
+        if self.config.security.plain == Plain::Allow && now >= started + PLAIN_AFTER {
+            self.contact_made(now, found);
+            if !self.contacts.is_open(&target) {
+                return;
+            }
+        }
+        if now >= started + patience {
+            return self.fail_contact(now, target, failure);
+        }
+        let steps = [PLAIN_AFTER, CONTACT_FOR, SILENT_ON_HELLO, HANDSHAKE_FOR];
+        let next = steps.into_iter().map(|step| started + step);
+        if let Some(next) = next.filter(|at| *at > now).min() {
+            self.timers.set(Timer::Contact(target), next, "contact");
+        }
+    }
+
+    /// A path is proven or a session is there: what can go goes out.
     pub(super) fn contact_made(&mut self, now: Instant, found: PeerRef) {
         let Some(ipv6) = self.peers.get(found).map(|peer| peer.ipv6) else {
             return;
@@ -225,15 +294,42 @@ impl Node {
             .failed
             .retain(|(_, target, _)| *target != ipv6);
         self.wake_streams_of(found);
-        let Some(contact) = self.contacts.open.remove(&ipv6) else {
+        let Some(contact) = self.contacts.open.get_mut(&ipv6) else {
             return;
         };
-        self.timers.cancel(Timer::Contact(ipv6));
-        for held in contact.held {
-            self.send_held(now, found, ipv6, held);
+        let waited_for_seal = now >= contact.started + PLAIN_AFTER;
+        let held = std::mem::take(&mut contact.held);
+        let streams = std::mem::take(&mut contact.streams);
+        let digits = contact.digits.clone();
+        self.contacts.held_bytes -= std::mem::take(&mut contact.held_bytes);
+        let proven = self
+            .peers
+            .get(found)
+            .is_some_and(|peer| peer.has_proven_path());
+        if waited_for_seal && proven {
+            self.speak_draft(now, found);
         }
-        for stream in contact.streams {
-            self.start_stream(now, stream, found);
+        for stream in streams {
+            match self.can_start(found, stream) {
+                true => self.start_stream(now, stream, found),
+                false => drop(self.hold_stream(ipv6, stream)),
+            }
+        }
+        let mut going = true;
+        for held in held {
+            // In their order: what does not go keeps back what follows.
+            going &= self.can_carry(found, held.digit(), held.body_len());
+            match going {
+                true => self.send_held(now, found, ipv6, held),
+                false => self.put_back(ipv6, held),
+            }
+        }
+        let reached = digits
+            .into_iter()
+            .any(|digit| self.can_carry(found, digit, 0));
+        if reached && self.contacts.open.get(&ipv6).is_some_and(Contact::is_empty) {
+            self.contacts.open.remove(&ipv6);
+            self.timers.cancel(Timer::Contact(ipv6));
         }
     }
 
@@ -243,6 +339,7 @@ impl Node {
             return;
         };
         self.timers.cancel(Timer::Contact(target));
+        self.contacts.held_bytes -= contact.held_bytes;
         if self.contacts.failed.len() >= self.config.limits.contacts {
             self.contacts.failed.pop_front();
         }
@@ -278,15 +375,27 @@ impl Node {
             .open
             .get_mut(&target)
             .ok_or(Failure::Unreachable)?;
-        let len = held.len();
-        if contact.held.len() >= limits.held_packets || contact.held_bytes + len > limits.held_bytes
+        let len = held.cost();
+        if contact.held.len() >= limits.held_packets
+            || contact.held_bytes + len > limits.held_bytes
+            || self.contacts.held_bytes + len > limits.held_bytes_in_all
         {
             self.counters.dropped_held += 1;
             return Err(Failure::Busy);
         }
         contact.held_bytes += len;
+        self.contacts.held_bytes += len;
         contact.held.push(held);
         Ok(())
+    }
+
+    /// Keeps what was kept before.
+    fn put_back(&mut self, target: Ipv6Addr, held: Held) {
+        if let Some(contact) = self.contacts.open.get_mut(&target) {
+            contact.held_bytes += held.cost();
+            self.contacts.held_bytes += held.cost();
+            contact.held.push(held);
+        }
     }
 
     /// Has a stream wait for its destination.

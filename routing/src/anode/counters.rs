@@ -48,8 +48,30 @@ counters! {
     dropped_bad_address,
     /// Seen before (D38).
     dropped_replay,
-    /// Forbidden in plain by the policy.
+    /// Forbidden in plain by the policy, or since there is a session (Q23, Q26).
     dropped_policy,
+    /// Packets of the sealed sessions without effect; their own counters say why.
+    dropped_sealed,
+    /// Sealed packets received.
+    rx_sealed,
+    /// Sealed packets sent.
+    tx_sealed,
+    /// Sessions established, renewed ones among them.
+    sessions,
+    /// Handshakes of ours that came to nothing.
+    handshakes_failed,
+    /// Messages sent in fragments (Q21).
+    tx_fragmented,
+    /// Messages put together from fragments.
+    rx_reassembled,
+    /// Resets sent for unknown streams inside a session (Q22).
+    tx_resets,
+    /// JOINs and their like beyond their budget.
+    dropped_controls,
+    /// Nothing sent to an endpoint that has not proven itself, beyond three times what came from it (Q25).
+    dropped_unproven,
+    /// Times that the clocks jumped apart and all sessions were dropped (Q17).
+    clock_jumps,
     /// Message types we know and do nothing about.
     ignored_messages,
     /// ERROR messages received.

@@ -2,9 +2,11 @@
 use super::contact::Reach;
 use super::guard::{self, Envelope};
 use super::peers::PeerRef;
-use super::{Node, PlainPolicy};
+use super::sealing::{Channel, Lane, payload_len, sealed_len};
+use super::{Node, Plain};
 use crate::overlay::Failure;
 use anode_wire::address::split_digit;
+use anode_wire::sealed::MAX_DATAGRAM;
 use anode_wire::{Message, PeerId};
 use std::net::Ipv6Addr;
 use std::time::Instant;
@@ -31,11 +33,28 @@ pub(super) enum Held {
 
 impl Held {
     /// Bytes it takes of the budget, its own bookkeeping included.
-    pub fn len(&self) -> usize {
+    pub fn cost(&self) -> usize {
         let (Self::Ping { payload, .. }
         | Self::Datagram { payload, .. }
         | Self::Other { payload, .. }) = self;
         payload.len() + size_of::<Self>()
+    }
+
+    /// Bytes of the message's body on the wire.
+    pub fn body_len(&self) -> usize {
+        match self {
+            Self::Ping { payload, .. } => 8 + payload.len(),
+            Self::Datagram { payload, .. } => 4 + payload.len(),
+            Self::Other { payload, .. } => 1 + payload.len(),
+        }
+    }
+
+    /// Which of the peers it is for.
+    pub fn digit(&self) -> PeerId {
+        let (Self::Ping { digit, .. }
+        | Self::Datagram { digit, .. }
+        | Self::Other { digit, .. }) = self;
+        *digit
     }
 }
 
@@ -50,8 +69,8 @@ impl Node {
         payload: &[u8],
     ) -> Result<(), Failure> {
         let (_, digit) = split_digit(to);
-        self.check_policy()?;
-        match self.reach(now, to)? {
+        self.check_size(4 + payload.len(), payload.len())?;
+        match self.reach(now, to, 4 + payload.len())? {
             Reach::Ready(found) => self.send_datagram_message(
                 now,
                 found,
@@ -83,8 +102,8 @@ impl Node {
         payload: &[u8],
     ) -> Result<(), Failure> {
         let (_, digit) = split_digit(to);
-        self.check_policy()?;
-        match self.reach(now, to)? {
+        self.check_size(1 + payload.len(), payload.len())?;
+        match self.reach(now, to, 1 + payload.len())? {
             Reach::Ready(found) => self.send_datagram_message(
                 now,
                 found,
@@ -105,12 +124,15 @@ impl Node {
         }
     }
 
-    /// Whether traffic may go out in plain.
-    pub(super) fn check_policy(&self) -> Result<(), Failure> {
-        match self.config.plain {
-            PlainPolicy::Allow => Ok(()),
-            PlainPolicy::Deny => Err(Failure::Policy),
+    /// What is too large even in fragments need not wait for anybody (Q21). `body` has `payload` bytes of the program's.
+    pub(super) fn check_size(&mut self, body: usize, payload: usize) -> Result<(), Failure> {
+        if body < MAX_DATAGRAM || self.config.security.plain == Plain::Only {
+            return Ok(());
         }
+        self.counters.too_big += 1;
+        Err(Failure::TooBig {
+            max: MAX_DATAGRAM - 1 - (body - payload),
+        })
     }
 
     pub(super) fn send_datagram_message(
@@ -120,8 +142,26 @@ impl Node {
         digit: PeerId,
         message: &Message<'_>,
     ) -> Result<(), Failure> {
+        let channel = self.channel(found, digit).ok_or(Failure::Unreachable)?;
         let peer = self.peers.get_mut(found).ok_or(Failure::Unreachable)?;
         let route = peer.route(digit).ok_or(Failure::Unreachable)?;
+        if let Channel::Sealed(key) = channel {
+            if !route.affords(sealed_len(message.body_len(), route.max_packet)) {
+                self.counters.dropped_unproven += 1;
+                return Err(Failure::Busy);
+            }
+            let lane = Lane::Datagrams;
+            let result = self.push_sealed(now, found, key, route.destination, lane, message);
+            match result {
+                Ok(()) => self.note_use(now, found, false),
+                Err(_) => self.counters.dropped_output += 1,
+            }
+            return result;
+        }
+        if self.config.security.plain != Plain::Only && matches!(message, Message::IpPacket { .. }) {
+            // The draft has no such message (Q23).
+            return Err(Failure::Policy);
+        }
         let recipient_peer = if digit == PeerId::ANY {
             route.peer_id
         } else {
@@ -150,7 +190,7 @@ impl Node {
         let peer = &*peer;
         let key = peer.key().ok_or(Failure::Unreachable)?;
         if !self.datagrams.push(route.destination, |out| {
-            guard::protect(&self.own, peer, key, envelope, message, out)
+            guard::protect(&self.own, peer, Some(key), envelope, message, out)
         }) {
             self.counters.dropped_output += 1;
             return Err(Failure::Busy);
@@ -160,12 +200,5 @@ impl Node {
         }
         self.note_use(now, found, false);
         Ok(())
-    }
-}
-
-fn payload_len(message: &Message<'_>) -> usize {
-    match message {
-        Message::Dgram { payload, .. } | Message::IpPacket { payload, .. } => payload.len(),
-        _ => 0,
     }
 }

@@ -3,8 +3,9 @@ use super::path::{Origin, is_dialable};
 use super::peer::Standing;
 use super::peers::PeerRef;
 use super::receive::Arrival;
-use super::{Destination, Node, Received, Sender};
+use super::{Destination, Node, Plain, Sender};
 use anode_wire::message::iam_capacity;
+use anode_wire::sealed::{SEALED_BODY, SEALED_TAIL};
 use anode_wire::{Address, Endpoint, Message, PeerId};
 use rand_core::Rng as _;
 use std::collections::{HashMap, VecDeque};
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// An EPC_REQ is answered within this time or not at all (D24).
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of an EPC_REQ inside a session.
+const SEALED_CHECK: usize = SEALED_BODY + 4 + SEALED_TAIL;
 /// External endpoints that are remembered.
 const MAX_EXTERNAL: usize = 4;
 /// Peers that one lookup asks.
@@ -31,6 +34,8 @@ struct Check {
     peer: PeerRef,
     endpoint: SocketAddr,
     sent: Instant,
+    /// It was sent inside a session: only then is its answer a proof for traffic (Q25).
+    sealed: bool,
 }
 
 impl Checks {
@@ -59,6 +64,21 @@ impl Node {
             self.counters.refused_endpoints += 1;
             return;
         }
+        let Some(entry) = self.peers.get_mut(peer) else {
+            return;
+        };
+        let sealed = entry.is_sealed();
+        if sealed
+            && entry.path_mut(&endpoint).is_some_and(|path| {
+                path.origin == Origin::Nominated && !path.affords(SEALED_CHECK)
+            })
+        {
+            self.counters.dropped_unproven += 1;
+            return;
+        }
+        if !sealed && self.config.security.plain != Plain::Only {
+            self.greet(now, peer, endpoint, socket);
+        }
         self.checks.expire(now);
         if self.checks.open.len() >= self.config.limits.checks {
             self.counters.dropped_checks += 1;
@@ -74,6 +94,7 @@ impl Node {
                 peer,
                 endpoint,
                 sent: now,
+                sealed,
             },
         );
         self.checks.order.push_back((now, id));
@@ -95,18 +116,12 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         id: u32,
     ) {
         let reply = Message::Epc { id };
         if self.may_reply(now, &arrival, &reply) {
-            self.send_control(
-                now,
-                sender,
-                arrival.received.reply_to(),
-                Sender::Short,
-                &reply,
-            );
+            self.reply(now, sender, &arrival, &reply);
         }
     }
 
@@ -115,17 +130,21 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         id: u32,
     ) {
         self.checks.expire(now);
-        let from = arrival.received.from;
+        let from = arrival.way.from;
         let answered = self
             .checks
             .open
             .get(&id)
-            .is_some_and(|check| check.peer == sender && check.endpoint == from)
-            && arrival.packet.hop_count() == 0;
+            .is_some_and(|check| {
+                check.peer == sender
+                    && check.endpoint == from
+                    && check.sealed == arrival.session.is_some()
+            })
+            && arrival.hop_count == 0;
         let Some(check) = answered.then(|| self.checks.open.remove(&id)).flatten() else {
             self.counters.epc_unexpected += 1;
             return;
@@ -139,14 +158,16 @@ impl Node {
         };
         let first = !path.is_proven();
         path.prove(now, now.duration_since(check.sent));
-        path.peer_id = arrival.packet.sender_peer();
+        path.proven_sealed = check.sealed;
+        path.peer_id = arrival.sender_peer;
         let configured = peer.standing == Standing::Kept;
         peer.choose_path(now);
         if first {
             self.counters.paths_proven += 1;
             self.contact_made(now, sender);
-            if configured {
-                self.ask_netid(now, sender, arrival.received);
+            // Before a session a proof counts for HELLO only (Q27).
+            if configured && self.channel(sender, PeerId::ANY).is_some() {
+                self.ask_netid(now, sender, &arrival);
             }
         }
         self.schedule_peer(now, sender);
@@ -157,12 +178,12 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         endpoint: Endpoint,
     ) {
         let to = match endpoint {
             Endpoint::Unspecified => return,
-            Endpoint::Udp(to) if is_dialable(&to, false) && arrival.packet.hop_count() == 0 => to,
+            Endpoint::Udp(to) if is_dialable(&to, false) && arrival.hop_count == 0 => to,
             _ => {
                 self.counters.refused_endpoints += 1;
                 return;
@@ -190,13 +211,13 @@ impl Node {
     }
 
     /// Asks a peer how it sees us.
-    fn ask_netid(&mut self, now: Instant, peer: PeerRef, received: &Received<'_>) {
+    fn ask_netid(&mut self, now: Instant, peer: PeerRef, arrival: &Arrival) {
         let id = self.rng.next_u32();
         self.checks.netid = Some((id, peer));
         self.send_control(
             now,
             peer,
-            received.reply_to(),
+            arrival.way.reply_to(),
             Sender::Full,
             &Message::NetidReq {
                 id,
@@ -210,18 +231,18 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         id: u32,
         endpoint: Endpoint,
     ) {
-        let from = arrival.received.from;
+        let from = arrival.way.from;
         let to = match endpoint {
             Endpoint::Unspecified => Some(from),
             Endpoint::Udp(to) if to.ip() == from.ip() && is_dialable(&to, true) => Some(to),
             _ => None,
         };
         let Some(to) = to.filter(|_| {
-            arrival.packet.hop_count() == 0
+            arrival.hop_count == 0
                 && self.budgets.netid.take(now, self.config.limits.netid)
         }) else {
             self.counters.dropped_netid += 1;
@@ -234,9 +255,9 @@ impl Node {
         if self.may_reply(now, &arrival, &reply) {
             let destination = Destination {
                 to,
-                ..arrival.received.reply_to()
+                ..arrival.way.reply_to()
             };
-            self.send_control(now, sender, destination, Sender::Short, &reply);
+            self.reply_at(now, sender, &arrival, destination, &reply);
         }
     }
 
@@ -291,10 +312,10 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         prefixes: &[Ipv6Addr],
     ) {
-        if !prefixes.contains(&self.own.ipv6) || iam_capacity(arrival.packet.body().len()) == 0 {
+        if !prefixes.contains(&self.own.ipv6) || iam_capacity(arrival.body_len) == 0 {
             self.counters.dropped_whois += 1;
             return;
         }
@@ -302,13 +323,7 @@ impl Node {
             addresses: vec![*self.own.address.as_bytes()],
         };
         if self.may_reply(now, &arrival, &reply) {
-            self.send_control(
-                now,
-                sender,
-                arrival.received.reply_to(),
-                Sender::Short,
-                &reply,
-            );
+            self.reply(now, sender, &arrival, &reply);
         }
     }
 

@@ -1,5 +1,5 @@
-//! The one place per direction where a message gets its protection and where it is checked: today the draft's MAC
-//! (Anode 0.8 §3.3), with sealed sessions a second kind beside it.
+//! The one place per direction where a plain message gets the draft's MAC and where it is checked (Anode 0.8 §3.3). What is
+//! sealed goes through `sealing`.
 use super::peer::Peer;
 use anode_wire::packet::{FULL_SENDER_HEADER, SHORT_HEADER};
 use anode_wire::{Address, AddressId, Header, Identity, MacKey, Message, Packet, Party, PeerId};
@@ -56,11 +56,11 @@ impl Envelope {
     }
 }
 
-/// Appends `message` to `peer` as one packet. `key` is the one agreed with it.
+/// Appends `message` to `peer` as one packet. `key` is the one agreed with it; without it the MAC is still to be made.
 pub(super) fn protect(
     own: &Own,
     peer: &Peer,
-    key: &MacKey,
+    key: Option<&MacKey>,
     envelope: Envelope,
     message: &Message<'_>,
     out: &mut Vec<u8>,
@@ -78,7 +78,7 @@ pub(super) fn protect(
         recipient_peer: envelope.recipient_peer,
         kind: message.kind(),
     };
-    message.emit_packet(&header, Some(key), out);
+    message.emit_packet(&header, key, out);
 }
 
 /// Whether the packet is what this peer sent.

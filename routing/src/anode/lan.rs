@@ -5,7 +5,7 @@
 use super::limits::{Bucket, SourceBuckets};
 use super::path::{Origin, is_dialable};
 use super::peer::Standing;
-use super::{Destination, Interface, Limits, Node, Received, Timer};
+use super::{Destination, Interface, Limits, Node, Way, Timer};
 use anode_wire::message::kind;
 use anode_wire::{Address, AddressId, Endpoint, Header, Message, Packet, Party, PeerId};
 use rand_core::Rng as _;
@@ -165,7 +165,7 @@ impl Node {
     pub(super) fn handle_beacon(
         &mut self,
         now: Instant,
-        received: &Received<'_>,
+        way: &Way,
         packet: &Packet<&[u8]>,
     ) {
         let Party::Full(sender) = packet.sender() else {
@@ -188,8 +188,8 @@ impl Node {
             );
         if !self.config.lan
             || !is_beacon
-            || !self.is_neighbour(&received.from)
-            || !is_dialable(&received.from, false)
+            || !self.is_neighbour(&way.from)
+            || !is_dialable(&way.from, false)
         {
             self.counters.dropped_beacons += 1;
             return;
@@ -200,7 +200,7 @@ impl Node {
                 Some(known),
                 self.peers.get(known).is_some_and(|peer| !peer.sources.lan),
             ),
-            None => (self.learn_neighbour(now, sender, received), true),
+            None => (self.learn_neighbour(now, sender, way), true),
         };
         let Some(found) = found else {
             self.counters.dropped_beacons += 1;
@@ -213,11 +213,11 @@ impl Node {
         if peer.standing == Standing::Heard {
             peer.touched = now;
         }
-        if let Some(path) = peer.add_path(now, received.from, received.socket, Origin::Lan) {
+        if let Some(path) = peer.add_path(now, way.from, way.socket, Origin::Lan) {
             path.touched = now;
         }
         if is_new {
-            self.answer_beacon(now, received);
+            self.answer_beacon(now, way);
         }
         self.probe_if_wanted(now, found);
     }
@@ -227,9 +227,9 @@ impl Node {
         &mut self,
         now: Instant,
         sender: &[u8; Address::LEN],
-        received: &Received<'_>,
+        way: &Way,
     ) -> Option<super::PeerRef> {
-        let source = received.from.ip();
+        let source = way.from.ip();
         let limits = &self.config.limits;
         let affordable = self.lan.new_node_sources.take(now, source)
             && self.lan.new_nodes.take(now, limits.new_beacons);
@@ -255,18 +255,18 @@ impl Node {
     }
 
     /// A late comer must not wait for our next round (DESIGN §5).
-    fn answer_beacon(&mut self, now: Instant, received: &Received<'_>) {
+    fn answer_beacon(&mut self, now: Instant, way: &Way) {
         let limits = &self.config.limits;
         if self.lan.replies.len() >= MAX_REPLIES
-            || !self.lan.reply_sources.take(now, received.from.ip())
+            || !self.lan.reply_sources.take(now, way.from.ip())
             || !self.lan.replies_in_all.take(now, limits.beacon_replies)
         {
             return;
         }
         let at = now + Duration::from_millis(self.rng.next_u64() % (REPLY_WITHIN_MS + 1));
         let to = Destination {
-            to: received.from,
-            socket: received.socket,
+            to: way.from,
+            socket: way.socket,
             source: None,
         };
         self.lan.replies.push((at, to));

@@ -1,10 +1,10 @@
 //! The Anode overlay as a sans-IO state machine: datagrams, time and randomness come in; packets, events and the next deadline come out.
 //!
 //! ```text
-//!  handle_datagram ─▶ receive ── guard (MAC) ── peers ──┬─▶ discovery   EPC, EPI, NETID, WHOIS, ERROR
-//!                        │                              ├─▶ ping        PING, PONG
-//!                        └─ lan (beacons)               ├─▶ datagram    DGRAM, IPPKT
-//!  open, write, ping … ─▶ contact (lookup, first path) ─┴─▶ streams     S_*
+//!  handle_datagram ─▶ receive ─┬─ sealing (sessions) ─────┬─▶ discovery   EPC, EPI, NETID, WHOIS, ERROR
+//!                        │     └─ guard (MAC) ── peers ───┼─▶ ping        PING, PONG
+//!                        └─ lan (beacons)                 ├─▶ datagram    DGRAM, IPPKT
+//!  open, write, ping … ─▶ contact (lookup, first path) ───┴─▶ streams     S_*
 //!                                                             │
 //!  poll_transmit ◀── output (batches) ◀── control, datagrams ─┘          timers ─▶ deadline
 //! ```
@@ -24,6 +24,7 @@ mod peer;
 mod peers;
 mod ping;
 mod receive;
+mod sealing;
 #[cfg(test)]
 mod sim;
 mod snapshot;
@@ -32,7 +33,8 @@ mod streams;
 mod tests;
 mod timers;
 
-pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, PlainPolicy};
+pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
+pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, Security};
 pub use counters::Counters;
 pub use limits::Rate;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
@@ -40,18 +42,21 @@ pub use path::{INITIAL_PACKET, Origin};
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
+use anode_wire::sealed::{self, Sessions};
 use anode_wire::{Address, Endpoint, Identity, Message, PeerId};
 use contact::Contacts;
 use discovery::Checks;
 use guard::{Envelope, Own};
 use lan::Lan;
 use limits::{Bucket, SourceBuckets};
-use output::Queue;
+use output::{Queue, Way};
 use path::{Action, is_dialable};
 use peer::Standing;
 use peers::{PeerRef, PeerTable};
+use receive::Arrival;
 use ping::Pings;
 use rand_core::CryptoRng;
+use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -63,6 +68,8 @@ pub struct Node {
     own: Own,
     config: NodeConfig,
     rng: Box<dyn CryptoRng + Send>,
+    sessions: Sessions,
+    sealing: Sealing,
     sockets: Vec<SocketAddr>,
     interfaces: Vec<Interface>,
     peers: PeerTable,
@@ -92,6 +99,8 @@ struct Budgets {
     reply_sources: SourceBuckets,
     netid: Bucket,
     errors: Bucket,
+    controls: Bucket,
+    control_sources: SourceBuckets,
 }
 
 /// Whether a packet must carry the whole sender address (D20).
@@ -104,14 +113,15 @@ enum Sender {
 }
 
 impl Node {
-    /// A node that knows its key and what the operator said. `rng` must be a cryptographic one.
+    /// A node that knows its key and what the operator said. `rngs` are cryptographic ones, for the node and for its
+    /// sessions; both ask the system at each use outside of simulations (Q17).
     pub fn new(
         identity: Identity,
         config: NodeConfig,
-        rng: Box<dyn CryptoRng + Send>,
-        now: Instant,
+        rngs: [Box<dyn CryptoRng + Send>; 2],
+        now: Now,
     ) -> Self {
-        let mut rng = rng;
+        let [mut rng, sessions_rng] = rngs;
         let mut key = || (rng.next_u64(), rng.next_u64());
         let limits = &config.limits;
         let budgets = Budgets {
@@ -121,9 +131,23 @@ impl Node {
             reply_sources: SourceBuckets::new(limits.replies_per_source, key()),
             netid: Bucket::default(),
             errors: Bucket::default(),
+            controls: Bucket::default(),
+            control_sources: SourceBuckets::new(limits.controls_per_source, key()),
         };
         let lan = Lan::new(limits, key());
+        let sessions = Sessions::new(
+            &identity,
+            sealed::Config {
+                peer: config.peer_id,
+                pq: config.security.pq,
+                plain: config.security.plain,
+                limits: sealed::Limits::default(),
+            },
+            sessions_rng,
+        );
         let mut node = Self {
+            sessions,
+            sealing: Sealing::new(now),
             own: Own::new(identity, config.peer_id),
             rng,
             sockets: Vec::new(),
@@ -147,7 +171,7 @@ impl Node {
             config,
         };
         for peer in std::mem::take(&mut node.config.peers) {
-            node.add_peer(now, peer.address, &peer.endpoints, true);
+            node.add_peer(now.at, peer.address, &peer.endpoints, true);
         }
         node
     }
@@ -252,6 +276,9 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(found) {
             peer.sources.config |= pinned;
         }
+        if pinned {
+            self.trust(&address);
+        }
         self.probe_if_wanted(now, found);
     }
 
@@ -261,6 +288,7 @@ impl Node {
             return false;
         };
         self.end_streams_of(now, found, Failure::Policy);
+        self.drop_sessions_of(now, address);
         if let Some(peer) = self.peers.remove(found) {
             self.fail_contact(now, peer.ipv6, Failure::NoSuchPeer);
         }
@@ -318,6 +346,10 @@ impl Node {
         let Some(peer) = self.peers.get_mut(to) else {
             return;
         };
+        if let Some(tunnel) = peer.tunnel(PeerId::ANY) {
+            let key = tunnel.key;
+            return self.send_sealed_control(now, to, key, destination, message);
+        }
         peer.agree(&self.own.identity);
         let full_sender = sender == Sender::Full || peer.needs_full_sender(now);
         let envelope = Envelope {
@@ -328,9 +360,29 @@ impl Node {
         let peer = &*peer;
         let Some(key) = peer.key() else { return };
         if !self.control.push(destination, |out| {
-            guard::protect(&self.own, peer, key, envelope, message, out)
+            guard::protect(&self.own, peer, Some(key), envelope, message, out)
         }) {
             self.counters.dropped_output += 1;
+        }
+    }
+
+    /// Answers a message the way it came: in the same session, or in plain.
+    fn reply(&mut self, now: Instant, to: PeerRef, arrival: &Arrival, message: &Message<'_>) {
+        self.reply_at(now, to, arrival, arrival.way.reply_to(), message);
+    }
+
+    /// The same, to another place.
+    fn reply_at(
+        &mut self,
+        now: Instant,
+        to: PeerRef,
+        arrival: &Arrival,
+        destination: Destination,
+        message: &Message<'_>,
+    ) {
+        match arrival.session {
+            Some(key) => self.send_sealed_control(now, to, key, destination, message),
+            None => self.send_control(now, to, destination, Sender::Short, message),
         }
     }
 
@@ -370,11 +422,18 @@ impl Node {
 
     /// When `handle_timeout` wants to be called, and why. Idle nodes without a LAN have none.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
-        self.timers.next()
+        [self.timers.next(), self.sessions.deadline()]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// Timers.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.sessions.deadline().is_some_and(|(at, _)| at <= now) {
+            self.sessions.handle_timeout(self.sealing.clock(now));
+            self.settle_sessions(now);
+        }
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Peer(peer) => self.handle_peer_timer(now, peer),
@@ -439,7 +498,7 @@ impl Node {
         }
         if lost && in_use {
             // Whoever waits for this peer is told when no candidate answers either.
-            self.start_contact(now, ipv6);
+            self.start_contact(now, ipv6, PeerId::ANY);
         }
         self.schedule_peer(now, found);
     }
@@ -458,33 +517,36 @@ impl Node {
         }
     }
 
-    /// A packet came from where the peer was not known to be, or is still being asked (A2, D24): ask there.
+    /// A packet came from where the peer was not known to be, or is still being asked (A2, D24, Q25): ask there. `earned`:
+    /// bytes that came in a session, 0 for plain packets.
     fn nominate(
         &mut self,
         now: Instant,
         found: PeerRef,
-        received: &Received<'_>,
+        way: &Way,
         hops: u8,
         peer_id: PeerId,
+        earned: usize,
     ) {
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
-        if let Some(path) = peer
-            .path_mut(&received.from)
-            .filter(|path| path.is_proven())
-        {
-            path.peer_id = peer_id;
-            return;
+        if let Some(path) = peer.path_mut(&way.from) {
+            if path.is_proven() {
+                path.peer_id = peer_id;
+                return;
+            }
+            path.touched = now;
+            path.earn(earned);
         }
         if hops > 0
-            || !is_dialable(&received.from, true)
+            || !is_dialable(&way.from, true)
             || !peer.nominations.take(now, self.config.limits.nominations)
         {
             self.counters.dropped_nominations += 1;
             return;
         }
-        let (from, socket) = (received.from, received.socket);
+        let (from, socket, sealed) = (way.from, way.socket, peer.is_sealed());
         let Some(path) = peer.add_path(now, from, socket, Origin::Nominated) else {
             self.counters.dropped_nominations += 1;
             return;
@@ -492,6 +554,13 @@ impl Node {
         path.peer_id = peer_id;
         path.socket = socket;
         path.touched = now;
+        if path.credit == 0 {
+            path.earn(earned);
+        }
+        if earned > 0 && !sealed {
+            // Asked as soon as the session is complete, which its own packets are about.
+            return;
+        }
         path.probe(now);
         // The used path is asked at the same time: it stays if it is no slower (Q25).
         if let Some(active) = peer.active_path().map(|path| path.endpoint)

@@ -33,8 +33,8 @@ pub struct Destination {
     pub source: Option<IpAddr>,
 }
 
-/// A datagram from the underlay.
-#[derive(Clone, Copy, Debug)]
+/// Datagrams from the underlay, one behind the other as the system joins them (GRO). They are decrypted in place.
+#[derive(Debug)]
 pub struct Received<'a> {
     /// Who sent it.
     pub from: SocketAddr,
@@ -44,13 +44,27 @@ pub struct Received<'a> {
     pub local_ip: Option<IpAddr>,
     /// Its ECN bits.
     pub ecn: Ecn,
-    /// Its content.
-    pub bytes: &'a [u8],
+    /// Their contents.
+    pub bytes: &'a mut [u8],
+    /// Bytes of each datagram but the last, which may be shorter.
+    pub segment_size: usize,
 }
 
-impl Received<'_> {
+/// How one datagram came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub from: SocketAddr,
+    /// Index of our socket that answers to it.
+    pub socket: usize,
+    pub local_ip: Option<IpAddr>,
+    pub ecn: Ecn,
+    /// Bytes of the datagram.
+    pub len: usize,
+}
+
+impl Way {
     /// The way back.
-    pub(super) fn reply_to(&self) -> Destination {
+    pub fn reply_to(&self) -> Destination {
         let source = self
             .local_ip
             .filter(|ip| !ip.is_multicast() && *ip != IpAddr::V4(std::net::Ipv4Addr::BROADCAST));
@@ -173,8 +187,17 @@ impl Queue {
         }
     }
 
-    /// Appends the packet that `write` appends; `false` if the queue is full.
-    pub fn push(&mut self, destination: Destination, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+    /// Whether packets of so many bytes together still have a place.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.len() - self.head + bytes.saturating_sub(1) < self.limit
+    }
+
+    /// Appends the packet that `write` appends; `false` if the queue is full, or `write` says that there is none.
+    pub fn push_if(
+        &mut self,
+        destination: Destination,
+        write: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> bool {
         if self.bytes.len() - self.head >= self.limit {
             return false;
         }
@@ -183,12 +206,23 @@ impl Queue {
             self.head = 0;
         }
         let start = self.bytes.len();
-        write(&mut self.bytes);
+        if !write(&mut self.bytes) {
+            self.bytes.truncate(start);
+            return false;
+        }
         self.packets.push_back(Queued {
             destination,
             len: self.bytes.len() - start,
         });
         true
+    }
+
+    /// Appends the packet that `write` appends; `false` if the queue is full.
+    pub fn push(&mut self, destination: Destination, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.push_if(destination, |out| {
+            write(out);
+            true
+        })
     }
 
     /// Moves as many packets into the batch as fit one call.
@@ -220,6 +254,15 @@ pub(super) struct Route {
     pub destination: Destination,
     pub max_packet: usize,
     pub peer_id: PeerId,
+    /// Bytes that may go there before it is proven; `None`: it is proven (Q25).
+    pub credit: Option<usize>,
+}
+
+impl Route {
+    /// Whether `bytes` may go there now.
+    pub fn affords(&self, bytes: usize) -> bool {
+        self.credit.is_none_or(|credit| credit >= bytes)
+    }
 }
 
 #[cfg(test)]

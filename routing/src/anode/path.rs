@@ -11,6 +11,8 @@ const PROBE_GAPS_MS: [u64; 6] = [250, 250, 500, 1000, 1000, 2000];
 pub(super) const CHECK_AFTER: Duration = Duration::from_secs(25);
 /// Unanswered checks after which a path is no path any more.
 const MAX_MISSES: u8 = 3;
+/// Credit that an unproven endpoint can gather: a proof is due long before.
+const MAX_CREDIT: usize = 1 << 20;
 
 /// Where a path was learned.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -76,6 +78,12 @@ pub(super) struct Path {
     pub peer_id: PeerId,
     /// When it was last of use, for the choice of which to forget.
     pub touched: Instant,
+    /// The proof was sealed, not only the draft's MAC (Q27).
+    pub proven_sealed: bool,
+    /// Bytes that may still go there before it is proven: three times what came from it sealed (Q25).
+    pub credit: usize,
+    /// When the last HELLO went there.
+    pub greeted: Option<Instant>,
 }
 
 impl Path {
@@ -90,6 +98,9 @@ impl Path {
             max_packet: INITIAL_PACKET,
             peer_id: PeerId::ANY,
             touched: now,
+            proven_sealed: false,
+            credit: 0,
+            greeted: None,
         }
     }
 
@@ -154,6 +165,34 @@ impl Path {
             check: Check::Quiet,
         };
         self.touched = now;
+    }
+
+    /// A session begins: what only the draft's MAC has proven must prove itself again (Q27).
+    pub fn demote(&mut self, now: Instant) {
+        if self.is_proven() && !self.proven_sealed {
+            self.state = State::Candidate;
+            self.probe(now);
+        }
+    }
+
+    /// Something sealed came from it, not proven as it is.
+    pub fn earn(&mut self, bytes: usize) {
+        self.credit = (self.credit + 3 * bytes).min(MAX_CREDIT);
+    }
+
+    /// Whether `bytes` more may go there.
+    pub fn affords(&self, bytes: usize) -> bool {
+        self.is_proven() || self.credit >= bytes
+    }
+
+    /// `bytes` go there.
+    pub fn spend(&mut self, bytes: usize) {
+        self.credit = self.credit.saturating_sub(bytes);
+    }
+
+    /// Whether the peer is being asked for there, for the first time or again.
+    pub fn is_probed(&self) -> bool {
+        matches!(self.state, State::Probing { .. })
     }
 
     /// When it wants `act`. `in_use`: the peer has traffic.

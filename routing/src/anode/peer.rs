@@ -2,6 +2,7 @@
 use super::limits::Bucket;
 use super::output::{Destination, Route};
 use super::path::{CHECK_AFTER, Origin, Path};
+use anode_wire::sealed::PeerKey;
 use anode_wire::{Address, AddressId, Endpoint, Identity, MacKey, PeerId};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -79,6 +80,25 @@ impl ReplayRing {
     }
 }
 
+/// A session that traffic can be sealed in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tunnel {
+    /// The peer id that it serves: its own, or one that was called and that it answered for (A46).
+    pub digit: PeerId,
+    pub key: PeerKey,
+    pub pq: bool,
+}
+
+/// How programs' bytes go to a peer without a session (`security.plain = "allow"`).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Speech {
+    /// They wait for a session.
+    #[default]
+    Unknown,
+    /// It only knows the draft; a session is tried again from then on.
+    Draft { try_again: Instant },
+}
+
 pub(super) struct Peer {
     pub address: Address,
     pub id: AddressId,
@@ -113,6 +133,13 @@ pub(super) struct Peer {
     pub pending_streams: u32,
     pub rx_bytes: u64,
     pub tx_bytes: u64,
+    /// Its sessions, one for each of its peer ids that we talk to; at most 16.
+    pub tunnels: Vec<Tunnel>,
+    pub speech: Speech,
+    /// The latest HELLO to it, while it may be answered.
+    pub hello: Option<Box<[u8]>>,
+    /// It has answered a HELLO, and the session is not complete.
+    pub answered: Option<Instant>,
 }
 
 impl Peer {
@@ -142,7 +169,31 @@ impl Peer {
             pending_streams: 0,
             rx_bytes: 0,
             tx_bytes: 0,
+            tunnels: Vec::new(),
+            speech: Speech::default(),
+            hello: None,
+            answered: None,
         }
+    }
+
+    /// The session with one of its peers; for any, that of the used path.
+    pub fn tunnel(&self, digit: PeerId) -> Option<&Tunnel> {
+        let of = |digit: PeerId| self.tunnels.iter().find(|tunnel| tunnel.digit == digit);
+        of(digit).or_else(|| {
+            let used = self.active_path().map(|path| path.peer_id);
+            let any = (digit == PeerId::ANY).then(|| used.and_then(of).or(self.tunnels.first()));
+            any.flatten()
+        })
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        !self.tunnels.is_empty()
+    }
+
+    /// Takes a session into use, under its own peer id and the one that was called.
+    pub fn add_tunnel(&mut self, tunnel: Tunnel) {
+        self.tunnels.retain(|known| known.digit != tunnel.digit);
+        self.tunnels.push(tunnel);
     }
 
     /// The agreed key, if it was ever needed.
@@ -195,7 +246,9 @@ impl Peer {
 
     /// The way to a peer id of this address: the used path, or one where just that peer answered (A45 for senders).
     pub fn route(&self, wanted: PeerId) -> Option<Route> {
-        let active = self.active_path()?;
+        let Some(active) = self.active_path().filter(|path| path.is_proven()) else {
+            return self.unproven_route();
+        };
         let path = if wanted == PeerId::ANY || active.peer_id == wanted {
             active
         } else {
@@ -204,16 +257,21 @@ impl Peer {
                 .find(|path| path.is_proven() && path.peer_id == wanted)
                 .unwrap_or(active)
         };
-        let destination = Destination {
-            to: path.endpoint,
-            socket: path.socket,
-            source: None,
-        };
-        Some(Route {
-            destination,
-            max_packet: usize::from(path.max_packet),
-            peer_id: path.peer_id,
-        })
+        Some(route_over(path, None))
+    }
+
+    /// Where the peer was last heard from, sealed, and has not proven itself yet: good for three times what came (Q25).
+    fn unproven_route(&self) -> Option<Route> {
+        let heard = self.paths.iter().filter(|path| path.credit > 0);
+        let path = heard.max_by_key(|path| path.touched)?;
+        Some(route_over(path, Some(path.credit)))
+    }
+
+    /// Bytes go to an endpoint: they count where it is not proven.
+    pub fn spend(&mut self, to: &SocketAddr, bytes: usize) {
+        if let Some(path) = self.path_mut(to) {
+            path.spend(bytes);
+        }
     }
 
     /// The way for a stream that is already open: also where nothing answers any more, so that it goes on at once when the peer is back.
@@ -229,6 +287,7 @@ impl Peer {
                 destination,
                 max_packet: usize::from(super::path::INITIAL_PACKET),
                 peer_id: PeerId::ANY,
+                credit: None,
             })
         })
     }
@@ -395,5 +454,19 @@ impl Peer {
     pub fn is_stale(&self, now: Instant) -> bool {
         self.last_heard
             .is_none_or(|at| now.duration_since(at) > CHECK_AFTER)
+    }
+}
+
+fn route_over(path: &Path, credit: Option<usize>) -> Route {
+    let destination = Destination {
+        to: path.endpoint,
+        socket: path.socket,
+        source: None,
+    };
+    Route {
+        destination,
+        max_packet: usize::from(path.max_packet),
+        peer_id: path.peer_id,
+        credit,
     }
 }

@@ -4,6 +4,7 @@ use super::datagram::Held;
 use super::output::Route;
 use super::peers::PeerRef;
 use super::receive::Arrival;
+use super::sealing::{Channel, Lane};
 use super::{Node, Sender};
 use crate::overlay::{Failure, OverlayEvent, PathKind, Via};
 use anode_wire::address::split_digit;
@@ -54,7 +55,8 @@ impl Node {
         payload: &[u8],
     ) -> Result<(), Failure> {
         let (_, digit) = split_digit(to);
-        match self.reach(now, to)? {
+        self.check_size(TOKEN_LEN + payload.len(), payload.len())?;
+        match self.reach(now, to, TOKEN_LEN + payload.len())? {
             Reach::Ready(peer) => self.send_ping(now, peer, digit, token, payload),
             Reach::Waiting(target) => self.hold(
                 target,
@@ -76,15 +78,17 @@ impl Node {
         payload: &[u8],
     ) -> Result<(), Failure> {
         self.pings.expire(now);
-        let Some(Route {
+        let channel = self.channel(found, digit);
+        let route = self.peers.get(found).and_then(|peer| peer.route(digit));
+        let (Some(channel), Some(route)) = (channel, route) else {
+            return Err(Failure::Unreachable);
+        };
+        let Route {
             destination,
             max_packet,
             ..
-        }) = self.peers.get(found).and_then(|peer| peer.route(digit))
-        else {
-            return Err(Failure::Unreachable);
-        };
-        if FULL_SENDER_HEADER + TOKEN_LEN + payload.len() > max_packet {
+        } = route;
+        if channel == Channel::Plain && FULL_SENDER_HEADER + TOKEN_LEN + payload.len() > max_packet {
             self.counters.too_big += 1;
             return Err(Failure::TooBig {
                 max: max_packet - FULL_SENDER_HEADER - TOKEN_LEN,
@@ -109,8 +113,21 @@ impl Node {
         body.clear();
         body.extend_from_slice(&wire_token.to_be_bytes());
         body.extend_from_slice(payload);
-        self.send_control(now, found, destination, Sender::Full, &Message::Ping(&body));
+        let message = Message::Ping(&body);
+        let result = match channel {
+            Channel::Plain => {
+                self.send_control(now, found, destination, Sender::Full, &message);
+                Ok(())
+            }
+            Channel::Sealed(key) => {
+                self.push_sealed(now, found, key, destination, Lane::Control, &message)
+            }
+        };
         self.scratch = body;
+        if let Err(failure) = result {
+            self.pings.open.remove(&wire_token);
+            return Err(failure);
+        }
         self.note_use(now, found, true);
         Ok(())
     }
@@ -119,18 +136,12 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         payload: &[u8],
     ) {
         let reply = Message::Pong(payload);
         if self.may_reply(now, &arrival, &reply) {
-            self.send_control(
-                now,
-                sender,
-                arrival.received.reply_to(),
-                Sender::Short,
-                &reply,
-            );
+            self.reply(now, sender, &arrival, &reply);
         }
     }
 
@@ -138,7 +149,7 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         payload: &[u8],
     ) {
         self.pings.expire(now);
@@ -159,7 +170,7 @@ impl Node {
             self.counters.dropped_pongs += 1;
             return;
         };
-        let hops = arrival.packet.hop_count();
+        let hops = arrival.hop_count;
         let kind = if hops == 0 {
             PathKind::Direct
         } else {
@@ -167,7 +178,7 @@ impl Node {
         };
         let via = Via {
             kind,
-            endpoint: Endpoint::Udp(arrival.received.from).to_string(),
+            endpoint: Endpoint::Udp(arrival.way.from).to_string(),
             hops,
         };
         let rtt = now.duration_since(ping.sent);

@@ -3,63 +3,176 @@ use super::guard::{self, Recipient, Refusal};
 use super::limits::Rate;
 use super::peer::Standing;
 use super::peers::PeerRef;
-use super::{Destination, Node, PlainPolicy, Received, Sender};
+use super::{Node, Plain, Received, Way};
 use crate::overlay::OverlaySink;
 use anode_wire::message::{error_code, kind};
-use anode_wire::{Address, Message, Packet, Party};
+use anode_wire::sealed::{self, PeerKey};
+use anode_wire::{Address, Message, Packet, Party, PeerId};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 /// ERRORs of ours, all together (A50: sending is optional and throttled).
 const ERROR_RATE: Rate = Rate::per_second(1, 1);
 
 impl Node {
-    /// A datagram has come from the underlay.
+    /// Datagrams have come from the underlay, all from one place. They are decrypted where they stand.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
         received: Received<'_>,
         sink: &mut dyn OverlaySink,
     ) {
-        self.counters.rx_packets += 1;
-        self.counters.rx_bytes += received.bytes.len() as u64;
-        let Ok(packet) = Packet::new_checked(received.bytes) else {
+        let Received {
+            from,
+            socket,
+            local_ip,
+            ecn,
+            bytes,
+            segment_size,
+        } = received;
+        let way = |len| Way {
+            from,
+            socket,
+            local_ip,
+            ecn,
+            len,
+        };
+        if bytes.is_empty() {
+            self.counters.rx_packets += 1;
+            self.counters.dropped_malformed += 1;
+            return;
+        }
+        let vouched = self.verify_group(&from, bytes, segment_size);
+        for (place, bytes) in bytes.chunks_mut(segment_size.max(1)).enumerate() {
+            self.counters.rx_packets += 1;
+            self.counters.rx_bytes += bytes.len() as u64;
+            let way = way(bytes.len());
+            if self.config.security.plain != Plain::Only
+                && self.handle_session_packet(now, &way, bytes, sink)
+            {
+                continue;
+            }
+            let vouched = vouched
+                .as_ref()
+                .filter(|group| group.verdicts.get(place) == Some(&true));
+            self.handle_plain(now, &way, bytes, vouched.map(|group| group.sender), sink);
+        }
+    }
+
+    /// Datagrams that came together from a proven path of a known peer are checked side by side: one after the other they
+    /// wait for the cipher's latency at every block. `None`, and false verdicts: to be judged one by one.
+    fn verify_group(&self, from: &SocketAddr, bytes: &[u8], size: usize) -> Option<Vouched> {
+        if bytes.len() <= size || self.config.security.plain == Plain::Deny {
+            return None;
+        }
+        let first = Packet::new_checked(&bytes[..size]).ok()?;
+        if first.kind() == sealed::kind::SEALED || guard::screen(&self.own, &first) != Ok(Recipient::Us)
+        {
+            return None;
+        }
+        let sender = match first.sender() {
+            Party::Full(bytes) => self.peers.find(bytes),
+            Party::Id(id) => self.peers.with_id(&id)[0],
+        }?;
+        let peer = self.peers.get(sender)?;
+        let key = peer.key().filter(|_| peer.is_proven_at(from))?;
+        let mut verdicts = [false; MAX_GROUP];
+        let mut place = verdicts.iter_mut();
+        key.verify_each(bytes, size, |verdict| {
+            if let Some(place) = place.next() {
+                *place = verdict;
+            }
+        });
+        Some(Vouched { sender, verdicts })
+    }
+
+    /// A packet that is not of the sessions. `vouched`: its MAC was found to be this peer's.
+    fn handle_plain(
+        &mut self,
+        now: Instant,
+        way: &Way,
+        bytes: &[u8],
+        vouched: Option<PeerRef>,
+        sink: &mut dyn OverlaySink,
+    ) {
+        let Ok(packet) = Packet::new_checked(bytes) else {
             self.counters.dropped_malformed += 1;
             return;
         };
         match guard::screen(&self.own, &packet) {
             Ok(Recipient::Us) => {}
-            Ok(Recipient::Nobody) => return self.handle_beacon(now, &received, &packet),
+            Ok(Recipient::Nobody) => return self.handle_beacon(now, way, &packet),
             Err(refusal) => return self.count_refusal(refusal),
         }
-        let Some(sender) = self.identify(now, &received, &packet) else {
+        if self.config.security.plain == Plain::Deny && carries_traffic(packet.kind()) {
+            // Not worth a key agreement.
+            self.counters.dropped_policy += 1;
+            return;
+        }
+        let vouched = vouched.filter(|vouched| {
+            self.peers.get(*vouched).is_some_and(|peer| match packet.sender() {
+                Party::Full(bytes) => bytes == peer.address.as_bytes(),
+                Party::Id(id) => id == peer.id,
+            })
+        });
+        let Some(sender) = vouched.or_else(|| self.identify(now, way, &packet)) else {
             return;
         };
-        let repeated = self.note_authentic(now, sender, &received, &packet);
-        let Ok(message) = Message::parse(packet.kind(), packet.body()) else {
-            self.counters.dropped_bad_message += 1;
-            self.send_error(now, sender, received.reply_to(), packet.kind());
+        if !self.is_heard_in_plain(sender, packet.kind()) {
+            self.counters.dropped_policy += 1;
             return;
-        };
+        }
+        let repeated = self.note_authentic(now, sender, way, &packet);
         let proven = self
             .peers
             .get(sender)
-            .is_some_and(|peer| peer.is_proven_at(&received.from));
-        if repeated && !proven {
+            .is_some_and(|peer| peer.is_proven_at(&way.from));
+        let arrival = Arrival {
+            way: *way,
+            hop_count: packet.hop_count(),
+            sender_peer: packet.sender_peer(),
+            recipient_peer: packet.recipient_peer(),
+            body_len: packet.body().len(),
+            session: None,
+            proven,
+            repeated,
+        };
+        if carries_traffic(packet.kind()) {
+            self.speak_draft(now, sender);
+        }
+        self.handle_message(now, sender, arrival, packet.kind(), packet.body(), sink);
+    }
+
+    /// Whether this message may come without a session (Q23, Q26).
+    fn is_heard_in_plain(&self, sender: PeerRef, kind: u8) -> bool {
+        if self.config.security.plain == Plain::Only {
+            return true;
+        }
+        self.peers
+            .get(sender)
+            .is_some_and(|peer| self.sessions.plain_permitted(&peer.address, kind, false))
+    }
+
+    /// An authentic message, sealed or plain.
+    pub(super) fn handle_message(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: Arrival,
+        kind: u8,
+        body: &[u8],
+        sink: &mut dyn OverlaySink,
+    ) {
+        let Ok(message) = Message::parse(kind, body) else {
+            self.counters.dropped_bad_message += 1;
+            self.send_error(now, sender, &arrival, kind);
+            return;
+        };
+        if arrival.repeated && !arrival.proven {
             self.counters.dropped_replay += 1;
             return;
         }
-        self.dispatch(
-            now,
-            sender,
-            Arrival {
-                received: &received,
-                packet: &packet,
-                proven,
-                repeated,
-            },
-            message,
-            sink,
-        );
+        self.dispatch(now, sender, arrival, message, sink);
     }
 
     fn count_refusal(&mut self, refusal: Refusal) {
@@ -76,30 +189,30 @@ impl Node {
     fn identify(
         &mut self,
         now: Instant,
-        received: &Received<'_>,
+        way: &Way,
         packet: &Packet<&[u8]>,
     ) -> Option<PeerRef> {
         match packet.sender() {
             Party::Full(bytes) => match self.peers.find(bytes) {
-                Some(known) => match self.verify(now, known, received, packet) {
+                Some(known) => match self.verify(now, known, way, packet) {
                     Verdict::Authentic => Some(known),
-                    Verdict::Forged => self.note_forged(now, received, Some(known)),
+                    Verdict::Forged => self.note_forged(now, way, Some(known)),
                     Verdict::Unread => None,
                 },
-                None => self.verify_stranger(now, bytes, received, packet),
+                None => self.verify_stranger(now, bytes, way, packet),
             },
             Party::Id(id) => {
                 let (mut forged, mut known) = (None, false);
                 for candidate in self.peers.with_id(&id).into_iter().flatten() {
                     known = true;
-                    match self.verify(now, candidate, received, packet) {
+                    match self.verify(now, candidate, way, packet) {
                         Verdict::Authentic => return Some(candidate),
                         Verdict::Forged => forged = Some(candidate),
                         Verdict::Unread => {}
                     }
                 }
                 if forged.is_some() {
-                    return self.note_forged(now, received, forged);
+                    return self.note_forged(now, way, forged);
                 }
                 if !known {
                     self.counters.dropped_unknown_sender += 1;
@@ -114,10 +227,10 @@ impl Node {
         &mut self,
         now: Instant,
         candidate: PeerRef,
-        received: &Received<'_>,
+        way: &Way,
         packet: &Packet<&[u8]>,
     ) -> Verdict {
-        let source = received.from.ip();
+        let source = way.from.ip();
         let limits = &self.config.limits;
         let Some(peer) = self.peers.get_mut(candidate) else {
             return Verdict::Unread;
@@ -127,7 +240,7 @@ impl Node {
                 .mac_failures
                 .is_empty(now, limits.mac_failures_per_peer);
         // Whoever forges the source of a proven path costs us MACs, but cannot silence the peer.
-        if suspicious && !peer.is_proven_at(&received.from) {
+        if suspicious && !peer.is_proven_at(&way.from) {
             self.counters.dropped_blocked_source += 1;
             return Verdict::Unread;
         }
@@ -153,10 +266,10 @@ impl Node {
         &mut self,
         now: Instant,
         bytes: &[u8; Address::LEN],
-        received: &Received<'_>,
+        way: &Way,
         packet: &Packet<&[u8]>,
     ) -> Option<PeerRef> {
-        let source = received.from.ip();
+        let source = way.from.ip();
         if self.budgets.mac_failure_sources.is_empty(now, source) {
             self.counters.dropped_blocked_source += 1;
             return None;
@@ -176,7 +289,7 @@ impl Node {
         };
         let key = self.own.identity.agree(&address);
         if !guard::is_authentic(&key, packet) {
-            return self.note_forged(now, received, None);
+            return self.note_forged(now, way, None);
         }
         let found = self.learn_peer(now, address, Standing::Met)?;
         let peer = self.peers.get_mut(found)?;
@@ -188,13 +301,13 @@ impl Node {
     fn note_forged(
         &mut self,
         now: Instant,
-        received: &Received<'_>,
+        way: &Way,
         claimed: Option<PeerRef>,
     ) -> Option<PeerRef> {
         self.counters.dropped_bad_mac += 1;
         self.budgets
             .mac_failure_sources
-            .take(now, received.from.ip());
+            .take(now, way.from.ip());
         if let Some(peer) = claimed.and_then(|claimed| self.peers.get_mut(claimed)) {
             peer.mac_failures
                 .take(now, self.config.limits.mac_failures_per_peer);
@@ -207,7 +320,7 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        received: &Received<'_>,
+        way: &Way,
         packet: &Packet<&[u8]>,
     ) -> bool {
         let limit = self.config.limits.strangers;
@@ -221,21 +334,22 @@ impl Node {
             kind::S_DATA | kind::S_ACK | kind::S_DACK | kind::S_CLOSE | kind::EPC | kind::PONG
         );
         let repeated = !guarded && !peer.is_fresh(packet.mac());
-        if repeated && !peer.is_proven_at(&received.from) {
+        if repeated && !peer.is_proven_at(&way.from) {
             return true;
         }
         let ipv6 = peer.ipv6;
-        peer.note_heard(now, received.bytes.len());
+        peer.note_heard(now, way.len);
         let on_used_path = peer.active_path().is_some_and(|path| {
-            path.endpoint == received.from && path.peer_id == packet.sender_peer()
+            path.endpoint == way.from && path.peer_id == packet.sender_peer()
         });
         if !on_used_path {
             self.nominate(
                 now,
                 sender,
-                received,
+                way,
                 packet.hop_count(),
                 packet.sender_peer(),
+                0,
             );
             self.contact_known(now, sender, ipv6);
         }
@@ -246,18 +360,10 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         message: Message<'_>,
         sink: &mut dyn OverlaySink,
     ) {
-        let carries_traffic = matches!(
-            message,
-            Message::Dgram { .. } | Message::Stream(_) | Message::IpPacket { .. }
-        );
-        if carries_traffic && self.config.plain == PlainPolicy::Deny {
-            self.counters.dropped_policy += 1;
-            return;
-        }
         match message {
             Message::Error { .. } => self.counters.rx_errors += 1,
             Message::Ping(payload) => self.handle_ping(now, sender, arrival, payload),
@@ -274,8 +380,8 @@ impl Node {
                 destination,
                 payload,
             } => {
-                let from = self.program_source(sender, arrival.packet.sender_peer());
-                let to = self.own.ipv6_for(arrival.packet.recipient_peer());
+                let from = self.program_source(sender, arrival.sender_peer);
+                let to = self.own.ipv6_for(arrival.recipient_peer);
                 if let Some(from) = from {
                     self.note_use(now, sender, false);
                     sink.datagram(from, source, to, destination, payload);
@@ -285,8 +391,8 @@ impl Node {
                 next_header,
                 payload,
             } => {
-                let from = self.program_source(sender, arrival.packet.sender_peer());
-                let to = self.own.ipv6_for(arrival.packet.recipient_peer());
+                let from = self.program_source(sender, arrival.sender_peer);
+                let to = self.own.ipv6_for(arrival.recipient_peer);
                 if let Some(from) = from {
                     self.note_use(now, sender, false);
                     sink.other(from, to, next_header, payload);
@@ -303,10 +409,10 @@ impl Node {
     pub(super) fn program_source(
         &self,
         sender: PeerRef,
-        peer_id: anode_wire::PeerId,
+        peer_id: PeerId,
     ) -> Option<std::net::Ipv6Addr> {
         let peer = self.peers.get(sender)?;
-        Some(if peer_id == anode_wire::PeerId::ANY {
+        Some(if peer_id == PeerId::ANY {
             peer.ipv6
         } else {
             peer.address.ipv6(peer_id)
@@ -317,47 +423,78 @@ impl Node {
     pub(super) fn may_reply(
         &mut self,
         now: Instant,
-        arrival: &Arrival<'_>,
+        arrival: &Arrival,
         reply: &Message<'_>,
     ) -> bool {
         if arrival.proven {
             return true;
         }
+        let overhead = match arrival.session {
+            Some(_) => sealed::SEALED_BODY + sealed::SEALED_TAIL,
+            None => anode_wire::packet::SHORT_HEADER,
+        };
         let no_larger =
-            reply.body_len() + anode_wire::packet::SHORT_HEADER <= arrival.received.bytes.len();
+            reply.body_len() + overhead <= arrival.way.len;
         let allowed = no_larger
             && self
                 .budgets
                 .reply_sources
-                .take(now, arrival.received.from.ip());
+                .take(now, arrival.way.from.ip());
         if !allowed {
             self.counters.dropped_reply_limit += 1;
         }
         allowed
     }
 
-    fn send_error(&mut self, now: Instant, sender: PeerRef, to: Destination, kind: u8) {
+    fn send_error(&mut self, now: Instant, sender: PeerRef, arrival: &Arrival, kind: u8) {
         // Never an ERROR for an ERROR, and only to who has authenticated itself (S1).
         if kind != kind::ERROR && self.budgets.errors.take(now, ERROR_RATE) {
             self.counters.tx_errors += 1;
-            self.send_control(
-                now,
-                sender,
-                to,
-                Sender::Short,
-                &Message::Error {
-                    code: error_code::INVALID_MESSAGE,
-                    arguments: &[],
-                },
-            );
+            let error = Message::Error {
+                code: error_code::INVALID_MESSAGE,
+                arguments: &[],
+            };
+            self.reply(now, sender, arrival, &error);
         }
     }
 }
 
+/// What programs have written, in the messages of the draft and ours.
+fn carries_traffic(kind: u8) -> bool {
+    matches!(
+        kind,
+        kind::DGRAM
+            | kind::IPPKT
+            | kind::S_OPEN
+            | kind::S_CLOSE
+            | kind::S_DATA
+            | kind::S_ACK
+            | kind::S_DACK
+    )
+}
+
+/// Datagrams of one group whose MACs are checked together.
+const MAX_GROUP: usize = 64;
+
+/// What checking a group together has shown.
+struct Vouched {
+    sender: PeerRef,
+    /// This peer's MAC, each in its place.
+    verdicts: [bool; MAX_GROUP],
+}
+
 /// An authentic packet and how it came.
-pub(super) struct Arrival<'a> {
-    pub received: &'a Received<'a>,
-    pub packet: &'a Packet<&'a [u8]>,
+#[derive(Clone, Copy)]
+pub(super) struct Arrival {
+    pub way: Way,
+    /// Relays passed.
+    pub hop_count: u8,
+    pub sender_peer: PeerId,
+    pub recipient_peer: PeerId,
+    /// Bytes of the message's body.
+    pub body_len: usize,
+    /// The session it came in; `None`: in plain.
+    pub session: Option<PeerKey>,
     /// It came over a path that an EPC has proven.
     pub proven: bool,
     /// The same bytes have come before.

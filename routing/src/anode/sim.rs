@@ -86,6 +86,7 @@ pub struct Host {
 }
 
 pub struct Sim {
+    start: Instant,
     pub now: Instant,
     pub hosts: Vec<Host>,
     pub link: Link,
@@ -130,8 +131,10 @@ pub fn lan_interface(at: SocketAddr) -> Interface {
 
 impl Sim {
     pub fn new(seed: u64) -> Self {
+        let start = Instant::now();
         Self {
-            now: Instant::now(),
+            start,
+            now: start,
             hosts: Vec::new(),
             link: Link::default(),
             cut: Vec::new(),
@@ -167,14 +170,33 @@ impl Sim {
         Node::new(
             identity(number),
             config,
-            Box::new(StdRng::seed_from_u64(self.rng.random())),
-            self.now,
+            std::array::from_fn(|_| -> Box<dyn rand_core::CryptoRng + Send> {
+                Box::new(StdRng::seed_from_u64(self.rng.random()))
+            }),
+            self.clock(),
         )
+    }
+
+    /// Both clocks of a host.
+    pub fn clock(&self) -> Now {
+        let passed = (self.now - self.start).as_micros() as u64;
+        Now {
+            at: self.now,
+            wall: Timestamp(1_700_000_000_000_000 + passed),
+        }
     }
 
     /// A host that announces itself on the one LAN there is.
     pub fn lan_host(&mut self, number: u16) -> usize {
-        let index = self.host(number, NodeConfig::default());
+        self.lan_host_with(number, Security::default())
+    }
+
+    pub fn lan_host_with(&mut self, number: u16, security: Security) -> usize {
+        let config = NodeConfig {
+            security,
+            ..NodeConfig::default()
+        };
+        let index = self.host(number, config);
         let interface = lan_interface(home(number));
         let now = self.now;
         self.hosts[index].node.set_interfaces(now, vec![interface]);
@@ -186,6 +208,14 @@ impl Sim {
         let mut sim = Self::new(seed);
         sim.host(1, knows(&[2]));
         sim.host(2, quiet());
+        sim
+    }
+
+    /// The same, speaking the draft.
+    pub fn draft_pair(seed: u64) -> Self {
+        let mut sim = Self::new(seed);
+        sim.host(1, draft_knows(&[2]));
+        sim.host(2, draft());
         sim
     }
 
@@ -350,7 +380,11 @@ impl Sim {
     }
 
     fn deliver(&mut self, packet: Flying) {
-        let Flying { from, to, bytes } = packet;
+        let Flying {
+            from,
+            to,
+            mut bytes,
+        } = packet;
         if self
             .cut
             .iter()
@@ -368,7 +402,8 @@ impl Sim {
                 socket: 0,
                 local_ip: None,
                 ecn: Ecn::NotCapable,
-                bytes: &bytes,
+                segment_size: bytes.len(),
+                bytes: &mut bytes,
             };
             host.node
                 .handle_datagram(self.now, received, &mut host.program);
@@ -473,3 +508,24 @@ pub fn knows(numbers: &[u16]) -> NodeConfig {
         ..quiet()
     }
 }
+
+/// Nothing sealed, no LAN, nobody configured.
+pub fn draft() -> NodeConfig {
+    NodeConfig {
+        security: DRAFT,
+        ..quiet()
+    }
+}
+
+/// Nothing sealed, no LAN; these are configured at their homes.
+pub fn draft_knows(numbers: &[u16]) -> NodeConfig {
+    NodeConfig {
+        security: DRAFT,
+        ..knows(numbers)
+    }
+}
+
+pub const DRAFT: Security = Security {
+    plain: Plain::Only,
+    pq: Pq::Off,
+};

@@ -4,7 +4,7 @@ use super::peer::{Peer, Standing};
 use super::{Node, Timer};
 use crate::overlay::{Failure, PathKind};
 use anode_wire::address::{is_synthetic, split_digit};
-use anode_wire::{Address, Endpoint};
+use anode_wire::{Address, Endpoint, PeerId};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,10 @@ pub struct PeerSnapshot {
     pub tx_bytes: u64,
     /// Open streams.
     pub streams: u32,
+    /// There is a session: everything is encrypted.
+    pub sealed: bool,
+    /// ML-KEM took part in its keys.
+    pub pq: bool,
 }
 
 /// One way to a peer.
@@ -118,7 +122,7 @@ impl Node {
             if self.contacts.len() >= self.config.limits.contacts {
                 return Lookup::Failed(Failure::Busy);
             }
-            self.start_contact(now, base);
+            self.start_contact(now, base, PeerId::ANY);
         }
         Lookup::Searching
     }
@@ -187,6 +191,8 @@ fn snapshot(peer: &Peer) -> PeerSnapshot {
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
         streams: peer.streams,
+        sealed: peer.is_sealed(),
+        pq: peer.is_sealed() && peer.tunnels.iter().all(|tunnel| tunnel.pq),
     }
 }
 

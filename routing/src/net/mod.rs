@@ -3,16 +3,18 @@ mod lan;
 mod udp;
 
 use crate::anode::{
-    Counters, Interface, Lookup, Node, NodeConfig, PeerSnapshot, Pin, Received, TransmitBatch,
+    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Received, Record,
+    Timestamp, TransmitBatch,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
 use anode_wire::{Address, Endpoint, Identity};
 use lan::BeaconSockets;
-use rand_core::CryptoRng;
+use rand::rngs::SysRng;
+use rand_core::{CryptoRng, UnwrapErr};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use udp::{ReceiveBuffers, UdpSocket};
 
 /// The socket's buffer is full: try again this much later.
@@ -54,13 +56,12 @@ pub struct AnodeOverlay {
 
 impl AnodeOverlay {
     /// Opens the sockets and starts a node. `listen` empty: port 8737 on all addresses if it is free, else any port.
-    /// `interfaces` without the overlay's own.
+    /// `interfaces` without the overlay's own. Randomness is the system's, asked at each use (Q17).
     pub fn new(
         identity: Identity,
         config: NodeConfig,
         listen: &[SocketAddr],
         interfaces: Vec<Interface>,
-        rng: Box<dyn CryptoRng + Send>,
         now: Instant,
     ) -> Result<Self, NetError> {
         let sockets = if listen.is_empty() {
@@ -73,7 +74,8 @@ impl AnodeOverlay {
         };
         let locals: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local).collect();
         let mut beacons = BeaconSockets::new(config.lan, &locals);
-        let mut node = Node::new(identity, config, rng, now);
+        let system = || -> Box<dyn CryptoRng + Send> { Box::new(UnwrapErr(SysRng)) };
+        let mut node = Node::new(identity, config, [system(), system()], clock());
         let max_segments = sockets
             .iter()
             .map(UdpSocket::max_segments)
@@ -185,9 +187,70 @@ impl AnodeOverlay {
         endpoints
     }
 
+    /// Gives an address a place of its own in the tables and budgets of sessions; `anode trust`.
+    pub fn trust(&mut self, address: &Address) {
+        self.node.trust(address);
+    }
+
+    /// The opposite.
+    pub fn distrust(&mut self, address: &Address) {
+        self.node.distrust(address);
+    }
+
+    /// Timestamps and pins of all peers, for the disk; [`OverlayEvent::Persist`] says when.
+    pub fn export_records(&mut self) -> Vec<Record> {
+        self.node.export_records()
+    }
+
+    /// Takes what an earlier run exported.
+    pub fn import_records(&mut self, now: Instant, records: &[Record]) {
+        self.node.import_records(now, records);
+    }
+
+    /// By an operator's word: an address that was seen sealed may be spoken to in plain again (Q23).
+    pub fn forget_pins(&mut self, address: &Address) {
+        self.node.forget_pins(address);
+    }
+
+    /// What the sessions have counted.
+    pub fn session_counters(&self) -> &anode_wire::sealed::Counters {
+        self.node.session_counters()
+    }
+
+    /// Wants a session with an address; see [`Node::connect`].
+    pub fn connect(&mut self, now: Instant, address: &Address) -> Result<bool, Failure> {
+        self.node.connect(now, address)
+    }
+
+    /// The handshake hash of the present session with an address (Q29).
+    pub fn session_hash(&self, address: &Address) -> Option<[u8; 32]> {
+        self.node.session_hash(address)
+    }
+
+    /// Sends a message of the program itself (JOIN, JOINED) inside the present session; see [`Node::send_sealed`].
+    pub fn send_sealed(
+        &mut self,
+        now: Instant,
+        address: &Address,
+        kind: u8,
+        body: &[u8],
+    ) -> Result<(), Failure> {
+        self.node.send_sealed(now, address, kind, body)
+    }
+
     /// Where others have seen us.
     pub fn external_endpoints(&self) -> Vec<SocketAddr> {
         self.node.external_endpoints()
+    }
+}
+
+/// Both clocks. `Instant` stands still while the machine sleeps (CLOCK_MONOTONIC; CLOCK_BOOTTIME is not to be had without
+/// the platform crate): a sleep of more than 5 s looks like a jump of the wall clock, and costs a handshake. That a
+/// restored snapshot is noticed rests on its wall clock having been set.
+fn clock() -> Now {
+    Now {
+        at: Instant::now(),
+        wall: Timestamp::from_system(SystemTime::now()),
     }
 }
 
@@ -216,6 +279,7 @@ impl Overlay for AnodeOverlay {
     }
 
     fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool {
+        self.node.set_clock(clock());
         let Self {
             node,
             sockets,
@@ -243,6 +307,7 @@ impl Overlay for AnodeOverlay {
     }
 
     fn transmit(&mut self, now: Instant) {
+        self.node.set_clock(clock());
         loop {
             if self.blocked.is_none() {
                 let max_segments = self
@@ -280,6 +345,7 @@ impl Overlay for AnodeOverlay {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        self.node.set_clock(clock());
         self.node.handle_timeout(now);
     }
 

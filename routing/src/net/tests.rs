@@ -33,13 +33,11 @@ fn overlay(number: u8, listen: &str) -> AnodeOverlay {
         lan: false,
         ..NodeConfig::default()
     };
-    let rng = Box::new(StdRng::seed_from_u64(u64::from(number)));
     AnodeOverlay::new(
         identity,
         config,
         &[listen.parse().unwrap()],
         Vec::new(),
-        rng,
         Instant::now(),
     )
     .unwrap()
@@ -211,13 +209,11 @@ fn a_busy_port_is_named() {
         panic!("not UDP")
     };
     let identity = Identity::generate(Zone(0), &mut StdRng::seed_from_u64(5));
-    let rng = Box::new(StdRng::seed_from_u64(6));
     let refused = AnodeOverlay::new(
         identity,
         NodeConfig::default(),
         &[address],
         Vec::new(),
-        rng,
         Instant::now(),
     );
     let message = refused

@@ -133,19 +133,17 @@ impl ReceiveBuffers {
         for (meta, chunk) in self
             .metas
             .iter()
-            .zip(self.bytes.chunks_exact(RECEIVE_BUFFER))
+            .zip(self.bytes.chunks_exact_mut(RECEIVE_BUFFER))
             .take(count)
         {
-            let ecn = from_codepoint(meta.ecn);
-            for bytes in chunk[..meta.len.min(RECEIVE_BUFFER)].chunks(meta.stride.max(1)) {
-                each(Received {
-                    from: meta.addr,
-                    socket: 0,
-                    local_ip: meta.dst_ip,
-                    ecn,
-                    bytes,
-                });
-            }
+            each(Received {
+                from: meta.addr,
+                socket: 0,
+                local_ip: meta.dst_ip,
+                ecn: from_codepoint(meta.ecn),
+                bytes: &mut chunk[..meta.len.min(RECEIVE_BUFFER)],
+                segment_size: meta.stride.max(1),
+            });
         }
         count == BATCH_SIZE
     }

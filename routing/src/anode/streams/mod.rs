@@ -12,8 +12,9 @@ use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::{Node, Timer};
 use crate::overlay::{Failure, OverlayEvent, StreamId};
-use anode_stream::{CloseReason, Event, Stream};
-use anode_wire::PeerId;
+use anode_stream::{CloseReason, Event, Stream, reset_for};
+use anode_wire::sealed::{SEALED_BODY, SEALED_TAIL};
+use anode_wire::{Message, PeerId};
 use anode_wire::address::split_digit;
 use anode_wire::message::{Links, StreamMessage};
 use rand_core::Rng as _;
@@ -24,6 +25,10 @@ use std::time::{Duration, Instant};
 
 /// S_OPEN flag: the link id is a source port (A62).
 const FLAG_SOURCE_PORT: u8 = 1;
+/// Bytes of a sealed reset.
+const RESET_LEN: usize = SEALED_BODY + 14 + SEALED_TAIL;
+/// Bytes of an S_OPEN's body.
+const S_OPEN_LEN: usize = 11;
 /// A stream that the program neither accepts nor refuses ends after this time.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(60);
 /// What is over keeps its place this long at most, to answer late packets (D35).
@@ -120,13 +125,12 @@ impl Node {
         to: Ipv6Addr,
         to_port: u16,
     ) -> Result<StreamId, Failure> {
-        self.check_policy()?;
         self.make_room_for_stream();
         if self.streams.len() >= self.config.limits.streams {
             return Err(Failure::Busy);
         }
         let (target, digit) = split_digit(to);
-        let reach = self.reach(now, to)?;
+        let reach = self.reach(now, to, S_OPEN_LEN)?;
         let phase = Phase::Waiting {
             target,
             from_port,
@@ -149,6 +153,13 @@ impl Node {
             }
         }
         Ok(id)
+    }
+
+    /// Whether the peer that a waiting stream calls is reached; a stream that is gone has nothing to wait for.
+    pub(super) fn can_start(&self, found: PeerRef, id: StreamId) -> bool {
+        self.streams
+            .get(id)
+            .is_none_or(|entry| self.can_carry(found, entry.remote_peer, S_OPEN_LEN))
     }
 
     /// Its peer is reached: the S_OPEN may go.
@@ -302,11 +313,11 @@ impl Node {
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         message: &StreamMessage<'_>,
     ) {
         let links = message.links();
-        let sender_peer = arrival.packet.sender_peer();
+        let sender_peer = arrival.sender_peer;
         let Some(id) = self
             .streams
             .by_key
@@ -317,7 +328,7 @@ impl Node {
                 StreamMessage::Open { window, isn, .. } => {
                     self.handle_open(now, sender, arrival, links, *window, *isn)
                 }
-                _ => self.counters.dropped_unknown_stream += 1,
+                _ => self.handle_unknown_stream(now, sender, &arrival, message),
             };
         };
         let Some(entry) = self.streams.get_mut(id) else {
@@ -337,6 +348,11 @@ impl Node {
             }
             return self.handle_open(now, sender, arrival, links, *window, *isn);
         }
+        if arrival.session.is_some() && stream.believes_reset(now, message) {
+            // Over there nobody knows this stream, after a restart for example (Q22).
+            stream.handle_reset(now, message);
+            return self.after_stream(now, id);
+        }
         if entry.phase == Phase::Opening {
             entry.remote_peer = sender_peer;
         }
@@ -345,7 +361,7 @@ impl Node {
             message,
             StreamMessage::Data { .. } | StreamMessage::Dack { .. }
         );
-        if arrival.received.ecn == Ecn::Experienced {
+        if arrival.way.ecn == Ecn::Experienced {
             stream.handle_ecn(now);
         }
         if carries_data
@@ -359,12 +375,32 @@ impl Node {
         self.after_stream(now, id);
     }
 
+    /// A message for a stream that is not here. In plain nobody answers (D35); inside a session a reset does (Q22).
+    fn handle_unknown_stream(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: &Arrival,
+        message: &StreamMessage<'_>,
+    ) {
+        self.counters.dropped_unknown_stream += 1;
+        let reset = arrival.session.and_then(|_| reset_for(message));
+        let Some(reset) = reset else { return };
+        // As often as replies to a source that is not proven, wherever it comes from.
+        if self.budgets.reply_sources.take(now, arrival.way.from.ip())
+            && (arrival.proven || arrival.way.len >= RESET_LEN)
+        {
+            self.counters.tx_resets += 1;
+            self.reply(now, sender, arrival, &Message::Stream(reset));
+        }
+    }
+
     /// A peer opens a stream.
     fn handle_open(
         &mut self,
         now: Instant,
         sender: PeerRef,
-        arrival: Arrival<'_>,
+        arrival: Arrival,
         links: Links,
         window: u16,
         isn: u32,
@@ -378,7 +414,7 @@ impl Node {
         let limits = &self.config.limits;
         let full =
             self.streams.pending >= limits.pending_streams || self.streams.len() >= limits.streams;
-        let sender_peer = arrival.packet.sender_peer();
+        let sender_peer = arrival.sender_peer;
         let from = self.program_source(sender, sender_peer);
         let (Some(peer), Some(from)) = (self.peers.get_mut(sender), from) else {
             return;
@@ -415,7 +451,7 @@ impl Node {
         self.counters.streams += 1;
         self.timers
             .set(Timer::Stream(id), now + ACCEPT_WITHIN, "stream accept");
-        let to = self.own.ipv6_for(arrival.packet.recipient_peer());
+        let to = self.own.ipv6_for(arrival.recipient_peer);
         self.event(OverlayEvent::StreamIncoming {
             stream: id,
             from,

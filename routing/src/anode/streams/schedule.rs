@@ -2,12 +2,15 @@
 use super::Phase;
 use crate::anode::Node;
 use crate::anode::guard::{self, Envelope};
-use crate::anode::output::{Destination, Ecn, TransmitBatch};
+use crate::anode::output::{Destination, Ecn, Route, TransmitBatch};
+use crate::anode::peers::PeerRef;
+use crate::anode::sealing::{Channel, Lane};
 use crate::anode::timers::Timer;
 use crate::overlay::StreamId;
 use anode_stream::Stream;
 use anode_wire::message::StreamMessage;
 use anode_wire::packet::FULL_SENDER_HEADER;
+use anode_wire::sealed::{PeerKey, SEALED_BODY, SEALED_TAIL};
 use anode_wire::{Message, PeerId};
 use std::time::{Duration, Instant};
 
@@ -20,15 +23,15 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub(in crate::anode) struct Carry {
     packet: Vec<u8>,
-    to: Option<Destination>,
+    to: Option<(Destination, Ecn)>,
 }
 
 impl Node {
     /// Fills the batch from the streams that have something to send, a quantum each in turn, as long as they go to one place.
     pub(in crate::anode) fn fill_from_streams(&mut self, now: Instant, batch: &mut TransmitBatch) {
-        if let Some(destination) = self.carry.to.take() {
+        if let Some((destination, ecn)) = self.carry.to.take() {
             batch.contents.extend_from_slice(&self.carry.packet);
-            batch.commit(destination, Ecn::NotCapable, self.carry.packet.len());
+            batch.commit(destination, ecn, self.carry.packet.len());
         }
         while let Some(id) = self.streams.ready.front().copied() {
             match self.send_quantum(now, id, batch) {
@@ -42,28 +45,139 @@ impl Node {
                     self.streams.ready.pop_front();
                     self.rest_stream(now, id);
                 }
+                Turn::Blocked => {
+                    self.streams.ready.pop_front();
+                    if let Some(entry) = self.streams.get_mut(id) {
+                        entry.ready = false;
+                        self.block_stream(now, id);
+                    }
+                }
             }
         }
     }
 
     /// One turn of one stream.
     fn send_quantum(&mut self, now: Instant, id: StreamId, batch: &mut TransmitBatch) -> Turn {
-        let Some(entry) = self.streams.get_mut(id) else {
+        let Some(entry) = self.streams.get(id) else {
             return Turn::Idle;
         };
-        let remote_peer = entry.remote_peer;
-        let (Some(stream), Some(found)) = (entry.stream.as_mut(), entry.peer) else {
+        let digit = entry.remote_peer;
+        let Some(found) = entry.peer.filter(|_| entry.stream.is_some()) else {
             return Turn::Idle;
         };
-        let Some(peer) = self.peers.get_mut(found) else {
-            return Turn::Idle;
+        let Some(channel) = self.channel(found, digit) else {
+            self.want_session(now, found, digit);
+            return Turn::Blocked;
         };
-        let Some(route) = peer.stream_route(remote_peer) else {
-            return Turn::Idle;
+        let route = self.peers.get(found).and_then(|peer| peer.stream_route(digit));
+        let Some(route) = route else {
+            return Turn::Blocked;
         };
         if !batch.is_empty() && batch.destination != route.destination {
             return Turn::Elsewhere;
         }
+        match channel {
+            Channel::Sealed(key) => self.send_sealed_quantum(now, id, found, key, &route, batch),
+            Channel::Plain => self.send_plain_quantum(now, id, found, &route, batch),
+        }
+    }
+
+    /// Packets are written and sealed where they will be sent from: one look at the session for all of them.
+    fn send_sealed_quantum(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        found: PeerRef,
+        key: PeerKey,
+        route: &Route,
+        batch: &mut TransmitBatch,
+    ) -> Turn {
+        // The answers come back marked where a queue on the way grows, and the stream slows down before it loses.
+        let ecn = Ecn::Capable0;
+        let Some(stream) = self
+            .streams
+            .get_mut(id)
+            .and_then(|entry| entry.stream.as_mut())
+        else {
+            return Turn::Idle;
+        };
+        let Ok(mut sealer) = self.sessions.sealer(self.sealing.clock(now), key) else {
+            self.lose_tunnel(now, found, key);
+            return Turn::Blocked;
+        };
+        let max_body = route.max_packet - SEALED_BODY - SEALED_TAIL;
+        let mut sent = Sent::default();
+        let turn = loop {
+            if !batch.is_empty() && !batch.has_room(route.max_packet) {
+                break Turn::BatchFull;
+            }
+            if sent.packets == QUANTUM {
+                break Turn::Over;
+            }
+            if !route.affords(sent.bytes + route.max_packet) {
+                self.counters.dropped_unproven += 1;
+                break Turn::Blocked;
+            }
+            let Some(transmit) = stream.poll_transmit(now, max_body) else {
+                break Turn::Idle;
+            };
+            let message = transmit.message();
+            let len = SEALED_BODY + message.len() + SEALED_TAIL;
+            sent.note(message, len);
+            if len > route.max_packet {
+                // Made for a larger path (N9).
+                sent.oversize = Some(owned_body(message));
+                break Turn::Over;
+            }
+            let fits = batch.fits(&route.destination, ecn, len);
+            let out = if fits {
+                &mut batch.contents
+            } else {
+                self.carry.packet.clear();
+                &mut self.carry.packet
+            };
+            let start = out.len();
+            out.resize(start + len, 0);
+            let packet = &mut out[start..];
+            message.emit(&mut packet[SEALED_BODY..len - SEALED_TAIL]);
+            if sealer.seal(message.kind(), packet).is_err() {
+                // The stream takes it for lost and sends it again in the next session.
+                out.truncate(start);
+                break Turn::Blocked;
+            }
+            self.counters.tx_sealed += 1;
+            if !fits {
+                self.carry.to = Some((route.destination, ecn));
+                break Turn::BatchFull;
+            }
+            batch.commit(route.destination, ecn, len);
+        };
+        if let Some((kind, body)) = sent.oversize.take()
+            && let Ok(message) = Message::parse(kind, &body)
+        {
+            // What does not find room is lost, and sent again.
+            let _ = self.push_sealed(now, found, key, route.destination, Lane::Datagrams, &message);
+        }
+        self.note_sent(now, found, route, &sent);
+        turn
+    }
+
+    /// The draft's packets; their MACs are made side by side when all of them stand in the batch.
+    fn send_plain_quantum(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        found: PeerRef,
+        route: &Route,
+        batch: &mut TransmitBatch,
+    ) -> Turn {
+        let Some(entry) = self.streams.get_mut(id) else {
+            return Turn::Idle;
+        };
+        let remote_peer = entry.remote_peer;
+        let (Some(stream), Some(peer)) = (entry.stream.as_mut(), self.peers.get_mut(found)) else {
+            return Turn::Idle;
+        };
         peer.agree(&self.own.identity);
         let Some(key) = peer.key() else {
             return Turn::Idle;
@@ -76,12 +190,14 @@ impl Node {
         let needs_full_sender = peer.needs_full_sender(now);
         // Room for a full sender is always left: a retransmission carries it (D20) and must not outgrow the path.
         let max_body = route.max_packet - FULL_SENDER_HEADER;
-        let (mut wants_answer, mut sent, mut bytes) = (false, 0, 0);
+        let ecn = Ecn::NotCapable;
+        let first = batch.contents.len();
+        let mut sent = Sent::default();
         let turn = loop {
             if !batch.is_empty() && !batch.has_room(route.max_packet) {
                 break Turn::BatchFull;
             }
-            if sent == QUANTUM {
+            if sent.packets == QUANTUM {
                 break Turn::Over;
             }
             let Some(transmit) = stream.poll_transmit(now, max_body) else {
@@ -93,42 +209,34 @@ impl Node {
                 full_sender: needs_full_sender || transmit.is_retransmission(),
             };
             let len = envelope.header_len() + message.len();
-            wants_answer |= !matches!(
-                message,
-                StreamMessage::Ack { .. } | StreamMessage::Close { .. }
-            );
-            sent += 1;
-            bytes += len;
-            let fits = batch.fits(&route.destination, Ecn::NotCapable, len);
-            let out = if fits {
-                &mut batch.contents
-            } else {
-                &mut self.carry.packet
-            };
-            if !fits {
+            sent.note(&message, len);
+            let message = Message::Stream(message);
+            if !batch.fits(&route.destination, ecn, len) {
+                let out = &mut self.carry.packet;
                 out.clear();
-            }
-            guard::protect(
-                &self.own,
-                peer,
-                key,
-                envelope,
-                &Message::Stream(message),
-                out,
-            );
-            if !fits {
-                self.carry.to = Some(route.destination);
+                guard::protect(&self.own, peer, Some(key), envelope, &message, out);
+                self.carry.to = Some((route.destination, ecn));
                 break Turn::BatchFull;
             }
-            batch.commit(route.destination, Ecn::NotCapable, len);
+            guard::protect(&self.own, peer, None, envelope, &message, &mut batch.contents);
+            batch.commit(route.destination, ecn, len);
         };
-        if sent > 0 {
-            if let Some(peer) = self.peers.get_mut(found) {
-                peer.tx_bytes += bytes as u64;
-            }
-            self.note_use(now, found, wants_answer);
-        }
+        key.sign_each(&mut batch.contents[first..], batch.segment_size);
+        self.note_sent(now, found, route, &sent);
         turn
+    }
+
+    fn note_sent(&mut self, now: Instant, found: PeerRef, route: &Route, sent: &Sent) {
+        if sent.packets == 0 {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(found) {
+            peer.tx_bytes += sent.bytes as u64;
+            if route.credit.is_some() {
+                peer.spend(&route.destination.to, sent.bytes);
+            }
+        }
+        self.note_use(now, found, sent.wants_answer);
     }
 
     /// A stream has nothing to send now: it sleeps until its deadline, or is gone if nothing is left of it.
@@ -150,6 +258,33 @@ impl Node {
     }
 }
 
+/// What a stream has sent in its turn.
+#[derive(Default)]
+struct Sent {
+    packets: usize,
+    bytes: usize,
+    wants_answer: bool,
+    /// A message that is larger than a packet.
+    oversize: Option<(u8, Vec<u8>)>,
+}
+
+impl Sent {
+    fn note(&mut self, message: &StreamMessage<'_>, len: usize) {
+        self.packets += 1;
+        self.bytes += len;
+        self.wants_answer |= !matches!(
+            message,
+            StreamMessage::Ack { .. } | StreamMessage::Close { .. }
+        );
+    }
+}
+
+fn owned_body(message: &StreamMessage<'_>) -> (u8, Vec<u8>) {
+    let mut body = vec![0; message.len()];
+    message.emit(&mut body);
+    (message.kind(), body)
+}
+
 /// How a stream's turn ended.
 enum Turn {
     /// It has nothing to send now.
@@ -160,4 +295,6 @@ enum Turn {
     BatchFull,
     /// It sends to another place than this batch.
     Elsewhere,
+    /// It has no session, or its peer's endpoint may get no more until it is proven.
+    Blocked,
 }

@@ -4,7 +4,7 @@ use super::*;
 #[test]
 fn a_configured_peer_answers_a_ping_within_two_round_trips() {
     // A2, A51, A52, A53
-    let mut sim = Sim::pair(1);
+    let mut sim = Sim::draft_pair(1);
     let first = sim.ping(0, ipv6(2)).unwrap();
     assert_eq!(first, ms(40), "EPC_REQ, EPC, PING, PONG at 10 ms each");
     assert_eq!(sim.ping(0, ipv6(2)).unwrap(), ms(20));
@@ -21,10 +21,10 @@ fn a_configured_peer_answers_a_ping_within_two_round_trips() {
 fn two_machines_on_a_lan_need_no_configuration() {
     // A55, D23
     let mut sim = Sim::new(2);
-    sim.lan_host(1);
+    sim.lan_host_with(1, DRAFT);
     sim.run(secs(10));
     // The late comer knows the early one by the answer to its first beacon, not by the 30 s rhythm.
-    sim.lan_host(2);
+    sim.lan_host_with(2, DRAFT);
     sim.run(ms(200));
     for index in 0..2 {
         assert_eq!(sim.hosts[index].node.peers().len(), 1, "host {index}");
@@ -43,7 +43,7 @@ fn two_machines_on_a_lan_need_no_configuration() {
 fn failures_come_once_and_in_time() {
     // S23
     let mut sim = Sim::new(4);
-    sim.host(1, knows(&[2]));
+    sim.host(1, draft_knows(&[2]));
     let nobody = ipv6(77);
     let begin = sim.now;
     assert_eq!(sim.ping(0, nobody), Err(Failure::NoSuchPeer));
@@ -70,7 +70,7 @@ fn failures_come_once_and_in_time() {
 #[test]
 fn everything_that_waits_is_told() {
     let mut sim = Sim::new(5);
-    sim.host(1, knows(&[2]));
+    sim.host(1, draft_knows(&[2]));
     let now = sim.now;
     let node = &mut sim.hosts[0].node;
     node.ping(now, ipv6(2), 1, b"x").unwrap();
@@ -103,7 +103,7 @@ fn everything_that_waits_is_told() {
 
 #[test]
 fn a_peer_that_comes_up_late_is_found_while_we_still_ask() {
-    let mut sim = Sim::pair(6);
+    let mut sim = Sim::draft_pair(6);
     sim.hosts[1].up = false;
     let now = sim.now;
     sim.hosts[0].node.ping(now, ipv6(2), 9, b"x").unwrap();
@@ -119,7 +119,7 @@ fn a_peer_that_comes_up_late_is_found_while_we_still_ask() {
 #[test]
 fn a_dead_peer_is_noticed_while_traffic_flows() {
     // D24
-    let mut sim = Sim::pair(7);
+    let mut sim = Sim::draft_pair(7);
     sim.ping(0, ipv6(2)).unwrap();
     sim.hosts[1].up = false;
     let begin = sim.now;
@@ -135,7 +135,7 @@ fn a_dead_peer_is_noticed_while_traffic_flows() {
 #[test]
 fn an_idle_node_is_silent_and_sleeps() {
     // D24: re-checks only in use
-    let mut sim = Sim::pair(8);
+    let mut sim = Sim::draft_pair(8);
     sim.ping(0, ipv6(2)).unwrap();
     sim.run(secs(120));
     let before = (sim.hosts[0].sent, sim.hosts[1].sent);
@@ -155,7 +155,7 @@ fn an_idle_node_is_silent_and_sleeps() {
 #[test]
 fn paths_in_use_are_checked_every_25_seconds() {
     // D24
-    let mut sim = Sim::pair(9);
+    let mut sim = Sim::draft_pair(9);
     sim.ping(0, ipv6(2)).unwrap();
     sim.record = Some(Vec::new());
     for _ in 0..100 {
@@ -175,7 +175,7 @@ fn paths_in_use_are_checked_every_25_seconds() {
 
 #[test]
 fn lookups_and_pins_are_plain_data() {
-    let mut sim = Sim::pair(10);
+    let mut sim = Sim::draft_pair(10);
     let now = sim.now;
     assert_eq!(sim.hosts[0].node.lookup(now, ipv6(9)), Lookup::Searching);
     sim.run(secs(4));
@@ -199,7 +199,7 @@ fn lookups_and_pins_are_plain_data() {
             endpoints: vec![home(1)]
         }]
     );
-    sim.restart(1, 2, quiet());
+    sim.restart(1, 2, draft());
     let now = sim.now;
     sim.hosts[1].node.import_pins(now, &pins);
     assert_eq!(
@@ -211,7 +211,7 @@ fn lookups_and_pins_are_plain_data() {
 
 #[test]
 fn a_removed_peer_is_forgotten_with_its_streams() {
-    let mut sim = Sim::pair(11);
+    let mut sim = Sim::draft_pair(11);
     let now = sim.now;
     let stream = sim.hosts[0].node.open(now, 5, ipv6(2), 80).unwrap();
     sim.run(secs(1));
@@ -230,7 +230,7 @@ fn a_removed_peer_is_forgotten_with_its_streams() {
 #[test]
 fn a_short_sender_is_used_for_60_seconds_after_an_answer() {
     // A41, D20, A47
-    let mut sim = Sim::pair(12);
+    let mut sim = Sim::draft_pair(12);
     sim.record = Some(Vec::new());
     let full = |sim: &mut Sim| {
         sim.record = Some(Vec::new());
@@ -281,7 +281,7 @@ fn a_short_sender_is_used_for_60_seconds_after_an_answer() {
 #[test]
 fn what_is_larger_than_the_path_is_refused_with_what_fits() {
     // D36
-    let mut sim = Sim::pair(13);
+    let mut sim = Sim::draft_pair(13);
     sim.ping(0, ipv6(2)).unwrap();
     let now = sim.now;
     let node = &mut sim.hosts[0].node;
@@ -311,10 +311,10 @@ fn peer_ids_choose_the_digit_of_the_source() {
         1,
         NodeConfig {
             peer_id: PeerId::new(5).unwrap(),
-            ..knows(&[2])
+            ..draft_knows(&[2])
         },
     );
-    sim.host(2, quiet());
+    sim.host(2, draft());
     assert_eq!(
         sim.hosts[0].node.local(),
         [ipv6(1), address(1).ipv6(PeerId::new(5).unwrap())]
@@ -350,7 +350,7 @@ fn peer_ids_choose_the_digit_of_the_source() {
 #[test]
 fn whois_finds_an_address_among_the_connected_and_lies_are_refused() {
     // DESIGN §4, §5 (WHOIS, IAM)
-    let mut sim = Sim::pair(15);
+    let mut sim = Sim::draft_pair(15);
     sim.ping(0, ipv6(2)).unwrap();
     // Host 1 looks for somebody; host 2 is asked and is not the one.
     let now = sim.now;
@@ -400,7 +400,7 @@ fn a_configured_endpoint_is_asked_from_a_socket_of_its_family() {
     };
     let config = NodeConfig {
         peers: vec![peer(2, v6), peer(3, home(3))],
-        ..quiet()
+        ..draft()
     };
     let mut sim = Sim::new(16);
     let mut node = sim.node(1, config);

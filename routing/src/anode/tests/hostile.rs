@@ -4,7 +4,7 @@ use super::*;
 #[test]
 fn what_is_not_for_us_or_not_possible_is_counted_and_has_no_answer() {
     // A42, D18, S1, S6, S11
-    let mut sim = Sim::pair(20);
+    let mut sim = Sim::draft_pair(20);
     sim.ping(0, ipv6(2)).unwrap();
     sim.run(secs(60));
     sim.record = Some(Vec::new());
@@ -72,7 +72,7 @@ fn what_is_not_for_us_or_not_possible_is_counted_and_has_no_answer() {
 fn random_and_mutated_packets_change_nothing() {
     // S1, S3, S20
     use rand::{RngExt as _, SeedableRng as _};
-    let mut sim = Sim::pair(21);
+    let mut sim = Sim::draft_pair(21);
     sim.record = Some(Vec::new());
     let now = sim.now;
     let stream = sim.hosts[0].node.open(now, 7, ipv6(2), 80).unwrap();
@@ -120,7 +120,7 @@ fn random_and_mutated_packets_change_nothing() {
 #[test]
 fn a_replayed_packet_from_another_source_does_not_move_the_path() {
     // S7, S17, D24, D38
-    let mut sim = Sim::pair(22);
+    let mut sim = Sim::draft_pair(22);
     sim.record = Some(Vec::new());
     let now = sim.now;
     let stream = sim.hosts[0].node.open(now, 7, ipv6(2), 80).unwrap();
@@ -195,7 +195,7 @@ fn a_replayed_packet_from_another_source_does_not_move_the_path() {
 #[test]
 fn only_a_right_epc_proves() {
     // A53, D24
-    let mut sim = Sim::pair(23);
+    let mut sim = Sim::draft_pair(23);
     sim.cut.push((home(1), home(2)));
     sim.record = Some(Vec::new());
     let now = sim.now;
@@ -276,7 +276,7 @@ fn only_a_right_epc_proves() {
 #[test]
 fn forgers_are_cut_off_and_cannot_silence_the_peer_they_imitate() {
     // D39, S9
-    let mut sim = Sim::pair(24);
+    let mut sim = Sim::draft_pair(24);
     sim.ping(0, ipv6(2)).unwrap();
     let mut forged = packet(1, 2, &Message::Ping(b"hello"), true);
     forged[2] ^= 1;
@@ -297,7 +297,7 @@ fn forgers_are_cut_off_and_cannot_silence_the_peer_they_imitate() {
 #[test]
 fn key_agreements_for_strangers_are_budgeted() {
     // S19
-    let mut sim = Sim::pair(25);
+    let mut sim = Sim::draft_pair(25);
     sim.hosts[1].node.config.limits.first_contacts = Rate::per_second(20, 20);
     sim.ping(0, ipv6(2)).unwrap();
     for number in 1000..1200 {
@@ -323,7 +323,7 @@ fn key_agreements_for_strangers_are_budgeted() {
 
 #[test]
 fn strangers_fill_their_part_of_the_table_and_no_more() {
-    let mut sim = Sim::pair(26);
+    let mut sim = Sim::draft_pair(26);
     sim.hosts[1].node.config.limits.strangers = 10;
     sim.hosts[1].node.config.limits.first_contacts_per_source = Rate::per_second(1000, 1000);
     let now = sim.now;
@@ -352,9 +352,9 @@ fn strangers_fill_their_part_of_the_table_and_no_more() {
 fn equal_short_ids_are_told_apart_by_mac() {
     // D22, S10, A48
     let mut sim = Sim::new(27);
-    sim.host(1, knows(&[2]));
-    sim.host(2, quiet());
-    sim.host(3, knows(&[2]));
+    sim.host(1, draft_knows(&[2]));
+    sim.host(2, draft());
+    sim.host(3, draft_knows(&[2]));
     sim.ping(0, ipv6(2)).unwrap();
     sim.ping(2, ipv6(2)).unwrap();
     // Host 2 is made to see host 3's packets under host 1's id, as if the two had collided.
@@ -405,7 +405,7 @@ fn equal_short_ids_are_told_apart_by_mac() {
 #[test]
 fn netid_is_no_reflector() {
     // A57, A58, D25, S20, S21
-    let mut sim = Sim::pair(28);
+    let mut sim = Sim::draft_pair(28);
     sim.ping(0, ipv6(2)).unwrap();
     assert_eq!(
         sim.hosts[0].node.external_endpoints(),
@@ -462,7 +462,7 @@ fn netid_is_no_reflector() {
 #[test]
 fn hints_are_followed_within_a_budget_and_never_into_forbidden_places() {
     // A54, D16, S16
-    let mut sim = Sim::pair(29);
+    let mut sim = Sim::draft_pair(29);
     sim.ping(0, ipv6(2)).unwrap();
     sim.record = Some(Vec::new());
     let hint = |sim: &mut Sim, endpoint| {
@@ -511,7 +511,7 @@ fn hints_are_followed_within_a_budget_and_never_into_forbidden_places() {
 #[test]
 fn errors_change_nothing_and_are_throttled() {
     // A50, D21, S11
-    let mut sim = Sim::pair(30);
+    let mut sim = Sim::draft_pair(30);
     sim.ping(0, ipv6(2)).unwrap();
     sim.record = Some(Vec::new());
     for code in 0..20 {
@@ -554,7 +554,7 @@ fn errors_change_nothing_and_are_throttled() {
 fn a_flood_of_beacons_is_bounded_and_costs_no_key_agreement() {
     // S32, D23
     let mut sim = Sim::new(31);
-    sim.lan_host(1);
+    sim.lan_host_with(1, DRAFT);
     sim.run(secs(5));
     sim.record = Some(Vec::new());
     // 2,000 invented nodes from 200 invented machines; real points, as a forger would make them.
@@ -591,7 +591,7 @@ fn a_flood_of_beacons_is_bounded_and_costs_no_key_agreement() {
     sim.run(ms(10));
     assert_eq!(sim.counters(0).rx_beacons, before);
     // A true neighbour still gets in.
-    sim.lan_host(2);
+    sim.lan_host_with(2, DRAFT);
     sim.run(secs(1));
     assert!(sim.ping(1, ipv6(1)).is_ok());
 }
@@ -601,7 +601,7 @@ fn a_hundred_nodes_boot_on_one_lan_without_a_storm() {
     // S32
     let mut sim = Sim::new(32);
     for number in 1..=100 {
-        sim.lan_host(number);
+        sim.lan_host_with(number, DRAFT);
     }
     sim.run(secs(20));
     let beacons: u64 = (0..100).map(|index| sim.counters(index).tx_beacons).sum();
@@ -616,7 +616,7 @@ fn a_hundred_nodes_boot_on_one_lan_without_a_storm() {
 fn queues_and_tables_of_the_program_side_are_bounded() {
     // S23
     let mut sim = Sim::new(33);
-    sim.host(1, knows(&[2]));
+    sim.host(1, draft_knows(&[2]));
     let now = sim.now;
     let node = &mut sim.hosts[0].node;
     let held = (0..100)
@@ -636,7 +636,7 @@ fn queues_and_tables_of_the_program_side_are_bounded() {
     assert_eq!(node.ping(now, next(), 1, b"x"), Err(Failure::Busy));
     sim.run(secs(60));
     assert_eq!(sim.hosts[0].node.deadline(), None, "all of them have ended");
-    sim.host(2, quiet());
+    sim.host(2, draft());
     sim.ping(0, ipv6(2)).unwrap();
     let now = sim.now;
     let node = &mut sim.hosts[0].node;
@@ -659,12 +659,12 @@ fn queues_and_tables_of_the_program_side_are_bounded() {
 fn the_plain_policy_closes_traffic_but_not_the_hints() {
     // Q23 (its plain half)
     let mut sim = Sim::new(34);
-    sim.host(1, knows(&[2]));
+    sim.host(1, draft_knows(&[2]));
     sim.host(
         2,
         NodeConfig {
-            plain: PlainPolicy::Deny,
-            ..quiet()
+            security: Security::default(),
+            ..draft()
         },
     );
     sim.ping(0, ipv6(2)).unwrap();

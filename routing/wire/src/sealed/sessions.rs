@@ -227,6 +227,12 @@ impl Sessions {
         self.peer(*key).map(|peer| peer.record)
     }
 
+    /// What is to be kept of all pairs: of those that were called, or had a session.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let records = self.peers.iter().map(|(_, peer)| peer.record);
+        records.filter(|record| *record != Record::new(record.pair))
+    }
+
     /// By an operator's word: forgets what is pinned of this pair, and the timestamps (Q23).
     pub fn forget(&mut self, pair: &Pair) {
         if let Some(peer) = self
