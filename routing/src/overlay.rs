@@ -1,4 +1,5 @@
 //! The one trait between the program and an overlay: flows in, flows out, all synchronous and in batches.
+use anode_wire::Address;
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -117,6 +118,17 @@ pub enum OverlayEvent {
         token: u64,
         /// Why.
         failure: Failure,
+    },
+    /// What is known of peers has changed and should be on disk within seconds. Comes once until it is exported.
+    Persist,
+    /// A message for the program itself (JOIN, JOINED), out of a session; its sender may be a stranger.
+    Control {
+        /// Whose key sealed it.
+        from: Address,
+        /// Message type.
+        kind: u8,
+        /// Its body, unchecked.
+        body: Vec<u8>,
     },
     /// A datagram or packet sent to this address found nobody.
     Undeliverable {
