@@ -300,6 +300,8 @@ impl Bridges {
             }
             OverlayEvent::Pong { .. }
             | OverlayEvent::PingFailed { .. }
+            | OverlayEvent::Persist
+            | OverlayEvent::Control { .. }
             | OverlayEvent::Undeliverable { .. } => {}
         }
     }
