@@ -25,18 +25,17 @@ use anode_netstack::Netstack;
 use anode_platform::tun::{Tun, TunConfig, is_gone};
 use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin};
+use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin, Plain, Pq, Security};
 use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
-use rand::SeedableRng;
 use rand::TryRng;
-use rand::rngs::{StdRng, SysRng};
+use rand::rngs::SysRng;
 use tokio::sync::mpsc;
 
-use crate::Error;
 use crate::adapter::Adapter;
 use crate::command::{Command, DataHandle, News};
 use crate::node::{Interface as Wanted, ReadyInfo, Settings};
+use crate::{Error, config};
 
 use control::Control;
 use interfaces::Interfaces;
@@ -182,6 +181,7 @@ fn start_overlay(
         peer_id: settings.peer_id,
         peers,
         lan: settings.lan,
+        security: security(settings.security),
         ..NodeConfig::default()
     };
     let learnt = settings.learnt.iter().map(|peer| Pin {
@@ -189,18 +189,30 @@ fn start_overlay(
         endpoints: vec![peer.endpoint],
     });
     let learnt: Vec<Pin> = learnt.collect();
-    let rng = Box::new(StdRng::from_seed(seed()?));
-    let mut overlay = AnodeOverlay::new(
-        settings.identity,
-        config,
-        &settings.listen,
-        interfaces,
-        rng,
-        now,
-    )?;
+    let mut overlay =
+        AnodeOverlay::new(settings.identity, config, &settings.listen, interfaces, now)?;
+    for address in &settings.trusted {
+        overlay.trust(address);
+    }
     overlay.import_pins(now, &learnt);
     overlay.import_records(now, &settings.records);
     Ok(overlay)
+}
+
+/// `[security]` in the overlay's terms.
+fn security(wanted: config::Security) -> Security {
+    Security {
+        plain: match wanted.plain {
+            config::Plain::Deny => Plain::Deny,
+            config::Plain::Allow => Plain::Allow,
+            config::Plain::Only => Plain::Only,
+        },
+        pq: match wanted.pq {
+            config::PostQuantum::Prefer => Pq::Prefer,
+            config::PostQuantum::Require => Pq::Require,
+            config::PostQuantum::Off => Pq::Off,
+        },
+    }
 }
 
 fn seed() -> Result<[u8; 32], Error> {

@@ -622,7 +622,10 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(found) {
             peer.tunnels.retain(|tunnel| tunnel.key != key);
         }
-        let digit = self.sessions.pair(key).map_or(PeerId::ANY, |pair| pair.peer);
+        let digit = self
+            .sessions
+            .pair(key)
+            .map_or(PeerId::ANY, |pair| pair.peer);
         self.want_session(now, found, digit);
         Failure::Busy
     }
@@ -695,10 +698,8 @@ impl Node {
         let found = self
             .learn_peer(now, *address, Standing::Heard)
             .ok_or(Failure::Busy)?;
-        let ready = matches!(
-            self.channel(found, PeerId::ANY),
-            Some(Channel::Sealed(_))
-        ) && self.can_carry(found, PeerId::ANY, MAX_CONTROL);
+        let ready = matches!(self.channel(found, PeerId::ANY), Some(Channel::Sealed(_)))
+            && self.can_carry(found, PeerId::ANY, MAX_CONTROL);
         if !ready {
             self.reach(now, address.ipv6(PeerId::ANY), MAX_CONTROL)?;
         }
@@ -790,7 +791,9 @@ pub(super) fn payload_len(message: &Message<'_>) -> usize {
 }
 
 fn is_hello(packet: &[u8]) -> bool {
-    packet.get(1).is_some_and(|flags| flags & FLAG_FULL_SENDER != 0)
+    packet
+        .get(1)
+        .is_some_and(|flags| flags & FLAG_FULL_SENDER != 0)
         && packet.get(FULL_SENDER_HEADER - 1) == Some(&kind::HELLO)
 }
 

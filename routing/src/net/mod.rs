@@ -1,5 +1,4 @@
 //! The Anode overlay on real sockets: one [`Node`] behind UDP sockets, served by whoever polls `fds()`.
-mod control;
 mod lan;
 mod udp;
 

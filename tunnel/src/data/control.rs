@@ -106,9 +106,16 @@ impl Control {
             Command::Trust { address, reply } => {
                 // Its key is known from now on, so a packet of its own needs no introduction.
                 adapter.first().add_peer(now, address, &[], true);
+                adapter.first().trust(&address);
                 let _ = reply.send(());
             }
             Command::SetPolicy { policy, reply } => {
+                let overlay = adapter.first();
+                for peer in overlay.peers() {
+                    if !policy.trusted.contains(&peer.ipv6) {
+                        overlay.distrust(&peer.address);
+                    }
+                }
                 adapter.set_policy(now, *policy);
                 let _ = reply.send(());
             }
@@ -301,8 +308,8 @@ fn report(peer: PeerSnapshot) -> PeerReport {
                 active: path.active,
             })
             .collect(),
-        sealed: false,
-        pq: false,
+        sealed: peer.sealed,
+        pq: peer.pq,
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }
