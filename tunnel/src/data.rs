@@ -27,9 +27,8 @@ use anode_routing::AnodeOverlay;
 use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin};
 use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
-use rand::SeedableRng;
 use rand::TryRng;
-use rand::rngs::{StdRng, SysRng};
+use rand::rngs::SysRng;
 
 use crate::Error;
 use crate::adapter::Adapter;
@@ -151,15 +150,8 @@ fn start_overlay(
         endpoints: vec![peer.endpoint],
     });
     let learnt: Vec<Pin> = learnt.collect();
-    let rng = Box::new(StdRng::from_seed(seed()?));
-    let mut overlay = AnodeOverlay::new(
-        settings.identity,
-        config,
-        &settings.listen,
-        interfaces,
-        rng,
-        now,
-    )?;
+    let mut overlay =
+        AnodeOverlay::new(settings.identity, config, &settings.listen, interfaces, now)?;
     overlay.import_pins(now, &learnt);
     Ok(overlay)
 }

@@ -51,9 +51,8 @@ impl Held {
 
     /// Which of the peers it is for.
     pub fn digit(&self) -> PeerId {
-        let (Self::Ping { digit, .. }
-        | Self::Datagram { digit, .. }
-        | Self::Other { digit, .. }) = self;
+        let (Self::Ping { digit, .. } | Self::Datagram { digit, .. } | Self::Other { digit, .. }) =
+            self;
         *digit
     }
 }
@@ -158,7 +157,8 @@ impl Node {
             }
             return result;
         }
-        if self.config.security.plain != Plain::Only && matches!(message, Message::IpPacket { .. }) {
+        if self.config.security.plain != Plain::Only && matches!(message, Message::IpPacket { .. })
+        {
             // The draft has no such message (Q23).
             return Err(Failure::Policy);
         }

@@ -69,9 +69,9 @@ impl Node {
         };
         let sealed = entry.is_sealed();
         if sealed
-            && entry.path_mut(&endpoint).is_some_and(|path| {
-                path.origin == Origin::Nominated && !path.affords(SEALED_CHECK)
-            })
+            && entry
+                .path_mut(&endpoint)
+                .is_some_and(|path| path.origin == Origin::Nominated && !path.affords(SEALED_CHECK))
         {
             self.counters.dropped_unproven += 1;
             return;
@@ -126,25 +126,14 @@ impl Node {
     }
 
     /// An endpoint is learned here and nowhere else (A53).
-    pub(super) fn handle_epc(
-        &mut self,
-        now: Instant,
-        sender: PeerRef,
-        arrival: Arrival,
-        id: u32,
-    ) {
+    pub(super) fn handle_epc(&mut self, now: Instant, sender: PeerRef, arrival: Arrival, id: u32) {
         self.checks.expire(now);
         let from = arrival.way.from;
-        let answered = self
-            .checks
-            .open
-            .get(&id)
-            .is_some_and(|check| {
-                check.peer == sender
-                    && check.endpoint == from
-                    && check.sealed == arrival.session.is_some()
-            })
-            && arrival.hop_count == 0;
+        let answered = self.checks.open.get(&id).is_some_and(|check| {
+            check.peer == sender
+                && check.endpoint == from
+                && check.sealed == arrival.session.is_some()
+        }) && arrival.hop_count == 0;
         let Some(check) = answered.then(|| self.checks.open.remove(&id)).flatten() else {
             self.counters.epc_unexpected += 1;
             return;
@@ -242,8 +231,7 @@ impl Node {
             _ => None,
         };
         let Some(to) = to.filter(|_| {
-            arrival.hop_count == 0
-                && self.budgets.netid.take(now, self.config.limits.netid)
+            arrival.hop_count == 0 && self.budgets.netid.take(now, self.config.limits.netid)
         }) else {
             self.counters.dropped_netid += 1;
             return;

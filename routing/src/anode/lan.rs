@@ -5,7 +5,7 @@
 use super::limits::{Bucket, SourceBuckets};
 use super::path::{Origin, is_dialable};
 use super::peer::Standing;
-use super::{Destination, Interface, Limits, Node, Way, Timer};
+use super::{Destination, Interface, Limits, Node, Timer, Way};
 use anode_wire::message::kind;
 use anode_wire::{Address, AddressId, Endpoint, Header, Message, Packet, Party, PeerId};
 use rand_core::Rng as _;
@@ -162,12 +162,7 @@ impl Node {
     }
 
     /// A packet to nobody in particular has come. Only a beacon may be one, and only from a neighbour.
-    pub(super) fn handle_beacon(
-        &mut self,
-        now: Instant,
-        way: &Way,
-        packet: &Packet<&[u8]>,
-    ) {
+    pub(super) fn handle_beacon(&mut self, now: Instant, way: &Way, packet: &Packet<&[u8]>) {
         let Party::Full(sender) = packet.sender() else {
             self.counters.dropped_beacons += 1;
             return;

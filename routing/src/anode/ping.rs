@@ -88,7 +88,8 @@ impl Node {
             max_packet,
             ..
         } = route;
-        if channel == Channel::Plain && FULL_SENDER_HEADER + TOKEN_LEN + payload.len() > max_packet {
+        if channel == Channel::Plain && FULL_SENDER_HEADER + TOKEN_LEN + payload.len() > max_packet
+        {
             self.counters.too_big += 1;
             return Err(Failure::TooBig {
                 max: max_packet - FULL_SENDER_HEADER - TOKEN_LEN,

@@ -66,7 +66,8 @@ impl Node {
             return None;
         }
         let first = Packet::new_checked(&bytes[..size]).ok()?;
-        if first.kind() == sealed::kind::SEALED || guard::screen(&self.own, &first) != Ok(Recipient::Us)
+        if first.kind() == sealed::kind::SEALED
+            || guard::screen(&self.own, &first) != Ok(Recipient::Us)
         {
             return None;
         }
@@ -110,10 +111,12 @@ impl Node {
             return;
         }
         let vouched = vouched.filter(|vouched| {
-            self.peers.get(*vouched).is_some_and(|peer| match packet.sender() {
-                Party::Full(bytes) => bytes == peer.address.as_bytes(),
-                Party::Id(id) => id == peer.id,
-            })
+            self.peers
+                .get(*vouched)
+                .is_some_and(|peer| match packet.sender() {
+                    Party::Full(bytes) => bytes == peer.address.as_bytes(),
+                    Party::Id(id) => id == peer.id,
+                })
         });
         let Some(sender) = vouched.or_else(|| self.identify(now, way, &packet)) else {
             return;
@@ -186,12 +189,7 @@ impl Node {
     }
 
     /// Whose packet it is. Known senders are found by their bytes before any point is checked or key agreed.
-    fn identify(
-        &mut self,
-        now: Instant,
-        way: &Way,
-        packet: &Packet<&[u8]>,
-    ) -> Option<PeerRef> {
+    fn identify(&mut self, now: Instant, way: &Way, packet: &Packet<&[u8]>) -> Option<PeerRef> {
         match packet.sender() {
             Party::Full(bytes) => match self.peers.find(bytes) {
                 Some(known) => match self.verify(now, known, way, packet) {
@@ -305,9 +303,7 @@ impl Node {
         claimed: Option<PeerRef>,
     ) -> Option<PeerRef> {
         self.counters.dropped_bad_mac += 1;
-        self.budgets
-            .mac_failure_sources
-            .take(now, way.from.ip());
+        self.budgets.mac_failure_sources.take(now, way.from.ip());
         if let Some(peer) = claimed.and_then(|claimed| self.peers.get_mut(claimed)) {
             peer.mac_failures
                 .take(now, self.config.limits.mac_failures_per_peer);
@@ -339,10 +335,18 @@ impl Node {
         }
         let ipv6 = peer.ipv6;
         peer.note_heard(now, way.len);
-        let on_used_path = peer.active_path().is_some_and(|path| {
-            path.endpoint == way.from && path.peer_id == packet.sender_peer()
-        });
-        if !on_used_path {
+        let on_used_path = peer
+            .active_path()
+            .is_some_and(|path| path.endpoint == way.from && path.peer_id == packet.sender_peer());
+        // A new place is of use where the draft is spoken, or for a HELLO that somebody waits for (Q27). An EPC from a place
+        // that was asked needs no other question.
+        let of_use = self.config.security.plain != Plain::Deny || self.contacts.is_open(&ipv6);
+        let answers = packet.kind() == kind::EPC
+            && self
+                .peers
+                .get_mut(sender)
+                .is_some_and(|peer| peer.path_mut(&way.from).is_some());
+        if !on_used_path && of_use && !answers {
             self.nominate(
                 now,
                 sender,
@@ -351,6 +355,8 @@ impl Node {
                 packet.sender_peer(),
                 0,
             );
+        }
+        if !on_used_path {
             self.contact_known(now, sender, ipv6);
         }
         repeated
@@ -433,13 +439,8 @@ impl Node {
             Some(_) => sealed::SEALED_BODY + sealed::SEALED_TAIL,
             None => anode_wire::packet::SHORT_HEADER,
         };
-        let no_larger =
-            reply.body_len() + overhead <= arrival.way.len;
-        let allowed = no_larger
-            && self
-                .budgets
-                .reply_sources
-                .take(now, arrival.way.from.ip());
+        let no_larger = reply.body_len() + overhead <= arrival.way.len;
+        let allowed = no_larger && self.budgets.reply_sources.take(now, arrival.way.from.ip());
         if !allowed {
             self.counters.dropped_reply_limit += 1;
         }

@@ -13,7 +13,7 @@ use super::peer::{Peer, Speech, Standing, Tunnel};
 use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::{Destination, Node, Timer};
-use crate::overlay::{Failure, OverlayEvent, OverlaySink};
+use crate::overlay::{Failure, OverlayEvent, OverlaySink, StreamId};
 use anode_wire::message::kind as plain_kind;
 use anode_wire::packet::{FLAG_FULL_SENDER, FULL_SENDER_HEADER};
 use anode_wire::sealed::{
@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 const CLOCK_JUMP: Duration = Duration::from_secs(5);
 /// The same HELLO goes to one endpoint no more often than this.
 const GREET_AGAIN: Duration = Duration::from_millis(100);
+/// A stream that nothing wakes looks again after this time.
+const UNBLOCK_AFTER: Duration = Duration::from_millis(250);
 /// A peer that only knows the draft is offered a session again after this time.
 const OFFER_AGAIN: Duration = Duration::from_secs(300);
 /// Body of a message for the program (JOIN, JOINED) at most.
@@ -316,7 +318,11 @@ impl Node {
         } else if let Some(path) = self.peers.get_mut(found)?.path_mut(&way.from) {
             path.earn(way.len);
         }
-        self.wake_streams_of(found);
+        if let Some(peer) = self.peers.get_mut(found)
+            && std::mem::take(&mut peer.has_blocked_streams)
+        {
+            self.wake_streams_of(found);
+        }
         self.contact_known(now, found, ipv6);
         Some((found, digit))
     }
@@ -430,13 +436,7 @@ impl Node {
         peer.answered = None;
         peer.speech = Speech::Unknown;
         if !rekeyed {
-            for path in &mut peer.paths {
-                path.demote(now);
-                if path.credit > 0 && !path.is_proven() {
-                    path.probe(now);
-                }
-            }
-            peer.choose_path(now);
+            peer.demote_paths(now);
             self.handle_peer_timer(now, found);
         }
         self.contact_made(now, found);
@@ -622,7 +622,10 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(found) {
             peer.tunnels.retain(|tunnel| tunnel.key != key);
         }
-        let digit = self.sessions.pair(key).map_or(PeerId::ANY, |pair| pair.peer);
+        let digit = self
+            .sessions
+            .pair(key)
+            .map_or(PeerId::ANY, |pair| pair.peer);
         self.want_session(now, found, digit);
         Failure::Busy
     }
@@ -695,10 +698,8 @@ impl Node {
         let found = self
             .learn_peer(now, *address, Standing::Heard)
             .ok_or(Failure::Busy)?;
-        let ready = matches!(
-            self.channel(found, PeerId::ANY),
-            Some(Channel::Sealed(_))
-        ) && self.can_carry(found, PeerId::ANY, MAX_CONTROL);
+        let ready = matches!(self.channel(found, PeerId::ANY), Some(Channel::Sealed(_)))
+            && self.can_carry(found, PeerId::ANY, MAX_CONTROL);
         if !ready {
             self.reach(now, address.ipv6(PeerId::ANY), MAX_CONTROL)?;
         }
@@ -746,10 +747,15 @@ impl Node {
     }
 
     /// A stream has no session to be sealed in, or nowhere to go: it comes again after a while, or when something has changed.
-    pub(super) fn block_stream(&mut self, now: Instant, id: crate::overlay::StreamId) {
-        const AGAIN: Duration = Duration::from_millis(250);
-        self.timers
-            .set(Timer::Stream(id), now + AGAIN, "stream without a session");
+    pub(super) fn block_stream(&mut self, now: Instant, found: PeerRef, id: StreamId) {
+        if let Some(peer) = self.peers.get_mut(found) {
+            peer.has_blocked_streams = true;
+        }
+        self.timers.set(
+            Timer::Stream(id),
+            now + UNBLOCK_AFTER,
+            "stream without a session",
+        );
     }
 }
 
@@ -790,7 +796,9 @@ pub(super) fn payload_len(message: &Message<'_>) -> usize {
 }
 
 fn is_hello(packet: &[u8]) -> bool {
-    packet.get(1).is_some_and(|flags| flags & FLAG_FULL_SENDER != 0)
+    packet
+        .get(1)
+        .is_some_and(|flags| flags & FLAG_FULL_SENDER != 0)
         && packet.get(FULL_SENDER_HEADER - 1) == Some(&kind::HELLO)
 }
 

@@ -187,6 +187,7 @@ impl Sim {
     }
 
     /// A host that announces itself on the one LAN there is.
+    #[allow(dead_code)]
     pub fn lan_host(&mut self, number: u16) -> usize {
         self.lan_host_with(number, Security::default())
     }

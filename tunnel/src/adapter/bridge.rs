@@ -239,7 +239,9 @@ impl Bridges {
             }
             OverlayEvent::Pong { .. }
             | OverlayEvent::PingFailed { .. }
-            | OverlayEvent::Undeliverable { .. } => {}
+            | OverlayEvent::Undeliverable { .. }
+            | OverlayEvent::Persist
+            | OverlayEvent::Control { .. } => {}
         }
     }
 }

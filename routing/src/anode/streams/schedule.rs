@@ -49,7 +49,9 @@ impl Node {
                     self.streams.ready.pop_front();
                     if let Some(entry) = self.streams.get_mut(id) {
                         entry.ready = false;
-                        self.block_stream(now, id);
+                        if let Some(found) = entry.peer {
+                            self.block_stream(now, found, id);
+                        }
                     }
                 }
             }
@@ -69,7 +71,10 @@ impl Node {
             self.want_session(now, found, digit);
             return Turn::Blocked;
         };
-        let route = self.peers.get(found).and_then(|peer| peer.stream_route(digit));
+        let route = self
+            .peers
+            .get(found)
+            .and_then(|peer| peer.stream_route(digit));
         let Some(route) = route else {
             return Turn::Blocked;
         };
@@ -156,7 +161,14 @@ impl Node {
             && let Ok(message) = Message::parse(kind, &body)
         {
             // What does not find room is lost, and sent again.
-            let _ = self.push_sealed(now, found, key, route.destination, Lane::Datagrams, &message);
+            let _ = self.push_sealed(
+                now,
+                found,
+                key,
+                route.destination,
+                Lane::Datagrams,
+                &message,
+            );
         }
         self.note_sent(now, found, route, &sent);
         turn
@@ -218,7 +230,14 @@ impl Node {
                 self.carry.to = Some((route.destination, ecn));
                 break Turn::BatchFull;
             }
-            guard::protect(&self.own, peer, None, envelope, &message, &mut batch.contents);
+            guard::protect(
+                &self.own,
+                peer,
+                None,
+                envelope,
+                &message,
+                &mut batch.contents,
+            );
             batch.commit(route.destination, ecn, len);
         };
         key.sign_each(&mut batch.contents[first..], batch.segment_size);
