@@ -536,7 +536,7 @@ impl Node {
             return;
         };
         if let Some(path) = peer.path_mut(&way.from) {
-            if path.is_proven() {
+            if path.is_proven() && (earned == 0 || path.proven_sealed) {
                 path.peer_id = peer_id;
                 return;
             }

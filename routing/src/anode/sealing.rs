@@ -302,7 +302,7 @@ impl Node {
         let on_used_path = peer.active_path().is_some_and(|path| {
             path.endpoint == way.from && path.peer_id == digit && path.is_proven()
         });
-        if on_used_path {
+        if on_used_path && peer.is_sealed() {
             return Some((found, digit));
         }
         if !peer.is_sealed() {

@@ -3,7 +3,7 @@ use super::*;
 use crate::overlay::StreamId;
 
 /// Bytes that are not periodic in anything a packet could hide.
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = || {
         state ^= state << 13;
@@ -14,7 +14,7 @@ fn pattern(len: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-fn open(sim: &mut Sim, from: usize, number: u16, port: u16) -> StreamId {
+pub(super) fn open(sim: &mut Sim, from: usize, number: u16, port: u16) -> StreamId {
     let now = sim.now;
     sim.hosts[from]
         .node
