@@ -5,8 +5,8 @@
 //!      ┌───────────┬────────────┬───────────┬──────────┐              │
 //!  ┌───▼───┐   ┌───▼────┐  ┌────▼─────┐ ┌───▼────┐ ┌───▼──┐   ┌───────▼───────┐
 //!  │  tun  │   │ files  │  │privileges│ │ notify │ │ wake │   │ netns         │
-//!  │ create│   │ atomic │  │ has, keep│ │ systemd│ │ poll │   │ new, run,     │
-//!  │ recv  │   │ secret │  │ only,    │ └────────┘ └──────┘   │ command, named│
+//!  │ create│   │ atomic │  │ has,     │ │ systemd│ │ poll │   │ new, run,     │
+//!  │ recv  │   │ secret │  │ confine, │ └────────┘ └──────┘   │ command, named│
 //!  │ send  │   │ lock   │  │ peers    │                       └───────┬───────┘
 //!  └─┬───┬─┘   └────────┘  └──────────┘                               │
 //!    │   │ MTU, addresses, routes, up                                 │ loopback up

@@ -185,6 +185,8 @@ pub trait Overlay {
     fn accept(&mut self, now: Instant, stream: StreamId);
     /// Refuses or resets a stream; it is gone.
     fn abort(&mut self, now: Instant, stream: StreamId, failure: Failure);
+    /// Ends an incoming stream that was not accepted without a word: to the peer nobody is there.
+    fn forget(&mut self, stream: StreamId);
     /// No more will be written.
     fn finish(&mut self, now: Instant, stream: StreamId);
     /// Takes bytes; returns how many.

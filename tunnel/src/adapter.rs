@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Every TCP connection is a [`Bridge`]: one flow of the netstack, one stream of an overlay, bytes pumped both ways
-//! and never more than both sides have room for. Datagrams, echoes and other packets pass through without state,
-//! but for a bounded memory of what an error would have to quote.
+//! and never more than both sides have room for. Datagrams, echoes and other packets pass through with bounded state: who
+//! began to speak, for the policy ([`Gate`]), and what an error would have to quote.
 
 mod bridge;
 mod echo;
+pub mod gate;
 mod quotes;
 
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -20,8 +21,11 @@ use std::time::{Duration, Instant};
 use anode_netstack::{FlowId, Netstack, Offload, Sink, Unreachable};
 use anode_routing::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId, Via};
 
+use crate::policy::Policy;
+
 use bridge::Bridges;
 use echo::{Echo, Echoes};
+use gate::Gate;
 use quotes::Quotes;
 
 /// Tokens of pings that people asked for have this bit; those of programs do not.
@@ -117,6 +121,7 @@ pub struct Adapter<A> {
     bridges: Bridges,
     echoes: Echoes,
     quotes: Quotes,
+    gate: Gate,
     control_pongs: Vec<ControlPong>,
     counters: Counters,
     errors: Vec<(quotes::Quote, Failure)>,
@@ -162,14 +167,20 @@ fn tell(now: Instant, netstack: &mut Netstack, quote: &quotes::Quote, failure: F
 }
 
 impl<A: Overlay> Adapter<A> {
-    /// Joins a netstack and the overlays.
-    pub fn new(netstack: Netstack, first: A, others: Vec<Box<dyn Overlay + Send>>) -> Self {
+    /// Joins a netstack and the overlays; `policy` says which of the peers' first packets pass.
+    pub fn new(
+        netstack: Netstack,
+        first: A,
+        others: Vec<Box<dyn Overlay + Send>>,
+        policy: Policy,
+    ) -> Self {
         Adapter {
             netstack,
             overlays: Overlays { first, others },
             bridges: Bridges::default(),
             echoes: Echoes::default(),
             quotes: Quotes::default(),
+            gate: Gate::new(policy),
             control_pongs: Vec::new(),
             counters: Counters::default(),
             errors: Vec::new(),
@@ -183,6 +194,7 @@ impl<A: Overlay> Adapter<A> {
             overlays: &mut self.overlays,
             echoes: &mut self.echoes,
             quotes: &mut self.quotes,
+            gate: &mut self.gate,
             errors: &mut self.errors,
             counters: &mut self.counters,
         };
@@ -195,7 +207,9 @@ impl<A: Overlay> Adapter<A> {
     /// Drains the overlays' sockets; true if more is waiting.
     pub fn receive(&mut self, now: Instant) -> bool {
         let mut sink = ToOs {
+            now,
             netstack: &mut self.netstack,
+            gate: &mut self.gate,
         };
         let mut more = false;
         self.overlays
@@ -276,6 +290,18 @@ impl<A: Overlay> Adapter<A> {
         self.control_pongs.drain(..)
     }
 
+    /// From now on this policy is in force: what is open by the old one and not allowed by the new one ends.
+    pub fn set_policy(&mut self, now: Instant, policy: Policy) {
+        self.gate.replace(policy);
+        self.bridges
+            .end_forbidden(now, &mut self.gate, &mut self.netstack, &mut self.overlays);
+    }
+
+    /// The policy at work, for what it counted.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// What was counted here.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -348,6 +374,7 @@ impl<A: Overlay> Adapter<A> {
                 stream_event,
                 &mut self.netstack,
                 &mut self.overlays,
+                &mut self.gate,
                 &mut self.counters,
             ),
         }
@@ -360,6 +387,7 @@ struct FromOs<'a, A> {
     overlays: &'a mut Overlays<A>,
     echoes: &'a mut Echoes,
     quotes: &'a mut Quotes,
+    gate: &'a mut Gate,
     errors: &'a mut Vec<(quotes::Quote, Failure)>,
     counters: &'a mut Counters,
 }
@@ -373,6 +401,8 @@ impl<A: Overlay> FromOs<'_, A> {
 impl<A: Overlay> Sink for FromOs<'_, A> {
     fn udp(&mut self, from: SocketAddrV6, to: SocketAddrV6, payload: &[u8], quote: &[u8]) {
         self.quotes.remember(*to.ip(), quote);
+        self.gate
+            .datagram_sent(self.now, from.port(), *to.ip(), to.port());
         let sent = match self.overlays.towards(*to.ip()) {
             Some(overlay) => overlay.send_datagram(
                 self.now,
@@ -430,6 +460,7 @@ impl<A: Overlay> Sink for FromOs<'_, A> {
         quote: &[u8],
     ) {
         self.quotes.remember(to, quote);
+        self.gate.other_sent(self.now, to, next_header);
         let sent = match self.overlays.towards(to) {
             Some(overlay) => overlay.send_other(self.now, from, to, next_header, payload),
             None => Err(Failure::NoSuchPeer),
@@ -443,7 +474,9 @@ impl<A: Overlay> Sink for FromOs<'_, A> {
 
 /// Where the overlays put packets of peers.
 struct ToOs<'a> {
+    now: Instant,
     netstack: &'a mut Netstack,
+    gate: &'a mut Gate,
 }
 
 impl OverlaySink for ToOs<'_> {
@@ -455,6 +488,9 @@ impl OverlaySink for ToOs<'_> {
         to_port: u16,
         payload: &[u8],
     ) {
+        if !self.gate.datagram(self.now, from, from_port, to_port) {
+            return;
+        }
         self.netstack.udp_to_os(
             SocketAddrV6::new(from, from_port, 0, 0),
             SocketAddrV6::new(to, to_port, 0, 0),
@@ -463,7 +499,9 @@ impl OverlaySink for ToOs<'_> {
     }
 
     fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) {
-        self.netstack.other_to_os(from, to, next_header, payload);
+        if self.gate.other(self.now, from, to, next_header, payload) {
+            self.netstack.other_to_os(from, to, next_header, payload);
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use tokio::sync::oneshot;
 
+use crate::policy::Policy;
+
 /// Commands that may wait for the data thread. More than one client at a time is rare, so a full queue means it hangs.
 pub const QUEUE: usize = 64;
 
@@ -55,17 +57,17 @@ pub enum Command {
         /// Done.
         reply: Reply<()>,
     },
-    /// From now on this peer may open connections to this machine.
+    /// This peer is trusted: its key is known from now on. What it may do, [`Command::SetPolicy`] says.
     Trust {
         /// Who.
         address: Address,
         /// Done.
         reply: Reply<()>,
     },
-    /// From now on it may not; what it has open ends.
-    Distrust {
-        /// Who.
-        address: Address,
+    /// From now on this is in force; what peers have open by the old one and may not by the new one ends.
+    SetPolicy {
+        /// Replaces the old one whole.
+        policy: Box<Policy>,
         /// Done.
         reply: Reply<()>,
     },
@@ -106,6 +108,8 @@ pub struct PeerReport {
     pub paths: Vec<PathReport>,
     /// Whether its traffic is sealed.
     pub sealed: bool,
+    /// Whether its keys are post-quantum.
+    pub pq: bool,
     /// Bytes that came from it.
     pub rx_bytes: u64,
     /// Bytes that went to it.

@@ -1,11 +1,12 @@
 //! The configuration file: TOML, every key optional and named like its flag, unknown keys refused with their line.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::Error;
+use crate::policy::Inbound;
 use crate::value::{
     AbsolutePath, InterfaceName, Listen, Mtu, Number, PeerDigit, PeerEndpoint, Text, ZoneText,
 };
@@ -40,6 +41,68 @@ pub struct Config {
     pub log: Option<String>,
     /// `[lan]`
     pub lan: Lan,
+    /// `[inbound]`
+    pub inbound: Inbound,
+    /// `[security]`
+    pub security: Security,
+}
+
+/// The section `[security]` (docs/protocol.md): what may go unsealed, and whether keys must be post-quantum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Security {
+    /// `plain = "deny"`
+    pub plain: Plain,
+    /// `pq = "prefer"`
+    pub pq: PostQuantum,
+}
+
+/// `[security] plain`: traffic without a sealed session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plain {
+    /// None.
+    #[default]
+    Deny,
+    /// With peers that speak nothing but the draft.
+    Allow,
+    /// With everybody: never seals. For measuring, and for conformance with the draft.
+    Only,
+}
+
+impl Plain {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Allow => "allow",
+            Self::Only => "only",
+        }
+    }
+}
+
+/// `[security] pq`: ML-KEM-768 beside the curve (Q13, Q14).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PostQuantum {
+    /// With every peer that can.
+    #[default]
+    Prefer,
+    /// Nothing goes to a peer that cannot.
+    Require,
+    /// Never.
+    Off,
+}
+
+impl PostQuantum {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// The section `[lan]`.
@@ -70,23 +133,51 @@ impl Config {
 
     /// Reads `text`; `path` stands in messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        toml::from_str(text).map_err(|error| toml_error(&error, text, path))
+        let mut config: Self =
+            toml::from_str(text).map_err(|error| toml_error(&error, text, path))?;
+        config.inbound.locate(text, path)?;
+        Ok(config)
     }
+}
 
-    /// The configuration of a command: `explicit` (`--config`), or the system's file where `system` says that it counts.
-    /// Whoever may not read the system's file goes without it: the node itself runs with a user who may.
-    pub fn find(explicit: Option<&Path>, system: bool) -> Result<Self, Error> {
+/// Where the configuration is, to be read again when the policy is reloaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ConfigSource {
+    /// `--config`
+    File(PathBuf),
+    /// The system's file, if it exists.
+    System(PathBuf),
+    /// None: another state directory than the system's.
+    Nothing,
+}
+
+impl ConfigSource {
+    /// `explicit` (`--config`), or the system's file where `system` says that it counts. Absolute, for later reads.
+    pub fn new(explicit: Option<&Path>, system: bool) -> Self {
         match explicit {
-            Some(path) => Self::load(path),
-            None if system => Self::system(Path::new(SYSTEM_CONFIG)),
-            None => Ok(Self::default()),
+            Some(path) => Self::File(std::path::absolute(path).unwrap_or_else(|_| path.into())),
+            None if system => Self::System(SYSTEM_CONFIG.into()),
+            None => Self::Nothing,
         }
     }
 
-    fn system(path: &Path) -> Result<Self, Error> {
-        match std::fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            _ => Self::load(path),
+    /// Reads it.
+    pub fn read(&self) -> Result<Config, Error> {
+        match self {
+            Self::File(path) => Config::load(path),
+            Self::System(path) => match std::fs::metadata(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Config::default()),
+                _ => Config::load(path),
+            },
+            Self::Nothing => Ok(Config::default()),
+        }
+    }
+
+    /// The file, if there is to be one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::System(path) => Some(path),
+            Self::Nothing => None,
         }
     }
 }
@@ -101,14 +192,17 @@ fn read(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
 }
 
+/// `FILE:LINE` of the byte at `start` of `text`.
+pub(crate) fn place(text: &str, start: usize, path: &Path) -> String {
+    let before = &text.as_bytes()[..start.min(text.len())];
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    format!("{}:{line}", path.display())
+}
+
 /// One line for an error of the TOML reader, with file and line.
 pub(crate) fn toml_error(error: &toml::de::Error, text: &str, path: &Path) -> Error {
     let place = match error.span() {
-        Some(span) => {
-            let before = &text.as_bytes()[..span.start.min(text.len())];
-            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-            format!("{}:{line}", path.display())
-        }
+        Some(span) => place(text, span.start, path),
         None => path.display().to_string(),
     };
     // serde says "field" for what a reader of TOML calls a key.
@@ -122,6 +216,7 @@ pub(crate) fn toml_error(error: &toml::de::Error, text: &str, path: &Path) -> Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Otherwise;
 
     fn message(text: &str) -> String {
         let error = Config::parse(text, Path::new("/x/anode.toml")).expect_err(text);
@@ -149,6 +244,12 @@ mod tests {
             log = "debug"
             [lan]
             enabled = false
+            [inbound]
+            default = "drop"
+            allow = ["any tcp/22"]
+            [security]
+            plain = "only"
+            pq = "off"
         "#;
         let config = Config::parse(text, Path::new("x")).unwrap();
         assert_eq!(config.name.unwrap().0.0, "net7");
@@ -160,19 +261,52 @@ mod tests {
         assert_eq!(config.control.unwrap().0.0, Path::new("/run/anode/c.sock"));
         assert_eq!(config.log.as_deref(), Some("debug"));
         assert!(!config.lan.enabled);
+        assert_eq!(config.inbound.default, Otherwise::Drop);
+        assert_eq!(config.inbound.allow[0].rule.to_string(), "any tcp/22");
+        let security = Security {
+            plain: Plain::Only,
+            pq: PostQuantum::Off,
+        };
+        assert_eq!(config.security, security);
     }
 
     #[test]
     fn a_bad_file_is_refused_with_its_line_and_the_value() {
+        let many = format!("[inbound]\nallow = [{}]\n", "\"any tcp/1\",".repeat(1025));
         let cases: &[(&str, &str, &str)] = &[
+            (&many, ":2: ", "more than 1024 rules"),
             ("nmae = \"x\"", ":1: ", "unknown key `nmae`"),
             ("\n\nmtu = 1280\nfoo = 1\n", ":4: ", "unknown key `foo`"),
             ("[lan]\nenabeld = true\n", ":2: ", "unknown key `enabeld`"),
             (
-                "[security]\nplain = \"allow\"\n",
-                ":1: ",
-                "unknown key `security`",
+                "[security]\nplain = \"maybe\"\n",
+                ":2: ",
+                "unknown variant `maybe`, expected one of `deny`, `allow`, `only`",
             ),
+            ("[security]\npq = true\n", ":2: ", ""),
+            (
+                "[inbound]\ndefault = \"allow\"\n",
+                ":2: ",
+                "unknown variant `allow`, expected `reject` or `drop`",
+            ),
+            (
+                "[inbound]\nallow = [\n  \"any tcp/22\",\n  \"any tcp/ssh\",\n]\n",
+                ":4: ",
+                "\"ssh\" is no port",
+            ),
+            (
+                "[inbound]\nallow = [\"any tcp/80\", \"zone:2a tcp/22\"]\n",
+                ":2: ",
+                "any key may claim any zone",
+            ),
+            ("[inbound]\nallow = \"any tcp/22\"\n", ":2: ", "sequence"),
+            ("[inbound]\nallow = [22]\n", ":2: ", "a text in quotes"),
+            (
+                "[inbound]\n\ndeny = [\"any icmp\"]\n",
+                ":3: ",
+                "always answered",
+            ),
+            ("[inbound]\nreject = []\n", ":2: ", "unknown key `reject`"),
             ("mtu = 1279\n", ":1: ", "mtu 1279: use 1280 to 65535"),
             ("mtu = 65536\n", ":1: ", "mtu 65536"),
             ("mtu = \"1280\"\n", ":1: ", "invalid type: string \"1280\""),

@@ -49,13 +49,36 @@ const TUN_BUFFER: usize = 66 * 1024;
 /// Names tried for an interface that was not named.
 const INTERFACE_NAMES: u32 = 100;
 
-/// The running data thread; its end tells why it ended.
-pub type DataThreadHandle = JoinHandle<Result<(), Error>>;
+/// All that the data thread works with, before it runs: the process has but one thread, so that it can give up its rights.
+pub struct Prepared {
+    thread: DataThread,
+    handle: DataHandle,
+    ready: ReadyInfo,
+}
 
-/// Brings up the sockets and the interface, then starts the thread. On failure nothing is left behind.
-pub fn spawn(
-    settings: Settings,
-) -> Result<(DataHandle, JoinHandle<Result<(), Error>>, ReadyInfo), Error> {
+impl Prepared {
+    /// What stands.
+    pub fn ready(&self) -> &ReadyInfo {
+        &self.ready
+    }
+
+    /// The way to it; commands wait until it runs.
+    pub fn handle(&self) -> DataHandle {
+        self.handle.clone()
+    }
+
+    /// Starts the thread; its end tells why it ended.
+    pub fn start(self) -> Result<JoinHandle<Result<(), Error>>, Error> {
+        let thread = self.thread;
+        std::thread::Builder::new()
+            .name("anode-data".into())
+            .spawn(move || thread.run())
+            .map_err(Error::io("cannot start the data thread"))
+    }
+}
+
+/// Brings up the sockets and the interface. On failure, and when what it returns is dropped, nothing is left behind.
+pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let now = Instant::now();
     let local = local_addresses(&settings);
     let tun = create_tun(&settings, &local)?;
@@ -67,6 +90,7 @@ pub fn spawn(
     let lan = announced.map(|interface| interface.name.clone()).collect();
     let offload = tun.as_ref().is_some_and(Tun::offload);
     let mtu = settings.mtu;
+    let policy = settings.policy.clone();
     let overlay = start_overlay(settings, seen, now)?;
     let ready = ReadyInfo {
         interface: tun.as_ref().map(|tun| tun.name().to_owned()),
@@ -88,7 +112,7 @@ pub fn spawn(
     let (handle, commands) = DataHandle::new(Arc::clone(&wake));
     let thread = DataThread {
         tun,
-        adapter: Adapter::new(netstack, overlay, Vec::new()),
+        adapter: Adapter::new(netstack, overlay, Vec::new(), policy),
         interfaces,
         control: Control::default(),
         commands,
@@ -97,11 +121,11 @@ pub fn spawn(
         outgoing: Vec::with_capacity(TUN_BUFFER),
         tun_dropped: 0,
     };
-    let thread = std::thread::Builder::new()
-        .name("anode-data".into())
-        .spawn(move || thread.run())
-        .map_err(Error::io("cannot start the data thread"))?;
-    Ok((handle, thread, ready))
+    Ok(Prepared {
+        thread,
+        handle,
+        ready,
+    })
 }
 
 /// Own synthetic addresses: digit 0, and the own peer's where one is set (DESIGN §4).
@@ -223,9 +247,7 @@ impl DataThread {
             self.control.settle(now, &mut self.adapter);
             self.adapter.transmit(now);
             self.fill_tun(now);
-            if !more {
-                self.sleep();
-            }
+            self.wait(more);
         }
     }
 
@@ -281,19 +303,13 @@ impl DataThread {
         false
     }
 
-    fn sleep(&mut self) {
-        let deadline = [self.adapter.deadline(), self.control.deadline()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at);
-        let timeout = deadline.map(|(at, reason)| {
-            let left = at.saturating_duration_since(Instant::now());
-            tracing::trace!(?left, reason, "sleep");
-            left
-        });
-        if timeout == Some(Duration::ZERO) {
-            return;
-        }
+    /// Until something is readable or due; with more work waiting, only a look at what is readable.
+    fn wait(&mut self, more: bool) {
+        let timeout = if more {
+            Some(Duration::ZERO)
+        } else {
+            self.until_deadline()
+        };
         let tun = self.tun.as_ref().map(AsFd::as_fd);
         let others = [self.wake.as_fd(), self.interfaces.as_fd()];
         let fds = self.adapter.fds().into_iter().chain(others).chain(tun);
@@ -307,6 +323,14 @@ impl DataThread {
         if changed {
             self.read_interfaces();
         }
+    }
+
+    fn until_deadline(&self) -> Option<Duration> {
+        let deadlines = [self.adapter.deadline(), self.control.deadline()];
+        let (at, reason) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)?;
+        let left = at.saturating_duration_since(Instant::now());
+        tracing::trace!(?left, reason, "sleep");
+        Some(left)
     }
 
     /// The machine's own addresses changed: the overlay announces itself anew and finds its new ways.

@@ -7,6 +7,7 @@
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
 //!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
+//!   │                        ├ policy   who may reach this machine
 //!   │                        └ adapter  flows of the netstack joined to streams of the overlays
 //!   └── demo                           two nodes in namespaces of their own
 //! ```
@@ -23,6 +24,7 @@ pub mod error;
 pub mod names;
 pub mod node;
 pub mod output;
+pub mod policy;
 pub mod state;
 pub mod value;
 

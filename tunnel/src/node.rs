@@ -1,11 +1,13 @@
 //! A running node: what it is made of, and its life from start to clean end.
 
+use std::io::IsTerminal;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,9 +15,11 @@ use tokio::sync::oneshot;
 
 use crate::Error;
 use crate::command::{Command, DataHandle, PeerReport};
+use crate::config::{ConfigSource, Security};
 use crate::control::listener::{Access, ControlSocket};
-use crate::control::server::{Control, router};
+use crate::control::server::{Control, InForce, router};
 use crate::data;
+use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt};
@@ -41,8 +45,12 @@ pub struct Settings {
     pub learnt: Vec<PeerEndpoint>,
     /// Announce on the LAN and listen there.
     pub lan: bool,
-    /// Who may open connections to this machine.
+    /// Whose keys are known from the start.
     pub trusted: Vec<Address>,
+    /// Who may reach this machine.
+    pub policy: Policy,
+    /// What may go unsealed.
+    pub security: Security,
     /// The state directory; locked by this process.
     pub state_dir: PathBuf,
 }
@@ -79,6 +87,14 @@ pub struct Plan {
     pub access: Access,
     /// Whom this machine trusts, with names.
     pub book: Book,
+    /// `[inbound]`, of which the settings' policy was made.
+    pub inbound: Inbound,
+    /// Where it is read from again.
+    pub source: ConfigSource,
+    /// The directories that it needs while it runs.
+    pub places: Places,
+    /// Whether its memory is kept from swap.
+    pub memory_locked: bool,
     /// The state directory.
     pub state: LockedState,
     /// The identity, if this start made it: saved when the node stands.
@@ -127,8 +143,17 @@ async fn live(
     let mut signals = Signals::install()?;
     let socket = ControlSocket::bind(&plan.socket, plan.access)?;
     let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
-    let (data, thread, info) = data::spawn(plan.settings)?;
-    let mut ended = watch(thread);
+    let security = plan.settings.security;
+    let in_force = InForce {
+        inbound: plan.inbound,
+        policy: plan.settings.policy.clone(),
+    };
+    let prepared = data::prepare(plan.settings)?;
+    let (data, info) = (prepared.handle(), prepared.ready().clone());
+    // The last moment with one thread: all that are started from here on are as confined as this one.
+    let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
+    tracing::info!(?confined, "rights given up");
+    let mut ended = watch(prepared.start()?);
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
     }
@@ -140,6 +165,10 @@ async fn live(
         mtu,
         since: Instant::now(),
         book: Mutex::new(plan.book),
+        access: Mutex::new(in_force),
+        source: plan.source,
+        security,
+        confined,
         state: plan.state,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
@@ -158,7 +187,7 @@ async fn live(
         Err(error) => Some(Err(error)),
         Ok(()) => tokio::select! {
             result = &mut ended => Some(flatten(result)),
-            () = signals.next() => None,
+            () = until_stopped(&mut signals, &control, plan.watched) => None,
         },
     };
 
@@ -181,6 +210,19 @@ async fn live(
     outcome
 }
 
+/// Waits for a signal that ends the node; a hangup makes it read the policy again, unless the terminal is gone.
+async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) {
+    while let Asked::Reload = signals.next().await {
+        if watched && !std::io::stderr().is_terminal() {
+            return;
+        }
+        match control.reload().await {
+            Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
+            Err(error) => tracing::error!("the policy stays as it was: {error}"),
+        }
+    }
+}
+
 /// Ends the data thread; a second signal ends the process at once.
 async fn stop(
     data: &DataHandle,
@@ -194,7 +236,7 @@ async fn stop(
             Ok(result) => flatten(result),
             Err(_) => Err(Error::refused(format!("the data thread did not end within {STOP_TIMEOUT:?}"))),
         },
-        () = signals.next() => Err(Error::refused("ended at once by a second signal")),
+        () = signals.stop() => Err(Error::refused("ended at once by a second signal")),
     }
 }
 
@@ -214,7 +256,7 @@ fn flatten(result: Result<Result<(), Error>, oneshot::error::RecvError>) -> Resu
     result.unwrap_or_else(|_| Err(Error::refused("the data thread is lost")))
 }
 
-/// The signals that end a node.
+/// The signals that a node hears.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -231,13 +273,23 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
+
+    async fn stop(&mut self) {
+        while let Asked::Reload = self.next().await {}
+    }
+}
+
+/// What a signal wants.
+enum Asked {
+    Stop,
+    Reload,
 }
 
 /// Writes down, now and then, where peers are.

@@ -371,6 +371,10 @@ impl Overlay for AnodeOverlay {
         self.node.abort(now, stream, failure);
     }
 
+    fn forget(&mut self, stream: StreamId) {
+        self.node.forget(stream);
+    }
+
     fn finish(&mut self, now: Instant, stream: StreamId) {
         self.node.finish(now, stream);
     }

@@ -1,5 +1,6 @@
 //! What was sent and what became of it: one entry for each packet from the oldest unacknowledged on.
 use crate::ranges::RangeSet;
+use crate::recovery::THIN;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub(crate) struct Acked {
     pub(crate) newest: Option<(Instant, u64)>,
     /// Send time of the newest packet that was sent once (Karn).
     pub(crate) sample_of: Option<Instant>,
+    /// The same of a packet that was deemed lost: a measure only if the timeout was too short.
+    pub(crate) late: Option<Instant>,
     /// A packet sent once arrived after a later one.
     pub(crate) reordered: bool,
     /// Retransmitted packets whose acknowledgement came too soon to be the retransmission's.
@@ -120,6 +123,14 @@ impl Scoreboard {
 
     pub(crate) fn is_full(&self) -> bool {
         self.packets.len() as u64 >= MAX_SPAN
+    }
+
+    /// Few packets with data wait for an acknowledgement; not the close alone, whose tries are few.
+    pub(crate) fn is_thin(&self) -> bool {
+        let waiting = self.in_flight_packets + self.lost_packets;
+        let close_alone =
+            self.packets.len() == 1 && self.packets.front().is_some_and(|p| p.len == 0);
+        waiting < THIN && !close_alone
     }
 
     /// Whether three later packets have arrived than some that has not (the classic threshold).
@@ -250,7 +261,13 @@ impl Scoreboard {
             out.bytes += packet.len as usize;
             let mut believed = true;
             if packet.transmissions == 1 {
-                out.sample_of = out.sample_of.max(Some(packet.sent));
+                if was_lost {
+                    out.late = out.late.max(Some(packet.sent));
+                } else {
+                    // What a timeout gave up and then turns out to have arrived long ago is no measure of the path: its
+                    // acknowledgement was lost.
+                    out.sample_of = out.sample_of.max(Some(packet.sent));
+                }
                 out.reordered |= position < highest_before || was_lost;
                 out.revived += u32::from(was_lost);
             } else if was_lost || now.saturating_duration_since(packet.sent) < soonest {

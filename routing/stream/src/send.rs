@@ -535,6 +535,10 @@ impl Sender {
             Verdict::Reduce => self.begin_recovery(now, in_flight, counters),
             Verdict::Undo => {
                 self.control.undo(now);
+                // RFC 4015 §4: the timer learns what it had not known.
+                if let Some(sent) = acked.late {
+                    self.rtt.sample(now, now.saturating_duration_since(sent));
+                }
                 counters.undone += 1;
             }
         }

@@ -1,13 +1,15 @@
 //! TCP flows of programs joined to streams of overlays.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV6;
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Instant;
 
 use anode_netstack::{Event, FlowId, Netstack};
 use anode_routing::overlay::{Failure, Overlay, OverlayEvent};
 
+use super::gate::Gate;
 use super::{Answer, Counters, Ends, Overlays, StreamKey, answer};
+use crate::policy::Verdict;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +26,16 @@ enum State {
 struct Bridge {
     ends: Ends,
     state: State,
+    origin: Origin,
+}
+
+/// Who opened it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Origin {
+    /// A program of this machine: no policy ends it.
+    Ours,
+    /// A peer, and the local port that it called.
+    Peer { from: Ipv6Addr, port: u16 },
 }
 
 /// All connections. An end that is gone is forgotten at once; the other end finishes by itself.
@@ -34,8 +46,13 @@ pub(super) struct Bridges {
 }
 
 impl Bridges {
-    fn insert(&mut self, ends: Ends, state: State) {
-        self.by_flow.insert(ends.flow, Bridge { ends, state });
+    fn insert(&mut self, ends: Ends, state: State, origin: Origin) {
+        let bridge = Bridge {
+            ends,
+            state,
+            origin,
+        };
+        self.by_flow.insert(ends.flow, bridge);
         self.by_stream.insert(ends.stream, ends.flow);
     }
 
@@ -51,6 +68,35 @@ impl Bridges {
     fn opened(&mut self, flow: FlowId) {
         if let Some(bridge) = self.by_flow.get_mut(&flow) {
             bridge.state = State::Open;
+        }
+    }
+
+    /// Ends the connections of peers that the policy does not allow anymore.
+    pub(super) fn end_forbidden<A: Overlay>(
+        &mut self,
+        now: Instant,
+        gate: &mut Gate,
+        netstack: &mut Netstack,
+        overlays: &mut Overlays<A>,
+    ) {
+        let forbidden = |bridge: &&Bridge| match bridge.origin {
+            Origin::Ours => false,
+            Origin::Peer { from, port } => !gate.allows_stream(from, port),
+        };
+        let ended: Vec<Ends> = self
+            .by_flow
+            .values()
+            .filter(forbidden)
+            .map(|bridge| bridge.ends)
+            .collect();
+        gate.counters.ended += ended.len() as u64;
+        for ends in ended {
+            // The peer was spoken to already: silence would hide nothing from it, and leave its program hanging.
+            overlays
+                .get(ends.stream.overlay)
+                .abort(now, ends.stream.stream, Failure::Policy);
+            netstack.tcp_reset(now, ends.flow);
+            self.remove(ends);
         }
     }
 
@@ -155,6 +201,7 @@ impl Bridges {
                     stream: StreamKey { overlay, stream },
                 },
                 State::Opening,
+                Origin::Ours,
             ),
             Err(failure) => {
                 counters.outbound_failed += 1;
@@ -164,6 +211,7 @@ impl Bridges {
     }
 
     /// Carries what a peer did to the program.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn overlay_event<A: Overlay>(
         &mut self,
         now: Instant,
@@ -171,6 +219,7 @@ impl Bridges {
         event: OverlayEvent,
         netstack: &mut Netstack,
         overlays: &mut Overlays<A>,
+        gate: &mut Gate,
         counters: &mut Counters,
     ) {
         let key = |stream| StreamKey { overlay, stream };
@@ -182,6 +231,17 @@ impl Bridges {
                 to,
                 to_port,
             } => {
+                match gate.stream(from, to_port) {
+                    Verdict::Allow => {}
+                    Verdict::Reject => {
+                        return overlays.get(overlay).abort(now, stream, Failure::Policy);
+                    }
+                    Verdict::Drop => return overlays.get(overlay).forget(stream),
+                }
+                let origin = Origin::Peer {
+                    from,
+                    port: to_port,
+                };
                 let from = SocketAddrV6::new(from, from_port, 0, 0);
                 let to = SocketAddrV6::new(to, to_port, 0, 0);
                 match netstack.tcp_connect(now, from, to) {
@@ -191,6 +251,7 @@ impl Bridges {
                             stream: key(stream),
                         },
                         State::Connecting,
+                        origin,
                     ),
                     None => {
                         counters.inbound_refused += 1;

@@ -63,6 +63,9 @@ pub enum Command {
     Trust(Trust),
     /// Take that back
     Distrust(Whom),
+    /// Who may reach this machine
+    #[command(subcommand)]
+    Policy(Policy),
     /// Routes that keep packets for the overlay from leaking while no node runs
     #[command(subcommand)]
     Guard(Guard),
@@ -163,6 +166,23 @@ pub struct Trust {
     pub address: AddressText,
     /// What to call it here
     pub name: Option<PeerName>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Policy {
+    /// Whether somebody may reach a port of this machine, and by which rule
+    Check(Question),
+    /// Make the running node read [inbound] again; SIGHUP does the same
+    Reload,
+}
+
+#[derive(Args, Debug)]
+pub struct Question {
+    /// Address, overlay IPv6, name, or `any` for a stranger
+    pub who: String,
+    /// tcp/PORT, udp/PORT, icmp or ip/NUMBER
+    #[arg(value_name = "PROTO/PORT")]
+    pub what: String,
 }
 
 #[derive(Subcommand, Clone, Copy, Debug)]

@@ -3,6 +3,7 @@
 mod args;
 mod identity;
 mod ping;
+mod policy;
 mod show;
 mod trust;
 mod up;
@@ -14,7 +15,7 @@ use clap::Parser;
 use nix::unistd::Uid;
 
 use crate::Error;
-use crate::config::Config;
+use crate::config::{Config, ConfigSource};
 use crate::control::client::Client;
 use crate::demo::programs;
 use crate::output::Style;
@@ -58,6 +59,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Resolve(whom) => show::resolve(common, &whom.target),
         Command::Trust(flags) => trust::trust(common, &flags),
         Command::Distrust(whom) => trust::distrust(common, &whom.target),
+        Command::Policy(action) => policy::run(common, action),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),
         Command::DemoTool {
@@ -106,7 +108,11 @@ impl Common {
     }
 
     fn config(&self, dir: &StateDir) -> Result<Config, Error> {
-        Config::find(self.config.as_deref(), dir.is_system())
+        self.config_source(dir).read()
+    }
+
+    fn config_source(&self, dir: &StateDir) -> ConfigSource {
+        ConfigSource::new(self.config.as_deref(), dir.is_system())
     }
 
     /// Where the control socket of `dir` is.

@@ -48,6 +48,13 @@ pub(super) fn status(common: &Common) -> Result<Done, Error> {
             format!("{} known, {} reachable", status.peers, status.reachable),
         ),
         ("streams", status.streams.to_string()),
+        (
+            "security",
+            format!(
+                "plain {}, post-quantum {}",
+                status.security.plain, status.security.pq
+            ),
+        ),
     ];
     output::print(&output::fields(style, &rows))?;
     Ok(Done::Yes)
@@ -145,7 +152,11 @@ fn path_text(path: &Path) -> String {
 
 fn state(peer: &Peer) -> String {
     let trusted = if peer.trusted { "trusted" } else { "stranger" };
-    let sealed = if peer.sealed { "sealed" } else { "plain" };
+    let sealed = match (peer.sealed, peer.pq) {
+        (true, true) => "sealed, post-quantum",
+        (true, false) => "sealed",
+        (false, _) => "plain",
+    };
     format!("{trusted}, {sealed}")
 }
 

@@ -7,7 +7,8 @@ use super::{Done, block_on};
 use crate::Error;
 use crate::control::api::{TargetRequest, TrustRequest, Trusted};
 use crate::names::{Named, short};
-use crate::output;
+use crate::output::{self, Style};
+use crate::policy::Policy;
 use crate::state::book::{Book, Entry};
 use crate::state::identity;
 use crate::value::{PeerName, ValueError};
@@ -63,8 +64,14 @@ fn change(
     let state = common.dir()?.lock()?;
     let own = identity::load(state.dir())?.map(|identity| *identity.address());
     let mut book = Book::load(state.dir())?;
-    let trusted = offline(&mut book, own)?;
+    let mut trusted = offline(&mut book, own)?;
     book.save(&state)?;
+    // A configuration that this command cannot read is for `anode up` to refuse.
+    if let Ok(config) = common.config(state.dir()) {
+        trusted.note = Policy::new(&config.inbound, &book).err().map(|error| {
+            format!("{error}; change that rule before the next start, which would refuse it")
+        });
+    }
     Ok(trusted)
 }
 
@@ -83,5 +90,8 @@ fn report(common: &Common, trusted: &Trusted) -> Result<Done, Error> {
         "no longer trusted"
     };
     output::print(&format!("{name} ({}) is {verb}\n", trusted.ipv6))?;
+    if let Some(note) = &trusted.note {
+        eprintln!("{} {note}", Style::stderr().red("note:"));
+    }
     Ok(Done::Yes)
 }

@@ -1,9 +1,10 @@
 //! `anode up`: flags over configuration over defaults, then a node in the foreground.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Instant;
 
-use anode_platform::privileges;
+use anode_platform::privileges::{self, Places};
 use anode_wire::{Address, PeerId};
 use tracing_subscriber::EnvFilter;
 
@@ -11,11 +12,12 @@ use super::Done;
 use super::args::{Common, Up};
 use crate::Error;
 use crate::command::PeerReport;
-use crate::config::Config;
+use crate::config::{Config, ConfigSource};
 use crate::control::listener::Access;
 use crate::names::peer_label;
 use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
 use crate::output::{self, Style};
+use crate::policy::Policy;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt};
@@ -27,14 +29,17 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
         super::die_with_parent()?;
     }
     let dir = common.dir()?;
-    let config = common.config(&dir)?;
+    let source = common.config_source(&dir);
+    let config = source.read()?;
     start_log(&flags, &config)?;
-    privileges::no_core_dumps()?;
+    privileges::return_freed_memory();
+    let memory_locked = privileges::protect_memory()?;
 
     let socket = common.socket(&dir, &config);
     let access = dir.service_group().map_or(Access::Owner, Access::Group);
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
+    let inbound = config.inbound.clone();
     let (settings, unsaved) = settings(flags, config, &state, &book)?;
     let opening = Opening {
         address: *settings.identity.address(),
@@ -42,18 +47,39 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
         lan: settings.lan,
         start,
     };
+    let places = places(&state, &socket, &source);
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
         socket,
         access,
         book,
+        inbound,
+        source,
+        places,
+        memory_locked,
         state,
         unsaved,
         watched,
     };
     node::run(plan, |info| ready(&opening, info, common.json), met)?;
     Ok(Done::Yes)
+}
+
+/// What a running node reads and writes: its state, its control socket, its configuration.
+fn places(state: &LockedState, socket: &Path, source: &ConfigSource) -> Places {
+    let directory = |path: &Path| path.parent().map(Path::to_owned);
+    // A file may be replaced by another one of its name, and may be a link into another directory.
+    let target = source.path().and_then(|path| path.canonicalize().ok());
+    Places {
+        write: vec![state.dir().path().to_owned()],
+        remove: directory(socket).into_iter().collect(),
+        read: [source.path(), target.as_deref()]
+            .into_iter()
+            .flatten()
+            .filter_map(directory)
+            .collect(),
+    }
 }
 
 /// Flags over configuration over defaults.
@@ -109,6 +135,8 @@ fn settings(
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
+        policy: Policy::new(&config.inbound, book)?,
+        security: config.security,
         state_dir: state.dir().path().to_owned(),
     };
     Ok((settings, unsaved))

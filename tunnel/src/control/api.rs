@@ -3,11 +3,15 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use anode_platform::privileges::{Confined, Landlock};
 use anode_routing::overlay::{Failure, PathKind};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{LookupReport, PathReport, PeerReport, Target};
-use crate::state::book::Entry;
+use crate::config::Security;
+use crate::policy::{A_STRANGER, Policy, Protocol, What, Who, WhoText};
+use crate::state::book::{Book, Entry};
+use crate::value::ValueError;
 use anode_wire::PeerId;
 
 /// `anode status --json`
@@ -33,10 +37,70 @@ pub struct Status {
     pub reachable: usize,
     /// Open streams.
     pub streams: usize,
+    /// `[security]`
+    pub security: SecurityStatus,
+    /// The rights that it gave up.
+    pub confined: Confinement,
     /// Version of the program.
     pub version: String,
     /// Process id.
     pub pid: u32,
+}
+
+/// What the node demands of sessions, as in the configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SecurityStatus {
+    /// `deny`, `allow` or `only`.
+    pub plain: String,
+    /// `prefer`, `require` or `off`.
+    pub pq: String,
+}
+
+impl From<Security> for SecurityStatus {
+    fn from(security: Security) -> Self {
+        Self {
+            plain: security.plain.as_str().to_owned(),
+            pq: security.pq.as_str().to_owned(),
+        }
+    }
+}
+
+/// The rights that a node gave up once it stood.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Capabilities that it kept.
+    pub capabilities: Vec<String>,
+    /// It can start no program that has more rights.
+    pub no_new_privileges: bool,
+    /// System calls that a node does not need are refused.
+    pub seccomp: bool,
+    /// Files outside of its directories are out of reach: `full`, `partly` (older kernel) or `missing`.
+    pub landlock: String,
+    /// No core files, no look into its memory.
+    pub core_dumps_off: bool,
+    /// Memory never goes to swap.
+    pub memory_locked: bool,
+}
+
+impl Confinement {
+    /// As JSON has it.
+    pub fn new(confined: &Confined) -> Self {
+        let names = confined.capabilities.iter();
+        let landlock = match confined.landlock {
+            Landlock::Full => "full",
+            Landlock::Partly => "partly",
+            Landlock::Missing => "missing",
+        };
+        Self {
+            capabilities: names.map(ToString::to_string).collect(),
+            // Without these two no node runs.
+            no_new_privileges: true,
+            core_dumps_off: true,
+            seccomp: confined.seccomp,
+            landlock: landlock.to_owned(),
+            memory_locked: confined.memory_locked,
+        }
+    }
 }
 
 /// One of `anode peers --json`
@@ -54,6 +118,8 @@ pub struct Peer {
     pub paths: Vec<Path>,
     /// Whether its traffic is sealed.
     pub sealed: bool,
+    /// Whether its keys are post-quantum.
+    pub pq: bool,
     /// Bytes from it.
     pub rx_bytes: u64,
     /// Bytes to it.
@@ -145,6 +211,7 @@ impl Peer {
             trusted: entry.is_some(),
             paths: report.paths.iter().map(Path::new).collect(),
             sealed: report.sealed,
+            pq: report.pq,
             rx_bytes: report.rx_bytes,
             tx_bytes: report.tx_bytes,
         }
@@ -302,6 +369,9 @@ pub struct Trusted {
     pub name: Option<String>,
     /// Whether it is let in now.
     pub trusted: bool,
+    /// What people should know: a rule of the configuration that names somebody who has no name anymore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 impl Trusted {
@@ -312,7 +382,99 @@ impl Trusted {
             ipv6: entry.address.ipv6(PeerId::ANY),
             name: entry.name.as_ref().map(ToString::to_string),
             trusted,
+            note: None,
         }
+    }
+}
+
+/// Whether somebody may reach something here: `anode policy check`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyQuestion {
+    /// An address, an overlay IPv6, a name, or `any`.
+    pub who: String,
+    /// `tcp/22`, `udp/53`, `icmp`, `ip/132`
+    pub what: String,
+}
+
+/// A [`PolicyQuestion`] that makes sense.
+pub struct ParsedQuestion {
+    who: WhoText,
+    what: (Protocol, u16),
+}
+
+impl PolicyQuestion {
+    /// Checks both words.
+    pub fn parse(&self) -> Result<ParsedQuestion, ValueError> {
+        let what: What = self.what.parse()?;
+        let what = what.single().ok_or_else(|| {
+            ValueError::new(format!(
+                "\"{}\": ask about one port or protocol, as in tcp/22, udp/53, icmp or ip/132",
+                self.what
+            ))
+        })?;
+        Ok(ParsedQuestion {
+            who: self.who.parse()?,
+            what,
+        })
+    }
+}
+
+impl ParsedQuestion {
+    /// What `policy` says; names by `book`.
+    pub fn answer(&self, policy: &Policy, book: &Book) -> Result<PolicyAnswer, ValueError> {
+        let from = match self.who.resolve(book)? {
+            Who::Any => A_STRANGER,
+            Who::Peer(ip) => ip,
+        };
+        let (protocol, port) = self.what;
+        let (verdict, reason) = policy.verdict(from, protocol, port);
+        Ok(PolicyAnswer {
+            verdict: verdict.as_str().to_owned(),
+            rule: reason.to_string(),
+            reason: reason.explain(),
+        })
+    }
+}
+
+/// `anode policy check --json`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PolicyAnswer {
+    /// `allow`, `reject` or `drop`.
+    pub verdict: String,
+    /// The rule as it was written; `echo`, `trust` or `default` where there is none.
+    pub rule: String,
+    /// The same for people.
+    pub reason: String,
+}
+
+/// `anode policy reload --json`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PolicyReloaded {
+    /// Rules of `allow`.
+    pub allow: usize,
+    /// Rules of `deny`.
+    pub deny: usize,
+    /// `reject` or `drop`: for what no rule lets in.
+    pub default: String,
+}
+
+impl PolicyReloaded {
+    /// Of the policy that is in force now.
+    pub fn new(policy: &Policy) -> Self {
+        Self {
+            allow: policy.allow.len(),
+            deny: policy.deny.len(),
+            default: policy.otherwise.as_str().to_owned(),
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        format!(
+            "{} allow, {} deny, default {}",
+            self.allow, self.deny, self.default
+        )
     }
 }
 

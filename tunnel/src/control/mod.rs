@@ -13,6 +13,8 @@
 //! | POST /v1/resolve | [`api::TargetRequest`] | [`api::Resolved`] |
 //! | POST /v1/trust | [`api::TrustRequest`] | [`api::Trusted`] |
 //! | POST /v1/distrust | [`api::TargetRequest`] | [`api::Trusted`], or 404 |
+//! | POST /v1/policy/check | [`api::PolicyQuestion`] | [`api::PolicyAnswer`] |
+//! | POST /v1/policy/reload | `{}` | [`api::PolicyReloaded`] |
 //! | GET /metrics | | Prometheus text; names no peers (S30) |
 //!
 //! Errors are `{"error": "…"}`: 400 for a bad value, 404 for nobody, 409 for a conflict, 503 when the node is too busy.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use anode_platform::privileges::Confined;
 use anode_routing::overlay::Failure;
 use anode_wire::{Address, PeerId};
 use axum::extract::rejection::JsonRejection;
@@ -17,13 +18,16 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Lookup, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, Resolved,
-    Status, TargetRequest, TrustRequest, Trusted, failure_text, millis,
+    ApiError, Confinement, Lookup, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer,
+    PingRequest, PolicyAnswer, PolicyQuestion, PolicyReloaded, Resolved, Status, TargetRequest,
+    TrustRequest, Trusted, failure_text, millis,
 };
 use super::metrics;
 use crate::command::{Command, CommandError, DataHandle, Reply, Target};
+use crate::config::{ConfigSource, Security};
 use crate::names::Named;
 use crate::node::ReadyInfo;
+use crate::policy::{Inbound, Policy};
 use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::value::{PeerName, ValueError, parse_address, udp_text};
@@ -51,8 +55,24 @@ pub struct Control {
     pub since: Instant,
     /// Who is trusted; this node is the file's only writer while it runs.
     pub book: Mutex<Book>,
+    /// Who may reach this machine.
+    pub access: Mutex<InForce>,
+    /// Where `[inbound]` is read from again.
+    pub source: ConfigSource,
+    /// `[security]`
+    pub security: Security,
+    /// The rights that it gave up.
+    pub confined: Confined,
     /// The state directory.
     pub state: LockedState,
+}
+
+/// The policy in force, and what it was made of.
+pub struct InForce {
+    /// `[inbound]` as it was read last.
+    pub inbound: Inbound,
+    /// With the names of the trust book.
+    pub policy: Policy,
 }
 
 /// All routes over `control`.
@@ -65,6 +85,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/resolve", post(resolve))
         .route("/v1/trust", post(trust))
         .route("/v1/distrust", post(distrust))
+        .route("/v1/policy/check", post(policy_check))
+        .route("/v1/policy/reload", post(policy_reload))
         .route("/metrics", get(metrics_text))
         .fallback(async || Problem::not_found("no such path in the control API"))
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -101,7 +123,11 @@ impl From<CommandError> for Problem {
 
 impl From<crate::Error> for Problem {
     fn from(error: crate::Error) -> Self {
-        Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+        let status = match error.exit_status() {
+            2 => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, error.to_string())
     }
 }
 
@@ -123,6 +149,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
+/// A request that says all by its path: `{}`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
 type Answer<T> = Result<Json<T>, Problem>;
 
 impl Control {
@@ -142,6 +173,57 @@ impl Control {
         self.book
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// As [`Control::book`].
+    fn access(&self) -> MutexGuard<'_, InForce> {
+        self.access
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Reads `[inbound]` again. A file that is wrong changes nothing.
+    pub(crate) async fn reload(&self) -> Result<PolicyReloaded, crate::Error> {
+        let inbound = self.source.read()?.inbound;
+        let policy = Policy::new(&inbound, &self.book())?;
+        let done = PolicyReloaded::new(&policy);
+        *self.access() = InForce { inbound, policy };
+        self.enforce().await?;
+        Ok(done)
+    }
+
+    /// The book has changed: names mean other peers, others are trusted. What the rules lost is returned.
+    async fn follow_book(&self) -> Result<Option<String>, crate::Error> {
+        let lost = {
+            let book = self.book();
+            let mut access = self.access();
+            let (policy, lost) = Policy::lenient(&access.inbound, &book, &access.policy);
+            access.policy = policy;
+            lost
+        };
+        self.enforce().await?;
+        Ok(lost.into_iter().next().map(|error| {
+            format!("{error}; change that rule before the next start, which would refuse it")
+        }))
+    }
+
+    /// Brings the policy to the data thread. It must arrive: what is on disk and what is in force would differ.
+    async fn enforce(&self) -> Result<(), crate::Error> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            // Taken anew each time and sent before anything else runs: the last one sent is the last one made.
+            let policy = Box::new(self.access().policy.clone());
+            let sent = self
+                .data
+                .ask(|reply| Command::SetPolicy { policy, reply })
+                .await;
+            match sent {
+                Err(CommandError::Busy) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                result => return Ok(result?),
+            }
+        }
     }
 
     fn target(&self, text: &str) -> Result<Target, Problem> {
@@ -175,6 +257,8 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<Status> {
         peers: report.peers,
         reachable: report.reachable,
         streams: report.streams,
+        security: control.security.into(),
+        confined: Confinement::new(&control.confined),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
     }))
@@ -273,7 +357,7 @@ async fn trust(
         .as_deref()
         .map(str::parse::<PeerName>)
         .transpose()?;
-    let trusted = control.change_book(|book| {
+    let mut trusted = control.change_book(|book| {
         book.trust(address, name)
             .map_err(|problem| Problem(StatusCode::CONFLICT, problem))?;
         let entry = book
@@ -284,6 +368,7 @@ async fn trust(
     control
         .ask(ANSWER_TIMEOUT, |reply| Command::Trust { address, reply })
         .await?;
+    trusted.note = control.follow_book().await?;
     Ok(Json(trusted))
 }
 
@@ -292,15 +377,30 @@ async fn distrust(
     Body(request): Body<TargetRequest>,
 ) -> Answer<Trusted> {
     let named: Named = request.target.parse()?;
-    let (address, trusted) = control.change_book(|book| {
+    let mut trusted = control.change_book(|book| {
         let entry = book.find(&named)?.clone();
         book.distrust(&entry.address);
-        Ok((entry.address, Trusted::new(&entry, false)))
+        Ok(Trusted::new(&entry, false))
     })?;
-    control
-        .ask(ANSWER_TIMEOUT, |reply| Command::Distrust { address, reply })
-        .await?;
+    trusted.note = control.follow_book().await?;
     Ok(Json(trusted))
+}
+
+async fn policy_check(
+    State(control): State<Arc<Control>>,
+    Body(question): Body<PolicyQuestion>,
+) -> Answer<PolicyAnswer> {
+    let answer = question
+        .parse()?
+        .answer(&control.access().policy, &control.book())?;
+    Ok(Json(answer))
+}
+
+async fn policy_reload(
+    State(control): State<Arc<Control>>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Answer<PolicyReloaded> {
+    Ok(Json(control.reload().await?))
 }
 
 async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, Problem> {

@@ -9,6 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use anode_platform::privileges::{Capability, Confined, Landlock};
 use anode_platform::wake::Wake;
 use anode_routing::overlay::{Failure, PathKind, Via};
 use anode_wire::{Address, Identity, Zone};
@@ -18,12 +19,14 @@ use tokio::net::UnixStream;
 
 use super::client::Client;
 use super::listener::{Access, ControlSocket};
-use super::server::{Control, router};
+use super::server::{Control, InForce, router};
 use crate::Error;
 use crate::command::{
     Command, DataHandle, LookupReport, PathReport, PeerReport, PingReport, StatusReport, Target,
 };
+use crate::config::{ConfigSource, Security};
 use crate::node::ReadyInfo;
+use crate::policy::{Inbound, Policy};
 use crate::state::StateDir;
 use crate::state::book::Book;
 use crate::state::testing::TestDir;
@@ -42,8 +45,16 @@ fn via() -> Via {
     }
 }
 
+/// What a data thread was told.
+#[derive(Debug, PartialEq)]
+enum Told {
+    Trust(Address),
+    /// And how many peers it trusts.
+    Policy(usize),
+}
+
 /// Answers as a data thread that knows peer 2 and nobody else; returns what it was told of trust.
-fn data_thread(commands: Receiver<Command>) -> Vec<(Address, bool)> {
+fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
     let mut told = Vec::new();
     for command in commands {
         match command {
@@ -65,7 +76,8 @@ fn data_thread(commands: Receiver<Command>) -> Vec<(Address, bool)> {
                 let _ = reply.send(vec![PeerReport {
                     address: address(2),
                     paths: vec![path],
-                    sealed: false,
+                    sealed: true,
+                    pq: true,
                     rx_bytes: 10,
                     tx_bytes: 20,
                 }]);
@@ -93,11 +105,11 @@ fn data_thread(commands: Receiver<Command>) -> Vec<(Address, bool)> {
             }
             Command::AddPeer { reply, .. } => drop(reply),
             Command::Trust { address, reply } => {
-                told.push((address, true));
+                told.push(Told::Trust(address));
                 let _ = reply.send(());
             }
-            Command::Distrust { address, reply } => {
-                told.push((address, false));
+            Command::SetPolicy { policy, reply } => {
+                told.push(Told::Policy(policy.trusted.len()));
                 let _ = reply.send(());
             }
             Command::Counters(reply) => {
@@ -113,7 +125,7 @@ struct Node {
     test: TestDir,
     socket: PathBuf,
     data: DataHandle,
-    thread: std::thread::JoinHandle<Vec<(Address, bool)>>,
+    thread: std::thread::JoinHandle<Vec<Told>>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
@@ -134,6 +146,18 @@ impl Node {
             mtu: 1280,
             since: Instant::now(),
             book: Mutex::new(Book::default()),
+            access: Mutex::new(InForce {
+                inbound: Inbound::default(),
+                policy: Policy::default(),
+            }),
+            source: ConfigSource::File(test.path().join("anode.toml")),
+            security: Security::default(),
+            confined: Confined {
+                capabilities: vec![Capability::NetAdmin],
+                seccomp: true,
+                landlock: Landlock::Partly,
+                memory_locked: false,
+            },
             state: StateDir::find(Some(test.path())).unwrap().lock().unwrap(),
         };
         let listener = ControlSocket::bind(&socket, Access::Owner).unwrap();
@@ -154,7 +178,7 @@ impl Node {
     }
 
     /// Ends both sides; what the data thread was told of trust.
-    async fn stop(self) -> Vec<(Address, bool)> {
+    async fn stop(self) -> Vec<Told> {
         self.server.abort();
         let _ = self.server.await;
         self.data.send(Command::Shutdown).unwrap();
@@ -174,7 +198,12 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
     let expected = json!({
         "address": address(1).to_string(), "ipv6": "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020",
         "interface": "anode0", "mtu": 1280, "listen": ["udp://[::]:8737"], "lan": ["eth0"],
-        "peers": 3, "reachable": 1, "streams": 2, "uptime_s": null, "pid": null, "version": null,
+        "peers": 3, "reachable": 1, "streams": 2, "security": {"plain": "deny", "pq": "prefer"},
+        "confined": {
+            "capabilities": ["CAP_NET_ADMIN"], "no_new_privileges": true, "seccomp": true,
+            "landlock": "partly", "core_dumps_off": true, "memory_locked": false,
+        },
+        "uptime_s": null, "pid": null, "version": null,
     });
     assert_eq!(status, expected);
 
@@ -183,7 +212,7 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
     let peers: Value = client.get("/v1/peers").await.unwrap();
     let expected = json!([{
         "address": address(2).to_string(), "ipv6": "fda0:cd00:8989:4303:c3ee:44a0:16e:9720",
-        "name": "box", "trusted": true, "sealed": false, "rx_bytes": 10, "tx_bytes": 20,
+        "name": "box", "trusted": true, "sealed": true, "pq": true, "rx_bytes": 10, "tx_bytes": 20,
         "paths": [{
             "kind": "direct", "transport": "udp", "endpoint": "udp://192.0.2.1:8737",
             "hops": 0, "rtt_ms": 0.31, "active": true,
@@ -246,7 +275,72 @@ async fn trust_reaches_the_file_and_the_data_thread_and_is_taken_back() {
     assert_eq!(gone["trusted"], false);
     let book = Book::load(&StateDir::find(Some(node.test.path())).unwrap()).unwrap();
     assert!(book.entries().is_empty());
-    assert_eq!(node.stop().await, [(address(2), true), (address(2), false)]);
+    let told = [Told::Trust(address(2)), Told::Policy(1), Told::Policy(0)];
+    assert_eq!(node.stop().await, told);
+}
+
+#[tokio::test]
+async fn the_policy_is_read_again_and_a_bad_file_changes_nothing() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    let path = node.test.path().join("anode.toml");
+    let question = json!({"who": "box", "what": "tcp/22"});
+    let trust = json!({"address": address(2).to_string(), "name": "box"});
+    let _: Value = client.post("/v1/trust", &trust).await.unwrap();
+
+    fs::write(
+        &path,
+        "[inbound]\ndefault = \"drop\"\nallow = [\"box tcp/22\"]\n",
+    )
+    .unwrap();
+    let done: Value = client.post("/v1/policy/reload", &json!({})).await.unwrap();
+    assert_eq!(done, json!({"allow": 1, "deny": 0, "default": "drop"}));
+    let answer: Value = client.post("/v1/policy/check", &question).await.unwrap();
+    assert_eq!(
+        (&answer["verdict"], &answer["rule"]),
+        (&json!("allow"), &json!("trust"))
+    );
+
+    let bad = [
+        (
+            "[inbound]\nallow = [\"box tcp/x\"]\n",
+            "anode.toml:2: \"x\" is no port",
+        ),
+        (
+            "[inbound]\n\nallow = [\"laptop tcp/1\"]\n",
+            "anode.toml:3: nobody is called \"laptop\"",
+        ),
+        ("[inbuond]\n", "anode.toml:1: unknown key `inbuond`"),
+    ];
+    for (text, message) in bad {
+        fs::write(&path, text).unwrap();
+        let error = client
+            .post::<_, Value>("/v1/policy/reload", &json!({}))
+            .await
+            .unwrap_err();
+        assert_eq!(error.exit_status(), 2);
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let stranger = json!({"who": "any", "what": "tcp/22"});
+    let answer: Value = client.post("/v1/policy/check", &stranger).await.unwrap();
+    assert_eq!(answer["verdict"], "drop", "the old policy is in force");
+
+    // The rule that names the peer is told when its name goes.
+    let gone: Value = client
+        .post("/v1/distrust", &json!({"target": "box"}))
+        .await
+        .unwrap();
+    assert!(
+        gone["note"]
+            .as_str()
+            .unwrap()
+            .contains("anode.toml:3: nobody is called"),
+        "{gone}"
+    );
+    let by_ip = json!({"who": address(2).to_string(), "what": "tcp/22"});
+    let answer: Value = client.post("/v1/policy/check", &by_ip).await.unwrap();
+    assert_eq!(answer["verdict"], "drop");
+    node.stop().await;
 }
 
 #[tokio::test]

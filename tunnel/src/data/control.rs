@@ -94,8 +94,8 @@ impl Control {
                 adapter.first().add_peer(now, address, &[], true);
                 let _ = reply.send(());
             }
-            Command::Distrust { address, reply } => {
-                adapter.first().remove_peer(now, &address);
+            Command::SetPolicy { policy, reply } => {
+                adapter.set_policy(now, *policy);
                 let _ = reply.send(());
             }
             Command::Counters(reply) => {
@@ -237,6 +237,7 @@ fn report(peer: PeerSnapshot) -> PeerReport {
             })
             .collect(),
         sealed: false,
+        pq: false,
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }

@@ -13,11 +13,29 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
     add("netstack", &mut adapter.netstack.counters().iter());
     add("adapter", &mut adapter.counters().iter());
     add("tun", &mut [("dropped", tun_dropped)].into_iter());
+    let policy = adapter.gate().counters();
+    let refused = [
+        ("not_carried", policy.not_carried),
+        ("icmp_unrelated", policy.icmp_unrelated),
+        ("ended", policy.ended),
+        ("flows_evicted", adapter.gate().flows().1),
+    ];
+    add("policy", &mut refused.into_iter());
+    all.extend(policy.verdicts().map(|(protocol, verdict, value)| {
+        let name =
+            format!("anode_policy_verdicts_total{{protocol=\"{protocol}\",verdict=\"{verdict}\"}}");
+        (name, value)
+    }));
+    let mut add = |part: &str, counters: &mut dyn Iterator<Item = (&'static str, u64)>| {
+        all.extend(counters.map(|(name, value)| (format!("anode_{part}_{name}_total"), value)));
+    };
+    let policy_flows = adapter.gate().flows().0;
     let flows = adapter.netstack.flows();
     let overlay = adapter.first();
     add("overlay", &mut overlay.counters().iter());
     let gauges = [
         ("anode_tcp_flows", flows),
+        ("anode_policy_flows", policy_flows),
         ("anode_streams", overlay.stream_count()),
         ("anode_peers", overlay.peers().len()),
         ("anode_peers_connected", overlay.connected()),

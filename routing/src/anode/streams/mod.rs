@@ -247,6 +247,14 @@ impl Node {
         }
     }
 
+    /// Ends an incoming stream in silence; see [`crate::Overlay::forget`].
+    pub fn forget(&mut self, id: StreamId) {
+        let phase = self.streams.get(id).map(|entry| entry.phase);
+        if matches!(phase, Some(Phase::Pending { .. })) {
+            self.remove_stream(id);
+        }
+    }
+
     /// No more will be written; see [`crate::Overlay::finish`].
     pub fn finish(&mut self, now: Instant, id: StreamId) {
         if let Some(stream) = self

@@ -66,6 +66,8 @@ impl Stream {
                     .rtt
                     .handshake_sample(now, now.saturating_duration_since(opening.since));
             }
+            // Data that outran a lost S_OPEN was dropped (D29), and its timer has backed off meanwhile.
+            self.send.recovery.peer_listens(now);
             self.state = State::Open;
         }
     }

@@ -72,6 +72,8 @@ drops! {
     ErrorThrottled = "error_throttled",
     /// The table of peers is full of peers that must stay.
     PeersFull = "peers_full",
+    /// A HELLO, where the policy is to speak in plain only.
+    PlainOnly = "plain_only",
     /// The queue of outgoing packets was full.
     QueueFull = "queue_full",
 }

@@ -6,10 +6,10 @@ use super::hello::{
     WelcomePayload,
 };
 use super::peer::{Handshake, PeerKey, PendingHello};
-use super::session::{KemState, Repeat, Role, Session, Stage};
+use super::session::{KemState, Repeat, Role, SEAL_LIMIT, Session, Stage};
 use super::{
-    Authentic, Event, Failed, Now, Outcome, Pair, Pq, Reason, Sessions, Source, Started, Timestamp,
-    To, fragment, kem, kind, noise, sessions,
+    Authentic, Event, Failed, Now, Outcome, Pair, Plain, Pq, Reason, Sessions, Source, Started,
+    Timestamp, To, fragment, kem, kind, noise, sealing,
 };
 use crate::{Packet, Party, PeerId};
 use std::collections::VecDeque;
@@ -39,6 +39,9 @@ impl Sessions {
         if pair == self.own {
             return Started::Own;
         }
+        if self.config.plain == Plain::Only {
+            return Started::PlainOnly;
+        }
         let Some(key) = self.entry(now.at, pair) else {
             return Started::Full;
         };
@@ -55,9 +58,8 @@ impl Sessions {
             return Started::Pending;
         }
         let usable = |index| {
-            self.sessions
-                .get(&index)
-                .is_some_and(|s: &Box<Session>| now.at < s.expires_at() - super::session::GRACE)
+            let session = self.sessions.get(&index);
+            session.is_some_and(|session| now.at < session.created + SEAL_LIMIT)
         };
         let family = self.family(key);
         let mut current = family
@@ -426,7 +428,7 @@ impl Sessions {
         };
         let id = *fragment_id;
         let slices = fragment::cut(kind::KEM, offer.step1(), KEM_SLICE).unwrap_or_default();
-        for body in sessions::fragments(&slices, id) {
+        for body in sealing::fragments(&slices, id) {
             self.send_in(now, index, Some((kind::FRAGMENT, &body)));
         }
     }

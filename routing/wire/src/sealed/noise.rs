@@ -421,3 +421,83 @@ impl Dh for NoKey {
         Err(snow::Error::Dh)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identity, Zone};
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    type Party = (Arc<StaticKey>, Identity);
+
+    fn party(seed: u8) -> Party {
+        let identity = Identity::from_scalar(Zone(1), &[seed; 32]).unwrap();
+        (Arc::new(StaticKey::new(&identity)), identity)
+    }
+
+    fn agreed(own: &Party, other: &Party) -> Arc<Agreed> {
+        Arc::new(Agreed::new(&own.0, other.1.address()).unwrap())
+    }
+
+    // Q1
+    #[test]
+    fn both_sides_end_with_the_same_keys_and_count_their_work() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let (a, b) = (party(1), party(2));
+        let (with_b, with_a) = (agreed(&a, &b), agreed(&b, &a));
+        assert_eq!(with_a.shared, with_b.shared);
+        let mut initiator = Handshake::initiator(&a.0, &with_b, b"p", &mut rng).unwrap();
+        let mut responder = Handshake::responder(&b.0, &with_a, b"p", &mut rng).unwrap();
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        initiator.write(b"one", &mut first).unwrap();
+        assert_eq!(first.len(), message_len(3));
+        assert_eq!(responder.read(&first).unwrap(), b"one");
+        responder.write(b"two", &mut second).unwrap();
+        assert_eq!(initiator.read(&second).unwrap(), b"two");
+        let (a_split, b_split) = (initiator.split().unwrap(), responder.split().unwrap());
+        assert_eq!(a_split.hash, b_split.hash);
+        assert_eq!(a_split.keys, b_split.keys);
+        // The static agreement, an ephemeral key, es, ee, se.
+        assert_eq!((a.0.counted(), b.0.counted()), (5, 5));
+    }
+
+    // Q1, S5: other keys, another prologue, changed bytes, other forms of the point
+    #[test]
+    fn nothing_but_the_right_message_is_read_and_the_right_one_still_is() {
+        let mut rng = StdRng::seed_from_u64(2);
+        let (a, b, c) = (party(1), party(2), party(3));
+        let mut message = Vec::new();
+        Handshake::initiator(&a.0, &agreed(&a, &b), b"p", &mut rng)
+            .unwrap()
+            .write(b"one", &mut message)
+            .unwrap();
+        let mut read = |own: &Party, peer: &Party, prologue: &[u8], message: &[u8]| {
+            Handshake::responder(&own.0, &agreed(own, peer), prologue, &mut rng)
+                .unwrap()
+                .read(message)
+        };
+        assert_eq!(read(&c, &a, b"p", &message), Err(NoiseFailed));
+        assert_eq!(read(&b, &c, b"p", &message), Err(NoiseFailed));
+        assert_eq!(read(&b, &a, b"q", &message), Err(NoiseFailed));
+        for len in 0..message.len() {
+            assert_eq!(read(&b, &a, b"p", &message[..len]), Err(NoiseFailed));
+        }
+        for at in 0..message.len() {
+            let mut changed = message.clone();
+            changed[at] ^= 2;
+            assert_eq!(read(&b, &a, b"p", &changed), Err(NoiseFailed), "byte {at}");
+        }
+        let mut responder = Handshake::responder(&b.0, &agreed(&b, &a), b"p", &mut rng).unwrap();
+        let mut changed = message.clone();
+        changed[80] ^= 1;
+        assert_eq!(responder.read(&changed), Err(NoiseFailed));
+        assert_eq!(responder.read(&message).unwrap(), b"one");
+    }
+
+    // Q16: what `drop` writes over the secrets can be made
+    #[test]
+    fn there_is_a_blank_state() {
+        assert!(blank().is_some());
+    }
+}

@@ -6,8 +6,8 @@ use super::hello::{UnknownIndex, be32, be64};
 use super::peer::PeerKey;
 use super::session::{COUNTER, INDEX, KemState, Role, Session, Stage, TEXT, Unconfirmed};
 use super::{
-    Authentic, Event, Now, Outcome, Pair, SEALED_BODY, SEALED_OVERHEAD, SEALED_TAIL, Sessions,
-    Source, To, kem, kind,
+    Authentic, Event, Now, Outcome, Pair, Plain, SEALED_BODY, SEALED_OVERHEAD, SEALED_TAIL,
+    Sessions, Source, To, kem, kind,
 };
 use crate::packet::{FLAG_AUTH_ERROR, FLAG_FULL_RECIPIENT, FLAG_FULL_SENDER, SHORT_HEADER};
 use crate::{Packet, PeerId};
@@ -42,6 +42,7 @@ impl Sessions {
     fn handle_other(&mut self, now: Now, from: Source<'_>, packet: &[u8]) -> Result<Outcome, Drop> {
         let packet = Packet::new_checked(packet).map_err(|_| Drop::Malformed)?;
         match packet.kind() {
+            kind::HELLO if self.config.plain == Plain::Only => Err(Drop::PlainOnly),
             kind::HELLO => self.handle_hello(now, from, &packet),
             kind::WELCOME => self.handle_welcome(now, &packet),
             kind::COOKIE => self.handle_cookie(now, from, &packet),

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 /// Nothing is sealed in a session older than this (Q16).
 pub(super) const SEAL_LIMIT: Duration = Duration::from_secs(180);
 /// What was sealed just before may arrive this much later.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(10);
 /// Packets after which a new handshake starts (Q16).
 pub(super) const REKEY_PACKETS: u64 = 1 << 48;
 /// Packets after which nothing more is sealed.

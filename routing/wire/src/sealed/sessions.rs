@@ -1,16 +1,13 @@
-//! The facade: tables, sealing, starting, persistence.
+//! The facade: state, trust, persistence, what the caller polls.
 use super::budget::{Bucket, NetworkBuckets};
 use super::cookie::CookieJar;
 use super::counters::{Counters, Drop};
-use super::crypto::{Agreed, StaticKey};
-use super::fragment::{self, Fragment, Pool};
+use super::crypto::StaticKey;
+use super::fragment::Pool;
 use super::hello::Mac1Key;
 use super::peer::{Agreements, IndexMap, Peer, PeerKey};
-use super::session::{self, Ends, Session, TEXT};
-use super::{
-    Config, Down, Event, Now, Pair, Record, SEALED_BODY, SEALED_OVERHEAD, SEALED_TAIL, SealError,
-    Timestamp, To, Transmit, kind,
-};
+use super::session::{self, Ends, Session};
+use super::{Config, Down, Event, Now, Pair, Record, Timestamp, To, Transmit};
 use crate::{Address, AddressId, Identity};
 use rand_core::CryptoRng;
 use slab::Slab;
@@ -28,11 +25,11 @@ pub struct Sessions {
     pub(super) rng: Box<dyn CryptoRng + Send>,
 
     pub(super) peers: Slab<Peer>,
-    pairs: HashMap<Pair, PeerKey>,
+    pub(super) pairs: HashMap<Pair, PeerKey>,
     /// All pairs of an address; more addresses than one where short ids collide.
     pub(super) ids: HashMap<AddressId, Vec<PeerKey>>,
-    generation: u32,
-    trusted: HashMap<Address, ()>,
+    pub(super) generation: u32,
+    pub(super) trusted: HashMap<Address, ()>,
     pub(super) agreements: Agreements,
 
     pub(super) sessions: IndexMap<Box<Session>>,
@@ -290,64 +287,6 @@ impl Sessions {
         admitted
     }
 
-    /// For many packets to one peer: looked up once, then only sealed.
-    pub fn sealer(&mut self, now: Now, key: PeerKey) -> Result<Sealer<'_>, SealError> {
-        let index = self
-            .peer(key)
-            .and_then(|peer| peer.current)
-            .ok_or(SealError::NoSession)?;
-        self.ask_rekey(now.at, index);
-        let session = self.sessions.get_mut(&index).ok_or(SealError::NoSession)?;
-        Ok(Sealer {
-            session,
-            now: now.at,
-        })
-    }
-
-    /// Seals one packet in place. The body stands at `SEALED_BODY`, with `SEALED_TAIL` bytes of room behind it;
-    /// everything else is written here. Returns the packet's number.
-    pub fn seal(
-        &mut self,
-        now: Now,
-        key: PeerKey,
-        message_kind: u8,
-        packet: &mut [u8],
-    ) -> Result<u64, SealError> {
-        self.sealer(now, key)?.seal(message_kind, packet)
-    }
-
-    /// Seals a message that needs no room of its own: copies the body into a new packet.
-    pub fn seal_copy(
-        &mut self,
-        now: Now,
-        key: PeerKey,
-        message_kind: u8,
-        body: &[u8],
-    ) -> Result<Vec<u8>, SealError> {
-        let mut packet = vec![0; SEALED_BODY + body.len() + SEALED_TAIL];
-        packet[SEALED_BODY..SEALED_BODY + body.len()].copy_from_slice(body);
-        self.seal(now, key, message_kind, &mut packet)?;
-        Ok(packet)
-    }
-
-    /// Seals a message as FRAGMENTs, each in a packet of at most `max_packet` bytes (Q21).
-    pub fn seal_fragments(
-        &mut self,
-        now: Now,
-        key: PeerKey,
-        message_kind: u8,
-        body: &[u8],
-        max_packet: usize,
-    ) -> Result<Vec<Vec<u8>>, SealError> {
-        let slice = max_packet.saturating_sub(SEALED_OVERHEAD + 1 + fragment::HEADER);
-        let slices = fragment::cut(message_kind, body, slice).ok_or(SealError::TooLong)?;
-        let id = self.next_fragment_id();
-        let mut sealer = self.sealer(now, key)?;
-        fragments(&slices, id)
-            .map(|body| sealer.seal_copy(kind::FRAGMENT, &body))
-            .collect()
-    }
-
     pub(super) fn next_fragment_id(&mut self) -> u32 {
         self.next_fragment = self.next_fragment.wrapping_add(1);
         self.next_fragment
@@ -407,141 +346,9 @@ impl Sessions {
     }
 
     fn slots(&self) -> Vec<PeerKey> {
-        self.pairs.values().copied().collect()
-    }
-
-    pub(super) fn peer(&self, key: PeerKey) -> Option<&Peer> {
-        self.peers
-            .get(key.slot as usize)
-            .filter(|peer| peer.generation == key.generation)
-    }
-
-    pub(super) fn peer_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
-        self.peers
-            .get_mut(key.slot as usize)
-            .filter(|peer| peer.generation == key.generation)
-    }
-
-    fn of_address<'a>(&'a self, address: &'a Address) -> impl Iterator<Item = &'a Peer> {
-        // The ids of the table are few; computing the address' own costs three key schedules, less than it seems.
-        self.ids
-            .get(&address.id())
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.peer(*key))
-            .filter(move |peer| peer.pair.address == *address)
-    }
-
-    pub(super) fn keys_of(&self, address: &Address) -> Vec<PeerKey> {
-        let keys = self.ids.get(&address.id()).cloned().unwrap_or_default();
-        keys.into_iter()
-            .filter(|key| self.peer(*key).is_some_and(|p| p.pair.address == *address))
-            .collect()
-    }
-
-    /// The pair's place in the table, new if need be. `None` if all places are taken by peers that must stay.
-    pub(super) fn entry(&mut self, now: Instant, pair: Pair) -> Option<PeerKey> {
-        if let Some(key) = self.pairs.get(&pair).copied() {
-            if let Some(peer) = self.peer_mut(key) {
-                peer.used = now;
-            }
-            return Some(key);
-        }
-        if self.peers.len() >= self.config.limits.peers {
-            self.evict_peers();
-        }
-        if self.peers.len() >= self.config.limits.peers {
-            self.counters.count(Drop::PeersFull);
-            return None;
-        }
-        self.generation = self.generation.wrapping_add(1);
-        let id = pair.address.id();
-        let slot = self.peers.insert(Peer {
-            generation: self.generation,
-            pair,
-            id,
-            trusted: self.is_trusted(&pair.address),
-            record: Record::new(pair),
-            dirty: false,
-            agreed: None,
-            handshake: None,
-            current: None,
-            sessions: Vec::new(),
-            last_hint: None,
-            last_stale_answer: None,
-            used: now,
-            scheduled: None,
-        });
-        let key = PeerKey {
-            slot: u32::try_from(slot).ok()?,
-            generation: self.generation,
-        };
-        self.pairs.insert(pair, key);
-        self.ids.entry(id).or_default().push(key);
-        Some(key)
-    }
-
-    /// A sixteenth of the table: strangers without a session first, then the longest unused.
-    fn evict_peers(&mut self) {
-        let mut candidates: Vec<_> = self
-            .pairs
-            .values()
-            .filter_map(|key| self.peer(*key).map(|peer| (*key, peer)))
-            .filter(|(_, peer)| !peer.trusted && peer.handshake.is_none())
-            .map(|(key, peer)| {
-                let used = peer.sessions.iter().filter_map(|i| self.sessions.get(i));
-                let used = used.map(|session| session.used).max().unwrap_or(peer.used);
-                (peer.current.is_some(), used.max(peer.used), key)
-            })
-            .collect();
-        candidates.sort_unstable();
-        candidates.truncate(self.config.limits.peers / 16 + 1);
-        for (was_up, _, key) in candidates {
-            let pair = self.pair(key);
-            for index in self
-                .peer(key)
-                .map(|p| p.sessions.clone())
-                .unwrap_or_default()
-            {
-                self.remove_session(index);
-            }
-            if let (true, Some(pair)) = (was_up, pair) {
-                self.events.push_back(Event::SessionDown {
-                    peer: key,
-                    pair,
-                    reason: Down::Evicted,
-                });
-            }
-            self.remove_peer(key);
-            self.counters.peers_evicted += 1;
-        }
-    }
-
-    fn remove_peer(&mut self, key: PeerKey) {
-        let Some(peer) = self.peer(key) else { return };
-        let (pair, id, scheduled) = (peer.pair, peer.id, peer.scheduled);
-        if let Some(at) = scheduled {
-            self.timers.remove(&(at, key));
-        }
-        self.pairs.remove(&pair);
-        if let Some(keys) = self.ids.get_mut(&id) {
-            keys.retain(|other| *other != key);
-            if keys.is_empty() {
-                self.ids.remove(&id);
-            }
-        }
-        self.peers.remove(key.slot as usize);
-    }
-
-    /// The static agreement with an address, made if it is not cached.
-    pub(super) fn agree(&mut self, address: &Address) -> Option<Arc<Agreed>> {
-        if let Some(known) = self.agreements.get(address.as_bytes()) {
-            return Some(known.agreed.clone());
-        }
-        let agreed = Arc::new(Agreed::new(&self.key, address)?);
-        let trusted = self.is_trusted(address);
-        self.counters.agreements_evicted += self.agreements.insert(agreed.clone(), trusted);
-        Some(agreed)
+        let mut slots: Vec<_> = self.pairs.values().copied().collect();
+        slots.sort_unstable(); // the table's own order differs from run to run
+        slots
     }
 
     /// A random index that nothing has.
@@ -571,22 +378,6 @@ impl Sessions {
             return;
         }
         self.transmits.push_back(Transmit { to, packet });
-    }
-
-    /// Seals a message of the sessions' own in a given session, current or not.
-    pub(super) fn send_in(&mut self, now: Instant, index: u32, message: Option<(u8, &[u8])>) {
-        let Some(session) = self.sessions.get_mut(&index) else {
-            return;
-        };
-        let key = session.peer;
-        let mut sealer = Sealer { session, now };
-        let sealed = match message {
-            Some((message_kind, body)) => sealer.seal_copy(message_kind, body),
-            None => sealer.seal_empty(),
-        };
-        if let (Ok(packet), Some(pair)) = (sealed, self.pair(key)) {
-            self.send(To::Peer(pair), packet);
-        }
     }
 
     pub(super) fn mark_dirty(&mut self, key: PeerKey) {
@@ -646,20 +437,6 @@ impl Sessions {
     }
 }
 
-/// The bodies of the FRAGMENTs of one message.
-pub(super) fn fragments(slices: &[Vec<u8>], id: u32) -> impl Iterator<Item = Vec<u8>> + '_ {
-    let count = slices.len() as u8;
-    slices.iter().zip(0..).map(move |(slice, index)| {
-        let fragment = Fragment {
-            id,
-            index,
-            count,
-            slice,
-        };
-        [&fragment.header()[..], slice].concat()
-    })
-}
-
 /// A session that traffic can be sealed in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Up {
@@ -671,37 +448,4 @@ pub struct Up {
     pub handshake_hash: [u8; 32],
     /// Packets sealed so far.
     pub sealed: u64,
-}
-
-/// One peer's current session, borrowed for a batch. Sealing neither looks up, locks nor allocates.
-pub struct Sealer<'a> {
-    session: &'a mut Session,
-    now: Instant,
-}
-
-impl Sealer<'_> {
-    /// See [`Sessions::seal`].
-    pub fn seal(&mut self, message_kind: u8, packet: &mut [u8]) -> Result<u64, SealError> {
-        if packet.len() < SEALED_BODY + SEALED_TAIL {
-            return Err(SealError::TooShort);
-        }
-        packet[TEXT] = message_kind;
-        self.session.used = self.now;
-        self.session.seal(self.now, packet)
-    }
-
-    /// See [`Sessions::seal_copy`].
-    pub fn seal_copy(&mut self, message_kind: u8, body: &[u8]) -> Result<Vec<u8>, SealError> {
-        let mut packet = vec![0; SEALED_BODY + body.len() + SEALED_TAIL];
-        packet[SEALED_BODY..SEALED_BODY + body.len()].copy_from_slice(body);
-        self.seal(message_kind, &mut packet)?;
-        Ok(packet)
-    }
-
-    /// An empty packet: proves the keys and says nothing (Q11).
-    fn seal_empty(&mut self) -> Result<Vec<u8>, SealError> {
-        let mut packet = vec![0; SEALED_OVERHEAD];
-        self.session.seal(self.now, &mut packet)?;
-        Ok(packet)
-    }
 }

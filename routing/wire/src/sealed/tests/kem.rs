@@ -6,7 +6,7 @@ use crate::message::kind as plain;
 use rand::Rng;
 
 /// Every packet late by a different amount, a third of them twice, a share lost.
-fn rough(percent: u32) -> Box<dyn FnMut(&Flight, &mut rand::rngs::StdRng) -> Verdict> {
+fn rough(percent: u32) -> Attacker {
     Box::new(move |flight, rng| match rng.next_u32() % 100 {
         share if share < percent => Verdict::Drop,
         share if share % 3 == 0 => Verdict::Delay(ms(rng.next_u32() as u64 % 90)),

@@ -54,7 +54,7 @@ pub struct Flight {
     pub packet: Vec<u8>,
 }
 
-type Attacker = Box<dyn FnMut(&Flight, &mut StdRng) -> Verdict>;
+pub type Attacker = Box<dyn FnMut(&Flight, &mut StdRng) -> Verdict>;
 
 pub struct World {
     pub start: Instant,

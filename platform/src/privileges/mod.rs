@@ -1,4 +1,15 @@
-//! Capabilities: what is there, what is missing, and giving up what is no longer needed.
+//! Privileges: what is there, what is missing, and giving up what is no longer needed.
+//!
+//! ```text
+//!  start ─▶ protect_memory ─▶ interface, sockets (CAP_NET_ADMIN) ─▶ confine ─▶ threads, traffic
+//!                                                                    │ capabilities, no_new_privs
+//!                                                                    │ places: Landlock
+//!                                                                    │ syscalls: seccomp
+//! ```
+
+mod confine;
+mod places;
+mod syscalls;
 
 use std::fmt;
 use std::io;
@@ -11,10 +22,19 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::PlatformError;
 
+pub use confine::{Confined, confine, protect_memory, return_freed_memory};
+pub use places::{Landlock, Places};
+
 /// A capability that some part of anode can use (`linux/capability.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Capability {
+    /// To give files to another user.
+    Chown = 0,
+    /// To read and write files of other users.
+    DacOverride = 1,
+    /// To change the modes of other users' files.
+    Fowner = 3,
     /// To bind ports below 1024 (a relay on 80 and 443).
     NetBindService = 10,
     /// To make the interface and its routes: all that `anode up` needs.
@@ -29,6 +49,9 @@ impl Capability {
     /// `CAP_NET_ADMIN` and so on.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Chown => "CAP_CHOWN",
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
+            Self::Fowner => "CAP_FOWNER",
             Self::NetBindService => "CAP_NET_BIND_SERVICE",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",

@@ -1,0 +1,346 @@
+//! One line of `[inbound]`: `WHO PROTO/PORTS`.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use anode_wire::address::split_digit;
+
+use crate::names::Named;
+use crate::state::book::Book;
+use crate::value::ValueError;
+
+/// What a packet is, as far as the policy cares.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Protocol {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// Echo requests.
+    Icmp,
+    /// Another IP protocol, by number.
+    Ip(u8),
+}
+
+impl Protocol {
+    fn number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            other => carried(other).then_some(Self::Ip(other)),
+        }
+    }
+}
+
+/// Whether packets of this next header may cross the overlay by an inbound rule (DESIGN §6): no extension headers, and
+/// ICMPv6 (58) has its own ways, echo and errors.
+pub fn carried(next_header: u8) -> bool {
+    !matches!(next_header, 0 | 6 | 17 | 43 | 44 | 58 | 60 | 135 | 139..)
+}
+
+/// The right half of a line: `tcp/22`, `udp/5000-5010`, `icmp`, `ip/132`, `any`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct What {
+    /// `None`: any.
+    protocol: Option<Protocol>,
+    /// Local ports; all where the protocol has none.
+    ports: RangeInclusive<u16>,
+}
+
+impl What {
+    fn matches(&self, protocol: Protocol, port: u16) -> bool {
+        self.protocol.is_none_or(|own| own == protocol) && self.ports.contains(&port)
+    }
+
+    /// One protocol and one port (0 where it has none), as `anode policy check` asks for.
+    pub fn single(&self) -> Option<(Protocol, u16)> {
+        let protocol = self.protocol?;
+        let (first, last) = (*self.ports.start(), *self.ports.end());
+        match protocol {
+            Protocol::Tcp | Protocol::Udp if first != last => None,
+            Protocol::Tcp | Protocol::Udp => Some((protocol, first)),
+            Protocol::Icmp | Protocol::Ip(_) => Some((protocol, 0)),
+        }
+    }
+
+    /// Nothing but echo.
+    pub fn is_echo(&self) -> bool {
+        self.protocol == Some(Protocol::Icmp)
+    }
+}
+
+impl FromStr for What {
+    type Err = ValueError;
+
+    fn from_str(word: &str) -> Result<Self, ValueError> {
+        let every = 0..=u16::MAX;
+        let bad = || {
+            ValueError::new(format!(
+                "\"{word}\" is no protocol: use tcp/PORT, udp/PORT, tcp/FIRST-LAST, icmp, ip/NUMBER or any"
+            ))
+        };
+        let (protocol, ports) = match word.split_once('/') {
+            None => match word {
+                "any" => (None, every),
+                "icmp" => (Some(Protocol::Icmp), every),
+                "tcp" => (Some(Protocol::Tcp), every),
+                "udp" => (Some(Protocol::Udp), every),
+                _ => return Err(bad()),
+            },
+            Some(("tcp", ports)) => (Some(Protocol::Tcp), parse_ports(ports)?),
+            Some(("udp", ports)) => (Some(Protocol::Udp), parse_ports(ports)?),
+            Some(("ip", number)) => {
+                let number = parse_number::<u8>(number).ok_or_else(bad)?;
+                let protocol = Protocol::number(number).ok_or_else(|| not_carried(number))?;
+                (Some(protocol), every)
+            }
+            Some(_) => return Err(bad()),
+        };
+        Ok(What { protocol, ports })
+    }
+}
+
+fn not_carried(number: u8) -> ValueError {
+    ValueError::new(match number {
+        58 => "ip/58 is ICMPv6, which no rule can open: echo requests are always answered, and errors pass with the flow that they are about".to_owned(),
+        _ => format!("ip/{number} is no protocol that the overlay carries: it is an IPv6 extension header or reserved"),
+    })
+}
+
+/// `from_str` of integers takes a sign, which no port has.
+fn parse_number<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, ValueError> {
+    let bad = || {
+        ValueError::new(format!(
+            "\"{text}\" is no port (0 to 65535) and no range FIRST-LAST"
+        ))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let first = parse_number(first).ok_or_else(bad)?;
+    let last = parse_number(last).ok_or_else(bad)?;
+    if first > last {
+        return Err(bad());
+    }
+    Ok(first..=last)
+}
+
+/// The left half of a line as it was written; a name is not looked up yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WhoText {
+    /// Everybody who can prove any key.
+    Any,
+    /// One peer.
+    Peer(Named),
+}
+
+impl FromStr for WhoText {
+    type Err = ValueError;
+
+    fn from_str(word: &str) -> Result<Self, ValueError> {
+        if word == "any" {
+            return Ok(Self::Any);
+        }
+        if word.starts_with("zone:") {
+            return Err(ValueError::new(format!(
+                "\"{word}\": any key may claim any zone, and its signed list of members is not read by this version: name addresses"
+            )));
+        }
+        word.parse().map(Self::Peer)
+    }
+}
+
+impl WhoText {
+    /// Looks a name up in `book`.
+    pub fn resolve(&self, book: &Book) -> Result<Who, ValueError> {
+        match self {
+            Self::Any => Ok(Who::Any),
+            Self::Peer(named) => Ok(Who::Peer(split_digit(named.resolve(book)?.ipv6()).0)),
+        }
+    }
+}
+
+/// Whom a rule is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Who {
+    /// Everybody.
+    Any,
+    /// One address: its synthetic IPv6 with digit 0.
+    Peer(Ipv6Addr),
+}
+
+/// A line as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RuleText {
+    /// Whom it is about.
+    pub who: WhoText,
+    /// What it is about.
+    pub what: What,
+    text: String,
+}
+
+impl FromStr for RuleText {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let mut words = text.split_whitespace();
+        let (Some(who), Some(what), None) = (words.next(), words.next(), words.next()) else {
+            return Err(ValueError::new(format!(
+                "\"{text}\" is no rule: write \"WHO PROTO/PORTS\", as in \"laptop tcp/22\""
+            )));
+        };
+        Ok(RuleText {
+            who: who.parse()?,
+            what: what.parse()?,
+            text: text.to_owned(),
+        })
+    }
+}
+
+impl RuleText {
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The rule, with its name looked up in `book`.
+    pub fn resolve(&self, book: &Book) -> Result<Rule, ValueError> {
+        Ok(Rule {
+            who: self.who.resolve(book)?,
+            what: self.what.clone(),
+            text: self.text.clone(),
+        })
+    }
+}
+
+impl fmt::Display for RuleText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A rule in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    who: Who,
+    what: What,
+    text: String,
+}
+
+impl Rule {
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it speaks of this. `from` has digit 0; `port` is local.
+    pub fn matches(&self, from: Ipv6Addr, protocol: Protocol, port: u16) -> bool {
+        let who = match self.who {
+            Who::Any => true,
+            Who::Peer(peer) => peer == from,
+        };
+        who && self.what.matches(protocol, port)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
+
+    fn book() -> Book {
+        let mut book = Book::default();
+        book.trust(ADDRESS.parse().unwrap(), Some("laptop".parse().unwrap()))
+            .unwrap();
+        book
+    }
+
+    fn resolve(text: &str) -> Result<Rule, String> {
+        let rule: RuleText = text.parse().map_err(|e: ValueError| e.to_string())?;
+        rule.resolve(&book()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_is_no_rule_is_told_with_its_word_and_the_fix() {
+        let cases = [
+            ("", "\"\" is no rule: write \"WHO PROTO/PORTS\""),
+            ("any", "is no rule"),
+            ("any tcp/22 please", "is no rule"),
+            ("stranger tcp/22", "nobody is called \"stranger\""),
+            ("2001:db8::1 tcp/22", "outside of the overlay"),
+            ("fda0:::1 tcp/22", "no IPv6 address"),
+            ("aeaaaaaaaaaag2yx tcp/22", "nobody is called"),
+            ("no_name tcp/22", "is no address"),
+            ("zone:c0000201 tcp/22", "any key may claim any zone"),
+            ("any ssh", "\"ssh\" is no protocol"),
+            ("any sctp/5", "is no protocol"),
+            ("any TCP/22", "is no protocol"),
+            ("any ip", "is no protocol"),
+            ("any ip/256", "is no protocol"),
+            ("any ip/-1", "is no protocol"),
+            ("any ip/58", "ICMPv6"),
+            ("any ip/0", "extension header"),
+            ("any ip/139", "extension header"),
+            ("any tcp/", "\"\" is no port"),
+            ("any tcp/65536", "\"65536\" is no port"),
+            ("any tcp/+22", "is no port"),
+            ("any tcp/9-5", "\"9-5\" is no port"),
+            ("any udp/1-2-3", "is no port"),
+            ("any udp/-5", "is no port"),
+            ("any tcp/22,80", "is no port"),
+        ];
+        for (text, message) in cases {
+            let error = resolve(text).unwrap_err();
+            assert!(error.contains(message), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+        for good in [
+            "laptop tcp/22",
+            "any any",
+            "any icmp",
+            "any tcp",
+            "fda0::15 udp/1-65535",
+            "any ip/47",
+        ] {
+            assert_eq!(resolve(good).unwrap().to_string(), good);
+        }
+    }
+
+    #[test]
+    fn an_address_its_name_and_its_ipv6_mean_the_same_peer_whatever_the_digit() {
+        let rules = [
+            format!("{ADDRESS} tcp/22"),
+            "laptop tcp/22".to_owned(),
+            "laptop.anode tcp/22".to_owned(),
+            "fda0:8ed7:8a43:c2c:b76a:57af:6262:3025 tcp/22".to_owned(),
+        ];
+        let who = rules.map(|rule| resolve(&rule).unwrap().who);
+        let expected = Who::Peer("fda0:8ed7:8a43:c2c:b76a:57af:6262:3020".parse().unwrap());
+        assert_eq!(who, [expected; 4]);
+    }
+
+    #[test]
+    fn a_question_is_about_one_port() {
+        let single = |text: &str| text.parse::<What>().unwrap().single();
+        assert_eq!(single("tcp/22"), Some((Protocol::Tcp, 22)));
+        assert_eq!(single("ip/17"), None);
+        assert_eq!(single("ip/132"), Some((Protocol::Ip(132), 0)));
+        assert_eq!(single("icmp"), Some((Protocol::Icmp, 0)));
+        for many in ["any", "tcp", "udp/1-2"] {
+            assert_eq!(single(many), None, "{many}");
+        }
+    }
+}
