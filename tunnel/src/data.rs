@@ -24,7 +24,7 @@ use anode_netstack::Netstack;
 use anode_platform::tun::{Tun, TunConfig, is_gone};
 use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin};
+use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin, Plain, Pq, Security};
 use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
@@ -33,6 +33,7 @@ use rand::rngs::SysRng;
 use crate::Error;
 use crate::adapter::Adapter;
 use crate::command::{Command, DataHandle};
+use crate::config;
 use crate::node::{Interface as Wanted, ReadyInfo, Settings};
 
 use control::Control;
@@ -167,6 +168,7 @@ fn start_overlay(
         peer_id: settings.peer_id,
         peers,
         lan: settings.lan,
+        security: security(settings.security),
         ..NodeConfig::default()
     };
     let learnt = settings.learnt.iter().map(|peer| Pin {
@@ -178,6 +180,21 @@ fn start_overlay(
         AnodeOverlay::new(settings.identity, config, &settings.listen, interfaces, now)?;
     overlay.import_pins(now, &learnt);
     Ok(overlay)
+}
+
+fn security(configured: config::Security) -> Security {
+    Security {
+        plain: match configured.plain {
+            config::Plain::Deny => Plain::Deny,
+            config::Plain::Allow => Plain::Allow,
+            config::Plain::Only => Plain::Only,
+        },
+        pq: match configured.pq {
+            config::PostQuantum::Prefer => Pq::Prefer,
+            config::PostQuantum::Require => Pq::Require,
+            config::PostQuantum::Off => Pq::Off,
+        },
+    }
 }
 
 fn seed() -> Result<[u8; 32], Error> {

@@ -284,18 +284,18 @@ impl Peer {
         if route.is_some_and(|route| route.affords(full)) {
             return route;
         }
-        let last = self.last_resort.and_then(|(to, socket)| {
+        let last = self.last_resort.map(|(to, socket)| {
             let destination = Destination {
                 to,
                 socket,
                 source: None,
             };
-            Some(Route {
+            Route {
                 destination,
-                max_packet: usize::from(super::path::INITIAL_PACKET),
+                max_packet: full,
                 peer_id: PeerId::ANY,
                 credit: None,
-            })
+            }
         });
         last.or(route)
     }

@@ -426,10 +426,9 @@ impl Node {
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
-        for digit in [Some(digit), called.filter(|called| *called != PeerId::ANY)] {
-            if let Some(digit) = digit {
-                peer.add_tunnel(Tunnel { digit, key, pq });
-            }
+        peer.add_tunnel(Tunnel { digit, key, pq });
+        if let Some(digit) = called.filter(|called| *called != PeerId::ANY) {
+            peer.add_tunnel(Tunnel { digit, key, pq });
         }
         debug_assert_eq!(pair.peer, digit);
         peer.hello = None;

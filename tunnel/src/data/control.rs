@@ -236,8 +236,8 @@ fn report(peer: PeerSnapshot) -> PeerReport {
                 active: path.active,
             })
             .collect(),
-        sealed: false,
-        pq: false,
+        sealed: peer.sealed,
+        pq: peer.pq,
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }
