@@ -52,7 +52,7 @@ impl Contact {
     fn deadline(&self) -> Instant {
         match self.phase {
             Phase::Lookup { next_question } => next_question.min(self.started + LOOKUP_FOR),
-            Phase::Contact => self.started + CONTACT_FOR,
+            Phase::Contact => self.started + PLAIN_AFTER,
         }
     }
 

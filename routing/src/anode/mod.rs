@@ -59,7 +59,7 @@ use receive::Arrival;
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use streams::{Carry, StreamTable};
 use timers::{Timer, Timers};
 
@@ -102,6 +102,9 @@ struct Budgets {
     controls: Bucket,
     control_sources: SourceBuckets,
 }
+
+/// However many packets come from a new place: it is not asked again sooner.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Whether a packet must carry the whole sender address (D20).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -472,6 +475,7 @@ impl Node {
         while index < peer.paths.len() {
             match peer.paths[index].act(now, in_use) {
                 Some(Action::Ask) => {
+                    peer.paths[index].asked = Some(now);
                     asks.push((peer.paths[index].endpoint, peer.paths[index].socket))
                 }
                 Some(Action::Lost) => {
@@ -532,12 +536,17 @@ impl Node {
             return;
         };
         if let Some(path) = peer.path_mut(&way.from) {
-            if path.is_proven() {
+            if path.is_proven() && (earned == 0 || path.proven_sealed) {
                 path.peer_id = peer_id;
                 return;
             }
             path.touched = now;
-            path.earn(earned);
+            if earned > 0 {
+                path.earn(earned);
+            }
+            if path.asked.is_some_and(|at| now < at + ASK_AGAIN) {
+                return;
+            }
         }
         if hops > 0
             || !is_dialable(&way.from, true)
@@ -554,7 +563,7 @@ impl Node {
         path.peer_id = peer_id;
         path.socket = socket;
         path.touched = now;
-        if path.credit == 0 {
+        if path.credit.is_none() && earned > 0 {
             path.earn(earned);
         }
         if earned > 0 && !sealed {

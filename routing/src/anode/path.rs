@@ -80,8 +80,10 @@ pub(super) struct Path {
     pub touched: Instant,
     /// The proof was sealed, not only the draft's MAC (Q27).
     pub proven_sealed: bool,
-    /// Bytes that may still go there before it is proven: three times what came from it sealed (Q25).
-    pub credit: usize,
+    /// Bytes that may still go there before it is proven: three times what came from it sealed (Q25). `None`: nothing came.
+    pub credit: Option<usize>,
+    /// When an EPC_REQ last went there.
+    pub asked: Option<Instant>,
     /// When the last HELLO went there.
     pub greeted: Option<Instant>,
 }
@@ -99,7 +101,8 @@ impl Path {
             peer_id: PeerId::ANY,
             touched: now,
             proven_sealed: false,
-            credit: 0,
+            credit: None,
+            asked: None,
             greeted: None,
         }
     }
@@ -164,6 +167,7 @@ impl Path {
             at: now,
             check: Check::Quiet,
         };
+        self.credit = None;
         self.touched = now;
     }
 
@@ -177,17 +181,18 @@ impl Path {
 
     /// Something sealed came from it, not proven as it is.
     pub fn earn(&mut self, bytes: usize) {
-        self.credit = (self.credit + 3 * bytes).min(MAX_CREDIT);
+        let credit = self.credit.unwrap_or_default() + 3 * bytes;
+        self.credit = Some(credit.min(MAX_CREDIT));
     }
 
     /// Whether `bytes` more may go there.
     pub fn affords(&self, bytes: usize) -> bool {
-        self.is_proven() || self.credit >= bytes
+        self.is_proven() || self.credit.is_some_and(|credit| credit >= bytes)
     }
 
     /// `bytes` go there.
     pub fn spend(&mut self, bytes: usize) {
-        self.credit = self.credit.saturating_sub(bytes);
+        self.credit = self.credit.map(|credit| credit.saturating_sub(bytes));
     }
 
     /// Whether the peer is being asked for there, for the first time or again.

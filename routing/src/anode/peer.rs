@@ -136,6 +136,8 @@ pub(super) struct Peer {
     /// Its sessions, one for each of its peer ids that we talk to; at most 16.
     pub tunnels: Vec<Tunnel>,
     pub speech: Speech,
+    /// Streams to it wait for a session or for the proof of a path.
+    pub has_blocked_streams: bool,
     /// The latest HELLO to it, while it may be answered.
     pub hello: Option<Box<[u8]>>,
     /// It has answered a HELLO, and the session is not complete.
@@ -171,6 +173,7 @@ impl Peer {
             tx_bytes: 0,
             tunnels: Vec::new(),
             speech: Speech::default(),
+            has_blocked_streams: false,
             hello: None,
             answered: None,
         }
@@ -262,9 +265,9 @@ impl Peer {
 
     /// Where the peer was last heard from, sealed, and has not proven itself yet: good for three times what came (Q25).
     fn unproven_route(&self) -> Option<Route> {
-        let heard = self.paths.iter().filter(|path| path.credit > 0);
+        let heard = self.paths.iter().filter(|path| path.credit.is_some());
         let path = heard.max_by_key(|path| path.touched)?;
-        Some(route_over(path, Some(path.credit)))
+        Some(route_over(path, path.credit))
     }
 
     /// Bytes go to an endpoint: they count where it is not proven.
@@ -276,20 +279,37 @@ impl Peer {
 
     /// The way for a stream that is already open: also where nothing answers any more, so that it goes on at once when the peer is back.
     pub fn stream_route(&self, wanted: PeerId) -> Option<Route> {
-        self.route(wanted).or_else(|| {
-            let (to, socket) = self.last_resort?;
+        let route = self.route(wanted);
+        let full = usize::from(super::path::INITIAL_PACKET);
+        if route.is_some_and(|route| route.affords(full)) {
+            return route;
+        }
+        let last = self.last_resort.map(|(to, socket)| {
             let destination = Destination {
                 to,
                 socket,
                 source: None,
             };
-            Some(Route {
+            Route {
                 destination,
-                max_packet: usize::from(super::path::INITIAL_PACKET),
+                max_packet: full,
                 peer_id: PeerId::ANY,
                 credit: None,
-            })
-        })
+            }
+        });
+        last.or(route)
+    }
+
+    /// A session begins: what only the draft's MAC has proven counts for nothing more (Q27).
+    pub fn demote_paths(&mut self, now: Instant) {
+        for path in &mut self.paths {
+            path.demote(now);
+            if path.credit.is_some() && !path.is_proven() {
+                path.probe(now);
+            }
+        }
+        self.last_resort = None;
+        self.choose_path(now);
     }
 
     /// Adds a candidate, or finds it among the known ones. `None`: no room left by better ones.

@@ -338,7 +338,15 @@ impl Node {
         let on_used_path = peer
             .active_path()
             .is_some_and(|path| path.endpoint == way.from && path.peer_id == packet.sender_peer());
-        if !on_used_path {
+        // A new place is of use where the draft is spoken, or for a HELLO that somebody waits for (Q27). An EPC from a place
+        // that was asked needs no other question.
+        let of_use = self.config.security.plain != Plain::Deny || self.contacts.is_open(&ipv6);
+        let answers = packet.kind() == kind::EPC
+            && self
+                .peers
+                .get_mut(sender)
+                .is_some_and(|peer| peer.path_mut(&way.from).is_some());
+        if !on_used_path && of_use && !answers {
             self.nominate(
                 now,
                 sender,
@@ -347,6 +355,8 @@ impl Node {
                 packet.sender_peer(),
                 0,
             );
+        }
+        if !on_used_path {
             self.contact_known(now, sender, ipv6);
         }
         repeated

@@ -13,7 +13,7 @@ use super::peer::{Peer, Speech, Standing, Tunnel};
 use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::{Destination, Node, Timer};
-use crate::overlay::{Failure, OverlayEvent, OverlaySink};
+use crate::overlay::{Failure, OverlayEvent, OverlaySink, StreamId};
 use anode_wire::message::kind as plain_kind;
 use anode_wire::packet::{FLAG_FULL_SENDER, FULL_SENDER_HEADER};
 use anode_wire::sealed::{
@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 const CLOCK_JUMP: Duration = Duration::from_secs(5);
 /// The same HELLO goes to one endpoint no more often than this.
 const GREET_AGAIN: Duration = Duration::from_millis(100);
+/// A stream that nothing wakes looks again after this time.
+const UNBLOCK_AFTER: Duration = Duration::from_millis(250);
 /// A peer that only knows the draft is offered a session again after this time.
 const OFFER_AGAIN: Duration = Duration::from_secs(300);
 /// Body of a message for the program (JOIN, JOINED) at most.
@@ -300,7 +302,7 @@ impl Node {
         let on_used_path = peer.active_path().is_some_and(|path| {
             path.endpoint == way.from && path.peer_id == digit && path.is_proven()
         });
-        if on_used_path {
+        if on_used_path && peer.is_sealed() {
             return Some((found, digit));
         }
         if !peer.is_sealed() {
@@ -316,7 +318,11 @@ impl Node {
         } else if let Some(path) = self.peers.get_mut(found)?.path_mut(&way.from) {
             path.earn(way.len);
         }
-        self.wake_streams_of(found);
+        if let Some(peer) = self.peers.get_mut(found)
+            && std::mem::take(&mut peer.has_blocked_streams)
+        {
+            self.wake_streams_of(found);
+        }
         self.contact_known(now, found, ipv6);
         Some((found, digit))
     }
@@ -420,23 +426,16 @@ impl Node {
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
-        for digit in [Some(digit), called.filter(|called| *called != PeerId::ANY)] {
-            if let Some(digit) = digit {
-                peer.add_tunnel(Tunnel { digit, key, pq });
-            }
+        peer.add_tunnel(Tunnel { digit, key, pq });
+        if let Some(digit) = called.filter(|called| *called != PeerId::ANY) {
+            peer.add_tunnel(Tunnel { digit, key, pq });
         }
         debug_assert_eq!(pair.peer, digit);
         peer.hello = None;
         peer.answered = None;
         peer.speech = Speech::Unknown;
         if !rekeyed {
-            for path in &mut peer.paths {
-                path.demote(now);
-                if path.credit > 0 && !path.is_proven() {
-                    path.probe(now);
-                }
-            }
-            peer.choose_path(now);
+            peer.demote_paths(now);
             self.handle_peer_timer(now, found);
         }
         self.contact_made(now, found);
@@ -747,10 +746,15 @@ impl Node {
     }
 
     /// A stream has no session to be sealed in, or nowhere to go: it comes again after a while, or when something has changed.
-    pub(super) fn block_stream(&mut self, now: Instant, id: crate::overlay::StreamId) {
-        const AGAIN: Duration = Duration::from_millis(250);
-        self.timers
-            .set(Timer::Stream(id), now + AGAIN, "stream without a session");
+    pub(super) fn block_stream(&mut self, now: Instant, found: PeerRef, id: StreamId) {
+        if let Some(peer) = self.peers.get_mut(found) {
+            peer.has_blocked_streams = true;
+        }
+        self.timers.set(
+            Timer::Stream(id),
+            now + UNBLOCK_AFTER,
+            "stream without a session",
+        );
     }
 }
 

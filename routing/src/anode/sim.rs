@@ -18,6 +18,8 @@ pub struct Link {
     pub loss: u32,
     /// In thousandths.
     pub duplicate: u32,
+    /// Packets that can be are marked "congestion experienced", in thousandths.
+    pub mark: u32,
     /// Bytes a second that each host can send, with a queue of 50 ms before them; 0: no limit.
     pub rate: u64,
 }
@@ -29,6 +31,7 @@ impl Default for Link {
             jitter: Duration::ZERO,
             loss: 0,
             duplicate: 0,
+            mark: 0,
             rate: 0,
         }
     }
@@ -39,6 +42,8 @@ impl Default for Link {
 pub struct Flying {
     pub from: SocketAddr,
     pub to: SocketAddr,
+    /// It may be marked instead of dropped (ECT(0)).
+    pub ecn_capable: bool,
     pub bytes: Vec<u8>,
 }
 
@@ -90,6 +95,8 @@ pub struct Sim {
     pub now: Instant,
     pub hosts: Vec<Host>,
     pub link: Link,
+    /// How far the wall clock is set back on machines that start.
+    pub back: Duration,
     /// Nothing passes between these two.
     pub cut: Vec<(SocketAddr, SocketAddr)>,
     /// Everything that was sent, if switched on.
@@ -137,6 +144,7 @@ impl Sim {
             now: start,
             hosts: Vec::new(),
             link: Link::default(),
+            back: Duration::ZERO,
             cut: Vec::new(),
             record: None,
             wire: BinaryHeap::new(),
@@ -177,12 +185,19 @@ impl Sim {
         )
     }
 
-    /// Both clocks of a host.
+    /// Both clocks, the wall clock ahead by so much.
+    pub fn clock_of(&self, ahead: Duration) -> Now {
+        let mut now = self.clock();
+        now.wall.0 += ahead.as_micros() as u64;
+        now
+    }
+
+    /// Both clocks of a host that starts now.
     pub fn clock(&self) -> Now {
         let passed = (self.now - self.start).as_micros() as u64;
         Now {
             at: self.now,
-            wall: Timestamp(1_700_000_000_000_000 + passed),
+            wall: Timestamp(1_700_000_000_000_000 + passed - self.back.as_micros() as u64),
         }
     }
 
@@ -224,6 +239,7 @@ impl Sim {
         let mut node = self.node(number, config);
         node.set_sockets(vec![SocketAddr::from(([0, 0, 0, 0], 8737))]);
         self.hosts[index].node = node;
+        self.hosts[index].up = true;
         self.hosts[index].program = Program {
             accepts: true,
             ..Program::default()
@@ -232,7 +248,13 @@ impl Sim {
 
     /// Puts bytes on the wire as if `from` had sent them.
     pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
-        self.fly(Flying { from, to, bytes }, Duration::from_millis(1));
+        let packet = Flying {
+            from,
+            to,
+            ecn_capable: false,
+            bytes,
+        };
+        self.fly(packet, Duration::from_millis(1));
     }
 
     fn fly(&mut self, packet: Flying, delay: Duration) {
@@ -285,6 +307,7 @@ impl Sim {
                     break;
                 }
                 let (from, to) = (host.at, self.batch.destination.to);
+                let ecn_capable = self.batch.ecn == Ecn::Capable0;
                 let packets: Vec<Vec<u8>> = self.batch.packets().map(<[u8]>::to_vec).collect();
                 for bytes in packets {
                     self.hosts[index].sent.0 += 1;
@@ -300,11 +323,17 @@ impl Sim {
                             self.send(Flying {
                                 from,
                                 to,
+                                ecn_capable,
                                 bytes: bytes.clone(),
                             })
                         });
                     } else {
-                        self.send(Flying { from, to, bytes });
+                        self.send(Flying {
+                            from,
+                            to,
+                            ecn_capable,
+                            bytes,
+                        });
                     }
                 }
                 self.run_program(index);
@@ -383,8 +412,10 @@ impl Sim {
         let Flying {
             from,
             to,
+            ecn_capable,
             mut bytes,
         } = packet;
+        let marked = ecn_capable && self.rng.random_range(0..1000) < self.link.mark;
         if self
             .cut
             .iter()
@@ -401,7 +432,11 @@ impl Sim {
                 from,
                 socket: 0,
                 local_ip: None,
-                ecn: Ecn::NotCapable,
+                ecn: match (marked, ecn_capable) {
+                    (true, _) => Ecn::Experienced,
+                    (false, true) => Ecn::Capable0,
+                    (false, false) => Ecn::NotCapable,
+                },
                 segment_size: bytes.len(),
                 bytes: &mut bytes,
             };

@@ -1,5 +1,6 @@
 //! Two overlays in one process over real sockets on loopback.
 use super::*;
+use crate::anode::{Plain, Security};
 use anode_wire::{PeerId, Zone};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -26,11 +27,16 @@ impl OverlaySink for Sink {
 }
 
 fn overlay(number: u8, listen: &str) -> AnodeOverlay {
+    overlay_with(number, listen, Security::default())
+}
+
+fn overlay_with(number: u8, listen: &str, security: Security) -> AnodeOverlay {
     let mut scalar = [0; 32];
     scalar[31] = number;
     let identity = Identity::from_scalar(Zone(0), &scalar).unwrap();
     let config = NodeConfig {
         lan: false,
+        security,
         ..NodeConfig::default()
     };
     AnodeOverlay::new(
@@ -57,7 +63,14 @@ struct Pair {
 
 impl Pair {
     fn new(listen: &str) -> Self {
-        let (mut a, b) = (overlay(1, listen), overlay(2, listen));
+        Self::with(listen, Security::default())
+    }
+
+    fn with(listen: &str, security: Security) -> Self {
+        let (mut a, b) = (
+            overlay_with(1, listen, security),
+            overlay_with(2, listen, security),
+        );
         let address = *b.address();
         a.add_peer(Instant::now(), address, &b.listen(), true);
         Self {
@@ -140,14 +153,24 @@ fn ping_and_datagram_cross_loopback_over_both_families() {
 }
 
 #[test]
-fn fifty_megabytes_cross_loopback() {
+fn fifty_megabytes_cross_loopback_sealed_and_plain() {
+    let draft = Security {
+        plain: Plain::Only,
+        ..Security::default()
+    };
+    for security in [Security::default(), draft] {
+        fifty_megabytes(security);
+    }
+}
+
+fn fifty_megabytes(security: Security) {
     const LEN: usize = 50 << 20;
     let byte = |at: usize| {
         (at as u64)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .to_be_bytes()[0]
     };
-    let mut pair = Pair::new("127.0.0.1:0");
+    let mut pair = Pair::with("127.0.0.1:0", security);
     let to = ip(&pair.b);
     let stream = pair.a.open(Instant::now(), 40_000, to, 80).unwrap();
     let (mut written, mut read, mut opened, begin) = (0, 0, false, Instant::now());
@@ -194,8 +217,11 @@ fn fifty_megabytes_cross_loopback() {
     assert_eq!(read, LEN);
     let took = begin.elapsed();
     let counters = pair.a.counters();
+    let sealed = security.plain != Plain::Only;
+    assert_eq!(pair.a.peers()[0].sealed, sealed);
+    assert_eq!(counters.tx_sealed > 0, sealed);
     println!(
-        "50 MiB over loopback, both ends on one thread: {took:?}, {:.2} Gb/s, {} packets of {} bytes on average",
+        "sealed: {sealed}; 50 MiB over loopback, both ends on one thread: {took:?}, {:.2} Gb/s, {} packets of {} bytes on average",
         LEN as f64 * 8.0 / took.as_secs_f64() / 1e9,
         counters.tx_packets,
         counters.tx_bytes / counters.tx_packets

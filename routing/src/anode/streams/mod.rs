@@ -281,6 +281,12 @@ impl Node {
         taken
     }
 
+    /// What a stream has counted.
+    #[cfg(test)]
+    pub fn stream_counters(&self, id: StreamId) -> Option<anode_stream::Counters> {
+        Some(self.streams.get(id)?.stream.as_ref()?.counters())
+    }
+
     /// Room for `write`; see [`crate::Overlay::write_capacity`].
     pub fn write_capacity(&self, id: StreamId) -> usize {
         self.streams

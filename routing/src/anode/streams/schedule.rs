@@ -49,7 +49,9 @@ impl Node {
                     self.streams.ready.pop_front();
                     if let Some(entry) = self.streams.get_mut(id) {
                         entry.ready = false;
-                        self.block_stream(now, id);
+                        if let Some(found) = entry.peer {
+                            self.block_stream(now, found, id);
+                        }
                     }
                 }
             }

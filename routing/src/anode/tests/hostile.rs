@@ -674,15 +674,25 @@ fn the_plain_policy_closes_traffic_but_not_the_hints() {
         .send_datagram(now, 1, ipv6(2), 2, b"x")
         .unwrap();
     sim.hosts[0].node.open(now, 1, ipv6(2), 2).unwrap();
-    assert_eq!(
-        sim.hosts[1].node.send_datagram(now, 1, ipv6(1), 2, b"x"),
-        Err(Failure::Policy)
-    );
-    assert_eq!(
-        sim.hosts[1].node.open(now, 1, ipv6(1), 2),
-        Err(Failure::Policy)
-    );
+    // What it sends itself waits for a session that will never be, and then it says so.
+    sim.hosts[1]
+        .node
+        .send_datagram(now, 1, ipv6(1), 2, b"x")
+        .unwrap();
+    let stream = sim.hosts[1].node.open(now, 1, ipv6(1), 2).unwrap();
     sim.run(ms(500));
     assert!(sim.hosts[1].program.datagrams.is_empty() && sim.hosts[1].program.accepted.is_empty());
     assert_eq!(sim.counters(1).dropped_policy, 2);
+    sim.run(secs(9));
+    assert!(sim.hosts[0].program.datagrams.is_empty() && sim.hosts[0].program.accepted.is_empty());
+    let failure = Failure::Policy;
+    for event in [
+        OverlayEvent::Undeliverable {
+            to: ipv6(1),
+            failure,
+        },
+        OverlayEvent::StreamFailed { stream, failure },
+    ] {
+        assert!(sim.has_event(1, |told| *told == event), "{event:?}");
+    }
 }

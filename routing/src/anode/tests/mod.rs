@@ -9,6 +9,7 @@ use std::time::Duration;
 
 mod contact;
 mod hostile;
+mod sealed;
 mod streams;
 
 const fn ms(n: u64) -> Duration {

@@ -3,7 +3,7 @@ use super::*;
 use crate::overlay::StreamId;
 
 /// Bytes that are not periodic in anything a packet could hide.
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = || {
         state ^= state << 13;
@@ -14,7 +14,7 @@ fn pattern(len: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-fn open(sim: &mut Sim, from: usize, number: u16, port: u16) -> StreamId {
+pub(super) fn open(sim: &mut Sim, from: usize, number: u16, port: u16) -> StreamId {
     let now = sim.now;
     sim.hosts[from]
         .node
@@ -124,10 +124,10 @@ fn a_transfer_survives_a_partition_of_twenty_seconds() {
 #[test]
 fn a_restarted_peer_is_met_again() {
     // A41, D20
-    let mut sim = Sim::pair(44);
+    let mut sim = Sim::draft_pair(44);
     open(&mut sim, 0, 2, 80);
     sim.run(secs(1));
-    sim.restart(1, 2, quiet());
+    sim.restart(1, 2, draft());
     // It knows nobody's short id; PING carries the whole address and is answered at once.
     assert_eq!(sim.ping(0, ipv6(2)).unwrap(), ms(20));
     let now = sim.now;
@@ -267,7 +267,7 @@ fn a_reset_reaches_the_other_end_of_an_open_stream() {
 #[test]
 fn a_flood_of_opens_is_capped_per_peer_and_in_all() {
     // S22
-    let mut sim = Sim::pair(48);
+    let mut sim = Sim::draft_pair(48);
     sim.hosts[1].program.accepts = false;
     sim.hosts[1].node.config.limits.pending_streams = 300;
     sim.ping(0, ipv6(2)).unwrap();
@@ -334,23 +334,30 @@ fn a_source_port_in_use_gets_another_link_id() {
 
 #[test]
 fn pings_overtake_a_bulk_transfer() {
-    let mut sim = Sim::pair(50);
-    let bulk = open(&mut sim, 0, 2, 80);
-    sim.run(ms(200));
-    let now = sim.now;
-    let node = &mut sim.hosts[0].node;
-    assert!(node.write(now, bulk, &[5; 100_000]) > 10_000);
-    node.ping(now, ipv6(2), 1, b"small").unwrap();
-    let mut batch = TransmitBatch::new(64);
-    assert!(node.poll_transmit(now, &mut batch));
-    let kinds: Vec<u8> = batch
-        .packets()
-        .map(|packet| Packet::new_checked(packet).unwrap().kind())
-        .collect();
-    assert_eq!(kinds, [kind::PING]);
-    batch.clear(64);
-    assert!(node.poll_transmit(now, &mut batch));
-    assert!(batch.segments() > 1);
+    for (mut sim, wanted) in [
+        (Sim::draft_pair(50), kind::PING),
+        (Sim::pair(50), anode_wire::sealed::kind::SEALED),
+    ] {
+        let bulk = open(&mut sim, 0, 2, 80);
+        sim.run(ms(200));
+        let now = sim.now;
+        let node = &mut sim.hosts[0].node;
+        assert!(node.write(now, bulk, &[5; 100_000]) > 10_000);
+        node.ping(now, ipv6(2), 1, b"small").unwrap();
+        let mut batch = TransmitBatch::new(64);
+        assert!(node.poll_transmit(now, &mut batch));
+        let packets: Vec<(u8, bool)> = batch
+            .packets()
+            .map(|packet| {
+                let kind = Packet::new_checked(packet).unwrap().kind();
+                (kind, packet.len() < 80)
+            })
+            .collect();
+        assert_eq!(packets, [(wanted, true)]);
+        batch.clear(64);
+        assert!(node.poll_transmit(now, &mut batch));
+        assert!(batch.segments() > 1);
+    }
 }
 
 #[test]

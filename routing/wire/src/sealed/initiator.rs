@@ -134,6 +134,8 @@ impl Sessions {
         let agreed = self.agree(&pair.address).ok_or(Failed::Timeout)?;
         let index = self.new_index();
         let jitter = self.jitter();
+        let known = |key: &PeerKey| self.peer(*key).is_some_and(|peer| peer.current.is_some());
+        let successor = self.family(key).iter().any(known);
         let Some(peer) = self.peer_mut(key) else {
             return Ok(());
         };
@@ -160,6 +162,7 @@ impl Sessions {
             noise,
             packet: packet.clone(),
             retried: false,
+            successor,
         });
         let oldest = (handshake.pending.len() > Handshake::PENDING)
             .then(|| handshake.pending.pop_front())
@@ -363,7 +366,9 @@ impl Sessions {
             .iter()
             .position(|pending| pending.index == welcome.receiver)
             .ok_or(Drop::UnknownIndex)?;
-        let noise = handshake.pending.remove(place).map(|pending| pending.noise);
+        let pending = handshake.pending.remove(place);
+        let successor = pending.as_ref().is_some_and(|pending| pending.successor);
+        let noise = pending.map(|pending| pending.noise);
         self.end_handshake(requested);
         self.reserved.remove(&welcome.receiver);
         let split = noise
@@ -403,6 +408,7 @@ impl Sessions {
             }));
             self.counters.kem_operations += 1;
         }
+        session.successor = successor;
         session.requested = self.pair(requested).filter(|_| requested != key);
         self.add_session(key, session);
         if with_kem {

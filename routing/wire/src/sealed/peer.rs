@@ -79,6 +79,8 @@ pub(super) struct PendingHello {
     pub packet: Vec<u8>,
     /// A COOKIE has had its effect.
     pub retried: bool,
+    /// It was sent while there was a session: what comes of it follows that one, and does not cross it.
+    pub successor: bool,
 }
 
 impl Handshake {

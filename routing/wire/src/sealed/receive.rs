@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// What a replaced session still receives (Q15).
 const RETIRING: Duration = Duration::from_secs(10);
-/// Two sessions of one pair that were made within this time crossed each other.
+/// Two sessions of one pair that were made within this time may have crossed each other.
 const CROSSED: Duration = Duration::from_secs(10);
 /// Empty packets are not answered more often than this.
 const EMPTY_SPACING: Duration = Duration::from_millis(100);
@@ -221,6 +221,7 @@ impl Sessions {
             return false;
         };
         let crossed = old.role != new.role
+            && !new.successor
             && new.created.saturating_duration_since(old.created) < CROSSED
             && now < old.expires_at();
         let old_is_ours = old.role == Role::Initiator;
@@ -417,6 +418,7 @@ impl Sessions {
         );
         new.pq = true;
         new.requested = session.requested;
+        new.successor = session.successor;
         self.add_session(key, new);
         Ok(())
     }

@@ -328,12 +328,21 @@ impl Sessions {
         if with_kem {
             session.kem = Some(Box::new(KemState::Awaited { split: split.keys }));
         }
+        session.successor = self.far_side_knows_current(key);
         self.make_room_for_unconfirmed(key);
         self.add_session(key, session);
         self.unconfirmed.push_back(index);
         self.counters.welcomes_sent += 1;
         self.send(To::Endpoint(from.endpoint.into()), welcome);
         Ok(())
+    }
+
+    /// Whether the far side has the present session, too: a HELLO of its making then asks for the next one, after a restart
+    /// for example, however young the present one is.
+    fn far_side_knows_current(&self, key: PeerKey) -> bool {
+        let current = self.peer(key).and_then(|peer| peer.current);
+        let session = current.and_then(|index| self.sessions.get(&index));
+        session.is_some_and(|session| session.role == Role::Responder || session.confirm.is_none())
     }
 
     /// The oldest make room: three for a pair, and a bound for all.

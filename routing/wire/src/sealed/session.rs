@@ -117,6 +117,8 @@ pub(super) struct Session {
     /// No longer the pair's current session: dropped then, unless something still opens in it.
     pub retire_at: Option<Instant>,
     pub kem: Option<Box<KemState>>,
+    /// Its HELLO was sent by somebody who knew the session before it: it follows that one, and does not cross it.
+    pub successor: bool,
     /// What `start` was called with, where that was not this very pair.
     pub requested: Option<super::Pair>,
     /// The initiator's empty packet, until something of the far side has opened (Q11).
@@ -172,6 +174,7 @@ impl Session {
             rekey_asked: false,
             retire_at: None,
             kem: None,
+            successor: false,
             requested: None,
             confirm: None,
             last_empty: None,
