@@ -156,7 +156,7 @@ const SOCKETS: [libc::c_int; 4] = [
 ];
 
 /// Terminal calls by which a program types into the terminal that it was started from.
-const TYPING: [u64; 2] = [libc::TIOCSTI as u64, 0x541c];
+const TYPING: [u64; 2] = [libc::TIOCSTI, 0x541c];
 
 /// Installs the filter on the calling thread; threads that it starts inherit it. `Ok(false)`: not for this processor.
 /// Not to be undone.
