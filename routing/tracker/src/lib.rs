@@ -1,0 +1,13 @@
+//! Stub docs.
+#![forbid(unsafe_code)]
+
+pub mod bencode;
+pub mod compact;
+pub mod http;
+#[cfg(test)]
+mod test_vectors;
+mod types;
+mod url;
+
+pub use types::*;
+pub use url::{InvalidUrl, MAX_URL, Scheme, TrackerUrl};
