@@ -7,6 +7,7 @@ pub mod http;
 #[cfg(test)]
 mod test_vectors;
 mod types;
+pub mod udp;
 mod url;
 
 pub use types::*;
