@@ -4,6 +4,7 @@
 pub mod bencode;
 pub mod compact;
 pub mod http;
+pub mod rendezvous;
 #[cfg(test)]
 mod test_vectors;
 mod types;
