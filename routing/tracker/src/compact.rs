@@ -33,8 +33,8 @@ pub fn entries(bytes: &[u8], family: Family) -> Option<impl ExactSizeIterator<It
     bytes.len().is_multiple_of(size).then(|| bytes.chunks_exact(size).map(decode))
 }
 
-/// One entry of 6 or 18 bytes; [`entries`] cuts no others.
-fn decode(entry: &[u8]) -> SocketAddr {
+/// One entry of 6 or 18 bytes; no caller has others.
+pub(crate) fn decode(entry: &[u8]) -> SocketAddr {
     let (ip, port) = entry.split_at(entry.len() - 2);
     let ip = match <[u8; 4]>::try_from(ip) {
         Ok(v4) => IpAddr::V4(Ipv4Addr::from(v4)),

@@ -5,6 +5,7 @@ pub mod bencode;
 pub mod compact;
 pub mod http;
 pub mod rendezvous;
+pub mod server;
 #[cfg(test)]
 mod test_vectors;
 mod types;
