@@ -77,7 +77,9 @@ pub struct Dict<'a>(&'a [u8]);
 impl<'a> Dict<'a> {
     /// The first value under `key`. Linear: whoever wants many keys iterates once.
     pub fn get(self, key: &[u8]) -> Option<Value<'a>> {
-        self.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+        self.into_iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
     }
 }
 
@@ -133,7 +135,9 @@ pub fn parse(input: &[u8]) -> Result<Value<'_>, Error> {
     }
     let end = Checker { input }.value(0, 0)?;
     // `end` is past a value that was just checked, so it is there
-    checked(&input[..end]).map(|(value, _)| value).ok_or(Error::Truncated)
+    checked(&input[..end])
+        .map(|(value, _)| value)
+        .ok_or(Error::Truncated)
 }
 
 /// Walks a value without building anything; recursion is bounded by [`MAX_DEPTH`].
@@ -181,7 +185,11 @@ fn int(input: &[u8], at: usize) -> Result<(i64, usize), Error> {
     // the longest number of 64 bits has 19 digits and a sign
     let window = &rest[..rest.len().min(21)];
     let Some(length) = window.iter().position(|byte| *byte == b'e') else {
-        return Err(if rest.len() < 21 { Error::Truncated } else { Error::Malformed(at) });
+        return Err(if rest.len() < 21 {
+            Error::Truncated
+        } else {
+            Error::Malformed(at)
+        });
     };
     let malformed = Error::Malformed(at);
     let text = &window[..length];
@@ -192,7 +200,10 @@ fn int(input: &[u8], at: usize) -> Result<(i64, usize), Error> {
     if !canonical {
         return Err(malformed);
     }
-    let value = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(malformed)?;
+    let value = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(malformed)?;
     Ok((value, at + 1 + length + 1))
 }
 
@@ -220,7 +231,9 @@ fn string(input: &[u8], at: usize) -> Result<(&[u8], usize), Error> {
 /// The value at the start of bytes that [`Checker`] has been over, and its length; nothing at the end of a container.
 fn checked(input: &[u8]) -> Option<(Value<'_>, usize)> {
     match input.first()? {
-        b'i' => int(input, 0).ok().map(|(value, end)| (Value::Int(value), end)),
+        b'i' => int(input, 0)
+            .ok()
+            .map(|(value, end)| (Value::Int(value), end)),
         b'l' => {
             let end = Checker { input }.value(0, 0).ok()?;
             Some((Value::List(List(&input[1..end - 1])), end))
@@ -229,7 +242,9 @@ fn checked(input: &[u8]) -> Option<(Value<'_>, usize)> {
             let end = Checker { input }.value(0, 0).ok()?;
             Some((Value::Dict(Dict(&input[1..end - 1])), end))
         }
-        _ => string(input, 0).ok().map(|(bytes, end)| (Value::Bytes(bytes), end)),
+        _ => string(input, 0)
+            .ok()
+            .map(|(bytes, end)| (Value::Bytes(bytes), end)),
     }
 }
 
@@ -317,8 +332,13 @@ mod tests {
         assert_eq!(dict.get(b"num"), Some(Value::Int(1800)));
         let text = dict.get(b"text").unwrap().as_bytes().unwrap();
         assert!(input.as_ptr_range().contains(&text.as_ptr()));
-        let Some(Value::List(list)) = dict.get(b"list") else { panic!("no list") };
-        assert_eq!(list.into_iter().collect::<Vec<_>>(), [Value::Int(1), Value::Int(-2)]);
+        let Some(Value::List(list)) = dict.get(b"list") else {
+            panic!("no list")
+        };
+        assert_eq!(
+            list.into_iter().collect::<Vec<_>>(),
+            [Value::Int(1), Value::Int(-2)]
+        );
         assert_eq!(dict.get(b"none"), None);
     }
 
@@ -362,7 +382,12 @@ mod tests {
             (b"d1:a", Truncated),
         ];
         for (input, error) in cases {
-            assert_eq!(parse(input), Err(error), "{:?}", String::from_utf8_lossy(input));
+            assert_eq!(
+                parse(input),
+                Err(error),
+                "{:?}",
+                String::from_utf8_lossy(input)
+            );
         }
         let deep = |depth: usize| [vec![b'l'; depth], vec![b'e'; depth]].concat();
         assert!(parse(&deep(MAX_DEPTH)).is_ok());
@@ -375,7 +400,16 @@ mod tests {
     #[test]
     fn the_writer_writes_the_canonical_form() {
         let mut out = Vec::new();
-        Writer::new(&mut out).dict().bytes(b"a").int(0).bytes(b"b").list().int(u64::MAX).bytes(b"").end().end();
+        Writer::new(&mut out)
+            .dict()
+            .bytes(b"a")
+            .int(0)
+            .bytes(b"b")
+            .list()
+            .int(u64::MAX)
+            .bytes(b"")
+            .end()
+            .end();
         assert_eq!(out, b"d1:ai0e1:bli18446744073709551615e0:ee");
     }
 

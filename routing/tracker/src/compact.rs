@@ -28,9 +28,15 @@ impl Family {
 
 /// The entries of one family; nothing when the length is no multiple of an entry. A list of the wrong family is thus
 /// nearly always refused whole (discovery.md §2: one tracker sends 6-byte entries over IPv6).
-pub fn entries(bytes: &[u8], family: Family) -> Option<impl ExactSizeIterator<Item = SocketAddr> + '_> {
+pub fn entries(
+    bytes: &[u8],
+    family: Family,
+) -> Option<impl ExactSizeIterator<Item = SocketAddr> + '_> {
     let size = family.entry_size();
-    bytes.len().is_multiple_of(size).then(|| bytes.chunks_exact(size).map(decode))
+    bytes
+        .len()
+        .is_multiple_of(size)
+        .then(|| bytes.chunks_exact(size).map(decode))
 }
 
 /// One entry of 6 or 18 bytes; no caller has others.
@@ -87,7 +93,11 @@ mod tests {
             (Family::V6, 36, Some(2)),
             (Family::V6, 37, None),
         ] {
-            assert_eq!(entries(&vec![1; length], family).map(|found| found.len()), count, "{family:?} {length}");
+            assert_eq!(
+                entries(&vec![1; length], family).map(|found| found.len()),
+                count,
+                "{family:?} {length}"
+            );
         }
     }
 }

@@ -17,5 +17,8 @@ pub(crate) fn vectors(group: &str) -> Vec<Value> {
 /// A hexadecimal text of the vectors.
 pub(crate) fn hex(value: &Value) -> Vec<u8> {
     let text = value.as_str().unwrap();
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
 }

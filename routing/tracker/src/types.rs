@@ -154,7 +154,13 @@ pub(crate) fn printable(text: &[u8]) -> String {
         .trim_end_matches('\0')
         .chars()
         .take(MAX_TEXT)
-        .map(|character| if character.is_control() { ' ' } else { character })
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
         .collect()
 }
 
@@ -168,7 +174,14 @@ mod tests {
         let hash: InfoHash = text.parse().unwrap();
         assert_eq!(hash.to_string(), text);
         assert_eq!(text.to_uppercase().parse(), Ok(hash));
-        for wrong in ["", "ae", &text[1..], &format!("{text}0"), &text.replace('a', "+"), "ää".repeat(10).as_str()] {
+        for wrong in [
+            "",
+            "ae",
+            &text[1..],
+            &format!("{text}0"),
+            &text.replace('a', "+"),
+            "ää".repeat(10).as_str(),
+        ] {
             assert_eq!(wrong.parse::<InfoHash>(), Err(InvalidInfoHash), "{wrong}");
         }
     }

@@ -90,8 +90,16 @@ impl TrackerUrl {
 
     /// The value of the `Host` header: brackets around IPv6, no default port.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.scheme.default_port() == Some(self.port) { host } else { format!("{host}:{}", self.port) }
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        if self.scheme.default_port() == Some(self.port) {
+            host
+        } else {
+            format!("{host}:{}", self.port)
+        }
     }
 
     /// Path and query for a scrape (BEP 48): what follows the last slash must begin with `announce`. UDP needs none.
@@ -109,7 +117,13 @@ impl TrackerUrl {
 
 impl fmt::Display for TrackerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme.name(), self.authority(), self.target)
+        write!(
+            f,
+            "{}://{}{}",
+            self.scheme.name(),
+            self.authority(),
+            self.target
+        )
     }
 }
 
@@ -142,11 +156,24 @@ impl std::str::FromStr for TrackerUrl {
         }
         let (host, port) = split_authority(authority)?;
         let port = match port {
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(InvalidUrl::Port)?,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or(InvalidUrl::Port)?,
             None => scheme.default_port().ok_or(InvalidUrl::Port)?,
         };
-        let slash = if scheme != Scheme::Udp && !target.starts_with('/') { "/" } else { "" };
-        Ok(Self { scheme, host: host.to_ascii_lowercase(), port, target: format!("{slash}{target}") })
+        let slash = if scheme != Scheme::Udp && !target.starts_with('/') {
+            "/"
+        } else {
+            ""
+        };
+        Ok(Self {
+            scheme,
+            host: host.to_ascii_lowercase(),
+            port,
+            target: format!("{slash}{target}"),
+        })
     }
 }
 
@@ -154,7 +181,8 @@ impl std::str::FromStr for TrackerUrl {
 fn split_authority(authority: &str) -> Result<(&str, Option<&str>), InvalidUrl> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or(InvalidUrl::Host)?;
-        host.parse::<std::net::Ipv6Addr>().map_err(|_| InvalidUrl::Host)?;
+        host.parse::<std::net::Ipv6Addr>()
+            .map_err(|_| InvalidUrl::Host)?;
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if rest.is_empty() => Ok((host, None)),
@@ -179,15 +207,49 @@ mod tests {
     #[test]
     fn urls_are_taken_apart() {
         for (text, host, port, target, shown) in [
-            ("http://t.example/announce", "t.example", 80, "/announce", "http://t.example/announce"),
-            ("HTTPS://T.Example", "t.example", 443, "/", "https://t.example/"),
-            ("http://[2001:db8::1]:6969/a?k=1#x", "2001:db8::1", 6969, "/a?k=1", "http://[2001:db8::1]:6969/a?k=1"),
-            ("http://t.example?pass=1", "t.example", 80, "/?pass=1", "http://t.example/?pass=1"),
+            (
+                "http://t.example/announce",
+                "t.example",
+                80,
+                "/announce",
+                "http://t.example/announce",
+            ),
+            (
+                "HTTPS://T.Example",
+                "t.example",
+                443,
+                "/",
+                "https://t.example/",
+            ),
+            (
+                "http://[2001:db8::1]:6969/a?k=1#x",
+                "2001:db8::1",
+                6969,
+                "/a?k=1",
+                "http://[2001:db8::1]:6969/a?k=1",
+            ),
+            (
+                "http://t.example?pass=1",
+                "t.example",
+                80,
+                "/?pass=1",
+                "http://t.example/?pass=1",
+            ),
             ("udp://10.0.0.1:80", "10.0.0.1", 80, "", "udp://10.0.0.1:80"),
-            ("udp://t:1/announce", "t", 1, "/announce", "udp://t:1/announce"),
+            (
+                "udp://t:1/announce",
+                "t",
+                1,
+                "/announce",
+                "udp://t:1/announce",
+            ),
         ] {
             let url: TrackerUrl = text.parse().unwrap();
-            assert_eq!((url.host(), url.port(), url.target()), (host, port, target), "{text}");
+            assert_eq!(
+                (url.host(), url.port(), url.target()),
+                (host, port, target),
+                "{text}"
+            );
             assert_eq!(url.to_string(), shown);
         }
     }

@@ -53,7 +53,9 @@ pub fn announce_answer(status: u16, body: &[u8]) -> Result<Answer, AnswerError> 
                 answer.interval = Some(duration(seconds));
             }
             (b"min interval", Value::Int(seconds)) => answer.min_interval = Some(duration(seconds)),
-            (b"tracker id", Value::Bytes(id)) if id.len() <= MAX_TRACKER_ID => answer.tracker_id = Some(id.to_vec()),
+            (b"tracker id", Value::Bytes(id)) if id.len() <= MAX_TRACKER_ID => {
+                answer.tracker_id = Some(id.to_vec())
+            }
             (b"warning message", Value::Bytes(text)) => answer.warning = Some(printable(text)),
             (b"complete", Value::Int(count)) => answer.complete = Some(clamped(count)),
             (b"incomplete", Value::Int(count)) => answer.incomplete = Some(clamped(count)),
@@ -78,17 +80,39 @@ pub fn announce_answer(status: u16, body: &[u8]) -> Result<Answer, AnswerError> 
             _ => {}
         }
     }
-    if found { Ok(answer) } else { Err(AnswerError::NotAnAnswer) }
+    if found {
+        Ok(answer)
+    } else {
+        Err(AnswerError::NotAnAnswer)
+    }
 }
 
 /// Reads the answer to a scrape: every hash that it knows, at most `limit`.
-pub fn scrape_answer(status: u16, body: &[u8], limit: usize) -> Result<Vec<(InfoHash, ScrapeEntry)>, AnswerError> {
-    let files = dictionary(status, body)?.get(b"files").and_then(Value::as_dict).ok_or(AnswerError::NotAnAnswer)?;
+pub fn scrape_answer(
+    status: u16,
+    body: &[u8],
+    limit: usize,
+) -> Result<Vec<(InfoHash, ScrapeEntry)>, AnswerError> {
+    let files = dictionary(status, body)?
+        .get(b"files")
+        .and_then(Value::as_dict)
+        .ok_or(AnswerError::NotAnAnswer)?;
     let entries = files.into_iter().filter_map(|(hash, value)| {
         let (hash, counts) = (InfoHash(hash.try_into().ok()?), value.as_dict()?);
         let count = |key: &[u8]| counts.get(key).and_then(Value::as_int).map_or(0, clamped);
-        let (complete, downloaded, incomplete) = (count(b"complete"), count(b"downloaded"), count(b"incomplete"));
-        Some((hash, ScrapeEntry { complete, downloaded, incomplete }))
+        let (complete, downloaded, incomplete) = (
+            count(b"complete"),
+            count(b"downloaded"),
+            count(b"incomplete"),
+        );
+        Some((
+            hash,
+            ScrapeEntry {
+                complete,
+                downloaded,
+                incomplete,
+            },
+        ))
     });
     Ok(entries.take(limit).collect())
 }
@@ -115,22 +139,34 @@ fn refusal(dict: Dict<'_>) -> Option<Refusal> {
     let retry = match dict.get(b"retry in") {
         Some(Value::Int(count)) => Some(minutes(count)),
         Some(Value::Bytes(b"never")) => Some(Retry::Never),
-        Some(Value::Bytes(text)) => std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()).map(minutes),
+        Some(Value::Bytes(text)) => std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .map(minutes),
         _ => None,
     };
     Some(Refusal { reason, retry })
 }
 
-fn compact_peers(key: &'static str, bytes: &[u8], family: Family, answer: &mut Answer) -> Result<(), AnswerError> {
+fn compact_peers(
+    key: &'static str,
+    bytes: &[u8],
+    family: Family,
+    answer: &mut Answer,
+) -> Result<(), AnswerError> {
     let length = bytes.len();
-    let entries = compact::entries(bytes, family).ok_or(AnswerError::PeersLength { key, length })?;
+    let entries =
+        compact::entries(bytes, family).ok_or(AnswerError::PeersLength { key, length })?;
     entries.for_each(|endpoint| push(endpoint, answer));
     Ok(())
 }
 
 /// `{ip, port}` of a list (B10): `ip` is a text of either family; DNS names are not looked up.
 fn listed_peer(entry: Dict<'_>) -> Option<SocketAddr> {
-    let ip: IpAddr = std::str::from_utf8(entry.get(b"ip")?.as_bytes()?).ok()?.parse().ok()?;
+    let ip: IpAddr = std::str::from_utf8(entry.get(b"ip")?.as_bytes()?)
+        .ok()?
+        .parse()
+        .ok()?;
     let port = u16::try_from(entry.get(b"port")?.as_int()?).ok()?;
     Some(SocketAddr::new(ip, port))
 }

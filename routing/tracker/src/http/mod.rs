@@ -5,7 +5,7 @@ mod query;
 mod request;
 
 pub use answer::{AnswerError, MAX_BODY, announce_answer, scrape_answer};
-pub use query::{AnnounceQuery, ScrapeQuery, InvalidQuery};
+pub use query::{AnnounceQuery, InvalidQuery, ScrapeQuery};
 pub use request::{Request, announce, scrape};
 
 #[cfg(test)]

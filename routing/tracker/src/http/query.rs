@@ -113,7 +113,9 @@ impl ScrapeQuery {
 }
 
 fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
-    query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 /// Exactly 20 bytes behind the percent-encoding.
@@ -130,7 +132,11 @@ fn twenty(value: &str) -> Option<[u8; 20]> {
 /// without two digits stands for itself.
 fn decoded(value: &str) -> impl Iterator<Item = u8> + '_ {
     let bytes = value.as_bytes();
-    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let digit = |at: usize| {
+        bytes
+            .get(at)
+            .and_then(|byte| char::from(*byte).to_digit(16))
+    };
     let mut at = 0;
     std::iter::from_fn(move || {
         let byte = *bytes.get(at)?;

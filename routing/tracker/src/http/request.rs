@@ -35,8 +35,15 @@ pub fn announce(url: &TrackerUrl, announce: &Announce) -> Request {
     parameter(&mut target, "peer_id", &announce.peer_id.0);
     let (port, left, compact) = (announce.port, announce.left, u8::from(announce.compact));
     // writing to a String cannot fail
-    let _ = write!(target, "&port={port}&uploaded=0&downloaded=0&left={left}&compact={compact}");
-    let _ = write!(target, "&numwant={}&key={:08X}", announce.num_want, announce.key.0);
+    let _ = write!(
+        target,
+        "&port={port}&uploaded=0&downloaded=0&left={left}&compact={compact}"
+    );
+    let _ = write!(
+        target,
+        "&numwant={}&key={:08X}",
+        announce.num_want, announce.key.0
+    );
     if let Some(event) = announce.event {
         target.push_str("&event=");
         target.push_str(match event {

@@ -40,7 +40,11 @@ fn an_announce_is_the_documented_target_and_names_no_address() {
          &port=8737&uploaded=0&downloaded=0&left=1&compact=1&numwant=30&key=00000ABC&event=started&trackerid=a%20b"
     );
     assert_eq!(request.headers[0], ("host", "t.example:6969".to_owned()));
-    assert!(request.headers.contains(&("accept-encoding", "identity".to_owned())));
+    assert!(
+        request
+            .headers
+            .contains(&("accept-encoding", "identity".to_owned()))
+    );
     for name in ["ip=", "ipv4=", "ipv6="] {
         assert!(!request.target.contains(&format!("&{name}")));
     }
@@ -49,16 +53,29 @@ fn an_announce_is_the_documented_target_and_names_no_address() {
 #[test]
 fn the_query_of_the_url_is_kept() {
     for (text, start) in [
-        ("http://t/announce?passkey=1", "/announce?passkey=1&info_hash="),
+        (
+            "http://t/announce?passkey=1",
+            "/announce?passkey=1&info_hash=",
+        ),
         ("http://t/announce?", "/announce?info_hash="),
         ("http://t/a?x&", "/a?x&info_hash="),
         ("http://t", "/?info_hash="),
     ] {
-        assert!(announce(&url(text), &sample()).target.starts_with(start), "{text}");
+        assert!(
+            announce(&url(text), &sample()).target.starts_with(start),
+            "{text}"
+        );
     }
-    let request = scrape(&url("http://t/announce?k=1"), &[InfoHash([b'a'; 20]), InfoHash([b'b'; 20])]).unwrap();
+    let request = scrape(
+        &url("http://t/announce?k=1"),
+        &[InfoHash([b'a'; 20]), InfoHash([b'b'; 20])],
+    )
+    .unwrap();
     let (a, b) = ("a".repeat(20), "b".repeat(20));
-    assert_eq!(request.target, format!("/scrape?k=1&info_hash={a}&info_hash={b}"));
+    assert_eq!(
+        request.target,
+        format!("/scrape?k=1&info_hash={a}&info_hash={b}")
+    );
     assert_eq!(scrape(&url("http://t/tracker"), &[]), None);
 }
 
@@ -69,9 +86,15 @@ fn our_own_server_reads_what_our_client_writes() {
     let request = announce(&url("http://t/announce"), &sent);
     let (_, query) = request.target.split_once('?').unwrap();
     let read = AnnounceQuery::parse(query).unwrap();
-    assert_eq!((read.info_hash, read.peer_id, read.port), (sent.info_hash, sent.peer_id, sent.port));
+    assert_eq!(
+        (read.info_hash, read.peer_id, read.port),
+        (sent.info_hash, sent.peer_id, sent.port)
+    );
     assert_eq!(read.key, b"00000ABC");
-    assert_eq!((read.event, read.num_want, read.compact, read.complete), (sent.event, Some(30), true, false));
+    assert_eq!(
+        (read.event, read.num_want, read.compact, read.complete),
+        (sent.event, Some(30), true, false)
+    );
 }
 
 // B9, B15, B16
@@ -98,18 +121,36 @@ fn incomplete_queries_are_refused_with_their_reason() {
     let (hash, id) = ("h".repeat(20), "p".repeat(20));
     for (query, error) in [
         (String::new(), InvalidQuery::InfoHash),
-        (format!("info_hash={}&peer_id={id}&port=1", "h".repeat(19)), InvalidQuery::InfoHash),
-        (format!("info_hash={}&peer_id={id}&port=1", "h".repeat(21)), InvalidQuery::InfoHash),
+        (
+            format!("info_hash={}&peer_id={id}&port=1", "h".repeat(19)),
+            InvalidQuery::InfoHash,
+        ),
+        (
+            format!("info_hash={}&peer_id={id}&port=1", "h".repeat(21)),
+            InvalidQuery::InfoHash,
+        ),
         (format!("info_hash={hash}&port=1"), InvalidQuery::PeerId),
         (format!("info_hash={hash}&peer_id={id}"), InvalidQuery::Port),
-        (format!("info_hash={hash}&peer_id={id}&port=0"), InvalidQuery::Port),
-        (format!("info_hash={hash}&peer_id={id}&port=65536"), InvalidQuery::Port),
-        (format!("info_hash={hash}&peer_id={id}&port=-1"), InvalidQuery::Port),
+        (
+            format!("info_hash={hash}&peer_id={id}&port=0"),
+            InvalidQuery::Port,
+        ),
+        (
+            format!("info_hash={hash}&peer_id={id}&port=65536"),
+            InvalidQuery::Port,
+        ),
+        (
+            format!("info_hash={hash}&peer_id={id}&port=-1"),
+            InvalidQuery::Port,
+        ),
     ] {
         assert_eq!(AnnounceQuery::parse(&query), Err(error), "{query}");
     }
     assert_eq!(ScrapeQuery::parse(""), Err(InvalidQuery::InfoHash));
-    assert_eq!(ScrapeQuery::parse("info_hash=short"), Err(InvalidQuery::InfoHash));
+    assert_eq!(
+        ScrapeQuery::parse("info_hash=short"),
+        Err(InvalidQuery::InfoHash)
+    );
     let many = vec![format!("info_hash={hash}"); 1_000].join("&");
     assert_eq!(ScrapeQuery::parse(&many).unwrap().hashes.len(), 74);
 }
@@ -120,7 +161,10 @@ fn the_example_of_the_vectors_is_read() {
     let body = hex(&document()["compact_endpoints"]["example_bencoded_answer"]);
     let answer = announce_answer(200, &body).unwrap();
     assert_eq!(answer.interval, Some(Duration::from_secs(1800)));
-    assert_eq!(answer.peers, endpoints(&["192.0.2.1:8737", "[2001:db8::1]:8737"]));
+    assert_eq!(
+        answer.peers,
+        endpoints(&["192.0.2.1:8737", "[2001:db8::1]:8737"])
+    );
 }
 
 // B10, B12, B13
@@ -136,7 +180,11 @@ fn peers_and_peers6_are_read_in_any_combination() {
         (format!("{v4}{v6}"), vec!["1.2.3.4:5", "[::7]:8"], 0),
         (format!("{v6}{v4}"), vec!["[::7]:8", "1.2.3.4:5"], 0),
         (format!("{empty}{v6}"), vec!["[::7]:8"], 0),
-        (format!("{list}{v6}"), vec!["192.0.2.9:9", "[2001:db8::9]:9", "[::7]:8"], 2),
+        (
+            format!("{list}{v6}"),
+            vec!["192.0.2.9:9", "[2001:db8::9]:9", "[::7]:8"],
+            2,
+        ),
         (empty.to_owned(), vec![], 0),
         (String::new(), vec![], 0),
         ("6:futureli1ee".to_owned(), vec![], 0),
@@ -153,16 +201,26 @@ fn every_field_of_an_answer_is_read() {
     let mut body = Vec::new();
     Writer::new(&mut body)
         .dict()
-        .bytes(b"complete").int(3)
-        .bytes(b"external ip").bytes(&[192, 0, 2, 7])
-        .bytes(b"incomplete").int(u64::from(u32::MAX) + 5)
-        .bytes(b"interval").int(i64::MAX as u64)
-        .bytes(b"min interval").int(300)
-        .bytes(b"tracker id").bytes(b"\x00id")
-        .bytes(b"warning message").bytes(b"slow\x07")
+        .bytes(b"complete")
+        .int(3)
+        .bytes(b"external ip")
+        .bytes(&[192, 0, 2, 7])
+        .bytes(b"incomplete")
+        .int(u64::from(u32::MAX) + 5)
+        .bytes(b"interval")
+        .int(i64::MAX as u64)
+        .bytes(b"min interval")
+        .int(300)
+        .bytes(b"tracker id")
+        .bytes(b"\x00id")
+        .bytes(b"warning message")
+        .bytes(b"slow\x07")
         .end();
     let answer = announce_answer(200, &body).unwrap();
-    assert_eq!((answer.complete, answer.incomplete), (Some(3), Some(u32::MAX)));
+    assert_eq!(
+        (answer.complete, answer.incomplete),
+        (Some(3), Some(u32::MAX))
+    );
     assert_eq!(answer.external_ip, Some("192.0.2.7".parse().unwrap()));
     assert_eq!(answer.interval, Some(Duration::from_secs(366 * 86_400)));
     assert_eq!(answer.min_interval, Some(Duration::from_secs(300)));
@@ -186,7 +244,11 @@ fn refusals_are_read_under_any_status() {
         for status in [200, 400, 500] {
             let reason = "nope".to_owned();
             let expected = AnswerError::Refused(Refusal { reason, retry });
-            assert_eq!(announce_answer(status, body.as_bytes()), Err(expected.clone()), "{body}");
+            assert_eq!(
+                announce_answer(status, body.as_bytes()),
+                Err(expected.clone()),
+                "{body}"
+            );
             assert_eq!(scrape_answer(status, body.as_bytes(), 1), Err(expected));
         }
     }
@@ -197,20 +259,44 @@ fn refusals_are_read_under_any_status() {
 fn hostile_answers_are_refused_or_bounded() {
     let peers = |bytes: &[u8]| {
         let mut body = Vec::new();
-        Writer::new(&mut body).dict().bytes(b"peers").bytes(bytes).end();
+        Writer::new(&mut body)
+            .dict()
+            .bytes(b"peers")
+            .bytes(bytes)
+            .end();
         body
     };
     let many = announce_answer(200, &peers(&[10, 0, 0, 1, 9, 9].repeat(10_000))).unwrap();
-    assert_eq!((many.peers.len(), many.surplus), (MAX_PEERS, 10_000 - MAX_PEERS));
-    let length = AnswerError::PeersLength { key: "peers", length: 7 };
+    assert_eq!(
+        (many.peers.len(), many.surplus),
+        (MAX_PEERS, 10_000 - MAX_PEERS)
+    );
+    let length = AnswerError::PeersLength {
+        key: "peers",
+        length: 7,
+    };
     assert_eq!(announce_answer(200, &peers(&[1; 7])), Err(length));
     let wrong6 = b"d6:peers66:\x01\x02\x03\x04\x05\x06e";
-    assert_eq!(announce_answer(200, wrong6), Err(AnswerError::PeersLength { key: "peers6", length: 6 }));
+    assert_eq!(
+        announce_answer(200, wrong6),
+        Err(AnswerError::PeersLength {
+            key: "peers6",
+            length: 6
+        })
+    );
     for (status, body, error) in [
-        (200, &b"<html>"[..], AnswerError::Bencode(crate::bencode::Error::Malformed(0))),
+        (
+            200,
+            &b"<html>"[..],
+            AnswerError::Bencode(crate::bencode::Error::Malformed(0)),
+        ),
         (200, b"le", AnswerError::NotAnAnswer),
         (200, b"de", AnswerError::NotAnAnswer),
-        (200, b"", AnswerError::Bencode(crate::bencode::Error::Truncated)),
+        (
+            200,
+            b"",
+            AnswerError::Bencode(crate::bencode::Error::Truncated),
+        ),
         (302, b"d8:intervali1ee", AnswerError::Redirect(302)),
         (404, b"not found", AnswerError::Status(404)),
         (503, b"d8:intervali1ee", AnswerError::Status(503)),
@@ -218,7 +304,10 @@ fn hostile_answers_are_refused_or_bounded() {
         assert_eq!(announce_answer(status, body), Err(error), "{status}");
     }
     let huge = announce_answer(200, &vec![b'd'; MAX_BODY + 1]);
-    assert_eq!(huge, Err(AnswerError::Bencode(crate::bencode::Error::TooLarge)));
+    assert_eq!(
+        huge,
+        Err(AnswerError::Bencode(crate::bencode::Error::TooLarge))
+    );
 }
 
 #[test]
@@ -227,13 +316,39 @@ fn scrapes_are_read() {
     let mut body = Vec::new();
     Writer::new(&mut body).dict().bytes(b"files").dict();
     Writer::new(&mut body).bytes(b"short").dict().end();
-    Writer::new(&mut body).bytes(&hash).dict().bytes(b"complete").int(1).bytes(b"downloaded").int(2);
-    Writer::new(&mut body).bytes(b"incomplete").int(3).end().end();
-    Writer::new(&mut body).bytes(b"flags").dict().bytes(b"min_request_interval").int(60).end().end();
-    let entry = ScrapeEntry { complete: 1, downloaded: 2, incomplete: 3 };
-    assert_eq!(scrape_answer(200, &body, 10), Ok(vec![(InfoHash(hash), entry)]));
+    Writer::new(&mut body)
+        .bytes(&hash)
+        .dict()
+        .bytes(b"complete")
+        .int(1)
+        .bytes(b"downloaded")
+        .int(2);
+    Writer::new(&mut body)
+        .bytes(b"incomplete")
+        .int(3)
+        .end()
+        .end();
+    Writer::new(&mut body)
+        .bytes(b"flags")
+        .dict()
+        .bytes(b"min_request_interval")
+        .int(60)
+        .end()
+        .end();
+    let entry = ScrapeEntry {
+        complete: 1,
+        downloaded: 2,
+        incomplete: 3,
+    };
+    assert_eq!(
+        scrape_answer(200, &body, 10),
+        Ok(vec![(InfoHash(hash), entry)])
+    );
     assert_eq!(scrape_answer(200, &body, 0), Ok(vec![]));
-    assert_eq!(scrape_answer(200, b"d5:filesi1ee", 1), Err(AnswerError::NotAnAnswer));
+    assert_eq!(
+        scrape_answer(200, b"d5:filesi1ee", 1),
+        Err(AnswerError::NotAnAnswer)
+    );
 }
 
 proptest! {

@@ -24,7 +24,11 @@ pub struct Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { deny: Vec::new(), own: Vec::new(), lowest_port: 1_024 }
+        Self {
+            deny: Vec::new(),
+            own: Vec::new(),
+            lowest_port: 1_024,
+        }
     }
 }
 
@@ -58,7 +62,12 @@ pub struct Selection {
 
 impl Filter {
     /// Chooses from the endpoints that the tracker at `tracker` named.
-    pub fn select(&self, peers: &[SocketAddr], tracker: IpAddr, rng: &mut dyn CryptoRng) -> Selection {
+    pub fn select(
+        &self,
+        peers: &[SocketAddr],
+        tracker: IpAddr,
+        rng: &mut dyn CryptoRng,
+    ) -> Selection {
         let mut selection = Selection::default();
         let mut usable = BTreeSet::new();
         for peer in peers {
@@ -87,9 +96,16 @@ impl Filter {
     }
 
     /// The counter to raise when an endpoint is not for us.
-    fn refused<'a>(&self, peer: SocketAddr, tracker: IpAddr, dropped: &'a mut Dropped) -> Option<&'a mut usize> {
+    fn refused<'a>(
+        &self,
+        peer: SocketAddr,
+        tracker: IpAddr,
+        dropped: &'a mut Dropped,
+    ) -> Option<&'a mut usize> {
         match scope(peer.ip()) {
-            Scope::Unusable | Scope::Loopback | Scope::LinkLocal | Scope::Overlay => return Some(&mut dropped.scope),
+            Scope::Unusable | Scope::Loopback | Scope::LinkLocal | Scope::Overlay => {
+                return Some(&mut dropped.scope);
+            }
             Scope::Private if scope(tracker) == Scope::Global => return Some(&mut dropped.private),
             Scope::Private | Scope::Global => {}
         }
@@ -99,7 +115,10 @@ impl Filter {
         if self.own.contains(&peer) {
             return Some(&mut dropped.own);
         }
-        self.deny.iter().any(|network| network.contains(peer.ip())).then_some(&mut dropped.denied)
+        self.deny
+            .iter()
+            .any(|network| network.contains(peer.ip()))
+            .then_some(&mut dropped.denied)
     }
 }
 
@@ -127,7 +146,11 @@ mod tests {
 
     fn select(filter: &Filter, peers: &[&str], tracker: &str) -> Selection {
         let peers: Vec<SocketAddr> = peers.iter().map(|peer| peer.parse().unwrap()).collect();
-        filter.select(&peers, tracker.parse().unwrap(), &mut StdRng::seed_from_u64(1))
+        filter.select(
+            &peers,
+            tracker.parse().unwrap(),
+            &mut StdRng::seed_from_u64(1),
+        )
     }
 
     #[test]
@@ -137,7 +160,10 @@ mod tests {
             deny: vec!["203.0.113.0/24".parse().unwrap()],
             ..Filter::default()
         };
-        let scope = |scope| Dropped { scope, ..Dropped::default() };
+        let scope = |scope| Dropped {
+            scope,
+            ..Dropped::default()
+        };
         for (peer, dropped) in [
             ("0.0.0.0:9000", scope(1)),
             ("255.255.255.255:9000", scope(1)),
@@ -147,18 +173,85 @@ mod tests {
             ("[::ffff:127.0.0.1]:9000", scope(1)),
             ("[fe80::1]:9000", scope(1)),
             ("[fda0::1]:9000", scope(1)),
-            ("10.0.0.1:9000", Dropped { private: 1, ..Dropped::default() }),
-            ("[::ffff:192.168.0.1]:9000", Dropped { private: 1, ..Dropped::default() }),
-            ("[fd00::1]:9000", Dropped { private: 1, ..Dropped::default() }),
-            ("192.0.2.1:0", Dropped { port: 1, ..Dropped::default() }),
-            ("192.0.2.1:53", Dropped { port: 1, ..Dropped::default() }),
-            ("192.0.2.1:1023", Dropped { port: 1, ..Dropped::default() }),
-            ("192.0.2.99:8737", Dropped { own: 1, ..Dropped::default() }),
-            ("[::ffff:192.0.2.99]:8737", Dropped { own: 1, ..Dropped::default() }),
-            ("203.0.113.5:9000", Dropped { denied: 1, ..Dropped::default() }),
-            ("[::ffff:203.0.113.5]:9000", Dropped { denied: 1, ..Dropped::default() }),
+            (
+                "10.0.0.1:9000",
+                Dropped {
+                    private: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "[::ffff:192.168.0.1]:9000",
+                Dropped {
+                    private: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "[fd00::1]:9000",
+                Dropped {
+                    private: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "192.0.2.1:0",
+                Dropped {
+                    port: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "192.0.2.1:53",
+                Dropped {
+                    port: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "192.0.2.1:1023",
+                Dropped {
+                    port: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "192.0.2.99:8737",
+                Dropped {
+                    own: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "[::ffff:192.0.2.99]:8737",
+                Dropped {
+                    own: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "203.0.113.5:9000",
+                Dropped {
+                    denied: 1,
+                    ..Dropped::default()
+                },
+            ),
+            (
+                "[::ffff:203.0.113.5]:9000",
+                Dropped {
+                    denied: 1,
+                    ..Dropped::default()
+                },
+            ),
         ] {
-            assert_eq!(select(&filter, &[peer], PUBLIC), Selection { candidates: vec![], dropped }, "{peer}");
+            assert_eq!(
+                select(&filter, &[peer], PUBLIC),
+                Selection {
+                    candidates: vec![],
+                    dropped
+                },
+                "{peer}"
+            );
         }
     }
 
@@ -167,7 +260,10 @@ mod tests {
         let peers = ["10.0.0.1:9000", "192.0.2.1:9000", "[::ffff:192.0.2.1]:9000"];
         let found = select(&Filter::default(), &peers, "10.0.0.9");
         assert_eq!((found.candidates.len(), found.dropped.repeated), (2, 1));
-        assert!(found.candidates.iter().all(SocketAddr::is_ipv4), "mapped addresses are IPv4");
+        assert!(
+            found.candidates.iter().all(SocketAddr::is_ipv4),
+            "mapped addresses are IPv4"
+        );
     }
 
     // S36
@@ -175,21 +271,41 @@ mod tests {
     fn ten_thousand_entries_leave_twenty_candidates() {
         let tracker = PUBLIC.parse().unwrap();
         let mut rng = StdRng::seed_from_u64(1);
-        let private: Vec<_> = (0..10_000u32).map(|n| SocketAddr::new(IpAddr::from((0x0A00_0000 + n).to_be_bytes()), 9000)).collect();
+        let private: Vec<_> = (0..10_000u32)
+            .map(|n| SocketAddr::new(IpAddr::from((0x0A00_0000 + n).to_be_bytes()), 9000))
+            .collect();
         let found = Filter::default().select(&private, tracker, &mut rng);
         assert_eq!((found.candidates.len(), found.dropped.private), (0, 10_000));
 
-        let one_network: Vec<_> = (1..=200u8).map(|n| SocketAddr::new(IpAddr::from([192, 0, 2, n]), 9000)).collect();
+        let one_network: Vec<_> = (1..=200u8)
+            .map(|n| SocketAddr::new(IpAddr::from([192, 0, 2, n]), 9000))
+            .collect();
         let found = Filter::default().select(&one_network, tracker, &mut rng);
-        assert_eq!((found.candidates.len(), found.dropped.surplus), (MAX_PER_NETWORK, 197));
+        assert_eq!(
+            (found.candidates.len(), found.dropped.surplus),
+            (MAX_PER_NETWORK, 197)
+        );
 
-        let one_site: Vec<_> = (0..200u16).map(|n| SocketAddr::new(IpAddr::from([0x2001, 0xdb8, 1, n, 0, 0, 0, 1]), 9000)).collect();
-        assert_eq!(Filter::default().select(&one_site, tracker, &mut rng).candidates.len(), MAX_PER_NETWORK);
+        let one_site: Vec<_> = (0..200u16)
+            .map(|n| SocketAddr::new(IpAddr::from([0x2001, 0xdb8, 1, n, 0, 0, 0, 1]), 9000))
+            .collect();
+        assert_eq!(
+            Filter::default()
+                .select(&one_site, tracker, &mut rng)
+                .candidates
+                .len(),
+            MAX_PER_NETWORK
+        );
 
-        let spread: Vec<_> = (0..10_000u32).map(|n| SocketAddr::new(IpAddr::from((0x5000_0000 + n * 256).to_be_bytes()), 9000)).collect();
+        let spread: Vec<_> = (0..10_000u32)
+            .map(|n| SocketAddr::new(IpAddr::from((0x5000_0000 + n * 256).to_be_bytes()), 9000))
+            .collect();
         let first = Filter::default().select(&spread, tracker, &mut rng);
         let second = Filter::default().select(&spread, tracker, &mut rng);
-        assert_eq!((first.candidates.len(), first.dropped.surplus), (MAX_CANDIDATES, 9_980));
+        assert_eq!(
+            (first.candidates.len(), first.dropped.surplus),
+            (MAX_CANDIDATES, 9_980)
+        );
         assert_ne!(first.candidates, second.candidates, "the choice is random");
     }
 

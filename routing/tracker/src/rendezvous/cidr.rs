@@ -19,8 +19,12 @@ impl Cidr {
     /// Whether the address is inside; one that maps IPv4 into IPv6 is read as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.ip, ip.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(ip)) => same(network.to_bits().into(), ip.to_bits().into(), 32, self.bits),
-            (IpAddr::V6(network), IpAddr::V6(ip)) => same(network.to_bits(), ip.to_bits(), 128, self.bits),
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                same(network.to_bits().into(), ip.to_bits().into(), 32, self.bits)
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                same(network.to_bits(), ip.to_bits(), 128, self.bits)
+            }
             _ => false,
         }
     }
@@ -42,7 +46,11 @@ impl std::str::FromStr for Cidr {
         let ip: IpAddr = ip.parse().map_err(|_| InvalidCidr)?;
         let width = if ip.is_ipv4() { 32 } else { 128 };
         let bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(|_| InvalidCidr))?;
-        if bits > width { Err(InvalidCidr) } else { Ok(Self { ip, bits }) }
+        if bits > width {
+            Err(InvalidCidr)
+        } else {
+            Ok(Self { ip, bits })
+        }
     }
 }
 
@@ -71,9 +79,21 @@ mod tests {
             ("2001:db8::1/128", "2001:db8::2", false),
         ] {
             let network: Cidr = network.parse().unwrap();
-            assert_eq!(network.contains(ip.parse().unwrap()), inside, "{network} {ip}");
+            assert_eq!(
+                network.contains(ip.parse().unwrap()),
+                inside,
+                "{network} {ip}"
+            );
         }
-        for wrong in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "a/8", "10.0.0.0/-1", "10.0.0.0/"] {
+        for wrong in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+            "a/8",
+            "10.0.0.0/-1",
+            "10.0.0.0/",
+        ] {
             assert_eq!(wrong.parse::<Cidr>(), Err(InvalidCidr), "{wrong}");
         }
     }

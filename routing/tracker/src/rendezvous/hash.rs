@@ -43,7 +43,10 @@ pub fn epochs_in_force(rotation: Rotation, unix: u64) -> impl Iterator<Item = u6
         Rotation::Daily => {
             let (day, second) = (unix / DAY, unix % DAY);
             let previous = (second < OVERLAP).then(|| day.checked_sub(1)).flatten();
-            (day, previous.or((second >= DAY - OVERLAP).then_some(day + 1)))
+            (
+                day,
+                previous.or((second >= DAY - OVERLAP).then_some(day + 1)),
+            )
         }
     };
     std::iter::once(current).chain(other)
@@ -54,9 +57,10 @@ pub fn next_change(rotation: Rotation, unix: u64) -> Option<u64> {
     let midnight = unix - unix % DAY;
     match rotation {
         Rotation::Off => None,
-        Rotation::Daily => {
-            [OVERLAP, DAY - OVERLAP, DAY].into_iter().map(|second| midnight + second).find(|change| *change > unix)
-        }
+        Rotation::Daily => [OVERLAP, DAY - OVERLAP, DAY]
+            .into_iter()
+            .map(|second| midnight + second)
+            .find(|change| *change > unix),
     }
 }
 
@@ -69,7 +73,11 @@ mod tests {
     fn info_hashes_match_the_vectors() {
         for vector in vectors("rendezvous_info_hash") {
             let zone = hex(&vector["zone"]).try_into().unwrap();
-            let hash = info_hash(&hex(&vector["secret"]), zone, vector["epoch"].as_u64().unwrap());
+            let hash = info_hash(
+                &hex(&vector["secret"]),
+                zone,
+                vector["epoch"].as_u64().unwrap(),
+            );
             assert_eq!(hash.0.to_vec(), hex(&vector["info_hash"]));
         }
     }
@@ -85,15 +93,27 @@ mod tests {
             (20_000 * DAY + DAY - 1, vec![20_000, 20_001]),
             (0, vec![0]),
         ] {
-            assert_eq!(epochs_in_force(Rotation::Daily, unix).collect::<Vec<_>>(), epochs, "{unix}");
-            assert_eq!(epochs_in_force(Rotation::Off, unix).collect::<Vec<_>>(), [0]);
+            assert_eq!(
+                epochs_in_force(Rotation::Daily, unix).collect::<Vec<_>>(),
+                epochs,
+                "{unix}"
+            );
+            assert_eq!(
+                epochs_in_force(Rotation::Off, unix).collect::<Vec<_>>(),
+                [0]
+            );
         }
     }
 
     #[test]
     fn the_next_change_is_when_the_epochs_differ() {
         let epochs = |unix| epochs_in_force(Rotation::Daily, unix).collect::<Vec<_>>();
-        for start in [20_000 * DAY, 20_000 * DAY + 3_600, 20_000 * DAY + 50_000, 20_001 * DAY - 1] {
+        for start in [
+            20_000 * DAY,
+            20_000 * DAY + 3_600,
+            20_000 * DAY + 50_000,
+            20_001 * DAY - 1,
+        ] {
             let change = next_change(Rotation::Daily, start).unwrap();
             assert_eq!(epochs(start), epochs(change - 1));
             assert_ne!(epochs(change - 1), epochs(change));

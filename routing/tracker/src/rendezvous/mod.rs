@@ -19,9 +19,12 @@ mod probes;
 mod publish;
 mod scope;
 
+pub(crate) use candidates::below;
 pub use candidates::{Dropped, Filter, MAX_CANDIDATES, MAX_PER_NETWORK, Selection};
 pub use cidr::{Cidr, InvalidCidr};
+pub(crate) use hash::hmac_sha1;
 pub use hash::{Rotation, epochs_in_force, info_hash, next_change};
-pub use probes::{Probe, ProbeCounters, ProbeKind, Prober, PresenceGate, SEARCH, Time};
+pub use probes::{PresenceGate, Probe, ProbeCounters, ProbeKind, Prober, SEARCH, Time};
+pub(crate) use publish::pairs;
 pub use publish::{LocalAddress, MAX_PER_FAMILY, Publish, Unpublished};
 pub use scope::{Scope, scope};

@@ -154,7 +154,14 @@ impl<P: Copy + Ord> Prober<P> {
             } else if self.candidates.len() >= MAX_HELD {
                 self.counters.no_room += 1;
             } else {
-                self.candidates.insert(*endpoint, Candidate { listed: time.now, due, half: Half::First });
+                self.candidates.insert(
+                    *endpoint,
+                    Candidate {
+                        listed: time.now,
+                        due,
+                        half: Half::First,
+                    },
+                );
             }
         }
     }
@@ -176,7 +183,9 @@ impl<P: Copy + Ord> Prober<P> {
                 self.counters.over_budget += 1;
                 continue;
             }
-            if self.per_second.free_at(time.now) > time.now || self.per_hour.free_at(time.now) > time.now {
+            if self.per_second.free_at(time.now) > time.now
+                || self.per_hour.free_at(time.now) > time.now
+            {
                 return None;
             }
             let (_, probe) = self.queue.pop_front()?;
@@ -192,8 +201,15 @@ impl<P: Copy + Ord> Prober<P> {
     /// When [`Prober::poll`] may have something next.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let free = self.per_second.free_at(now).max(self.per_hour.free_at(now));
-        let queued = self.queue.front().map(|(due, _)| free.min(*due + STALE + Duration::from_millis(1)).max(now));
-        self.candidates.values().map(|candidate| candidate.due).chain(queued).min()
+        let queued = self
+            .queue
+            .front()
+            .map(|(due, _)| free.min(*due + STALE + Duration::from_millis(1)).max(now));
+        self.candidates
+            .values()
+            .map(|candidate| candidate.due)
+            .chain(queued)
+            .min()
     }
 
     /// What was sent and held back so far.
@@ -204,7 +220,8 @@ impl<P: Copy + Ord> Prober<P> {
     fn forget(&mut self, now: Instant) {
         let since = |then: Instant| now.saturating_duration_since(then);
         self.wanted.retain(|_, until| *until > now);
-        self.candidates.retain(|_, candidate| since(candidate.listed) < SEARCH);
+        self.candidates
+            .retain(|_, candidate| since(candidate.listed) < SEARCH);
         self.rounds.retain(|_, (_, made)| since(*made) < 2 * MINUTE);
         self.probed.retain(|_, sent| since(*sent) < REST);
     }
@@ -212,8 +229,12 @@ impl<P: Copy + Ord> Prober<P> {
     /// Queues what is due. The order is random, so that no candidate is always behind the budget's end.
     fn plan(&mut self, time: Time, rng: &mut dyn CryptoRng) {
         let due = |candidate: &Candidate| candidate.due <= time.now;
-        let mut endpoints: Vec<_> =
-            self.candidates.iter().filter(|(_, candidate)| due(candidate)).map(|(endpoint, _)| *endpoint).collect();
+        let mut endpoints: Vec<_> = self
+            .candidates
+            .iter()
+            .filter(|(_, candidate)| due(candidate))
+            .map(|(endpoint, _)| *endpoint)
+            .collect();
         while !endpoints.is_empty() {
             let at = below(endpoints.len(), rng);
             let endpoint = endpoints.swap_remove(at);
@@ -231,7 +252,11 @@ impl<P: Copy + Ord> Prober<P> {
             return;
         }
         let minute = time.minute();
-        if let Some((last, _)) = self.rounds.get(&endpoint.ip()).filter(|(last, _)| *last >= minute) {
+        if let Some((last, _)) = self
+            .rounds
+            .get(&endpoint.ip())
+            .filter(|(last, _)| *last >= minute)
+        {
             let due = time.start_of((last + 1).min(minute + 2));
             self.wait(endpoint, due, Half::First);
             return;
@@ -269,8 +294,18 @@ impl<P: Copy + Ord> Prober<P> {
     fn queue_half(&mut self, endpoint: SocketAddr, half: Half, minute: u64, due: Instant) {
         let count = self.wanted.len();
         // more peers than fit take turns
-        let start = if count == 0 { 0 } else { (minute % count as u64) as usize };
-        let chosen = self.wanted.keys().copied().cycle().skip(start).take(count.min(MAX_REQUESTS));
+        let start = if count == 0 {
+            0
+        } else {
+            (minute % count as u64) as usize
+        };
+        let chosen = self
+            .wanted
+            .keys()
+            .copied()
+            .cycle()
+            .skip(start)
+            .take(count.min(MAX_REQUESTS));
         let requests: Vec<_> = chosen.map(ProbeKind::Request).collect();
         let presence = ProbeKind::Presence;
         let plan = match (half, requests.as_slice()) {
@@ -281,7 +316,10 @@ impl<P: Copy + Ord> Prober<P> {
             (Half::First, [one, ..]) => vec![*one],
             (Half::Second, [_, rest @ ..]) => [&[presence], rest].concat(),
         };
-        self.queue.extend(plan.into_iter().map(|kind| (due, Probe { to: endpoint, kind })));
+        self.queue.extend(
+            plan.into_iter()
+                .map(|kind| (due, Probe { to: endpoint, kind })),
+        );
     }
 }
 
@@ -295,7 +333,11 @@ struct Budget {
 
 impl Budget {
     fn new(count: usize, window: Duration) -> Self {
-        Self { window, count, log: VecDeque::new() }
+        Self {
+            window,
+            count,
+            log: VecDeque::new(),
+        }
     }
 
     fn free_at(&self, now: Instant) -> Instant {
@@ -329,7 +371,8 @@ impl PresenceGate {
     /// Whether an EPC_REQ of `reply` bytes may answer a presence EPI of `received` bytes from `source`.
     pub fn allow(&mut self, source: IpAddr, received: usize, reply: usize, now: Instant) -> bool {
         let source = source.to_canonical();
-        self.answered.retain(|_, then| now.saturating_duration_since(*then) < Self::PAUSE);
+        self.answered
+            .retain(|_, then| now.saturating_duration_since(*then) < Self::PAUSE);
         let allowed = reply <= received + Self::MAX_GROWTH
             && !self.answered.contains_key(&source)
             && self.answered.len() < Self::MAX_SOURCES;

@@ -17,8 +17,18 @@ impl World {
         let start = Instant::now();
         let offset = Duration::from_secs(1_700_000_040 + second_of_minute);
         assert_eq!(1_700_000_040 % 60, 0);
-        let time = Time { now: start, unix: offset };
-        Self { prober: Prober::new(), rng: StdRng::seed_from_u64(3), start, offset, time, sent: vec![] }
+        let time = Time {
+            now: start,
+            unix: offset,
+        };
+        Self {
+            prober: Prober::new(),
+            rng: StdRng::seed_from_u64(3),
+            start,
+            offset,
+            time,
+            sent: vec![],
+        }
     }
 
     /// Lets time pass, polling exactly at the deadlines.
@@ -40,7 +50,10 @@ impl World {
     }
 
     fn set(&mut self, now: Instant) {
-        self.time = Time { now, unix: self.offset + (now - self.start) };
+        self.time = Time {
+            now,
+            unix: self.offset + (now - self.start),
+        };
     }
 
     fn seconds(&self) -> Vec<u64> {
@@ -49,7 +62,9 @@ impl World {
 }
 
 fn endpoints(count: u32) -> Vec<SocketAddr> {
-    (0..count).map(|n| SocketAddr::new(IpAddr::from((0x5000_0000 + n * 256).to_be_bytes()), 9_000)).collect()
+    (0..count)
+        .map(|n| SocketAddr::new(IpAddr::from((0x5000_0000 + n * 256).to_be_bytes()), 9_000))
+        .collect()
 }
 
 #[test]
@@ -59,8 +74,17 @@ fn without_a_wanted_peer_a_candidate_gets_one_round_an_hour() {
         world.prober.add(&endpoints(1), world.time);
         world.run(Duration::from_secs(300));
     }
-    assert_eq!(world.seconds(), [0, 30], "at once, and at the next full minute");
-    assert!(world.sent.iter().all(|(_, probe)| probe.kind == ProbeKind::Presence));
+    assert_eq!(
+        world.seconds(),
+        [0, 30],
+        "at once, and at the next full minute"
+    );
+    assert!(
+        world
+            .sent
+            .iter()
+            .all(|(_, probe)| probe.kind == ProbeKind::Presence)
+    );
     assert_eq!(world.prober.counters().resting, 11);
     world.prober.add(&endpoints(1), world.time);
     world.run(Duration::from_secs(300));
@@ -75,10 +99,18 @@ fn a_search_has_a_round_at_every_full_minute_and_two_seconds_later() {
     assert!(world.prober.want(7, world.time.now));
     world.prober.add(&endpoints(1), world.time);
     world.run(Duration::from_secs(200));
-    assert_eq!(world.seconds(), [3, 3, 5, 5, 63, 63, 65, 65, 123, 123, 125, 125, 183, 183, 185, 185]);
+    assert_eq!(
+        world.seconds(),
+        [
+            3, 3, 5, 5, 63, 63, 65, 65, 123, 123, 125, 125, 183, 183, 185, 185
+        ]
+    );
     world.run(SEARCH);
     let last = *world.seconds().last().unwrap();
-    assert!((540..=605).contains(&last), "a search ends after ten minutes: {last}");
+    assert!(
+        (540..=605).contains(&last),
+        "a search ends after ten minutes: {last}"
+    );
 }
 
 #[test]
@@ -88,7 +120,12 @@ fn both_sides_send_in_the_same_seconds() {
         world.prober.want(1, world.time.now);
         world.prober.add(&endpoints(1), world.time);
         world.run(Duration::from_secs(180));
-        world.seconds().iter().map(|at| at + start).filter(|at| *at >= 120).collect::<Vec<_>>()
+        world
+            .seconds()
+            .iter()
+            .map(|at| at + start)
+            .filter(|at| *at >= 120)
+            .collect::<Vec<_>>()
     };
     assert_eq!(seconds(58)[..8], seconds(31)[..8]);
 }
@@ -101,9 +138,20 @@ fn a_round_never_exceeds_four_packets_to_a_candidate() {
         world.prober.add(&endpoints(1), world.time);
         world.run(Duration::from_secs(50));
         assert!(world.sent.len() <= 4, "{wanted}: {:?}", world.sent);
-        let presence = world.sent.iter().filter(|(_, probe)| probe.kind == ProbeKind::Presence).count();
-        assert!(presence >= 1 && world.sent.len() - presence <= 3, "{wanted}");
-        let second = world.sent.iter().filter(|(at, _)| at.as_secs() == 2).count();
+        let presence = world
+            .sent
+            .iter()
+            .filter(|(_, probe)| probe.kind == ProbeKind::Presence)
+            .count();
+        assert!(
+            presence >= 1 && world.sent.len() - presence <= 3,
+            "{wanted}"
+        );
+        let second = world
+            .sent
+            .iter()
+            .filter(|(at, _)| at.as_secs() == 2)
+            .count();
         assert!(second >= 1, "something must follow once both NATs are open");
     }
 }
@@ -115,11 +163,23 @@ fn more_wanted_peers_than_fit_take_turns() {
     world.prober.add(&endpoints(1), world.time);
     world.run(SEARCH - Duration::from_secs(1));
     for peer in 0..8 {
-        assert!(world.sent.iter().any(|(_, probe)| probe.kind == ProbeKind::Request(peer)), "{peer}");
+        assert!(
+            world
+                .sent
+                .iter()
+                .any(|(_, probe)| probe.kind == ProbeKind::Request(peer)),
+            "{peer}"
+        );
     }
     (8..64).for_each(|peer| assert!(world.prober.want(peer, world.time.now)));
-    assert!(!world.prober.want(99, world.time.now), "the list is bounded");
-    assert!(world.prober.want(9, world.time.now), "renewing needs no room");
+    assert!(
+        !world.prober.want(99, world.time.now),
+        "the list is bounded"
+    );
+    assert!(
+        world.prober.want(9, world.time.now),
+        "renewing needs no room"
+    );
 }
 
 // S36
@@ -127,12 +187,21 @@ fn more_wanted_peers_than_fit_take_turns() {
 fn one_ip_gets_one_round_a_minute_whatever_its_ports() {
     let mut world = World::new(20);
     world.prober.want(1, world.time.now);
-    let ports: Vec<_> = (9_000..9_020).map(|port| SocketAddr::new(IpAddr::from([192, 0, 2, 1]), port)).collect();
+    let ports: Vec<_> = (9_000..9_020)
+        .map(|port| SocketAddr::new(IpAddr::from([192, 0, 2, 1]), port))
+        .collect();
     world.prober.add(&ports, world.time);
     world.run(Duration::from_secs(580));
     for window in 0..580 {
-        let inside = world.seconds().iter().filter(|at| (window..window + 58).contains(*at)).count();
-        assert!(inside <= 4, "{inside} packets in the minute from second {window}");
+        let inside = world
+            .seconds()
+            .iter()
+            .filter(|at| (window..window + 58).contains(*at))
+            .count();
+        assert!(
+            inside <= 4,
+            "{inside} packets in the minute from second {window}"
+        );
     }
     assert!(world.sent.len() >= 30, "{}", world.sent.len());
 }
@@ -145,16 +214,27 @@ fn the_budget_holds_for_any_number_of_answers() {
     for round in 0..60 {
         (0..3).for_each(|peer| assert!(world.prober.want(peer, world.time.now)));
         let candidates: Vec<_> = (0..250u32)
-            .map(|n| SocketAddr::new(IpAddr::from((0x5000_0000 + (round * 250 + n) * 256).to_be_bytes()), 9_000))
+            .map(|n| {
+                SocketAddr::new(
+                    IpAddr::from((0x5000_0000 + (round * 250 + n) * 256).to_be_bytes()),
+                    9_000,
+                )
+            })
             .collect();
         world.prober.add(&candidates, world.time);
         world.run(MINUTE);
     }
     let times: Vec<_> = world.sent.iter().map(|(at, _)| *at).collect();
-    let hour = times.iter().filter(|at| **at < Duration::from_secs(3_600)).count();
+    let hour = times
+        .iter()
+        .filter(|at| **at < Duration::from_secs(3_600))
+        .count();
     assert_eq!(hour, 2_000, "no more in an hour");
     for (at, time) in times.iter().enumerate().skip(20) {
-        assert!(*time - times[at - 20] >= Duration::from_secs(1), "no more than 20 in any second");
+        assert!(
+            *time - times[at - 20] >= Duration::from_secs(1),
+            "no more than 20 in any second"
+        );
     }
     let counters = world.prober.counters();
     assert_eq!(counters.sent, times.len() as u64);
@@ -174,7 +254,11 @@ fn an_endpoint_that_has_proven_itself_is_left_alone() {
     world.prober.unwant(&1);
     assert!(!world.prober.searching(world.time.now));
     world.run(Duration::from_secs(300));
-    assert_eq!(world.sent.len(), 5, "the other one gets the second half of its round");
+    assert_eq!(
+        world.sent.len(),
+        5,
+        "the other one gets the second half of its round"
+    );
 }
 
 #[test]
@@ -184,10 +268,15 @@ fn jumps_of_the_wall_clock_only_move_the_rounds() {
     world.prober.add(&endpoints(1), world.time);
     world.run(Duration::from_secs(30));
     for jump in [-86_400i64, 86_400] {
-        world.offset = Duration::from_secs(world.offset.as_secs().checked_add_signed(jump).unwrap());
+        world.offset =
+            Duration::from_secs(world.offset.as_secs().checked_add_signed(jump).unwrap());
         let before = world.sent.len();
         world.run(Duration::from_secs(240));
-        assert!((8..=20).contains(&(world.sent.len() - before)), "{jump}: {}", world.sent.len() - before);
+        assert!(
+            (8..=20).contains(&(world.sent.len() - before)),
+            "{jump}: {}",
+            world.sent.len() - before
+        );
     }
 }
 
@@ -202,7 +291,9 @@ fn presence_of_strangers_is_answered_once_in_five_seconds_and_never_amplified() 
     assert!(!gate.allow("::ffff:80.0.0.0".parse().unwrap(), 96, 104, now));
     assert!(gate.allow(ip(0), 96, 104, now + Duration::from_secs(5)));
     assert!(!gate.allow(ip(1), 96, 105, now));
-    let allowed = (2..10_000).filter(|n| gate.allow(ip(*n), 96, 96, now + Duration::from_secs(6))).count();
+    let allowed = (2..10_000)
+        .filter(|n| gate.allow(ip(*n), 96, 96, now + Duration::from_secs(6)))
+        .count();
     assert_eq!(allowed, 1_023, "the table is bounded");
     assert_eq!(gate.refused(), 3 + 9_998 - 1_023);
 }

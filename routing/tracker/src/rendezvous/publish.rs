@@ -89,8 +89,15 @@ impl Publish {
         let mut selected: Vec<LocalAddress> = Vec::new();
         for local in locals {
             let family = Family::of(local.ip);
-            let of_family = selected.iter().filter(|other| Family::of(other.ip) == family).count();
-            let room = if of_family < MAX_PER_FAMILY { Ok(()) } else { Err(Unpublished::TooMany) };
+            let of_family = selected
+                .iter()
+                .filter(|other| Family::of(other.ip) == family)
+                .count();
+            let room = if of_family < MAX_PER_FAMILY {
+                Ok(())
+            } else {
+                Err(Unpublished::TooMany)
+            };
             match self.check(local).and(room) {
                 Ok(()) if selected.iter().any(|other| other.ip == local.ip) => {}
                 Ok(()) => selected.push(*local),
@@ -120,31 +127,57 @@ pub(super) mod tests {
     use super::*;
 
     pub(crate) fn local(ip: &str) -> LocalAddress {
-        LocalAddress { ip: ip.parse().unwrap(), port: 8737, deprecated: false, way_out: false }
+        LocalAddress {
+            ip: ip.parse().unwrap(),
+            port: 8737,
+            deprecated: false,
+            way_out: false,
+        }
     }
 
     // B1
     #[test]
     fn what_is_never_announced_is_left_out_with_its_reason() {
-        let publish = Publish { allow: vec![], deny: vec!["203.0.113.0/24".parse().unwrap()] };
-        let deprecated = LocalAddress { deprecated: true, ..local("2001:db8::9") };
-        let portless = LocalAddress { port: 0, ..local("192.0.2.1") };
+        let publish = Publish {
+            allow: vec![],
+            deny: vec!["203.0.113.0/24".parse().unwrap()],
+        };
+        let deprecated = LocalAddress {
+            deprecated: true,
+            ..local("2001:db8::9")
+        };
+        let portless = LocalAddress {
+            port: 0,
+            ..local("192.0.2.1")
+        };
         for (address, reason) in [
             (local("0.0.0.0"), Unpublished::NoHost),
             (local("ff02::1"), Unpublished::NoHost),
             (local("169.254.0.9"), Unpublished::LinkLocal),
             (local("fe80::1"), Unpublished::LinkLocal),
-            (local("fda0:8ed7:8a43:c2c:b76a:57af:6262:3020"), Unpublished::Overlay),
+            (
+                local("fda0:8ed7:8a43:c2c:b76a:57af:6262:3020"),
+                Unpublished::Overlay,
+            ),
             (deprecated, Unpublished::Deprecated),
             (portless, Unpublished::NoPort),
             (local("203.0.113.9"), Unpublished::Denied),
         ] {
             assert_eq!(publish.check(&address), Err(reason), "{address:?}");
         }
-        for good in ["192.0.2.1", "10.0.0.1", "2001:db8::1", "fd00::1", "127.0.0.1"] {
+        for good in [
+            "192.0.2.1",
+            "10.0.0.1",
+            "2001:db8::1",
+            "fd00::1",
+            "127.0.0.1",
+        ] {
             assert_eq!(publish.check(&local(good)), Ok(()), "{good}");
         }
-        let only = Publish { allow: vec!["192.0.2.0/24".parse().unwrap()], ..publish };
+        let only = Publish {
+            allow: vec!["192.0.2.0/24".parse().unwrap()],
+            ..publish
+        };
         assert_eq!(only.check(&local("192.0.2.1")), Ok(()));
         assert_eq!(only.check(&local("192.0.3.1")), Err(Unpublished::Denied));
     }
@@ -152,7 +185,12 @@ pub(super) mod tests {
     #[test]
     fn at_most_eight_addresses_of_a_family_are_announced() {
         let locals: Vec<_> = (1..=12)
-            .flat_map(|n| [local(&format!("192.0.2.{n}")), local(&format!("2001:db8::{n:x}"))])
+            .flat_map(|n| {
+                [
+                    local(&format!("192.0.2.{n}")),
+                    local(&format!("2001:db8::{n:x}")),
+                ]
+            })
             .chain([local("192.0.2.1")])
             .collect();
         let mut left_out = Vec::new();
@@ -164,7 +202,10 @@ pub(super) mod tests {
     // B1, B2
     #[test]
     fn a_local_address_is_paired_with_trackers_that_it_reaches() {
-        let out = LocalAddress { way_out: true, ..local("10.0.0.1") };
+        let out = LocalAddress {
+            way_out: true,
+            ..local("10.0.0.1")
+        };
         for (address, tracker, paired) in [
             (local("192.0.2.1"), "198.51.100.1", true),
             (local("192.0.2.1"), "2001:db8::1", false),
@@ -179,7 +220,11 @@ pub(super) mod tests {
             (local("fd00::1"), "fd00::2", true),
             (local("2001:db8::1"), "fe80::1", false),
         ] {
-            assert_eq!(pairs(&address, tracker.parse().unwrap()), paired, "{address:?} {tracker}");
+            assert_eq!(
+                pairs(&address, tracker.parse().unwrap()),
+                paired,
+                "{address:?} {tracker}"
+            );
         }
     }
 }

@@ -17,7 +17,9 @@ impl Cookies {
     pub(super) fn new(rng: &mut dyn CryptoRng) -> Self {
         let mut key = [0; 16];
         rng.fill_bytes(&mut key);
-        Self { mac: Cmac::new(&key.into()) }
+        Self {
+            mac: Cmac::new(&key.into()),
+        }
     }
 
     /// The id of a source in a minute. The port is not in it: a client may send from another one.
@@ -64,6 +66,10 @@ mod tests {
             }
             assert!(!others.check(id, ip, 10), "the key is random");
         }
-        assert!(cookies.check(cookies.issue([0, 0, 0, 1].into(), 0), [0, 0, 0, 1].into(), 1));
+        assert!(cookies.check(
+            cookies.issue([0, 0, 0, 1].into(), 0),
+            [0, 0, 0, 1].into(),
+            1
+        ));
     }
 }

@@ -23,7 +23,10 @@ impl Server {
         out: &mut Vec<u8>,
     ) -> u16 {
         let source = source.to_canonical();
-        if !self.proven.allow(source_key(source), self.milliseconds(now)) {
+        if !self
+            .proven
+            .allow(source_key(source), self.milliseconds(now))
+        {
             self.counters.limited += 1;
             fail("too many requests from this address", Some(1), out);
             return 200;
@@ -67,7 +70,11 @@ impl Server {
         let seconds = self.seconds(now);
         let (interval, min_interval) = (self.interval(), self.config.min_interval.as_secs());
         let stopped = query.event == Some(Event::Stopped);
-        let want = if stopped { 0 } else { query.num_want.map_or(DEFAULT_WANT, |want| want as usize) };
+        let want = if stopped {
+            0
+        } else {
+            query.num_want.map_or(DEFAULT_WANT, |want| want as usize)
+        };
         let want = want.min(self.config.max_peers);
         let swarm = match self.register(&entry, seconds) {
             Ok(swarm) => swarm,
@@ -77,15 +84,27 @@ impl Server {
             }
         };
         let counts = swarm.map(Swarm::counts).unwrap_or_default();
-        let choice = Choice { asker: entry.client, random: rng.next_u32(), now: seconds };
+        let choice = Choice {
+            asker: entry.client,
+            random: rng.next_u32(),
+            now: seconds,
+        };
         let mut writer = Writer::new(out);
-        writer.dict().bytes(b"complete").int(counts.complete.into()).bytes(b"external ip");
+        writer
+            .dict()
+            .bytes(b"complete")
+            .int(counts.complete.into())
+            .bytes(b"external ip");
         match source {
             IpAddr::V4(ip) => writer.bytes(&ip.octets()),
             IpAddr::V6(ip) => writer.bytes(&ip.octets()),
         };
         writer.bytes(b"incomplete").int(counts.incomplete.into());
-        writer.bytes(b"interval").int(interval.into()).bytes(b"min interval").int(min_interval);
+        writer
+            .bytes(b"interval")
+            .int(interval.into())
+            .bytes(b"min interval")
+            .int(min_interval);
         if query.compact {
             compact_peers(swarm, want, choice, &mut writer);
         } else {
@@ -111,7 +130,10 @@ impl Server {
                 writer.bytes(&hash.0).dict();
                 writer.bytes(b"complete").int(counts.complete.into());
                 writer.bytes(b"downloaded").int(counts.downloaded.into());
-                writer.bytes(b"incomplete").int(counts.incomplete.into()).end();
+                writer
+                    .bytes(b"incomplete")
+                    .int(counts.incomplete.into())
+                    .end();
             }
         }
         writer.end().end();
@@ -122,7 +144,8 @@ impl Server {
 /// `peers` and `peers6`, both, whatever the family of the request (B14).
 fn compact_peers(swarm: Option<&Swarm>, want: usize, choice: Choice, writer: &mut Writer<'_>) {
     let (four, six) = swarm.map_or((0, 0), |swarm| swarm.shares(want));
-    let mut entries = Vec::with_capacity((four * Family::V4.entry_size()).max(six * Family::V6.entry_size()));
+    let mut entries =
+        Vec::with_capacity((four * Family::V4.entry_size()).max(six * Family::V6.entry_size()));
     if let Some(swarm) = swarm {
         swarm.choose4(four, choice, |entry, _| entries.extend_from_slice(entry));
     }
@@ -135,12 +158,21 @@ fn compact_peers(swarm: Option<&Swarm>, want: usize, choice: Choice, writer: &mu
 }
 
 /// The list of BEP 3, with addresses of both families as text (B10).
-fn listed_peers(swarm: Option<&Swarm>, want: usize, choice: Choice, no_peer_id: bool, writer: &mut Writer<'_>) {
+fn listed_peers(
+    swarm: Option<&Swarm>,
+    want: usize,
+    choice: Choice,
+    no_peer_id: bool,
+    writer: &mut Writer<'_>,
+) {
     writer.bytes(b"peers").list();
     if let Some(swarm) = swarm {
         let mut each = |entry: &[u8], id: &crate::types::PeerId| {
             let endpoint = decode(entry);
-            writer.dict().bytes(b"ip").bytes(endpoint.ip().to_string().as_bytes());
+            writer
+                .dict()
+                .bytes(b"ip")
+                .bytes(endpoint.ip().to_string().as_bytes());
             if !no_peer_id {
                 writer.bytes(b"peer id").bytes(&id.0);
             }
@@ -156,7 +188,10 @@ fn listed_peers(swarm: Option<&Swarm>, want: usize, choice: Choice, no_peer_id: 
 /// A refusal; `retry` in minutes (BEP 31).
 fn fail(reason: &str, retry: Option<u64>, out: &mut Vec<u8>) {
     let mut writer = Writer::new(out);
-    writer.dict().bytes(b"failure reason").bytes(reason.as_bytes());
+    writer
+        .dict()
+        .bytes(b"failure reason")
+        .bytes(reason.as_bytes());
     if let Some(minutes) = retry {
         writer.bytes(b"retry in").int(minutes);
     }

@@ -18,7 +18,11 @@ pub(super) struct RateLimit {
 impl RateLimit {
     pub(super) fn new(per_second: u32) -> Self {
         let cost = (1_000 / u64::from(per_second.max(1))).max(1);
-        Self { empty_at: vec![0; BUCKETS].into_boxed_slice(), hash: RandomState::new(), cost }
+        Self {
+            empty_at: vec![0; BUCKETS].into_boxed_slice(),
+            hash: RandomState::new(),
+            cost,
+        }
     }
 
     /// Whether the source may ask now, in milliseconds since the start.
@@ -42,7 +46,10 @@ mod tests {
         let mut limit = RateLimit::new(10);
         assert_eq!((0..100).filter(|_| limit.allow(1, 0)).count(), 20);
         assert!(!limit.allow(1, 99) && limit.allow(1, 100) && !limit.allow(1, 100));
-        assert_eq!((10_000..20_000).filter(|now| limit.allow(1, *now)).count(), 20 + 99);
+        assert_eq!(
+            (10_000..20_000).filter(|now| limit.allow(1, *now)).count(),
+            20 + 99
+        );
     }
 
     #[test]

@@ -107,12 +107,17 @@ impl Registry {
             return Ok(self.stop(entry, source));
         }
         let expires = now.saturating_add(self.life);
-        let known = self.swarms.get_full_mut(&entry.hash).map(|(at, _, swarm)| (at, swarm.renew(entry, expires)));
+        let known = self
+            .swarms
+            .get_full_mut(&entry.hash)
+            .map(|(at, _, swarm)| (at, swarm.renew(entry, expires)));
         let at = match known {
             Some((at, true)) => at,
             absent => {
                 let swarm_is_new = absent.is_none();
-                if self.entries >= self.max_entries || (swarm_is_new && self.swarms.len() >= self.max_swarms) {
+                if self.entries >= self.max_entries
+                    || (swarm_is_new && self.swarms.len() >= self.max_swarms)
+                {
                     return Err(Refused::Full);
                 }
                 let of_source = self.sources.get(&source).copied().unwrap_or(0);
@@ -188,7 +193,11 @@ impl Swarm {
     /// Clients, each counted once however many addresses it has.
     pub(super) fn counts(&self) -> ScrapeEntry {
         let clients = self.clients.len() as u32;
-        ScrapeEntry { complete: self.complete, downloaded: self.downloaded, incomplete: clients - self.complete }
+        ScrapeEntry {
+            complete: self.complete,
+            downloaded: self.downloaded,
+            incomplete: clients - self.complete,
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -207,7 +216,14 @@ impl Swarm {
         if peer.client == entry.client {
             self.set_complete(entry.client, entry.complete);
         } else {
-            let before = std::mem::replace(peer, Peer { id: entry.id, client: entry.client, expires });
+            let before = std::mem::replace(
+                peer,
+                Peer {
+                    id: entry.id,
+                    client: entry.client,
+                    expires,
+                },
+            );
             self.release(before.client);
             self.acquire(entry.client, entry.complete);
         }
@@ -215,7 +231,11 @@ impl Swarm {
     }
 
     fn insert(&mut self, entry: &Entry, expires: u32) {
-        let peer = Peer { id: entry.id, client: entry.client, expires };
+        let peer = Peer {
+            id: entry.id,
+            client: entry.client,
+            expires,
+        };
         let port = entry.endpoint.port();
         match entry.endpoint.ip() {
             IpAddr::V4(ip) => drop(self.v4.insert(compact(ip.octets(), port), peer)),
@@ -238,12 +258,20 @@ impl Swarm {
     }
 
     fn acquire(&mut self, client: ClientTag, complete: bool) {
-        self.clients.entry(client).or_insert(Client { addresses: 0, complete: false }).addresses += 1;
+        self.clients
+            .entry(client)
+            .or_insert(Client {
+                addresses: 0,
+                complete: false,
+            })
+            .addresses += 1;
         self.set_complete(client, complete);
     }
 
     fn release(&mut self, client: ClientTag) {
-        let Some(state) = self.clients.get_mut(&client) else { return };
+        let Some(state) = self.clients.get_mut(&client) else {
+            return;
+        };
         state.addresses -= 1;
         if state.addresses == 0 {
             self.complete -= u32::from(state.complete);
@@ -252,7 +280,9 @@ impl Swarm {
     }
 
     fn set_complete(&mut self, client: ClientTag, complete: bool) {
-        let Some(state) = self.clients.get_mut(&client) else { return };
+        let Some(state) = self.clients.get_mut(&client) else {
+            return;
+        };
         self.complete = self.complete - u32::from(state.complete) + u32::from(complete);
         state.complete = complete;
     }
@@ -274,12 +304,22 @@ impl Swarm {
     }
 
     /// Calls back with up to `want` compact IPv4 entries.
-    pub(super) fn choose4(&self, want: usize, choice: Choice, mut each: impl FnMut(&[u8], &PeerId)) {
+    pub(super) fn choose4(
+        &self,
+        want: usize,
+        choice: Choice,
+        mut each: impl FnMut(&[u8], &PeerId),
+    ) {
         choose(&self.v4, want, choice, |entry, peer| each(entry, &peer.id));
     }
 
     /// Calls back with up to `want` compact IPv6 entries.
-    pub(super) fn choose6(&self, want: usize, choice: Choice, mut each: impl FnMut(&[u8], &PeerId)) {
+    pub(super) fn choose6(
+        &self,
+        want: usize,
+        choice: Choice,
+        mut each: impl FnMut(&[u8], &PeerId),
+    ) {
         choose(&self.v6, want, choice, |entry, peer| each(entry, &peer.id));
     }
 
@@ -291,7 +331,12 @@ impl Swarm {
     }
 }
 
-fn choose<const N: usize>(table: &Table<N>, want: usize, choice: Choice, mut each: impl FnMut(&[u8; N], &Peer)) {
+fn choose<const N: usize>(
+    table: &Table<N>,
+    want: usize,
+    choice: Choice,
+    mut each: impl FnMut(&[u8; N], &Peer),
+) {
     let length = table.len();
     if length == 0 {
         return;
@@ -326,8 +371,15 @@ impl Registry {
         let swarms = self.swarms.values().map(|swarm| {
             let entries = swarm.v4.len() + swarm.v6.len();
             let of_clients: u32 = swarm.clients.values().map(|client| client.addresses).sum();
-            let complete = swarm.clients.values().filter(|client| client.complete).count();
-            assert_eq!((of_clients as usize, swarm.complete as usize), (entries, complete));
+            let complete = swarm
+                .clients
+                .values()
+                .filter(|client| client.complete)
+                .count();
+            assert_eq!(
+                (of_clients as usize, swarm.complete as usize),
+                (entries, complete)
+            );
             assert!(entries > 0 && swarm.clients.values().all(|client| client.addresses > 0));
             entries
         });

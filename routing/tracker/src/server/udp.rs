@@ -4,7 +4,9 @@ use super::swarm::{Choice, Entry, Swarm};
 use super::{DEFAULT_WANT, Server, source_key};
 use crate::compact::Family;
 use crate::types::{Event, ScrapeEntry};
-use crate::udp::packet::{self, AnnounceHead, AnnounceRequest, ConnectionId, Request, ScrapeRequest};
+use crate::udp::packet::{
+    self, AnnounceHead, AnnounceRequest, ConnectionId, Request, ScrapeRequest,
+};
 use rand_core::CryptoRng;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -81,8 +83,13 @@ impl Server {
         };
         let seconds = self.seconds(now);
         let family = Family::of(ip);
-        let room = self.config.max_datagram.saturating_sub(packet::ANSWER_SIZE) / family.entry_size();
-        let want = request.num_want.map_or(DEFAULT_WANT, |want| want as usize).min(self.config.max_peers).min(room);
+        let room =
+            self.config.max_datagram.saturating_sub(packet::ANSWER_SIZE) / family.entry_size();
+        let want = request
+            .num_want
+            .map_or(DEFAULT_WANT, |want| want as usize)
+            .min(self.config.max_peers)
+            .min(room);
         let (interval, stopped) = (self.interval(), entry.event == Some(Event::Stopped));
         let swarm = match self.register(&entry, seconds) {
             Ok(swarm) => swarm,
@@ -91,11 +98,23 @@ impl Server {
                 return packet::write_error(request.transaction, refused.text(), out);
             }
         };
-        let ScrapeEntry { complete, incomplete, .. } = swarm.map(Swarm::counts).unwrap_or_default();
-        let head = AnnounceHead { interval, leechers: incomplete, seeders: complete };
+        let ScrapeEntry {
+            complete,
+            incomplete,
+            ..
+        } = swarm.map(Swarm::counts).unwrap_or_default();
+        let head = AnnounceHead {
+            interval,
+            leechers: incomplete,
+            seeders: complete,
+        };
         packet::write_announced(request.transaction, head, out);
         if let Some(swarm) = swarm.filter(|_| !stopped) {
-            let choice = Choice { asker: entry.client, random: rng.next_u32(), now: seconds };
+            let choice = Choice {
+                asker: entry.client,
+                random: rng.next_u32(),
+                now: seconds,
+            };
             match family {
                 Family::V4 => swarm.choose4(want, choice, |peer, _| out.extend_from_slice(peer)),
                 Family::V6 => swarm.choose6(want, choice, |peer, _| out.extend_from_slice(peer)),
@@ -107,7 +126,11 @@ impl Server {
     fn scrape_udp(&mut self, request: &ScrapeRequest<'_>, out: &mut Vec<u8>) {
         packet::write_scraped(request.transaction, out);
         for hash in request.hashes() {
-            let counts = self.registry.swarm(&hash).map(Swarm::counts).unwrap_or_default();
+            let counts = self
+                .registry
+                .swarm(&hash)
+                .map(Swarm::counts)
+                .unwrap_or_default();
             packet::write_scrape_entry(counts, out);
         }
         self.counters.scrapes += 1;

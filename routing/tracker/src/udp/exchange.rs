@@ -86,7 +86,10 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
-    Asking { connection: Connection, borrowed: bool },
+    Asking {
+        connection: Connection,
+        borrowed: bool,
+    },
 }
 
 /// The state of one question.
@@ -109,10 +112,21 @@ impl Exchange {
     /// exchange between the same two addresses saves the connect.
     pub fn new(ask: Ask, family: Family, connection: Option<Connection>, now: Instant) -> Self {
         let phase = match connection {
-            Some(connection) if connection.usable(now) => Phase::Asking { connection, borrowed: true },
+            Some(connection) if connection.usable(now) => Phase::Asking {
+                connection,
+                borrowed: true,
+            },
             _ => Phase::Connecting,
         };
-        Self { ask, family, phase, transaction: None, doublings: 0, asked: false, due: now }
+        Self {
+            ask,
+            family,
+            phase,
+            transaction: None,
+            doublings: 0,
+            asked: false,
+            due: now,
+        }
     }
 
     /// When [`Exchange::poll`] wants to be called.
@@ -131,7 +145,9 @@ impl Exchange {
         if matches!(self.phase, Phase::Asking { connection, .. } if !connection.usable(now)) {
             self.enter(Phase::Connecting);
         }
-        let transaction = *self.transaction.get_or_insert_with(|| TransactionId(rng.next_u32()));
+        let transaction = *self
+            .transaction
+            .get_or_insert_with(|| TransactionId(rng.next_u32()));
         match (&self.phase, &self.ask) {
             (Phase::Connecting, _) => packet::write_connect(transaction, out),
             (Phase::Asking { connection, .. }, Ask::Announce(announce, target)) => {
@@ -150,14 +166,19 @@ impl Exchange {
     /// Reads a datagram from the tracker's address. Whatever does not carry the transaction id and the action of the
     /// open request is ignored.
     pub fn handle(&mut self, datagram: &[u8], now: Instant) -> Step {
-        let Some((transaction, answer)) = packet::Answer::parse(datagram) else { return Step::Ignored };
+        let Some((transaction, answer)) = packet::Answer::parse(datagram) else {
+            return Step::Ignored;
+        };
         if self.transaction != Some(transaction) {
             return Step::Ignored;
         }
         match (self.phase, &self.ask, answer) {
             (Phase::Connecting, _, packet::Answer::Connect(id)) => {
                 let connection = Connection { id, since: now };
-                self.enter(Phase::Asking { connection, borrowed: false });
+                self.enter(Phase::Asking {
+                    connection,
+                    borrowed: false,
+                });
                 if !self.asked {
                     self.doublings = 0;
                 }
@@ -170,7 +191,10 @@ impl Exchange {
                 Step::Reconnect
             }
             (_, _, packet::Answer::Error(text)) => {
-                let refusal = Refusal { reason: printable(text), retry: None };
+                let refusal = Refusal {
+                    reason: printable(text),
+                    retry: None,
+                };
                 Step::Done(Err(AnswerError::Refused(refusal)))
             }
             (Phase::Asking { .. }, Ask::Announce(..), packet::Answer::Announce(body)) => {

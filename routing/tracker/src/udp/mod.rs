@@ -10,7 +10,7 @@
 mod exchange;
 pub mod packet;
 
-pub use exchange::{Ask, AnswerError, CONNECTION_LIFE, Connection, Exchange, Outcome, Poll, Step};
+pub use exchange::{AnswerError, Ask, CONNECTION_LIFE, Connection, Exchange, Outcome, Poll, Step};
 
 #[cfg(test)]
 mod tests;

@@ -77,7 +77,10 @@ pub struct ScrapeRequest<'a> {
 impl ScrapeRequest<'_> {
     /// The hashes asked for, at most [`MAX_SCRAPE`].
     pub fn hashes(&self) -> impl ExactSizeIterator<Item = InfoHash> + '_ {
-        self.hashes.iter().take(MAX_SCRAPE).map(|hash| InfoHash(*hash))
+        self.hashes
+            .iter()
+            .take(MAX_SCRAPE)
+            .map(|hash| InfoHash(*hash))
     }
 }
 
@@ -89,7 +92,9 @@ impl<'a> Request<'a> {
         let action = fields.u32()?;
         let transaction = TransactionId(fields.u32()?);
         match action {
-            CONNECT => (u64::from_be_bytes(connection.0) == MAGIC).then_some(Self::Connect(transaction)),
+            CONNECT => {
+                (u64::from_be_bytes(connection.0) == MAGIC).then_some(Self::Connect(transaction))
+            }
             ANNOUNCE => {
                 let info_hash = InfoHash(fields.array()?);
                 let peer_id = PeerId(fields.array()?);
@@ -115,7 +120,11 @@ impl<'a> Request<'a> {
             }
             SCRAPE => {
                 let (hashes, _) = fields.0.as_chunks();
-                (!hashes.is_empty()).then_some(Self::Scrape(ScrapeRequest { connection, transaction, hashes }))
+                (!hashes.is_empty()).then_some(Self::Scrape(ScrapeRequest {
+                    connection,
+                    transaction,
+                    hashes,
+                }))
             }
             _ => None,
         }
@@ -200,7 +209,14 @@ impl AnnounceHead {
     pub fn parse(body: &[u8]) -> Option<(Self, &[u8])> {
         let mut fields = Fields(body);
         let (interval, leechers, seeders) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        Some((Self { interval, leechers, seeders }, fields.0))
+        Some((
+            Self {
+                interval,
+                leechers,
+                seeders,
+            },
+            fields.0,
+        ))
     }
 }
 
@@ -209,7 +225,11 @@ pub fn scrape_entries(body: &[u8]) -> impl Iterator<Item = ScrapeEntry> + '_ {
     let mut fields = Fields(body);
     std::iter::from_fn(move || {
         let (complete, downloaded, incomplete) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        Some(ScrapeEntry { complete, downloaded, incomplete })
+        Some(ScrapeEntry {
+            complete,
+            downloaded,
+            incomplete,
+        })
     })
 }
 
@@ -251,7 +271,12 @@ pub fn write_announce(
 }
 
 /// Appends a scrape request of at most [`MAX_SCRAPE`] hashes.
-pub fn write_scrape(connection: ConnectionId, transaction: TransactionId, hashes: &[InfoHash], out: &mut Vec<u8>) {
+pub fn write_scrape(
+    connection: ConnectionId,
+    transaction: TransactionId,
+    hashes: &[InfoHash],
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(&connection.0);
     put(out, &[SCRAPE, transaction.0]);
     for hash in hashes.iter().take(MAX_SCRAPE) {
@@ -267,7 +292,16 @@ pub fn write_connected(transaction: TransactionId, connection: ConnectionId, out
 
 /// Appends the head of an announce answer; the entries follow.
 pub fn write_announced(transaction: TransactionId, head: AnnounceHead, out: &mut Vec<u8>) {
-    put(out, &[ANNOUNCE, transaction.0, head.interval, head.leechers, head.seeders]);
+    put(
+        out,
+        &[
+            ANNOUNCE,
+            transaction.0,
+            head.interval,
+            head.leechers,
+            head.seeders,
+        ],
+    );
 }
 
 /// Appends the head of a scrape answer; one [`write_scrape_entry`] per hash follows.
@@ -287,7 +321,9 @@ pub fn write_error(transaction: TransactionId, text: &str, out: &mut Vec<u8>) {
 }
 
 fn put(out: &mut Vec<u8>, words: &[u32]) {
-    words.iter().for_each(|word| out.extend_from_slice(&word.to_be_bytes()));
+    words
+        .iter()
+        .for_each(|word| out.extend_from_slice(&word.to_be_bytes()));
 }
 
 /// Takes big-endian fields from the front.

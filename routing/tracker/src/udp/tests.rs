@@ -36,7 +36,12 @@ struct Wire {
 impl Wire {
     fn new(ask: Ask, family: Family) -> Self {
         let start = Instant::now();
-        Self { exchange: Exchange::new(ask, family, None, start), rng: StdRng::seed_from_u64(1), start, sent: vec![] }
+        Self {
+            exchange: Exchange::new(ask, family, None, start),
+            rng: StdRng::seed_from_u64(1),
+            start,
+            sent: vec![],
+        }
     }
 
     fn at(&self, seconds: u64) -> Instant {
@@ -45,7 +50,8 @@ impl Wire {
 
     fn poll(&mut self, seconds: u64) -> Poll {
         self.sent.clear();
-        self.exchange.poll(self.at(seconds), &mut self.rng, &mut self.sent)
+        self.exchange
+            .poll(self.at(seconds), &mut self.rng, &mut self.sent)
     }
 
     fn transaction(&self) -> TransactionId {
@@ -73,7 +79,15 @@ impl Wire {
 
     fn answer(&mut self, peers: &[u8]) -> Step {
         let mut answer = Vec::new();
-        write_announced(self.transaction(), AnnounceHead { interval: 900, leechers: 2, seeders: 3 }, &mut answer);
+        write_announced(
+            self.transaction(),
+            AnnounceHead {
+                interval: 900,
+                leechers: 2,
+                seeders: 3,
+            },
+            &mut answer,
+        );
         answer.extend_from_slice(peers);
         self.exchange.handle(&answer, self.start)
     }
@@ -85,7 +99,10 @@ fn requests_have_the_documented_bytes() {
     let mut wire = Wire::new(ask(), Family::V4);
     assert_eq!(wire.poll(0), Poll::Transmit);
     assert_eq!(wire.sent.len(), CONNECT_SIZE);
-    assert_eq!(wire.sent[..12], [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0]);
+    assert_eq!(
+        wire.sent[..12],
+        [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0]
+    );
     wire.connect(0);
     assert_eq!(wire.poll(0), Poll::Transmit);
     let sent = &wire.sent;
@@ -107,12 +124,26 @@ fn requests_have_the_documented_bytes() {
 fn a_long_path_is_sent_in_chunks_and_read_back() {
     let path = format!("/{}", "x".repeat(599));
     let mut out = Vec::new();
-    write_announce(ConnectionId([0; 8]), TransactionId(1), &sample(), &path, &mut out);
-    let Some(Request::Announce(read)) = Request::parse(&out) else { panic!("not read") };
+    write_announce(
+        ConnectionId([0; 8]),
+        TransactionId(1),
+        &sample(),
+        &path,
+        &mut out,
+    );
+    let Some(Request::Announce(read)) = Request::parse(&out) else {
+        panic!("not read")
+    };
     let chunks: Vec<_> = read.options.target().collect();
-    assert_eq!(chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>(), [255, 255, 90]);
+    assert_eq!(
+        chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>(),
+        [255, 255, 90]
+    );
     assert_eq!(chunks.concat(), path.as_bytes());
-    assert_eq!((read.port, read.key, read.num_want, read.left), (8737, [1, 2, 3, 4], Some(30), 1));
+    assert_eq!(
+        (read.port, read.key, read.num_want, read.left),
+        (8737, [1, 2, 3, 4], Some(30), 1)
+    );
 }
 
 #[test]
@@ -127,10 +158,22 @@ fn options_are_skipped_and_hostile_ones_end_the_list() {
         (b"\x09\x05abc", b""),
     ] {
         let mut out = Vec::new();
-        write_announce(ConnectionId([0; 8]), TransactionId(1), &sample(), "", &mut out);
+        write_announce(
+            ConnectionId([0; 8]),
+            TransactionId(1),
+            &sample(),
+            "",
+            &mut out,
+        );
         out.extend_from_slice(options);
-        let Some(Request::Announce(read)) = Request::parse(&out) else { panic!("not read") };
-        assert_eq!(read.options.target().collect::<Vec<_>>().concat(), target, "{options:?}");
+        let Some(Request::Announce(read)) = Request::parse(&out) else {
+            panic!("not read")
+        };
+        assert_eq!(
+            read.options.target().collect::<Vec<_>>().concat(),
+            target,
+            "{options:?}"
+        );
     }
 }
 
@@ -138,14 +181,26 @@ fn options_are_skipped_and_hostile_ones_end_the_list() {
 #[test]
 fn entries_are_read_by_the_family_of_the_socket() {
     let v4 = [192, 0, 2, 1, 0x22, 0x21, 192, 0, 2, 2, 0, 1];
-    let Step::Done(Ok(Outcome::Announced(answer))) = Wire::asked(ask(), Family::V4).answer(&v4) else { panic!() };
-    assert_eq!(answer.peers, ["192.0.2.1:8737".parse().unwrap(), "192.0.2.2:1".parse().unwrap()]);
+    let Step::Done(Ok(Outcome::Announced(answer))) = Wire::asked(ask(), Family::V4).answer(&v4)
+    else {
+        panic!()
+    };
+    assert_eq!(
+        answer.peers,
+        [
+            "192.0.2.1:8737".parse().unwrap(),
+            "192.0.2.2:1".parse().unwrap()
+        ]
+    );
     assert_eq!((answer.complete, answer.incomplete), (Some(3), Some(2)));
     assert_eq!(answer.interval, Some(Duration::from_secs(900)));
     let mut v6 = [0u8; 18];
     v6[..2].copy_from_slice(&[0x20, 1]);
     v6[17] = 9;
-    let Step::Done(Ok(Outcome::Announced(answer))) = Wire::asked(ask(), Family::V6).answer(&v6) else { panic!() };
+    let Step::Done(Ok(Outcome::Announced(answer))) = Wire::asked(ask(), Family::V6).answer(&v6)
+    else {
+        panic!()
+    };
     assert_eq!(answer.peers, ["[2001::]:9".parse().unwrap()]);
 }
 
@@ -166,7 +221,11 @@ fn resends_follow_15_times_2_to_the_n_and_end() {
     let gave_up = (0..20_000).find(|second| match wire.poll(*second) {
         Poll::Transmit => {
             sent_at.push(*second);
-            assert_eq!(*first.get_or_insert(wire.transaction()), wire.transaction(), "a late answer still counts");
+            assert_eq!(
+                *first.get_or_insert(wire.transaction()),
+                wire.transaction(),
+                "a late answer still counts"
+            );
             false
         }
         Poll::Wait(until) => {
@@ -191,7 +250,18 @@ fn an_announce_that_times_out_connects_again_once_its_id_is_old() {
             sent.push((second, wire.action()));
         }
     }
-    assert_eq!(sent, [(2, 1), (17, 1), (47, 1), (107, 0), (227, 0), (467, 0), (947, 0)]);
+    assert_eq!(
+        sent,
+        [
+            (2, 1),
+            (17, 1),
+            (47, 1),
+            (107, 0),
+            (227, 0),
+            (467, 0),
+            (947, 0)
+        ]
+    );
 }
 
 #[test]
@@ -217,7 +287,9 @@ fn a_tracker_that_only_answers_connects_is_asked_ever_more_rarely() {
 fn a_cached_connection_saves_the_connect_and_a_refused_one_is_forgotten() {
     let mut wire = Wire::new(ask(), Family::V4);
     wire.poll(0);
-    let Step::Connected(connection) = wire.connect(0) else { panic!("not connected") };
+    let Step::Connected(connection) = wire.connect(0) else {
+        panic!("not connected")
+    };
     assert!(connection.usable(wire.at(59)) && !connection.usable(wire.at(60)));
 
     wire.exchange = Exchange::new(ask(), Family::V4, Some(connection), wire.at(10));
@@ -230,7 +302,10 @@ fn a_cached_connection_saves_the_connect_and_a_refused_one_is_forgotten() {
     assert_eq!((wire.poll(10), wire.action()), (Poll::Transmit, 1));
     let mut error = Vec::new();
     write_error(wire.transaction(), "no\0", &mut error);
-    let Step::Done(Err(AnswerError::Refused(refusal))) = wire.exchange.handle(&error, wire.at(10)) else { panic!() };
+    let Step::Done(Err(AnswerError::Refused(refusal))) = wire.exchange.handle(&error, wire.at(10))
+    else {
+        panic!()
+    };
     assert_eq!(refusal.reason, "no");
 
     wire.exchange = Exchange::new(ask(), Family::V4, Some(connection), wire.at(60));
@@ -243,38 +318,71 @@ fn answers_of_others_are_ignored() {
     let mut wire = Wire::asked(ask(), Family::V4);
     let TransactionId(transaction) = wire.transaction();
     let mut answers: Vec<Vec<u8>> = vec![vec![], vec![0; 7], vec![0, 0, 0, 9, 0, 0, 0, 0]];
-    let head = AnnounceHead { interval: 1, leechers: 0, seeders: 0 };
+    let head = AnnounceHead {
+        interval: 1,
+        leechers: 0,
+        seeders: 0,
+    };
     let mut of_another = Vec::new();
     write_announced(TransactionId(transaction ^ 1), head, &mut of_another);
     let mut wrong_action = Vec::new();
     write_scraped(TransactionId(transaction), &mut wrong_action);
     let mut second_connect = Vec::new();
-    write_connected(TransactionId(transaction), ConnectionId([1; 8]), &mut second_connect);
+    write_connected(
+        TransactionId(transaction),
+        ConnectionId([1; 8]),
+        &mut second_connect,
+    );
     answers.extend([of_another, wrong_action, second_connect]);
     for answer in answers {
-        assert_eq!(wire.exchange.handle(&answer, wire.start), Step::Ignored, "{answer:?}");
+        assert_eq!(
+            wire.exchange.handle(&answer, wire.start),
+            Step::Ignored,
+            "{answer:?}"
+        );
     }
     // what one tracker sends for a hash that is not on its list
     let mut short = Vec::new();
     write_announced(TransactionId(transaction), head, &mut short);
-    assert_eq!(wire.exchange.handle(&short[..8], wire.start), Step::Done(Err(AnswerError::TooShort)));
-    assert_eq!(wire.exchange.handle(&short[..19], wire.start), Step::Done(Err(AnswerError::TooShort)));
+    assert_eq!(
+        wire.exchange.handle(&short[..8], wire.start),
+        Step::Done(Err(AnswerError::TooShort))
+    );
+    assert_eq!(
+        wire.exchange.handle(&short[..19], wire.start),
+        Step::Done(Err(AnswerError::TooShort))
+    );
 }
 
 #[test]
 fn a_scrape_is_asked_and_answered() {
     let hashes = vec![InfoHash([1; 20]), InfoHash([2; 20])];
     let mut wire = Wire::asked(Ask::Scrape(hashes.clone()), Family::V4);
-    let Some(Request::Scrape(request)) = Request::parse(&wire.sent) else { panic!("not read") };
+    let Some(Request::Scrape(request)) = Request::parse(&wire.sent) else {
+        panic!("not read")
+    };
     assert_eq!(request.hashes().collect::<Vec<_>>(), hashes);
-    let entries = [1, 2, 3].map(|n| ScrapeEntry { complete: n, downloaded: 2, incomplete: 3 });
+    let entries = [1, 2, 3].map(|n| ScrapeEntry {
+        complete: n,
+        downloaded: 2,
+        incomplete: 3,
+    });
     let mut answer = Vec::new();
     write_scraped(wire.transaction(), &mut answer);
-    entries.iter().for_each(|entry| write_scrape_entry(*entry, &mut answer));
+    entries
+        .iter()
+        .for_each(|entry| write_scrape_entry(*entry, &mut answer));
     let step = wire.exchange.handle(&answer, wire.start);
-    assert_eq!(step, Step::Done(Ok(Outcome::Scraped(entries[..2].to_vec()))), "no more than asked for");
+    assert_eq!(
+        step,
+        Step::Done(Ok(Outcome::Scraped(entries[..2].to_vec()))),
+        "no more than asked for"
+    );
     let many = vec![InfoHash([3; 20]); 100];
-    assert_eq!(Wire::asked(Ask::Scrape(many), Family::V4).sent.len(), 16 + 74 * 20);
+    assert_eq!(
+        Wire::asked(Ask::Scrape(many), Family::V4).sent.len(),
+        16 + 74 * 20
+    );
 }
 
 proptest! {
