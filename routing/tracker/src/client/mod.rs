@@ -6,10 +6,14 @@
 
 mod announcement;
 mod identity;
+mod report;
+mod tracker;
+
+pub use report::{About, ClientCounters, Report, RequestId, TrackerId, Transmit};
 
 use crate::compact::Family;
-use crate::http::{self, Request};
-use crate::rendezvous::{LocalAddress, pairs};
+use crate::http;
+use crate::rendezvous::LocalAddress;
 use crate::types::{Announce, Answer, InfoHash, Retry};
 use crate::udp::{Ask, Connection, Exchange, Outcome, Poll, Step};
 use crate::url::{Scheme, TrackerUrl};
@@ -19,6 +23,7 @@ use rand_core::CryptoRng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
+use tracker::Tracker;
 
 /// The most trackers announced to.
 pub const MAX_TRACKERS: usize = 32;
@@ -26,8 +31,6 @@ pub const MAX_TRACKERS: usize = 32;
 pub const MAX_SWARMS: usize = 16;
 /// The most local addresses, as [`crate::rendezvous::Publish::select`] leaves.
 pub const MAX_LOCALS: usize = 16;
-/// The most addresses of one tracker that are looked at.
-const MAX_ADDRESSES: usize = 16;
 /// The most HTTP requests at a time; others wait.
 const MAX_REQUESTS: usize = 32;
 /// The most reports that wait for [`Client::poll_report`].
@@ -40,123 +43,6 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIME: Duration = Duration::from_secs(2);
 /// Between two announces of one local address to one tracker, whatever the swarms.
 const SPACING: Duration = Duration::from_secs(60);
-/// How long a resolved name is believed, and the limits of the wait after a failure.
-const RESOLVED_LIFE: Duration = Duration::from_secs(3_600);
-const FIRST_RESOLVE_RETRY: Duration = Duration::from_secs(60);
-
-/// A tracker of this client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TrackerId(u32);
-
-/// An HTTP request of this client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestId(u64);
-
-/// What the IO is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transmit {
-    /// Resolve a name to all its addresses of both families, then [`Client::resolved`].
-    Resolve {
-        /// Whose name it is.
-        tracker: TrackerId,
-        /// The name.
-        host: String,
-    },
-    /// GET over a connection from `local` to `remote`, then [`Client::http_answer`] or [`Client::http_failed`].
-    Http {
-        /// To be handed back.
-        id: RequestId,
-        /// What to bind before connecting.
-        local: IpAddr,
-        /// What to connect to.
-        remote: SocketAddr,
-        /// For HTTPS the name that the certificate must carry.
-        tls: Option<String>,
-        /// Target and headers.
-        request: Request,
-    },
-    /// Close the connection of this request; its answer is not wanted any more.
-    Cancel(RequestId),
-    /// Send from a socket that is bound to `local` and connected to `remote`.
-    Datagram {
-        /// What the socket is bound to.
-        local: IpAddr,
-        /// What it is connected to.
-        remote: SocketAddr,
-        /// What to send.
-        payload: Vec<u8>,
-    },
-}
-
-/// Which announcement a report is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct About {
-    /// The tracker.
-    pub tracker: TrackerId,
-    /// The local address.
-    pub local: IpAddr,
-    /// The swarm.
-    pub info_hash: InfoHash,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// A tracker answered.
-    Answered {
-        /// Whom.
-        about: About,
-        /// The tracker's address, which decides whether private candidates are taken.
-        remote: SocketAddr,
-        /// Its answer.
-        answer: Answer,
-    },
-    /// An announce failed.
-    Failed {
-        /// Whose.
-        about: About,
-        /// In words for people.
-        error: String,
-        /// When it is tried again; never in this run when the tracker said so.
-        retry: Option<Instant>,
-    },
-    /// A tracker's name was not resolved.
-    Unresolved {
-        /// Whose.
-        tracker: TrackerId,
-        /// In words for people.
-        error: String,
-        /// When it is tried again.
-        retry: Instant,
-    },
-}
-
-/// What was held back or dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientCounters {
-    /// Trackers, swarms or addresses past the limits.
-    pub over_limit: u64,
-    /// Datagrams that answer nothing that was asked.
-    pub stray: u64,
-    /// Reports that nobody fetched.
-    pub lost_reports: u64,
-}
-
-enum Resolution {
-    Due(Instant),
-    Asked,
-    /// An address stands in the URL.
-    Literal,
-}
-
-struct Tracker {
-    url: TrackerUrl,
-    addresses: Vec<IpAddr>,
-    resolution: Resolution,
-    failures: u32,
-    /// Still configured; otherwise only its `stopped` are outstanding.
-    wanted: bool,
-}
 
 /// The state of all announcing of one run.
 pub struct Client {
@@ -209,21 +95,8 @@ impl Client {
             if self.trackers.values().any(|tracker| tracker.url == url) {
                 continue;
             }
-            let literal: Option<IpAddr> = url.host().parse().ok();
-            let resolution = if literal.is_some() {
-                Resolution::Literal
-            } else {
-                Resolution::Due(now)
-            };
-            let addresses = literal.into_iter().collect();
-            let tracker = Tracker {
-                url,
-                addresses,
-                resolution,
-                failures: 0,
-                wanted: true,
-            };
-            self.trackers.insert(TrackerId(self.next_tracker), tracker);
+            let id = TrackerId(self.next_tracker);
+            self.trackers.insert(id, Tracker::new(url, now));
             self.next_tracker += 1;
         }
         self.reconcile(now);
@@ -287,26 +160,16 @@ impl Client {
         let Some(tracker) = self.trackers.get_mut(&id) else {
             return;
         };
-        if !matches!(tracker.resolution, Resolution::Asked) {
+        if !tracker.asked() {
             return;
         }
         match result {
             Ok(addresses) if !addresses.is_empty() => {
-                tracker.addresses = addresses
-                    .into_iter()
-                    .map(|ip| ip.to_canonical())
-                    .take(MAX_ADDRESSES)
-                    .collect();
-                tracker.failures = 0;
-                tracker.resolution = Resolution::Due(now + RESOLVED_LIFE);
+                tracker.resolved(&addresses, now);
                 self.reconcile(now);
             }
             failed => {
-                // what was known stays: trackers move less often than resolvers fail
-                let wait = FIRST_RESOLVE_RETRY * 2u32.pow(tracker.failures.min(6));
-                let retry = now + wait.min(RESOLVED_LIFE);
-                tracker.failures += 1;
-                tracker.resolution = Resolution::Due(retry);
+                let retry = tracker.unresolved(now);
                 let error = failed
                     .err()
                     .unwrap_or_else(|| "the name has no address".to_owned());
@@ -431,35 +294,22 @@ impl Client {
     /// When [`Client::poll`] has something next.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let cancel = (!self.cancelled.is_empty()).then_some(now);
-        let resolve = self
-            .trackers
-            .values()
-            .filter_map(|tracker| self.resolve_at(tracker))
-            .min();
+        let names = self.trackers.values().filter(|_| !self.stopping);
+        let resolve = names.filter_map(Tracker::resolve_at).min();
         let due = self.next_due(now).map(|(due, _)| due);
         [cancel, resolve, due].into_iter().flatten().min()
     }
 
     fn poll_resolve(&mut self, now: Instant) -> Option<Transmit> {
-        let due = |tracker: &Tracker| self.resolve_at(tracker).is_some_and(|at| at <= now);
-        let id = self
-            .trackers
-            .iter()
-            .find(|(_, tracker)| due(tracker))
-            .map(|(id, _)| *id)?;
-        let tracker = self.trackers.get_mut(&id)?;
-        tracker.resolution = Resolution::Asked;
-        Some(Transmit::Resolve {
-            tracker: id,
-            host: tracker.url.host().to_owned(),
-        })
-    }
-
-    fn resolve_at(&self, tracker: &Tracker) -> Option<Instant> {
-        match tracker.resolution {
-            Resolution::Due(at) if tracker.wanted && !self.stopping => Some(at),
-            _ => None,
+        if self.stopping {
+            return None;
         }
+        let due = |tracker: &Tracker| tracker.resolve_at().is_some_and(|at| at <= now);
+        let (id, tracker) = self.trackers.iter_mut().find(|(_, tracker)| due(tracker))?;
+        Some(Transmit::Resolve {
+            tracker: *id,
+            host: tracker.ask(),
+        })
     }
 
     /// The announcement that is due first, and when. One that must wait for its turn is due then; of several that
@@ -618,9 +468,9 @@ impl Client {
         }
         let retry = announcement.failed(retry, now);
         if let Some(tracker) = self.trackers.get(&about.tracker) {
-            announcement.remote =
-                next_remote(tracker, &announcement.local, Some(announcement.remote.ip()))
-                    .unwrap_or(announcement.remote);
+            announcement.remote = tracker
+                .remote(&announcement.local, Some(announcement.remote.ip()))
+                .unwrap_or(announcement.remote);
         }
         self.report(Report::Failed {
             about,
@@ -689,7 +539,7 @@ impl Client {
         let local = self.locals.iter().find(|local| local.ip == about.local)?;
         self.swarms
             .contains(&about.info_hash)
-            .then(|| next_remote(tracker, local, None))?
+            .then(|| tracker.remote(local, None))?
     }
 
     /// Says `stopped` where that is possible and means something; drops the announcement otherwise.
@@ -737,25 +587,6 @@ impl Client {
         self.counters.over_limit += items.len().saturating_sub(limit) as u64;
         items[..items.len().min(limit)].to_vec()
     }
-}
-
-/// The tracker's address after `last` that a local address can reach; the first without `last`.
-fn next_remote(
-    tracker: &Tracker,
-    local: &LocalAddress,
-    last: Option<IpAddr>,
-) -> Option<SocketAddr> {
-    let reachable: Vec<_> = tracker
-        .addresses
-        .iter()
-        .copied()
-        .filter(|ip| pairs(local, *ip))
-        .collect();
-    let next = last
-        .and_then(|last| reachable.iter().position(|ip| *ip == last))
-        .map_or(0, |at| at + 1);
-    let ip = reachable.get(next).or(reachable.first())?;
-    Some(SocketAddr::new(*ip, tracker.url.port()))
 }
 
 #[cfg(test)]

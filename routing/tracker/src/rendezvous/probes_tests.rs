@@ -15,8 +15,7 @@ struct World {
 impl World {
     fn new(second_of_minute: u64) -> Self {
         let start = Instant::now();
-        let offset = Duration::from_secs(1_700_000_040 + second_of_minute);
-        assert_eq!(1_700_000_040 % 60, 0);
+        let offset = Duration::from_secs(28_333_334 * 60 + second_of_minute);
         let time = Time {
             now: start,
             unix: offset,

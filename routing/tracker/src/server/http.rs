@@ -25,7 +25,7 @@ impl Server {
         let source = source.to_canonical();
         if !self
             .proven
-            .allow(source_key(source), self.milliseconds(now))
+            .allow(source_key(source), self.microseconds(now))
         {
             self.counters.limited += 1;
             fail("too many requests from this address", Some(1), out);

@@ -3,13 +3,15 @@
 use std::hash::{BuildHasher, RandomState};
 
 const BUCKETS: usize = 16_384;
+/// In microseconds.
+const SECOND: u64 = 1_000_000;
 /// So many seconds' worth may come at once.
 const BURST_SECONDS: u64 = 2;
 
 /// The generic cell rate algorithm over buckets that sources are hashed into. Two sources may share one, which costs
 /// them some of their rate; the hash is keyed, so that nobody can choose with whom.
 pub(super) struct RateLimit {
-    /// When each bucket will be empty again, in milliseconds since the start.
+    /// When each bucket will be empty again, in microseconds since the start.
     empty_at: Box<[u64]>,
     hash: RandomState,
     cost: u64,
@@ -17,7 +19,7 @@ pub(super) struct RateLimit {
 
 impl RateLimit {
     pub(super) fn new(per_second: u32) -> Self {
-        let cost = (1_000 / u64::from(per_second.max(1))).max(1);
+        let cost = SECOND / u64::from(per_second.max(1));
         Self {
             empty_at: vec![0; BUCKETS].into_boxed_slice(),
             hash: RandomState::new(),
@@ -25,11 +27,11 @@ impl RateLimit {
         }
     }
 
-    /// Whether the source may ask now, in milliseconds since the start.
+    /// Whether the source may ask now, in microseconds since the start.
     pub(super) fn allow(&mut self, source: u64, now: u64) -> bool {
         let bucket = &mut self.empty_at[self.hash.hash_one(source) as usize % BUCKETS];
         let empty_at = (*bucket).max(now) + self.cost;
-        let allowed = empty_at - now <= BURST_SECONDS * 1_000;
+        let allowed = empty_at - now <= BURST_SECONDS * SECOND;
         if allowed {
             *bucket = empty_at;
         }
@@ -45,9 +47,10 @@ mod tests {
     fn a_source_gets_its_rate_and_a_burst_of_two_seconds() {
         let mut limit = RateLimit::new(10);
         assert_eq!((0..100).filter(|_| limit.allow(1, 0)).count(), 20);
-        assert!(!limit.allow(1, 99) && limit.allow(1, 100) && !limit.allow(1, 100));
+        assert!(!limit.allow(1, 99_999) && limit.allow(1, 100_000) && !limit.allow(1, 100_000));
+        let ten_seconds = (10 * SECOND..20 * SECOND).step_by(1_000);
         assert_eq!(
-            (10_000..20_000).filter(|now| limit.allow(1, *now)).count(),
+            ten_seconds.filter(|now| limit.allow(1, *now)).count(),
             20 + 99
         );
     }

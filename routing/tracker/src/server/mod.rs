@@ -202,8 +202,8 @@ impl Server {
         now.saturating_duration_since(self.start).as_secs() as u32
     }
 
-    fn milliseconds(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.start).as_millis() as u64
+    fn microseconds(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_micros() as u64
     }
 
     /// What clients are told, in seconds.

@@ -30,7 +30,7 @@ impl Server {
                 false
             }
             Some(Request::Connect(transaction)) => {
-                if !self.unproven.allow(source_key(ip), self.milliseconds(now)) {
+                if !self.unproven.allow(source_key(ip), self.microseconds(now)) {
                     self.counters.limited += 1;
                     return false;
                 }
@@ -60,7 +60,7 @@ impl Server {
             self.counters.wrong_connection += 1;
             return false;
         }
-        let allowed = self.proven.allow(source_key(ip), self.milliseconds(now));
+        let allowed = self.proven.allow(source_key(ip), self.microseconds(now));
         self.counters.limited += u64::from(!allowed);
         allowed
     }
