@@ -155,30 +155,32 @@ impl PeerPolicy {
     /// What may be sent to this address; `relays` are the addresses that the server relays from.
     #[must_use]
     pub fn address(&self, address: IpAddr, relays: &[IpAddr]) -> Verdict {
-        let more = match address {
+        let embedded = match address {
             IpAddr::V4(_) => None,
             IpAddr::V6(a) => Some(embedded(a).map(IpAddr::V4)),
         };
-        let mut verdict = self.one_meaning(address, relays);
-        for meaning in more.into_iter().flatten() {
-            match self.one_meaning(meaning, relays) {
-                Verdict::Fine => {}
-                // Another spelling of the own address is no way to meet a relay.
-                Verdict::RelayPorts | Verdict::Refused => verdict = Verdict::Refused,
-            }
+        let mut embedded = embedded.into_iter().flatten();
+        if within(&self.allow, address) {
+            // Whoever allows this spelling means it; only a deny rule still stands against it.
+            let denied = within(&self.deny, address) || embedded.any(|a| within(&self.deny, a));
+            return if denied { Verdict::Refused } else { Verdict::Fine };
         }
-        verdict
+        // Another spelling of a relay's address is no way to meet it: only `Fine` counts for what is embedded.
+        if embedded.all(|a| self.one_meaning(a, relays) == Verdict::Fine) {
+            self.one_meaning(address, relays)
+        } else {
+            Verdict::Refused
+        }
     }
 
     fn one_meaning(&self, address: IpAddr, relays: &[IpAddr]) -> Verdict {
-        let within = |list: &[Prefix]| list.iter().any(|p| p.contains(address));
-        if within(&self.deny) {
+        if within(&self.deny, address) {
             Verdict::Refused
-        } else if within(&self.allow) {
+        } else if within(&self.allow, address) {
             Verdict::Fine
         } else if relays.contains(&address) {
             Verdict::RelayPorts
-        } else if self.own.contains(&address) || within(BUILT_IN) {
+        } else if self.own.contains(&address) || within(BUILT_IN, address) {
             Verdict::Refused
         } else {
             Verdict::Fine
@@ -200,6 +202,10 @@ impl PeerPolicy {
         };
         port && !self.listening.iter().any(listening)
     }
+}
+
+fn within(list: &[Prefix], address: IpAddr) -> bool {
+    list.iter().any(|p| p.contains(address))
 }
 
 fn is_local(peer: SocketAddr) -> bool {
@@ -312,7 +318,7 @@ mod tests {
             ("64:ff9b::a01:101", Verdict::Fine),
             ("127.0.0.1", Verdict::Fine),
             ("127.0.0.2", Verdict::Refused),
-            ("::1", Verdict::Refused), // also ::0.0.0.1, which nobody allowed
+            ("::1", Verdict::Fine),
             ("::ffff:127.0.0.1", Verdict::Refused), // the mapped form itself is not allowed
             ("fe80::5", Verdict::Fine),
             ("8.8.8.8", Verdict::Refused),
