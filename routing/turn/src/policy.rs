@@ -163,7 +163,11 @@ impl PeerPolicy {
         if within(&self.allow, address) {
             // Whoever allows this spelling means it; only a deny rule still stands against it.
             let denied = within(&self.deny, address) || embedded.any(|a| within(&self.deny, a));
-            return if denied { Verdict::Refused } else { Verdict::Fine };
+            return if denied {
+                Verdict::Refused
+            } else {
+                Verdict::Fine
+            };
         }
         // Another spelling of a relay's address is no way to meet it: only `Fine` counts for what is embedded.
         if embedded.all(|a| self.one_meaning(a, relays) == Verdict::Fine) {

@@ -38,7 +38,10 @@ const ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
 
 impl Server {
     fn features(&self) -> Features {
-        Features { password_algorithms: self.config.sha256, userhash: self.config.sha256 }
+        Features {
+            password_algorithms: self.config.sha256,
+            userhash: self.config.sha256,
+        }
     }
 
     /// Checks a request in RFC 8489's order (§9.2.4). An error is the code to answer with.
@@ -53,19 +56,26 @@ impl Server {
         }
         let text = |t| message.text(t).map_err(|_| 400_u16);
         // Short-term credentials lack REALM and NONCE, and are never taken here (T10).
-        let (Some(realm), Some(nonce)) = (text(Text::Realm)?, text(Text::Nonce)?) else { return Err(400) };
+        let (Some(realm), Some(nonce)) = (text(Text::Realm)?, text(Text::Nonce)?) else {
+            return Err(400);
+        };
         let (name, hash) = (text(Text::Username)?, message.raw(attr::USERHASH));
         if name.is_none() && hash.is_none() {
             return Err(400);
         }
         let (age, ttl) = (self.age(now), self.config.nonce_ttl);
-        if !self.nonces.check(age, &from.bytes(), self.features(), nonce, ttl) {
+        if !self
+            .nonces
+            .check(age, &from.bytes(), self.features(), nonce, ttl)
+        {
             return Err(438);
         }
         let digest = self.digest(message)?;
         let name = match (name, hash) {
             (Some(name), _) => name,
-            (None, hash) => hash.and_then(|h| self.config.users.name(h)).ok_or(401_u16)?,
+            (None, hash) => hash
+                .and_then(|h| self.config.users.name(h))
+                .ok_or(401_u16)?,
         };
         if unquote(realm) != self.config.realm {
             return Err(401);
@@ -74,16 +84,26 @@ impl Server {
         let fits = |keys: &Keys| {
             let key = keys.get(digest)?;
             let mac = key.verifies_any(message)?;
-            Some(Signer { key: key.clone(), mac })
+            Some(Signer {
+                key: key.clone(),
+                mac,
+            })
         };
         let signer = keys.iter().find_map(fits).ok_or(401_u16)?;
-        Ok(Caller { name: name.to_owned(), account, signer })
+        Ok(Caller {
+            name: name.to_owned(),
+            account,
+            signer,
+        })
     }
 
     /// Which digest makes the key. Our nonce says that we offered both, so what the client says that we offered must
     /// be just that: otherwise somebody between us took the better one away (T44).
     fn digest(&self, message: &Message<'_>) -> Result<KeyDigest, u16> {
-        let (offered, chosen) = (message.raw(attr::PASSWORD_ALGORITHMS), message.raw(attr::PASSWORD_ALGORITHM));
+        let (offered, chosen) = (
+            message.raw(attr::PASSWORD_ALGORITHMS),
+            message.raw(attr::PASSWORD_ALGORITHM),
+        );
         if !self.config.sha256 {
             return Ok(KeyDigest::Md5);
         }
@@ -111,7 +131,11 @@ impl Server {
         if let Some(found) = self.time_limited(now, bare) {
             return Some(found);
         }
-        let keys = self.config.authority.as_ref()?.keys(bare, &self.config.realm)?;
+        let keys = self
+            .config
+            .authority
+            .as_ref()?
+            .keys(bare, &self.config.realm)?;
         Some((vec![keys], bare.to_owned()))
     }
 
@@ -122,7 +146,11 @@ impl Server {
         }
         let (expiry, user) = name.split_once(':').unwrap_or((name, ""));
         let expiry: i64 = expiry.parse().ok()?;
-        if expiry <= self.unix_at_epoch.saturating_add(self.age(now).as_secs() as i64) {
+        if expiry
+            <= self
+                .unix_at_epoch
+                .saturating_add(self.age(now).as_secs() as i64)
+        {
             return None;
         }
         let keys = |secret: &zeroize::Zeroizing<Vec<u8>>| {
@@ -132,21 +160,36 @@ impl Server {
             Some(Keys::of(name, &self.config.realm, &password))
         };
         let account = if user.is_empty() { name } else { user };
-        Some((self.config.rest_secrets.iter().filter_map(keys).collect(), account.to_owned()))
+        Some((
+            self.config.rest_secrets.iter().filter_map(keys).collect(),
+            account.to_owned(),
+        ))
     }
 
     /// Answers somebody who is not known (yet): 401 or 438 with what is needed to try again, or a plain 400. Unsigned,
     /// and over UDP only so many a second for one source.
-    pub(super) fn challenge(&mut self, now: Instant, from: &FiveTuple, message: &Message<'_>, code: u16) {
-        if from.transport == Transport::Udp && !self.sources.allows(self.shared.ns(now), from.client.ip()) {
+    pub(super) fn challenge(
+        &mut self,
+        now: Instant,
+        from: &FiveTuple,
+        message: &Message<'_>,
+        code: u16,
+    ) {
+        if from.transport == Transport::Udp
+            && !self.sources.allows(self.shared.ns(now), from.client.ip())
+        {
             self.counters.dropped_refusals += 1;
             return;
         }
         self.count_error(code);
         let mut writer = Writer::error(message.method(), message.transaction(), code);
         if code != 400 {
-            let nonce = self.nonces.make(self.age(now), &from.bytes(), self.features());
-            writer = writer.raw(attr::REALM, self.config.realm.as_bytes()).raw(attr::NONCE, nonce.as_bytes());
+            let nonce = self
+                .nonces
+                .make(self.age(now), &from.bytes(), self.features());
+            writer = writer
+                .raw(attr::REALM, self.config.realm.as_bytes())
+                .raw(attr::NONCE, nonce.as_bytes());
             if self.config.sha256 {
                 writer = writer.raw(attr::PASSWORD_ALGORITHMS, &ALGORITHMS);
             }
@@ -164,7 +207,9 @@ impl Server {
 
     /// Adds ALTERNATE-SERVER in the family and security of the asker (T29).
     pub(super) fn add_alternate(&mut self, writer: Writer, from: &FiveTuple) -> Writer {
-        let Some(address) = self.alternate(from) else { return writer };
+        let Some(address) = self.alternate(from) else {
+            return writer;
+        };
         let raw = stun_types::attribute::AlternateServer::new(address);
         let writer = writer.typed(&raw);
         match &self.config.alternate.domain {
@@ -176,8 +221,14 @@ impl Server {
     /// Where this client may go instead.
     pub(super) fn alternate(&self, from: &FiveTuple) -> Option<std::net::SocketAddr> {
         let alternate = &self.config.alternate;
-        let list = if from.transport.is_secure() { &alternate.secure } else { &alternate.plain };
-        list.iter().copied().find(|a| a.is_ipv4() == from.client.is_ipv4())
+        let list = if from.transport.is_secure() {
+            &alternate.secure
+        } else {
+            &alternate.plain
+        };
+        list.iter()
+            .copied()
+            .find(|a| a.is_ipv4() == from.client.is_ipv4())
     }
 }
 
@@ -185,7 +236,11 @@ impl Server {
 /// what came, headers counted.
 pub(super) fn allowance(to: &FiveTuple, request: usize) -> usize {
     let headers = if to.client.is_ipv4() { 28 } else { 48 };
-    if to.transport == Transport::Udp { 4 * request + 3 * headers } else { usize::MAX }
+    if to.transport == Transport::Udp {
+        4 * request + 3 * headers
+    } else {
+        usize::MAX
+    }
 }
 
 /// How many unsigned refusals each source has had: a table of fixed size, indexed by a keyed hash of the source. Two
@@ -200,7 +255,11 @@ impl Sources {
     const PLACES: usize = 8192;
 
     pub fn new(seed: Seed, per_second: u32) -> Self {
-        let mut sources = Self { seed, due: vec![0; Self::PLACES].into_boxed_slice(), interval_ns: 0 };
+        let mut sources = Self {
+            seed,
+            due: vec![0; Self::PLACES].into_boxed_slice(),
+            interval_ns: 0,
+        };
         sources.set_rate(per_second);
         sources
     }

@@ -29,7 +29,10 @@ impl Keys {
     #[must_use]
     pub fn of(name: &str, realm: &str, password: &str) -> Self {
         let key = |digest| Some(Key::long_term_prepared(digest, name, realm, password));
-        Self { md5: key(KeyDigest::Md5), sha256: key(KeyDigest::Sha256) }
+        Self {
+            md5: key(KeyDigest::Md5),
+            sha256: key(KeyDigest::Sha256),
+        }
     }
 
     pub(super) fn get(&self, digest: KeyDigest) -> Option<&Key> {
@@ -53,7 +56,12 @@ impl Users {
     ///
     /// # Errors
     /// [`TurnError::Prepare`] or [`TurnError::Text`] for a name or password that cannot be used.
-    pub fn add_password(&mut self, realm: &str, name: &str, password: &str) -> Result<(), TurnError> {
+    pub fn add_password(
+        &mut self,
+        realm: &str,
+        name: &str,
+        password: &str,
+    ) -> Result<(), TurnError> {
         let name = sasl_prep("user name", name)?;
         let sasl = Zeroizing::new(sasl_prep("password", password)?);
         let opaque = Zeroizing::new(opaque_string("password", password)?);
@@ -161,7 +169,13 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { permissions: 256, channels: 256, connections: 64, refusals_per_source: 50, reservations: 1024 }
+        Self {
+            permissions: 256,
+            channels: 256,
+            connections: 64,
+            refusals_per_source: 50,
+            reservations: 1024,
+        }
     }
 }
 
@@ -210,7 +224,10 @@ pub struct Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config").field("realm", &self.realm).field("relays", &self.relays).finish_non_exhaustive()
+        f.debug_struct("Config")
+            .field("realm", &self.realm)
+            .field("relays", &self.relays)
+            .finish_non_exhaustive()
     }
 }
 
@@ -250,22 +267,40 @@ impl Config {
         }
         Text::Software.sent(&self.software)?;
         if sasl_prep("realm", &self.realm)? != self.realm {
-            return Err(TurnError::Config("the realm is not in the form that SASLprep (RFC 4013) gives it"));
+            return Err(TurnError::Config(
+                "the realm is not in the form that SASLprep (RFC 4013) gives it",
+            ));
         }
         if self.ports.is_empty() || *self.ports.start() < 1024 {
-            return Err(TurnError::Config("the range of relay ports is empty or reaches below 1024"));
+            return Err(TurnError::Config(
+                "the range of relay ports is empty or reaches below 1024",
+            ));
         }
         if self.relays.is_empty() && self.alternate.when != AlternateWhen::Always {
             return Err(TurnError::Config("there is no address to relay from"));
         }
-        if self.relays.iter().any(|r| r.local.is_ipv4() != r.external.is_ipv4()) {
-            return Err(TurnError::Config("an external address is of another family than the address behind it"));
+        if self
+            .relays
+            .iter()
+            .any(|r| r.local.is_ipv4() != r.external.is_ipv4())
+        {
+            return Err(TurnError::Config(
+                "an external address is of another family than the address behind it",
+            ));
         }
-        if self.relays.iter().any(|r| r.external.is_unspecified() || r.external.is_multicast()) {
-            return Err(TurnError::Config("a relay address is no address of one host: give its external address"));
+        if self
+            .relays
+            .iter()
+            .any(|r| r.external.is_unspecified() || r.external.is_multicast())
+        {
+            return Err(TurnError::Config(
+                "a relay address is no address of one host: give its external address",
+            ));
         }
         if self.nonce_ttl > Duration::from_secs(3600) || self.nonce_ttl < Duration::from_secs(1) {
-            return Err(TurnError::Config("a nonce lives between a second and an hour"));
+            return Err(TurnError::Config(
+                "a nonce lives between a second and an hour",
+            ));
         }
         Ok(())
     }

@@ -27,9 +27,14 @@ pub(super) struct Connection {
 
 enum State {
     /// The Connect that waits for its answer.
-    Connecting { request: Vec<u8>, signer: Signer },
+    Connecting {
+        request: Vec<u8>,
+        signer: Signer,
+    },
     Unbound,
-    Bound { client: FiveTuple },
+    Bound {
+        client: FiveTuple,
+    },
 }
 
 impl Server {
@@ -45,18 +50,32 @@ impl Server {
         if !self.allocations[index].tcp {
             return Err(400);
         }
-        let peer = message.xor_address(attr::XOR_PEER_ADDRESS).map_err(|_| 400_u16)?.ok_or(400_u16)?;
+        let peer = message
+            .xor_address(attr::XOR_PEER_ADDRESS)
+            .map_err(|_| 400_u16)?
+            .ok_or(400_u16)?;
         let verdict = self.verdict(index, peer.ip())?;
         if !self.config.policy.port(verdict, peer, &self.config.ports) {
             return Err(403);
         }
-        let relay = self.allocations[index].relay_for(peer.ip()).ok_or(443_u16)?;
+        let relay = self.allocations[index]
+            .relay_for(peer.ip())
+            .ok_or(443_u16)?;
         if self.connected_to(index, peer) {
             return Err(446);
         }
-        let state = State::Connecting { request: message.bytes().to_vec(), signer: caller.signer.clone() };
-        let connection = self.add_connection(now, index, peer, state).ok_or(508_u16)?;
-        self.commands.push_back(Command::Connect { connection, relay, peer });
+        let state = State::Connecting {
+            request: message.bytes().to_vec(),
+            signer: caller.signer.clone(),
+        };
+        let connection = self
+            .add_connection(now, index, peer, state)
+            .ok_or(508_u16)?;
+        self.commands.push_back(Command::Connect {
+            connection,
+            relay,
+            peer,
+        });
         Ok(None)
     }
 
@@ -65,7 +84,13 @@ impl Server {
         self.allocations[index].connections.iter().any(of)
     }
 
-    fn add_connection(&mut self, now: Instant, index: usize, peer: SocketAddr, state: State) -> Option<ConnectionId> {
+    fn add_connection(
+        &mut self,
+        now: Instant,
+        index: usize,
+        peer: SocketAddr,
+        state: State,
+    ) -> Option<ConnectionId> {
         if self.allocations[index].connections.len() >= self.config.bounds.connections {
             return None;
         }
@@ -76,13 +101,23 @@ impl Server {
             }
         };
         self.allocations[index].connections.push(id);
-        self.connections.insert(id, Connection { allocation: index, peer, state, deadline: None });
+        self.connections.insert(
+            id,
+            Connection {
+                allocation: index,
+                peer,
+                state,
+                deadline: None,
+            },
+        );
         self.set_deadline(id, Some(now + PATIENCE));
         Some(id)
     }
 
     fn set_deadline(&mut self, id: ConnectionId, deadline: Option<Instant>) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         if let Some(old) = connection.deadline.take() {
             self.timers.remove(&(old, Timer::Connection(id)));
         }
@@ -97,20 +132,28 @@ impl Server {
         if !connected {
             return self.connect_failed(id, false);
         }
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let State::Connecting { request, signer } = std::mem::replace(&mut connection.state, State::Unbound) else {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let State::Connecting { request, signer } =
+            std::mem::replace(&mut connection.state, State::Unbound)
+        else {
             return;
         };
         let client = self.allocations[connection.allocation].client;
         self.set_deadline(id, Some(now + PATIENCE));
         // It was parsed when it came.
-        let Ok(message) = Message::parse(&request) else { return };
+        let Ok(message) = Message::parse(&request) else {
+            return;
+        };
         let writer = Writer::success(&message).number(attr::CONNECTION_ID, id.0);
         self.succeed(&client, &message, writer, &signer);
     }
 
     fn connect_failed(&mut self, id: ConnectionId, close: bool) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
         let client = self.allocations[connection.allocation].client;
         if let State::Connecting { request, signer } = &connection.state {
             let (request, signer) = (request.clone(), signer.clone());
@@ -129,7 +172,12 @@ impl Server {
     }
 
     /// A peer has connected to a relay's listening socket. `None`: close it at once.
-    pub fn peer_accepted(&mut self, now: Instant, relay: RelayId, from: SocketAddr) -> Option<ConnectionId> {
+    pub fn peer_accepted(
+        &mut self,
+        now: Instant,
+        relay: RelayId,
+        from: SocketAddr,
+    ) -> Option<ConnectionId> {
         let id = self.accept(now, relay, from);
         if id.is_none() {
             self.counters.dropped_connections += 1;
@@ -138,7 +186,10 @@ impl Server {
     }
 
     fn accept(&mut self, now: Instant, relay: RelayId, from: SocketAddr) -> Option<ConnectionId> {
-        let index = self.relay(relay).filter(|r| r.expires.is_some())?.allocation;
+        let index = self
+            .relay(relay)
+            .filter(|r| r.expires.is_some())?
+            .allocation;
         let allocation = &self.allocations[index];
         let verdict = allocation.permits(now, from.ip())?;
         if !allocation.tcp || verdict == Verdict::Refused || self.connected_to(index, from) {
@@ -146,10 +197,14 @@ impl Server {
         }
         let to = allocation.client;
         let id = self.add_connection(now, index, from, State::Unbound)?;
-        let bytes = Writer::new(Class::Indication, method::CONNECTION_ATTEMPT, new_transaction(&mut self.random))
-            .number(attr::CONNECTION_ID, id.0)
-            .xor_address(attr::XOR_PEER_ADDRESS, from)
-            .finish();
+        let bytes = Writer::new(
+            Class::Indication,
+            method::CONNECTION_ATTEMPT,
+            new_transaction(&mut self.random),
+        )
+        .number(attr::CONNECTION_ID, id.0)
+        .xor_address(attr::XOR_PEER_ADDRESS, from)
+        .finish();
         self.commands.push_back(Command::Send { to, bytes });
         Some(id)
     }
@@ -161,10 +216,16 @@ impl Server {
         message: &Message<'_>,
         caller: &Caller,
     ) -> Result<Option<Writer>, u16> {
-        if !from.transport.is_stream() || self.clients.contains_key(from) || self.data_clients.contains_key(from) {
+        if !from.transport.is_stream()
+            || self.clients.contains_key(from)
+            || self.data_clients.contains_key(from)
+        {
             return Err(400);
         }
-        let id = message.raw(attr::CONNECTION_ID).and_then(|v| <[u8; 4]>::try_from(v).ok()).ok_or(400_u16)?;
+        let id = message
+            .raw(attr::CONNECTION_ID)
+            .and_then(|v| <[u8; 4]>::try_from(v).ok())
+            .ok_or(400_u16)?;
         let id = ConnectionId(u32::from_be_bytes(id));
         let connection = self.connections.get_mut(&id).ok_or(400_u16)?;
         if self.allocations[connection.allocation].name != caller.name {
@@ -178,14 +239,19 @@ impl Server {
         self.data_clients.insert(*from, id);
         let writer = Writer::success(message).number(attr::CONNECTION_ID, id.0);
         self.succeed(from, message, writer, &caller.signer);
-        self.commands.push_back(Command::Join { connection: id, client: *from });
+        self.commands.push_back(Command::Join {
+            connection: id,
+            client: *from,
+        });
         Ok(None)
     }
 
     /// Whether this many bytes of a joined connection may pass now; if not, try again a little later: nothing is lost
     /// in a stream.
     pub fn may_pass(&mut self, now: Instant, id: ConnectionId, bytes: usize) -> bool {
-        let Some(index) = self.connections.get(&id).map(|c| c.allocation) else { return false };
+        let Some(index) = self.connections.get(&id).map(|c| c.allocation) else {
+            return false;
+        };
         self.within_rate(now, index, bytes)
     }
 
@@ -197,12 +263,15 @@ impl Server {
     /// Takes a connection away, with the client's stream if it has one. `close`: the peer's side is open still.
     pub(super) fn drop_connection(&mut self, id: ConnectionId, close: bool) {
         self.set_deadline(id, None);
-        let Some(connection) = self.connections.remove(&id) else { return };
+        let Some(connection) = self.connections.remove(&id) else {
+            return;
+        };
         if let Some(allocation) = self.allocations.get_mut(connection.allocation) {
             allocation.connections.retain(|c| *c != id);
         }
         if close {
-            self.commands.push_back(Command::CloseConnection { connection: id });
+            self.commands
+                .push_back(Command::CloseConnection { connection: id });
         }
         if let State::Bound { client } = connection.state {
             self.data_clients.remove(&client);

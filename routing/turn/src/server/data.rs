@@ -46,7 +46,11 @@ impl Server {
             return None;
         };
         let allocation = &self.allocations[index];
-        let Some(binding) = allocation.channels.get(&channel).filter(|b| now < b.expires) else {
+        let Some(binding) = allocation
+            .channels
+            .get(&channel)
+            .filter(|b| now < b.expires)
+        else {
             self.counters.dropped_no_channel += 1;
             return None;
         };
@@ -55,14 +59,20 @@ impl Server {
     }
 
     /// RFC 8656 §11.2.
-    pub(super) fn from_send(&mut self, now: Instant, from: &FiveTuple, message: &Message<'_>) -> Option<ToPeer> {
+    pub(super) fn from_send(
+        &mut self,
+        now: Instant,
+        from: &FiveTuple,
+        message: &Message<'_>,
+    ) -> Option<ToPeer> {
         let Some(index) = self.clients.get(from).copied() else {
             self.counters.dropped_no_allocation += 1;
             return None;
         };
-        let (Ok(Some(peer)), Some(payload)) =
-            (message.xor_address(attr::XOR_PEER_ADDRESS), message.range(attr::DATA))
-        else {
+        let (Ok(Some(peer)), Some(payload)) = (
+            message.xor_address(attr::XOR_PEER_ADDRESS),
+            message.range(attr::DATA),
+        ) else {
             self.counters.dropped_malformed += 1;
             return None;
         };
@@ -108,12 +118,27 @@ impl Server {
         }
         self.counters.to_peer_packets += 1;
         self.counters.to_peer_bytes += payload.len() as u64;
-        Some(ToPeer { relay, peer, payload, dont_fragment })
+        Some(ToPeer {
+            relay,
+            peer,
+            payload,
+            dont_fragment,
+        })
     }
 
     /// Takes a datagram of `payload` bytes that came to a relay socket. Gives what to send to which client.
-    pub fn handle_relayed(&mut self, now: Instant, relay: RelayId, from: SocketAddr, payload: usize) -> Option<ToClient> {
-        let Some(index) = self.relay(relay).filter(|r| r.expires.is_some()).map(|r| r.allocation) else {
+    pub fn handle_relayed(
+        &mut self,
+        now: Instant,
+        relay: RelayId,
+        from: SocketAddr,
+        payload: usize,
+    ) -> Option<ToClient> {
+        let Some(index) = self
+            .relay(relay)
+            .filter(|r| r.expires.is_some())
+            .map(|r| r.allocation)
+        else {
             self.counters.dropped_no_allocation += 1;
             return None;
         };
@@ -159,9 +184,21 @@ impl Server {
     /// Takes an ICMP error about something that a relay sent: passed on to the client if the peer has a permission and
     /// it is of a kind that RFC 8656 §11.5 names.
     pub fn handle_icmp(&mut self, now: Instant, relay: RelayId, error: &IcmpError) {
-        let kinds: &[u8] = if error.peer.is_ipv4() { &[3, 11] } else { &[1, 2, 3] };
-        let Some(index) = self.relay(relay).filter(|r| r.expires.is_some()).map(|r| r.allocation) else { return };
-        let permitted = self.allocations[index].permits(now, error.peer.ip()).is_some();
+        let kinds: &[u8] = if error.peer.is_ipv4() {
+            &[3, 11]
+        } else {
+            &[1, 2, 3]
+        };
+        let Some(index) = self
+            .relay(relay)
+            .filter(|r| r.expires.is_some())
+            .map(|r| r.allocation)
+        else {
+            return;
+        };
+        let permitted = self.allocations[index]
+            .permits(now, error.peer.ip())
+            .is_some();
         if !kinds.contains(&error.kind) || !permitted || !self.within_rate(now, index, 64) {
             return;
         }

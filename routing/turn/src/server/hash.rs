@@ -24,7 +24,10 @@ impl BuildHasher for Seed {
     type Hasher = Folded;
 
     fn build_hasher(&self) -> Folded {
-        Folded { state: self.0, key: self.1 }
+        Folded {
+            state: self.0,
+            key: self.1,
+        }
     }
 }
 
@@ -86,12 +89,21 @@ mod tests {
     #[test]
     fn neighbours_are_spread() {
         let seed = Seed::new([1, 2]);
-        let addresses = (0..4096_u32).map(|i| SocketAddr::new(std::net::Ipv4Addr::from(0x0A00_0000 + i).into(), 5));
+        let addresses = (0..4096_u32)
+            .map(|i| SocketAddr::new(std::net::Ipv4Addr::from(0x0A00_0000 + i).into(), 5));
         let hashes: Vec<u64> = addresses.map(|a| seed.hash_one(a)).collect();
-        let distinct = |f: fn(u64) -> u64| hashes.iter().map(|h| f(*h)).collect::<HashSet<_>>().len();
+        let distinct =
+            |f: fn(u64) -> u64| hashes.iter().map(|h| f(*h)).collect::<HashSet<_>>().len();
         assert_eq!(distinct(|h| h), 4096);
-        assert!(distinct(|h| h & 0xFFF) > 2400, "random would be 2590 of 4096");
+        assert!(
+            distinct(|h| h & 0xFFF) > 2400,
+            "random would be 2590 of 4096"
+        );
         assert_eq!(distinct(|h| h >> 57), 128);
-        assert_ne!(seed.hash_one(1_u64), Seed::new([1, 4]).hash_one(1_u64), "the seed matters");
+        assert_ne!(
+            seed.hash_one(1_u64),
+            Seed::new([1, 4]).hash_one(1_u64),
+            "the seed matters"
+        );
     }
 }

@@ -218,7 +218,7 @@ counters! {
 enum Timer {
     Relay(RelayId),
     Connection(ConnectionId),
-    Reservation(u64),
+    Reservation { token: u64, address: SocketAddr },
     Drain,
 }
 
@@ -260,7 +260,12 @@ impl Server {
     ///
     /// # Errors
     /// [`TurnError::Config`] if the configuration cannot work.
-    pub fn new(config: Config, shared: Arc<Shared>, seed: [u8; 32], nonce_secret: [u8; 32]) -> Result<Self, TurnError> {
+    pub fn new(
+        config: Config,
+        shared: Arc<Shared>,
+        seed: [u8; 32],
+        nonce_secret: [u8; 32],
+    ) -> Result<Self, TurnError> {
         config.check()?;
         shared.set_rates(&config.quota);
         let mut random = StdRng::from_seed(seed);
@@ -268,7 +273,10 @@ impl Server {
         Ok(Self {
             relay_ips: relay_ips(&config),
             nonces: Nonces::new(nonce_secret),
-            sources: Sources::new(Seed::new([random.next_u64(), random.next_u64()]), config.bounds.refusals_per_source),
+            sources: Sources::new(
+                Seed::new([random.next_u64(), random.next_u64()]),
+                config.bounds.refusals_per_source,
+            ),
             config,
             shared,
             phase: Phase::Serving,
@@ -301,7 +309,12 @@ impl Server {
 
     /// Takes what a client sent: one datagram, or one message of a stream as [`crate::frame::Deframer`] cuts it.
     /// Gives what goes to a peer, if it was payload.
-    pub fn handle_client(&mut self, now: Instant, from: &FiveTuple, bytes: &[u8]) -> Option<ToPeer> {
+    pub fn handle_client(
+        &mut self,
+        now: Instant,
+        from: &FiveTuple,
+        bytes: &[u8],
+    ) -> Option<ToPeer> {
         if bytes.first().is_some_and(|b| b >> 6 == 1) {
             let Some((channel, payload)) = channel_data(bytes) else {
                 self.counters.dropped_malformed += 1;
@@ -328,7 +341,12 @@ impl Server {
 
     /// Binding needs no credentials (RFC 8489 §7.3.1).
     fn binding(&mut self, from: &FiveTuple, message: &Message<'_>) {
-        const KNOWN: &[u16] = &[attr::USERNAME, attr::MESSAGE_INTEGRITY, attr::REALM, attr::NONCE];
+        const KNOWN: &[u16] = &[
+            attr::USERNAME,
+            attr::MESSAGE_INTEGRITY,
+            attr::REALM,
+            attr::NONCE,
+        ];
         let unknown = message.unknown(KNOWN);
         let writer = if unknown.is_empty() {
             self.counters.successes += 1;
@@ -344,7 +362,9 @@ impl Server {
     /// A Binding request of RFC 3489, which knew no cookie: all 16 bytes are the transaction id, and the address goes
     /// back in the clear.
     fn classic_binding(&mut self, from: &FiveTuple, bytes: &[u8]) -> bool {
-        let Some(header) = bytes.first_chunk::<20>() else { return false };
+        let Some(header) = bytes.first_chunk::<20>() else {
+            return false;
+        };
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         if header[..2] != [0, 1] || 20 + length != bytes.len() || crate::stun::is_stun(bytes) {
             return false;
@@ -352,8 +372,12 @@ impl Server {
         let mut id = [0; 12];
         id.copy_from_slice(&header[8..]);
         let address = stun_types::attribute::MappedSocketAddr::new(from.client);
-        let value = address.to_raw(stun_types::attribute::AttributeType::new(attr::MAPPED_ADDRESS));
-        let mut answer = Writer::new(Class::Success, method::BINDING, id).typed(&value).finish();
+        let value = address.to_raw(stun_types::attribute::AttributeType::new(
+            attr::MAPPED_ADDRESS,
+        ));
+        let mut answer = Writer::new(Class::Success, method::BINDING, id)
+            .typed(&value)
+            .finish();
         answer[4..8].copy_from_slice(&header[4..8]);
         self.counters.successes += 1;
         self.send_unverified(from, bytes.len(), answer);
@@ -361,9 +385,15 @@ impl Server {
     }
 
     fn request(&mut self, now: Instant, from: &FiveTuple, message: &Message<'_>) {
-        if !matches!(message.method(), method::ALLOCATE | method::REFRESH | method::CREATE_PERMISSION
-            | method::CHANNEL_BIND | method::CONNECT | method::CONNECTION_BIND)
-        {
+        if !matches!(
+            message.method(),
+            method::ALLOCATE
+                | method::REFRESH
+                | method::CREATE_PERMISSION
+                | method::CHANNEL_BIND
+                | method::CONNECT
+                | method::CONNECTION_BIND
+        ) {
             return self.refuse(from, message, 400, None);
         }
         let caller = match self.authenticate(now, from, message) {
@@ -395,21 +425,49 @@ impl Server {
     /// The attributes below 0x8000 that a request may carry.
     fn known(&self, method: u16) -> &'static [u16] {
         const WITH_DF: &[u16] = &[
-            attr::USERNAME, attr::USERHASH, attr::REALM, attr::NONCE, attr::PASSWORD_ALGORITHM, attr::LIFETIME,
-            attr::REQUESTED_ADDRESS_FAMILY, attr::EVEN_PORT, attr::REQUESTED_TRANSPORT, attr::RESERVATION_TOKEN,
-            attr::XOR_PEER_ADDRESS, attr::CHANNEL_NUMBER, attr::CONNECTION_ID, attr::DATA, attr::DONT_FRAGMENT,
+            attr::USERNAME,
+            attr::USERHASH,
+            attr::REALM,
+            attr::NONCE,
+            attr::PASSWORD_ALGORITHM,
+            attr::LIFETIME,
+            attr::REQUESTED_ADDRESS_FAMILY,
+            attr::EVEN_PORT,
+            attr::REQUESTED_TRANSPORT,
+            attr::RESERVATION_TOKEN,
+            attr::XOR_PEER_ADDRESS,
+            attr::CHANNEL_NUMBER,
+            attr::CONNECTION_ID,
+            attr::DATA,
+            attr::DONT_FRAGMENT,
         ];
         let (_, without_df) = (WITH_DF.len(), &WITH_DF[..WITH_DF.len() - 1]);
-        if method == method::ALLOCATE && self.config.dont_fragment { WITH_DF } else { without_df }
+        if method == method::ALLOCATE && self.config.dont_fragment {
+            WITH_DF
+        } else {
+            without_df
+        }
     }
 
-    fn succeed(&mut self, from: &FiveTuple, message: &Message<'_>, writer: Writer, signer: &Signer) {
+    fn succeed(
+        &mut self,
+        from: &FiveTuple,
+        message: &Message<'_>,
+        writer: Writer,
+        signer: &Signer,
+    ) {
         self.counters.successes += 1;
         let bytes = self.finish(writer, message, Some(signer));
         self.commands.push_back(Command::Send { to: *from, bytes });
     }
 
-    fn refuse(&mut self, from: &FiveTuple, message: &Message<'_>, code: u16, signer: Option<&Signer>) {
+    fn refuse(
+        &mut self,
+        from: &FiveTuple,
+        message: &Message<'_>,
+        code: u16,
+        signer: Option<&Signer>,
+    ) {
         self.count_error(code);
         let mut writer = Writer::error(message.method(), message.transaction(), code);
         if code == 300 {
@@ -436,14 +494,24 @@ impl Server {
         } += 1;
     }
 
-    fn finish(&self, mut writer: Writer, request: &Message<'_>, signer: Option<&Signer>) -> Vec<u8> {
+    fn finish(
+        &self,
+        mut writer: Writer,
+        request: &Message<'_>,
+        signer: Option<&Signer>,
+    ) -> Vec<u8> {
         if !self.config.software.is_empty() {
             writer = writer.raw(attr::SOFTWARE, self.config.software.as_bytes());
         }
         if let Some(signer) = signer {
             writer = writer.sign(&signer.key, signer.mac);
         }
-        if request.has_fingerprint() { writer.fingerprint() } else { writer }.finish()
+        if request.has_fingerprint() {
+            writer.fingerprint()
+        } else {
+            writer
+        }
+        .finish()
     }
 
     /// Sends to somebody who has not proven anything.
@@ -476,7 +544,7 @@ impl Server {
             match timer {
                 Timer::Relay(relay) => self.close_relay(relay),
                 Timer::Connection(connection) => self.connection_timeout(connection),
-                Timer::Reservation(token) => self.reservation_timeout(token),
+                Timer::Reservation { token, address } => self.reservation_timeout(token, address),
                 Timer::Drain => self.end_all(),
             }
         }
@@ -547,12 +615,17 @@ impl Server {
 }
 
 fn relay_ips(config: &Config) -> Vec<std::net::IpAddr> {
-    config.relays.iter().flat_map(|r| [r.local, r.external]).collect()
+    config
+        .relays
+        .iter()
+        .flat_map(|r| [r.local, r.external])
+        .collect()
 }
 
 fn unknown_attributes(message: &Message<'_>, unknown: &[u16]) -> Writer {
     let value: Vec<u8> = unknown.iter().flat_map(|kind| kind.to_be_bytes()).collect();
-    Writer::error(message.method(), message.transaction(), 420).raw(attr::UNKNOWN_ATTRIBUTES, &value)
+    Writer::error(message.method(), message.transaction(), 420)
+        .raw(attr::UNKNOWN_ATTRIBUTES, &value)
 }
 
 fn new_transaction(random: &mut StdRng) -> TransactionId {

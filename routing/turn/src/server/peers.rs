@@ -24,7 +24,10 @@ impl Server {
         let index = self.owned(from, caller)?;
         let limit = self.config.bounds.permissions;
         let mut peers: Vec<(IpAddr, Verdict)> = Vec::new();
-        for peer in message.xor_addresses(attr::XOR_PEER_ADDRESS).take(limit + 1) {
+        for peer in message
+            .xor_addresses(attr::XOR_PEER_ADDRESS)
+            .take(limit + 1)
+        {
             let peer = peer.map_err(|_| 400_u16)?.ip();
             peers.push((peer, self.verdict(index, peer)?));
         }
@@ -60,15 +63,23 @@ impl Server {
         caller: &Caller,
     ) -> Result<Option<Writer>, u16> {
         let index = self.owned(from, caller)?;
-        let number = message.get::<ChannelNumber>().map_err(|_| 400_u16)?.ok_or(400_u16)?;
+        let number = message
+            .get::<ChannelNumber>()
+            .map_err(|_| 400_u16)?
+            .ok_or(400_u16)?;
         let channel = Channel::new(number.channel()).ok_or(400_u16)?;
         if !channel.is_current() && !self.config.old_channels {
             return Err(400);
         }
-        let peer = message.xor_address(attr::XOR_PEER_ADDRESS).map_err(|_| 400_u16)?.ok_or(400_u16)?;
+        let peer = message
+            .xor_address(attr::XOR_PEER_ADDRESS)
+            .map_err(|_| 400_u16)?
+            .ok_or(400_u16)?;
         let verdict = self.verdict(index, peer.ip())?;
         // RFC 6062 §4.5: a TCP allocation has no channels.
-        if self.allocations[index].tcp || !self.config.policy.port(verdict, peer, &self.config.ports) {
+        if self.allocations[index].tcp
+            || !self.config.policy.port(verdict, peer, &self.config.ports)
+        {
             return Err(403);
         }
         let bounds = self.config.bounds;
@@ -84,7 +95,13 @@ impl Server {
         if full || !allocation.has_room(now, &[peer.ip()], bounds.permissions) {
             return Err(508);
         }
-        allocation.channels.insert(channel, Binding { peer, expires: now + CHANNEL_LIFETIME });
+        allocation.channels.insert(
+            channel,
+            Binding {
+                peer,
+                expires: now + CHANNEL_LIFETIME,
+            },
+        );
         allocation.peers.insert(peer, channel);
         allocation.permit(now, peer.ip(), verdict);
         Ok(Some(Writer::success(message)))

@@ -114,7 +114,9 @@ impl Shared {
         usage.allocations.store(used + 1, Relaxed);
         usage.rate.set_kbps(quota.kbps_per_user);
         self.allocations.fetch_add(1, Relaxed);
-        users.entry(user.to_owned()).or_insert_with(|| usage.clone());
+        users
+            .entry(user.to_owned())
+            .or_insert_with(|| usage.clone());
         Ok(usage)
     }
 
@@ -142,7 +144,8 @@ impl Shared {
     /// Takes a kept port, if the token is right, of this user, and not too late.
     pub(super) fn claim(&self, token: u64, user: &str, now: Instant) -> Option<SocketAddr> {
         let mut all = lock(&self.reservations);
-        all.get(&token).filter(|r| r.user == user && now < r.expires)?;
+        all.get(&token)
+            .filter(|r| r.user == user && now < r.expires)?;
         all.remove(&token).map(|r| r.address)
     }
 
@@ -183,9 +186,15 @@ mod tests {
             }
         }
         let expected = 500_000 + 12_500;
-        assert!((expected - 200..=expected + 200).contains(&passed), "{passed} bytes in 10 s");
+        assert!(
+            (expected - 200..=expected + 200).contains(&passed),
+            "{passed} bytes in 10 s"
+        );
         rate.set_kbps(1);
-        assert!(rate.allows(1_000_000_000_000, 60_000), "a packet larger than the burst passes when all is quiet");
+        assert!(
+            rate.allows(1_000_000_000_000, 60_000),
+            "a packet larger than the burst passes when all is quiet"
+        );
         assert!(!rate.allows(1_000_000_000_000, 1), "and is paid for");
     }
 
@@ -193,7 +202,11 @@ mod tests {
     #[test]
     fn a_quota_counts_per_user_and_is_freed_at_once() {
         let shared = Shared::new(Instant::now());
-        let quota = Quota { allocations_per_user: 2, allocations: 3, ..Quota::default() };
+        let quota = Quota {
+            allocations_per_user: 2,
+            allocations: 3,
+            ..Quota::default()
+        };
         assert!(shared.take("a", &quota).is_ok() && shared.take("a", &quota).is_ok());
         assert_eq!(shared.take("a", &quota).map(drop), Err(Full::User));
         assert!(shared.take("b", &quota).is_ok());
@@ -203,6 +216,10 @@ mod tests {
         for user in ["a", "a", "b"] {
             shared.give_back(user);
         }
-        assert_eq!((shared.allocations(), lock(&shared.users).len()), (0, 0), "nothing stays behind");
+        assert_eq!(
+            (shared.allocations(), lock(&shared.users).len()),
+            (0, 0),
+            "nothing stays behind"
+        );
     }
 }

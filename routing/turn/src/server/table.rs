@@ -32,7 +32,10 @@ pub(super) struct Relay {
 
 impl Relay {
     pub fn id(&self, index: usize) -> RelayId {
-        RelayId { index: index as u32, generation: self.generation }
+        RelayId {
+            index: index as u32,
+            generation: self.generation,
+        }
     }
 }
 
@@ -80,27 +83,45 @@ impl Allocation {
 
     /// Whether a peer has a permission now.
     pub fn permits(&self, now: Instant, peer: IpAddr) -> Option<Verdict> {
-        self.permissions.get(&peer).filter(|p| now < p.expires).map(|p| p.verdict)
+        self.permissions
+            .get(&peer)
+            .filter(|p| now < p.expires)
+            .map(|p| p.verdict)
     }
 
     /// The channel that is bound to a peer now.
     pub fn channel_of(&self, now: Instant, peer: &SocketAddr) -> Option<Channel> {
         let channel = *self.peers.get(peer)?;
-        self.channels.get(&channel).is_some_and(|b| now < b.expires).then_some(channel)
+        self.channels
+            .get(&channel)
+            .is_some_and(|b| now < b.expires)
+            .then_some(channel)
     }
 
     /// Whether `more` permissions fit; expired ones are dropped first if they are in the way.
     pub fn has_room(&mut self, now: Instant, peers: &[IpAddr], limit: usize) -> bool {
-        let new = peers.iter().filter(|p| !self.permissions.contains_key(p)).count();
+        let new = peers
+            .iter()
+            .filter(|p| !self.permissions.contains_key(p))
+            .count();
         if self.permissions.len() + new > limit {
             self.permissions.retain(|_, p| now < p.expires);
         }
-        let new = peers.iter().filter(|p| !self.permissions.contains_key(p)).count();
+        let new = peers
+            .iter()
+            .filter(|p| !self.permissions.contains_key(p))
+            .count();
         self.permissions.len() + new <= limit
     }
 
     pub fn permit(&mut self, now: Instant, peer: IpAddr, verdict: Verdict) {
-        self.permissions.insert(peer, Permission { expires: now + PERMISSION_LIFETIME, verdict });
+        self.permissions.insert(
+            peer,
+            Permission {
+                expires: now + PERMISSION_LIFETIME,
+                verdict,
+            },
+        );
     }
 
     /// Drops channels that have expired.
