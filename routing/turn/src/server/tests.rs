@@ -25,19 +25,32 @@ fn client(port: u16) -> FiveTuple {
 }
 
 fn over(transport: Transport, port: u16) -> FiveTuple {
-    FiveTuple { transport, client: SocketAddr::from(([192, 0, 2, 5], port)), server: address("203.0.113.1:3478") }
+    FiveTuple {
+        transport,
+        client: SocketAddr::from(([192, 0, 2, 5], port)),
+        server: address("203.0.113.1:3478"),
+    }
 }
 
 fn relay_address(text: &str) -> RelayAddress {
-    RelayAddress { local: text.parse().unwrap(), external: text.parse().unwrap() }
+    RelayAddress {
+        local: text.parse().unwrap(),
+        external: text.parse().unwrap(),
+    }
 }
 
 fn config() -> Config {
-    let mut config = Config::new(REALM, vec![relay_address("203.0.113.1"), relay_address("2001:db8:1::1")]);
+    let mut config = Config::new(
+        REALM,
+        vec![relay_address("203.0.113.1"), relay_address("2001:db8:1::1")],
+    );
     for name in ["alice", "bob"] {
         config.users.add_password(REALM, name, "secret").unwrap();
     }
-    config.policy.own = vec!["203.0.113.1".parse().unwrap(), "2001:db8:1::1".parse().unwrap()];
+    config.policy.own = vec![
+        "203.0.113.1".parse().unwrap(),
+        "2001:db8:1::1".parse().unwrap(),
+    ];
     config.policy.listening = vec![address("203.0.113.1:3478")];
     config
 }
@@ -57,11 +70,20 @@ impl Answer {
     }
 
     fn relayed(&self) -> Vec<SocketAddr> {
-        self.message().xor_addresses(attr::XOR_RELAYED_ADDRESS).map(Result::unwrap).collect()
+        self.message()
+            .xor_addresses(attr::XOR_RELAYED_ADDRESS)
+            .map(Result::unwrap)
+            .collect()
     }
 
     fn lifetime(&self) -> u32 {
-        u32::from_be_bytes(self.message().raw(attr::LIFETIME).unwrap().try_into().unwrap())
+        u32::from_be_bytes(
+            self.message()
+                .raw(attr::LIFETIME)
+                .unwrap()
+                .try_into()
+                .unwrap(),
+        )
     }
 }
 
@@ -113,7 +135,8 @@ impl Lab {
         while let Some(command) = self.server.poll_command() {
             match &command {
                 Command::Send { to, bytes } => messages.push((*to, Answer(bytes.clone()))),
-                Command::OpenRelay { relay, address, .. } | Command::AdoptRelay { relay, address } => {
+                Command::OpenRelay { relay, address, .. }
+                | Command::AdoptRelay { relay, address } => {
                     let result = (self.open)(address);
                     if result.is_ok() {
                         self.relays.insert(*address, *relay);
@@ -134,8 +157,15 @@ impl Lab {
 
     /// Sends raw bytes; the first answer to this client.
     fn raw(&mut self, from: &FiveTuple, bytes: &[u8]) -> Option<Answer> {
-        assert_eq!(self.server.handle_client(self.now, from, bytes), None, "no payload in a request");
-        self.drain().into_iter().find(|(to, _)| to == from).map(|(_, answer)| answer)
+        assert_eq!(
+            self.server.handle_client(self.now, from, bytes),
+            None,
+            "no payload in a request"
+        );
+        self.drain()
+            .into_iter()
+            .find(|(to, _)| to == from)
+            .map(|(_, answer)| answer)
     }
 
     fn nonce(&mut self, from: &FiveTuple) -> String {
@@ -146,7 +176,12 @@ impl Lab {
         let bytes = Writer::new(Class::Request, method::REFRESH, self.id()).finish();
         let answer = self.raw(from, &bytes).unwrap();
         assert_eq!(answer.code(), 401);
-        let nonce = answer.message().text(Text::Nonce).unwrap().unwrap().to_owned();
+        let nonce = answer
+            .message()
+            .text(Text::Nonce)
+            .unwrap()
+            .unwrap()
+            .to_owned();
         self.nonces.insert(key, nonce.clone());
         nonce
     }
@@ -167,12 +202,20 @@ impl Lab {
     }
 
     /// A signed request and its answer, which must be signed too.
-    fn ask(&mut self, from: &FiveTuple, method: u16, build: impl FnOnce(Writer) -> Writer) -> Answer {
+    fn ask(
+        &mut self,
+        from: &FiveTuple,
+        method: u16,
+        build: impl FnOnce(Writer) -> Writer,
+    ) -> Answer {
         let writer = build(Writer::new(Class::Request, method, self.id()));
         let bytes = self.sign(from, writer);
         let answer = self.raw(from, &bytes).expect("an answer");
         if answer.code() != 401 && answer.code() != 438 {
-            assert!(self.key().verifies(Mac::Sha1, &answer.message()), "answers to a known user are signed");
+            assert!(
+                self.key().verifies(Mac::Sha1, &answer.message()),
+                "answers to a known user are signed"
+            );
         }
         answer
     }
@@ -183,14 +226,19 @@ impl Lab {
 
     fn permit(&mut self, from: &FiveTuple, peers: &[&str]) -> u16 {
         let peers: Vec<SocketAddr> = peers.iter().map(|p| address(p)).collect();
-        let build = |w| peers.iter().fold(w, |w: Writer, p| w.xor_address(attr::XOR_PEER_ADDRESS, *p));
+        let build = |w| {
+            peers
+                .iter()
+                .fold(w, |w: Writer, p| w.xor_address(attr::XOR_PEER_ADDRESS, *p))
+        };
         self.ask(from, method::CREATE_PERMISSION, build).code()
     }
 
     fn bind(&mut self, from: &FiveTuple, number: u16, peer: &str) -> u16 {
         let [high, low] = number.to_be_bytes();
         let build = |w: Writer| {
-            w.raw(attr::CHANNEL_NUMBER, &[high, low, 0, 0]).xor_address(attr::XOR_PEER_ADDRESS, address(peer))
+            w.raw(attr::CHANNEL_NUMBER, &[high, low, 0, 0])
+                .xor_address(attr::XOR_PEER_ADDRESS, address(peer))
         };
         self.ask(from, method::CHANNEL_BIND, build).code()
     }
@@ -201,13 +249,19 @@ impl Lab {
     }
 
     fn channel(&mut self, from: &FiveTuple, number: u16, payload: &[u8]) -> Option<ToPeer> {
-        let bytes = [&number.to_be_bytes(), &(payload.len() as u16).to_be_bytes(), payload].concat();
+        let bytes = [
+            &number.to_be_bytes(),
+            &(payload.len() as u16).to_be_bytes(),
+            payload,
+        ]
+        .concat();
         self.server.handle_client(self.now, from, &bytes)
     }
 
     fn relayed(&mut self, relay: SocketAddr, from: &str, payload: usize) -> Option<ToClient> {
         let relay = self.relays[&relay];
-        self.server.handle_relayed(self.now, relay, address(from), payload)
+        self.server
+            .handle_relayed(self.now, relay, address(from), payload)
     }
 }
 
@@ -220,6 +274,7 @@ fn tcp(writer: Writer) -> Writer {
 }
 
 fn send_indication(peer: &str, payload: &[u8], more: impl FnOnce(Writer) -> Writer) -> Vec<u8> {
-    let writer = Writer::new(Class::Indication, method::SEND, [3; 12]).xor_address(attr::XOR_PEER_ADDRESS, address(peer));
+    let writer = Writer::new(Class::Indication, method::SEND, [3; 12])
+        .xor_address(attr::XOR_PEER_ADDRESS, address(peer));
     more(writer).raw(attr::DATA, payload).finish()
 }
