@@ -232,6 +232,9 @@ impl Client {
                     peer: peer.ip(),
                     code,
                 });
+                if self.permissions.get(&peer.ip()) == Some(&Permission::Wanted) {
+                    self.ask(now, Request::Permit(vec![peer.ip()]));
+                }
             }
             (Request::Permit(peers), _) if peers.len() > 1 => {
                 // All or nothing (T11): one bad peer must not keep the others out.

@@ -1,6 +1,7 @@
 //! Channels, and the five minutes that a number rests after its binding (T43).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry::Vacant;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -59,15 +60,10 @@ impl Channels {
             let number = FIRST + self.next % (LAST - FIRST + 1);
             self.next = self.next.wrapping_add(1);
             let channel = Channel::new(number)?;
-            if !self.by_number.contains_key(&channel) {
-                self.by_number.insert(channel, peer);
-                self.by_peer.insert(
-                    peer,
-                    Entry {
-                        channel,
-                        state: State::Claimed,
-                    },
-                );
+            if let Vacant(free) = self.by_number.entry(channel) {
+                free.insert(peer);
+                let state = State::Claimed;
+                self.by_peer.insert(peer, Entry { channel, state });
                 return Some(channel);
             }
         }

@@ -437,17 +437,23 @@ impl Client {
     /// Binds a channel to a peer, without sending anything (T40). `false` if there are too many already, or the relay
     /// is one for TCP, or not there yet (it is bound then by [`Client::bind`] after [`Event::Allocated`]).
     pub fn bind(&mut self, now: Instant, peer: SocketAddr) -> bool {
-        if self.config.tcp || !matches!(self.state, State::Ready(_)) || !self.permit(now, peer.ip())
-        {
+        let ready = !self.config.tcp && matches!(self.state, State::Ready(_));
+        let known = self.permissions.contains_key(&peer.ip());
+        if !ready || !known && self.permissions.len() >= self.config.peers {
             return false;
         }
         let Some(channel) = self.channels.claim(now, peer) else {
             return false;
         };
         if self.channels.begin(peer) {
+            // The binding brings the permission with it: no request of its own.
+            self.permissions
+                .entry(peer.ip())
+                .or_insert(Permission::Wanted);
             self.ask(now, Request::Bind { channel, peer });
+            return true;
         }
-        true
+        self.permit(now, peer.ip())
     }
 
     /// Stops keeping a peer's permission and channels up. What it sends until they expire is still heard.

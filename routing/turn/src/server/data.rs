@@ -34,7 +34,7 @@ pub struct ToClient {
 }
 
 impl Server {
-    pub(super) fn from_channel(
+    pub(super) fn relay_channel(
         &mut self,
         now: Instant,
         from: &FiveTuple,
@@ -55,11 +55,11 @@ impl Server {
             return None;
         };
         let peer = binding.peer;
-        self.to_peer(now, index, peer, payload, false)
+        self.relay_to(now, index, peer, payload, false)
     }
 
     /// RFC 8656 §11.2.
-    pub(super) fn from_send(
+    pub(super) fn relay_send(
         &mut self,
         now: Instant,
         from: &FiveTuple,
@@ -94,10 +94,10 @@ impl Server {
             self.counters.dropped_policy += 1;
             return None;
         }
-        self.to_peer(now, index, peer, payload, dont_fragment)
+        self.relay_to(now, index, peer, payload, dont_fragment)
     }
 
-    fn to_peer(
+    fn relay_to(
         &mut self,
         now: Instant,
         index: usize,

@@ -34,7 +34,7 @@ use crate::TurnError;
 use crate::frame::{Transport, channel_data};
 use crate::stun::nonce::Nonces;
 use crate::stun::{Class, Message, TransactionId, Writer, attr, method};
-use auth::{Caller, Signer, Sources, allowance};
+use auth::{Signer, Sources, allowance};
 use connections::Connection;
 use hash::Seed;
 use table::{Allocation, Relay};
@@ -320,7 +320,7 @@ impl Server {
                 self.counters.dropped_malformed += 1;
                 return None;
             };
-            return self.from_channel(now, from, channel, payload);
+            return self.relay_channel(now, from, channel, payload);
         }
         let Ok(message) = Message::parse(bytes) else {
             if !self.classic_binding(from, bytes) {
@@ -329,7 +329,7 @@ impl Server {
             return None;
         };
         match (message.class(), message.method()) {
-            (Class::Indication, method::SEND) => return self.from_send(now, from, &message),
+            (Class::Indication, method::SEND) => return self.relay_send(now, from, &message),
             (Class::Request, method::BINDING) => self.binding(from, &message),
             (Class::Request, _) => self.request(now, from, &message),
             // Keep-alives (RFC 8489 §7.3.2) want nothing; answers and other indications are not for a server.
@@ -441,7 +441,7 @@ impl Server {
             attr::DATA,
             attr::DONT_FRAGMENT,
         ];
-        let (_, without_df) = (WITH_DF.len(), &WITH_DF[..WITH_DF.len() - 1]);
+        let without_df = &WITH_DF[..WITH_DF.len() - 1];
         if method == method::ALLOCATE && self.config.dont_fragment {
             WITH_DF
         } else {

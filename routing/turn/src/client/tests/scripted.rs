@@ -599,8 +599,20 @@ fn permissions_and_channels_without_data() {
     let mut script = Script::ready(config());
     script.permitted(PEER);
     assert!(script.client.bind(script.now, address("198.51.100.9:1")));
-    let methods: Vec<u16> = script.asked().iter().map(Asked::method).collect();
-    assert_eq!(methods, [method::CREATE_PERMISSION, method::CHANNEL_BIND]);
+    let asked = script.one(method::CHANNEL_BIND);
+    script.succeed(&asked, |w| w);
+    let peer = address("198.51.100.9:1");
+    let events = script.events();
+    assert_eq!(
+        events,
+        [Event::Permitted(peer.ip()), Event::Bound(peer)],
+        "it brings its permission"
+    );
+    // refused for its port: the address may still be let in
+    assert!(script.client.bind(script.now, address("198.51.100.10:1")));
+    let asked = script.one(method::CHANNEL_BIND);
+    script.refuse(&asked, 403, |w| w);
+    script.one(method::CREATE_PERMISSION);
 }
 
 // T41: 442 and 443 are asked again after 500, 1000, 2000 ms, then no more

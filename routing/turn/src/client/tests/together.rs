@@ -40,7 +40,7 @@ impl Pair {
         pair
     }
 
-    fn to_server(&mut self, bytes: &[u8]) {
+    fn deliver(&mut self, bytes: &[u8]) {
         let mut messages = vec![bytes.to_vec()];
         if self.tuple.transport.is_stream() {
             self.deframer.push(bytes);
@@ -60,7 +60,7 @@ impl Pair {
         loop {
             let mut idle = true;
             while let Some(bytes) = self.client.poll_transmit() {
-                self.to_server(&bytes);
+                self.deliver(&bytes);
                 idle = false;
             }
             while let Some(command) = self.server.poll_command() {
@@ -108,7 +108,7 @@ impl Pair {
             let range = header
                 .wrap(&mut buffer, HEADROOM..HEADROOM + payload.len())
                 .unwrap();
-            self.to_server(&buffer[range]);
+            self.deliver(&buffer[range]);
         }
         self.run();
     }
