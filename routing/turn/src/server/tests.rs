@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use super::config::*;
 use super::*;
+use crate::frame::Transport;
 use crate::stun::text::Text;
 use crate::stun::{Key, KeyDigest, Mac};
 
