@@ -1,5 +1,5 @@
 //! Prints goodput against the link's capacity for a grid of loss and round-trip time, on virtual time, and what the
-//! state machine costs in real time: `cargo run --release -p anode-stream --example goodput [newreno]`.
+//! state machine costs in real time: `cargo run --release -p anode-stream --example goodput [cubic|bbr|newreno]`.
 #[path = "../tests/sim/mod.rs"]
 mod sim;
 
@@ -13,11 +13,12 @@ const ROUND_TRIPS: [f64; 5] = [0.2, 20.0, 100.0, 200.0, 600.0];
 const RATE: u64 = 100_000_000;
 
 fn main() {
-    let newreno = std::env::args().any(|a| a == "newreno");
-    let congestion = if newreno {
-        Algorithm::NewReno
-    } else {
-        Algorithm::Cubic
+    let asked = std::env::args().nth(1);
+    let congestion = match asked.as_deref() {
+        Some("cubic") => Algorithm::Cubic,
+        Some("bbr") => Algorithm::Bbr,
+        Some("newreno") => Algorithm::NewReno,
+        _ => Algorithm::default(),
     };
     let config = Config {
         congestion,

@@ -1,7 +1,7 @@
 //! The stream protocol (Anode 0.8 §5) as a sans-IO state machine: one [`Stream`] is one end of one connection.
 //!
 //! Messages, bytes and the time come in as arguments; messages, events and the next deadline come out. Nothing here
-//! knows a socket, a clock or randomness: the initial sequence number is an argument.
+//! knows a socket, a clock or randomness: the initial sequence number is an argument, and seeds what is drawn.
 //!
 //! ```text
 //!        write / finish / abort              read            poll_event
@@ -10,8 +10,8 @@
 //!  │  send: buffer, windows            │  recv: order, window tuning        │
 //!  │   ├ scoreboard: fate of packets   │   ├ hold: what came out of order   │
 //!  │   ├ recovery: RACK, probes, timer │   └ acks: what to acknowledge, when│
-//!  │   ├ rtt                           │                                    │
-//!  │   ├ congestion: CUBIC, NewReno    │  seq: 32 bits on the wire ⇄ 64 in  │
+//!  │   ├ rtt, rate: what the path does │                                    │
+//!  │   ├ congestion: CUBIC, BBR, Reno  │  seq: 32 bits on the wire ⇄ 64 in  │
 //!  │   └ pacing                        │  ranges, ring: the containers      │
 //!  └───────────┬───────────────────────────────┬────────────────────────────┘
 //!              ▼                               ▲
@@ -28,6 +28,7 @@ pub mod congestion;
 mod hold;
 mod pacing;
 mod ranges;
+mod rate;
 mod recovery;
 mod recv;
 mod ring;

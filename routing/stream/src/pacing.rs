@@ -33,7 +33,7 @@ impl Pacer {
     }
 
     /// Takes over a new window; `gain` is 2 in slow start and 1.25 after it.
-    pub(crate) fn set_rate(
+    pub(crate) fn spread(
         &mut self,
         now: Instant,
         window: usize,
@@ -41,12 +41,16 @@ impl Pacer {
         gain: f64,
         mss: usize,
     ) {
+        let rate = rtt.map_or(0, |rtt| (window as f64 * gain / rtt.as_secs_f64()) as u64);
+        self.set_rate(now, rate, rtt, mss);
+    }
+
+    /// Takes over a new rate in bytes per second.
+    pub(crate) fn set_rate(&mut self, now: Instant, rate: u64, rtt: Option<Duration>, mss: usize) {
         self.fill(now);
         let was_paced = self.rate != 0;
         self.rate = match rtt {
-            Some(rtt) if rtt >= NOT_PACED_BELOW => {
-                ((window as f64 * gain / rtt.as_secs_f64()) as u64).max(mss as u64)
-            }
+            Some(rtt) if rtt >= NOT_PACED_BELOW => rate.max(mss as u64),
             _ => 0,
         };
         let in_time = (self.rate as f64 * BURST_TIME.as_secs_f64()) as usize;
@@ -117,7 +121,7 @@ mod tests {
         let mut now = start;
         let mut pacer = Pacer::new(now);
         // 1 MB per 100 ms, gain 1: 10 MB/s; 10 packets are more than 1 ms of it.
-        pacer.set_rate(now, 1_000_000, Some(Duration::from_millis(100)), 1.0, 1200);
+        pacer.spread(now, 1_000_000, Some(Duration::from_millis(100)), 1.0, 1200);
         let (mut sent, mut burst, mut largest) = (0usize, 0usize, 0usize);
         while now < start + Duration::from_secs(1) {
             if pacer.may_send(now) {
@@ -140,7 +144,7 @@ mod tests {
     fn short_round_trips_are_not_paced() {
         let now = Instant::now();
         let mut pacer = Pacer::new(now);
-        pacer.set_rate(now, 12_000, Some(Duration::from_micros(100)), 1.25, 1200);
+        pacer.spread(now, 12_000, Some(Duration::from_micros(100)), 1.25, 1200);
         for _ in 0..1000 {
             assert!(pacer.may_send(now));
             pacer.sent(now, 1200);
@@ -151,7 +155,7 @@ mod tests {
     fn a_very_slow_rate_still_sends_within_a_second() {
         let now = Instant::now();
         let mut pacer = Pacer::new(now);
-        pacer.set_rate(now, 1200, Some(Duration::from_secs(60)), 1.25, 1200);
+        pacer.spread(now, 1200, Some(Duration::from_secs(60)), 1.25, 1200);
         while pacer.may_send(now) {
             pacer.sent(now, 1200);
         }
