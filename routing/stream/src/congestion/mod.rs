@@ -138,9 +138,9 @@ pub trait CongestionControl: Debug + Send {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Algorithm {
     /// CUBIC (RFC 9438) with HyStart++ (RFC 9406).
-    #[default]
     Cubic,
     /// BBRv3 (draft-ietf-ccwg-bbr).
+    #[default]
     Bbr,
     /// NewReno (RFC 5681, RFC 6582), for comparison.
     NewReno,

@@ -151,6 +151,8 @@ pub struct Bbr {
     loss_round_ends: u64,
     loss_round_start: bool,
     lossy_round: bool,
+    /// Marks in it.
+    marked_round: bool,
     loss_ranges: u32,
     last_lost: u64,
     /// In recovery since this round.
@@ -197,6 +199,7 @@ impl Bbr {
             loss_round_ends: 0,
             loss_round_start: false,
             lossy_round: false,
+            marked_round: false,
             loss_ranges: 0,
             last_lost: 0,
             recovering: None,
@@ -287,29 +290,34 @@ impl Bbr {
         if sample > 0.0 && (sample >= self.max_bandwidth.get() || !rate.app_limited) {
             self.max_bandwidth.add(sample);
         }
+        self.check_startup_losses(rate);
         if self.loss_round_start {
             if self.lossy_round && !self.phase.accelerates() {
                 let max = self.max_bandwidth.get();
                 self.bounds.congested(self.latest, max, self.window);
             }
-            self.check_startup_losses(rate);
-            self.lossy_round = false;
-            self.loss_ranges = 0;
+            self.forget_losses();
         }
     }
 
-    fn forget_signals(&mut self) {
+    fn forget_losses(&mut self) {
         self.lossy_round = false;
+        self.marked_round = false;
         self.loss_ranges = 0;
+    }
+
+    fn forget_signals(&mut self) {
+        self.forget_losses();
         self.latest = (0.0, 0);
     }
 
-    /// Startup ends on persistent loss (§5.3.1.3).
+    /// Startup ends on persistent loss (§5.3.1.3), or on marks: those come before the queue overflows, so at once.
     fn check_startup_losses(&mut self, rate: &RateSample) {
-        let recovered_a_round = self.recovering.is_some_and(|since| self.round > since);
-        if self.phase == Phase::Startup
-            && recovered_a_round
+        let persistent = self.loss_round_start
             && self.loss_ranges >= STARTUP_LOSSES
+            && self.recovering.is_some_and(|since| self.round > since);
+        if self.phase == Phase::Startup
+            && (persistent || self.marked_round)
             && is_too_much(rate.lost, rate.sent_in_flight)
         {
             self.undo.phase = Some(Phase::Startup);
@@ -578,7 +586,12 @@ impl Bbr {
     }
 
     fn set_window(&mut self, acked: u64) {
-        let most = self.pipe(self.bandwidth, self.phase.window_gain()) + self.extra.get();
+        let mut most = self.pipe(self.bandwidth, self.phase.window_gain());
+        if self.filled {
+            // The draft adds it in Startup as well. There the bandwidth lags behind what is delivered, and the
+            // difference looks like aggregation: the queue of a whole pipe would overflow.
+            most += self.extra.get();
+        }
         let most = self.with_quanta(most);
         if self.filled {
             self.window = (self.window + acked).min(most);
@@ -677,6 +690,7 @@ impl CongestionControl for Bbr {
 
     fn on_marked(&mut self, delivered: u64) {
         self.note_loss(delivered);
+        self.marked_round = true;
     }
 
     fn on_congestion(&mut self, _now: Instant, kind: Congestion, _in_flight: usize) {

@@ -248,6 +248,7 @@ mod tests {
             extra.acked(now, 20_000, 1e6, UNBOUNDED, round, false);
         }
         assert_eq!(extra.get(), 20_000);
+        now += ms(30);
         for round in 10..21 {
             for _ in 0..10 {
                 now += ms(2);
