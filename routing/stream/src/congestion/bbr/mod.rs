@@ -456,7 +456,9 @@ impl Bbr {
             return;
         }
         let in_flight = ack.in_flight as u64;
-        match self.phase {
+        // A copy, so that a guard may change what the probe notes.
+        let phase = self.phase;
+        match phase {
             Phase::Down | Phase::Cruise if self.is_time_to_probe(ack.now) => self.start_refill(),
             Phase::Down => {
                 let pipe = self.with_quanta(self.pipe(self.max_bandwidth.get(), 1.0));
@@ -465,11 +467,9 @@ impl Bbr {
                 }
             }
             Phase::Refill if self.round_start => self.start_up(rate),
-            Phase::Up => {
-                if self.is_time_to_go_down(ack, rate) {
-                    self.probe.was_too_high = false;
-                    self.start_down(ack.now);
-                }
+            Phase::Up if self.is_time_to_go_down(ack, rate) => {
+                self.probe.was_too_high = false;
+                self.start_down(ack.now);
             }
             _ => {}
         }
