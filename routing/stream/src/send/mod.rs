@@ -145,9 +145,13 @@ impl Sender {
             .map_or(self.buffer.unsent(), |p| p.offset)
     }
 
-    /// The bound of the buffer: twice what may be in flight, so that the program has time to refill it.
+    /// The bound of the buffer: twice what may be in flight, so that the program has time to refill it; and what waits
+    /// behind a hole is not in flight any more, but kept.
     fn buffer_limit(&self) -> usize {
-        (2 * self.control.window()).clamp(SMALLEST_BUFFER.min(self.max_buffer), self.max_buffer)
+        let sent = (self.buffer.unsent() - self.buffer.base()) as usize;
+        let behind = sent.saturating_sub(self.board.in_flight());
+        (2 * self.control.window() + behind)
+            .clamp(SMALLEST_BUFFER.min(self.max_buffer), self.max_buffer)
     }
 
     pub(crate) fn capacity(&self) -> usize {

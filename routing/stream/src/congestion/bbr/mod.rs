@@ -294,7 +294,10 @@ impl Bbr {
         if self.loss_round_start {
             if self.lossy_round && !self.phase.accelerates() {
                 let max = self.max_bandwidth.get();
-                self.bounds.congested(self.latest, max, self.window);
+                // What was delivered lacks the margin that we left ourselves. Without it back, the bound would fall by
+                // the margin in every round with a single loss, on top of what the path lost.
+                let latest = (self.latest.0 / PACING_MARGIN, self.latest.1);
+                self.bounds.congested(latest, max, self.window);
             }
             self.forget_losses();
         }
