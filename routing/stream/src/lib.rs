@@ -62,7 +62,7 @@ pub struct Config {
     pub zero_window_timeout: Duration,
     /// How long a stream that both sides have closed still acknowledges repeats (D35: 60 s).
     pub linger: Duration,
-    /// Congestion control.
+    /// Congestion control; docs/benchmarks/streams.md has the measurements behind the default.
     pub congestion: Algorithm,
 }
 

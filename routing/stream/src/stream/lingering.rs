@@ -123,3 +123,13 @@ impl Lingering {
         due.then_some(Event::Closed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lingers_is_small() {
+        assert!(size_of::<Lingering>() <= 320, "{}", size_of::<Lingering>());
+    }
+}
