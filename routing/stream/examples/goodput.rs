@@ -1,5 +1,6 @@
 //! Prints goodput against the link's capacity for a grid of loss and round-trip time, on virtual time, and what the
-//! state machine costs in real time: `cargo run --release -p anode-stream --example goodput [newreno]`.
+//! state machine costs in real time: `cargo run --release -p anode-stream --example goodput [cubic|bbr|newreno] [cpu]`;
+//! with `cpu` the cost alone.
 #[path = "../tests/sim/mod.rs"]
 mod sim;
 
@@ -13,16 +14,25 @@ const ROUND_TRIPS: [f64; 5] = [0.2, 20.0, 100.0, 200.0, 600.0];
 const RATE: u64 = 100_000_000;
 
 fn main() {
-    let newreno = std::env::args().any(|a| a == "newreno");
-    let congestion = if newreno {
-        Algorithm::NewReno
-    } else {
-        Algorithm::Cubic
+    let asked = std::env::args().nth(1);
+    let congestion = match asked.as_deref() {
+        Some("cubic") => Algorithm::Cubic,
+        Some("bbr") => Algorithm::Bbr,
+        Some("newreno") => Algorithm::NewReno,
+        _ => Algorithm::default(),
     };
     let config = Config {
         congestion,
         ..Config::default()
     };
+    if std::env::args().nth(2).as_deref() != Some("cpu") {
+        print_goodput(&config);
+    }
+    print_cost(&config);
+}
+
+fn print_goodput(config: &Config) {
+    let congestion = config.congestion;
     println!(
         "Goodput in % of a link of {} Mbit/s, {congestion:?}, one stream, 60 s of virtual time,",
         RATE / 1_000_000
@@ -38,15 +48,18 @@ fn main() {
     for rtt in ROUND_TRIPS {
         print!("{:>10}", format!("{rtt} ms"));
         for loss in LOSSES {
-            print!("{:>9.2}", 100.0 * goodput(&config, rtt, loss));
+            print!("{:>9.2}", 100.0 * goodput(config, rtt, loss));
         }
         println!();
     }
     println!();
+}
+
+fn print_cost(config: &Config) {
     let (mut best, mut with_copies) = (f64::MAX, f64::MAX);
     for _ in 0..5 {
-        best = best.min(cpu(&config, 1));
-        with_copies = with_copies.min(cpu(&config, 44));
+        best = best.min(cpu(config, 1));
+        with_copies = with_copies.min(cpu(config, 44));
     }
     println!("state machine, both ends together, 1,196-byte payloads, no loss, one core:");
     println!(

@@ -54,7 +54,7 @@ impl Encoded {
         encoded
     }
 
-    fn push(&mut self, first: u32, count: u8) {
+    pub(crate) fn push(&mut self, first: u32, count: u8) {
         self.bytes[self.len..self.len + ENTRY].copy_from_slice(&encode_ack(first, count));
         self.len += ENTRY;
     }
@@ -80,6 +80,8 @@ pub(crate) struct Acknowledger {
     marked: u32,
     longest_payload: usize,
     last_was_long: bool,
+    /// The next message is sent twice.
+    twice: bool,
 }
 
 impl Acknowledger {
@@ -94,6 +96,7 @@ impl Acknowledger {
             marked: 0,
             longest_payload: 0,
             last_was_long: false,
+            twice: false,
         }
     }
 
@@ -138,6 +141,11 @@ impl Acknowledger {
     /// The peer should hear the window.
     pub(crate) fn at_once(&mut self) {
         self.due = Due::Now;
+    }
+
+    /// The next message matters and nothing else would make good for its loss: it is sent twice.
+    pub(crate) fn twice(&mut self) {
+        self.twice = true;
     }
 
     pub(crate) fn is_due(&self, now: Instant) -> bool {
@@ -190,7 +198,11 @@ impl Acknowledger {
         }
         if self.fresh.is_empty() {
             self.waiting = 0;
-            self.due = Due::Never;
+            self.due = if std::mem::take(&mut self.twice) {
+                Due::Now
+            } else {
+                Due::Never
+            };
             // Window updates belong to the highest range; then the end of what is in order; then recent ranges.
             let highest = receiver.highest();
             out.repeat(receiver, highest.end - 1);

@@ -1,7 +1,7 @@
 //! The stream protocol (Anode 0.8 §5) as a sans-IO state machine: one [`Stream`] is one end of one connection.
 //!
 //! Messages, bytes and the time come in as arguments; messages, events and the next deadline come out. Nothing here
-//! knows a socket, a clock or randomness: the initial sequence number is an argument.
+//! knows a socket, a clock or randomness: the initial sequence number is an argument, and seeds what is drawn.
 //!
 //! ```text
 //!        write / finish / abort              read            poll_event
@@ -10,8 +10,8 @@
 //!  │  send: buffer, windows            │  recv: order, window tuning        │
 //!  │   ├ scoreboard: fate of packets   │   ├ hold: what came out of order   │
 //!  │   ├ recovery: RACK, probes, timer │   └ acks: what to acknowledge, when│
-//!  │   ├ rtt                           │                                    │
-//!  │   ├ congestion: CUBIC, NewReno    │  seq: 32 bits on the wire ⇄ 64 in  │
+//!  │   ├ rtt, rate: what the path does │                                    │
+//!  │   ├ congestion: CUBIC, BBR, Reno  │  seq: 32 bits on the wire ⇄ 64 in  │
 //!  │   └ pacing                        │  ranges, ring: the containers      │
 //!  └───────────┬───────────────────────────────┬────────────────────────────┘
 //!              ▼                               ▲
@@ -28,6 +28,7 @@ pub mod congestion;
 mod hold;
 mod pacing;
 mod ranges;
+mod rate;
 mod recovery;
 mod recv;
 mod ring;
@@ -61,7 +62,7 @@ pub struct Config {
     pub zero_window_timeout: Duration,
     /// How long a stream that both sides have closed still acknowledges repeats (D35: 60 s).
     pub linger: Duration,
-    /// Congestion control.
+    /// Congestion control; docs/benchmarks/streams.md has the measurements behind the default.
     pub congestion: Algorithm,
 }
 

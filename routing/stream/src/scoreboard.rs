@@ -1,5 +1,6 @@
 //! What was sent and what became of it: one entry for each packet from the oldest unacknowledged on.
 use crate::ranges::RangeSet;
+use crate::rate::{Sampler, Snapshot};
 use crate::recovery::THIN;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,6 +25,8 @@ pub(crate) struct Packet {
     /// Where its payload starts in the stream.
     pub(crate) offset: u64,
     pub(crate) len: u32,
+    /// What had been delivered when it was last sent.
+    pub(crate) snapshot: Snapshot,
     pub(crate) transmissions: u8,
     pub(crate) fate: Fate,
 }
@@ -35,6 +38,8 @@ pub(crate) struct Acked {
     pub(crate) bytes: usize,
     /// The newest packet that RACK may believe: when it was last sent, its position.
     pub(crate) newest: Option<(Instant, u64)>,
+    /// What that packet remembers of its departure.
+    pub(crate) snapshot: Snapshot,
     /// Send time of the newest packet that was sent once (Karn).
     pub(crate) sample_of: Option<Instant>,
     /// The same of a packet that was deemed lost: a measure only if the timeout was too short.
@@ -62,6 +67,8 @@ pub(crate) struct Scoreboard {
     in_flight_packets: usize,
     lost: VecDeque<u64>,
     lost_packets: usize,
+    /// How many at the end of `lost` congestion control has not heard of.
+    unheard: usize,
     /// Retransmissions in the order they were sent: position and which transmission.
     resent: VecDeque<(u64, u8)>,
     /// The first packet whose first transmission has not been judged yet.
@@ -82,6 +89,7 @@ impl Scoreboard {
             in_flight_packets: 0,
             lost: VecDeque::new(),
             lost_packets: 0,
+            unheard: 0,
             resent: VecDeque::new(),
             unjudged: first,
             highest_acked: first - 1,
@@ -159,12 +167,19 @@ impl Scoreboard {
     }
 
     /// Enters a packet that is sent for the first time; returns its position.
-    pub(crate) fn sent(&mut self, now: Instant, offset: u64, len: u32) -> u64 {
+    pub(crate) fn sent(
+        &mut self,
+        now: Instant,
+        offset: u64,
+        len: u32,
+        sampler: &mut Sampler,
+    ) -> u64 {
         let position = self.next();
         self.packets.push_back(Packet {
             sent: now,
             offset,
             len,
+            snapshot: sampler.sent(now, self.in_flight, len as usize),
             transmissions: 1,
             fate: Fate::InFlight,
         });
@@ -174,12 +189,14 @@ impl Scoreboard {
     }
 
     /// Notes that a packet is sent again.
-    pub(crate) fn resent(&mut self, now: Instant, position: u64) {
+    pub(crate) fn resent(&mut self, now: Instant, position: u64, sampler: &mut Sampler) {
+        let in_flight = self.in_flight;
         let Some(packet) = self.get_mut(position) else {
             return;
         };
         let was = packet.fate;
         packet.sent = now;
+        packet.snapshot = sampler.sent(now, in_flight, packet.len as usize);
         packet.transmissions = packet.transmissions.saturating_add(1);
         packet.fate = Fate::InFlight;
         let (len, transmission) = (packet.len as usize, packet.transmissions);
@@ -276,8 +293,9 @@ impl Scoreboard {
             } else {
                 out.repaired += 1;
             }
-            if believed {
-                out.newest = out.newest.max(Some((packet.sent, position)));
+            if believed && out.newest < Some((packet.sent, position)) {
+                out.newest = Some((packet.sent, position));
+                out.snapshot = packet.snapshot;
             }
         }
         out.highest = out.highest.max(Some(run.end - 1));
@@ -311,6 +329,15 @@ impl Scoreboard {
         self.in_flight_packets -= 1;
         self.lost_packets += 1;
         self.lost.push_back(position);
+        self.unheard += 1;
+    }
+
+    /// The packets deemed lost since this was last asked, with their positions, in the order of the verdicts.
+    pub(crate) fn take_losses(&mut self) -> impl Iterator<Item = (u64, &Packet)> {
+        let first = self.lost.len() - std::mem::take(&mut self.unheard).min(self.lost.len());
+        self.lost
+            .range(first..)
+            .filter_map(|&position| Some((position, self.get(position)?)))
     }
 
     /// RACK (RFC 8985 §6.2 step 5): what was sent before the newest delivered packet, `(sent, position)`, and is older
@@ -369,12 +396,14 @@ impl Scoreboard {
                 self.lost.push_back(self.una + index as u64);
             }
         }
+        self.unheard = self.lost.len();
         self.unjudged = self.next();
     }
 
     /// The losses were a mistake: what was not sent again yet is in flight after all.
     pub(crate) fn unlose(&mut self) {
         self.lost.clear();
+        self.unheard = 0;
         for packet in &mut self.packets {
             if packet.fate == Fate::Lost {
                 packet.fate = Fate::InFlight;

@@ -392,6 +392,72 @@ fn a_lone_close_is_tried_six_times() {
 }
 
 #[test]
+fn a_lone_close_gets_through_a_loss_of_30_percent_both_ways() {
+    // D35: six tries, of which the repeats are acknowledged twice from the second on.
+    let mut failed = 0;
+    for seed in 0..1000 {
+        let mut sim = Sim::new(seed, lan());
+        sim.ends[0].finish = false;
+        sim.ends[1].finish = false;
+        sim.run(ms(50), |_| false);
+        assert!(sim.ends[0].saw(Event::Opened));
+        sim.links = [lan().loss(0.3); 2];
+        let now = sim.now;
+        sim.ends[0].stream().finish(now);
+        let done = sim.run(s(200), |s| s.any_aborted() || s.ends[0].saw(Event::Flushed));
+        assert!(done);
+        failed += u32::from(sim.any_aborted());
+    }
+    assert!(failed <= 4, "{failed} of 1000");
+}
+
+#[test]
+fn a_lingering_stream_acknowledges_repeats_and_knows_nothing_else() {
+    // D35
+    let now = Instant::now();
+    let mut stream = opened(now, 64);
+    stream.write(now, &[1; 2000]);
+    stream.finish(now);
+    all(&mut stream, now);
+    ack(&mut stream, now, 64, &[(101, 3)]);
+    data(&mut stream, now, 501, b"bye");
+    close(&mut stream, now, 0, 500, 502);
+    assert_eq!(stream.read(now, &mut |b| b.len()), 3);
+    while stream.poll_event().is_some() {}
+    assert_eq!(all(&mut stream, now), ["ACK [(500, 3)] window 256"]);
+    assert_eq!(stream.memory(), 0);
+    data(&mut stream, now, 501, b"bye");
+    assert_eq!(all(&mut stream, now), ["ACK [(501, 1), (500, 3)] window 0"]);
+    for answers in [1, 2, 2] {
+        close(&mut stream, now, 0, 500, 502);
+        assert_eq!(
+            all(&mut stream, now),
+            vec!["ACK [(502, 1), (500, 3)] window 0"; answers],
+            "the peer tries six times only: twice from the second repeat on"
+        );
+    }
+    let open = StreamMessage::Open {
+        links: BACK,
+        window: 1,
+        isn: 500,
+        flags: 1,
+    };
+    stream.handle(now, &open);
+    assert_eq!(all(&mut stream, now).len(), 1);
+    data(&mut stream, now, 502, b"beyond the close");
+    close(&mut stream, now, 0, 500, 501);
+    assert_eq!(stream.counters().contradictions, 2);
+    data(&mut stream, now, 900_000, b"foreign");
+    assert_eq!(all(&mut stream, now), [""; 0]);
+    assert!(stream.yields_to(now, 501) && !stream.yields_to(now, 500));
+    let (at, why) = stream.deadline().unwrap();
+    assert_eq!((at, why), (now + s(60), "linger"));
+    stream.handle_timeout(at);
+    assert_eq!(events(&mut stream), [Event::Closed]);
+    assert!(stream.is_closed() && stream.deadline().is_none());
+}
+
+#[test]
 fn a_reset_ends_both_directions_and_is_acknowledged() {
     // N3, A63, D35
     let mut sim = Sim::new(8, lan());

@@ -40,10 +40,10 @@ fn every_byte_arrives_once_and_in_order_whatever_the_link_does() {
         if rng.chance(0.3) {
             link.queue = 15_000;
         }
-        let congestion = if rng.chance(0.2) {
-            Algorithm::NewReno
-        } else {
-            Algorithm::Cubic
+        let congestion = match rng.below(10) {
+            0..5 => Algorithm::Bbr,
+            5..8 => Algorithm::Cubic,
+            _ => Algorithm::NewReno,
         };
         let mut sim = Sim::with_config(
             seed,
@@ -64,7 +64,7 @@ fn every_byte_arrives_once_and_in_order_whatever_the_link_does() {
             s.complete() || s.any_aborted()
         });
         let label = format!(
-            "seed {seed} {link:?} got {} and {}",
+            "seed {seed} {congestion:?} {link:?} got {} and {}",
             sim.ends[0].got, sim.ends[1].got
         );
         if sim.any_aborted() {

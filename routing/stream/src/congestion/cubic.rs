@@ -213,6 +213,9 @@ mod tests {
             minimum: Some(rtt),
             round_start: true,
             window_limited: limited,
+            window_bound: limited,
+            in_flight: 0,
+            rate: None,
         }
     }
 

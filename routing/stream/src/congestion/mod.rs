@@ -1,8 +1,10 @@
 //! Congestion control: how much may be in flight. What is lost, and when to send, is decided elsewhere.
+mod bbr;
 mod cubic;
 mod hystart;
 mod newreno;
 
+pub use bbr::Bbr;
 pub use cubic::Cubic;
 pub use newreno::NewReno;
 
@@ -32,6 +34,48 @@ pub struct AckSample {
     pub round_start: bool,
     /// The window, and not the program or the peer's window, held back what was sent.
     pub window_limited: bool,
+    /// The same, of the congestion window alone and in the last round trip: not the pacer.
+    pub window_bound: bool,
+    /// Payload bytes in flight after it.
+    pub in_flight: usize,
+    /// How fast data was delivered, if the batch tells.
+    pub rate: Option<RateSample>,
+}
+
+/// How fast the path delivered, by the newest packet of a batch of acknowledgements. Volumes are payload bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RateSample {
+    /// Bytes per second; `None` when the interval was too short to tell.
+    pub rate: Option<f64>,
+    /// Delivered between the packet's departure and its acknowledgement.
+    pub delivered: u64,
+    /// Delivered since the stream began, when it left.
+    pub prior_delivered: u64,
+    /// Lost or marked since it left.
+    pub lost: u64,
+    /// In flight just after it left.
+    pub sent_in_flight: u64,
+    /// The program had too little to send then.
+    pub app_limited: bool,
+}
+
+/// A packet that was deemed lost.
+#[derive(Clone, Copy, Debug)]
+pub struct LossSample {
+    /// When it was.
+    pub now: Instant,
+    /// Its place in the sequence of packets.
+    pub position: u64,
+    /// Its payload.
+    pub bytes: u64,
+    /// Lost or marked since it left, with it.
+    pub lost: u64,
+    /// In flight just after it left.
+    pub sent_in_flight: u64,
+    /// The program had too little to send then.
+    pub app_limited: bool,
+    /// Delivered since the stream began.
+    pub delivered: u64,
 }
 
 /// Why the window shrinks.
@@ -55,8 +99,29 @@ pub trait CongestionControl: Debug + Send {
     fn in_slow_start(&self) -> bool {
         self.window() < self.slow_start_threshold()
     }
-    /// Data was acknowledged outside of recovery.
+    /// Bytes per second at which to send; `None`: spread the window over the round trip.
+    fn pacing_rate(&self) -> Option<u64> {
+        None
+    }
+    /// Sizes the window during recovery as well: hears of every acknowledgement, and nothing else bounds what is sent.
+    fn repairs(&self) -> bool {
+        false
+    }
+    /// Sends less than the path takes for reasons of its own, so that the rate says nothing of the path.
+    fn holds_back(&self) -> bool {
+        false
+    }
+    /// Data was acknowledged; unless it `repairs`, outside of recovery only.
     fn on_ack(&mut self, ack: &AckSample);
+    /// A packet was deemed lost. Comes before `on_congestion` and `on_ack`.
+    fn on_lost(&mut self, _loss: &LossSample) {}
+    /// Packets were marked "congestion experienced" (counted in the samples' `lost`); `delivered` bytes since the
+    /// stream began. Only if it `repairs`; the others hear `on_congestion`.
+    fn on_marked(&mut self, _delivered: u64) {}
+    /// All that was lost is repaired.
+    fn on_recovered(&mut self) {}
+    /// Sending starts again with nothing in flight, after the program had nothing to send.
+    fn on_restart(&mut self, _now: Instant) {}
     /// Data was lost or marked while `in_flight` bytes were out.
     fn on_congestion(&mut self, now: Instant, kind: Congestion, in_flight: usize);
     /// The last `on_congestion` of kind `Loss` or `Timeout` was a mistake: nothing had been lost.
@@ -73,16 +138,20 @@ pub trait CongestionControl: Debug + Send {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Algorithm {
     /// CUBIC (RFC 9438) with HyStart++ (RFC 9406).
-    #[default]
     Cubic,
+    /// BBRv3 (draft-ietf-ccwg-bbr).
+    #[default]
+    Bbr,
     /// NewReno (RFC 5681, RFC 6582), for comparison.
     NewReno,
 }
 
 impl Algorithm {
-    pub(crate) fn build(self, mss: usize) -> Box<dyn CongestionControl> {
+    /// The seed spreads what streams that start together do.
+    pub(crate) fn build(self, mss: usize, seed: u64) -> Box<dyn CongestionControl> {
         match self {
             Self::Cubic => Box::new(Cubic::new(mss)),
+            Self::Bbr => Box::new(Bbr::new(mss, seed)),
             Self::NewReno => Box::new(NewReno::new(mss)),
         }
     }

@@ -1,14 +1,15 @@
 //! What messages from the peer do.
-use super::{IDLE_YIELDS, State, Stream, UNSENT_ACKS_FORGIVEN};
+use super::lingering::answers;
+use super::{IDLE_YIELDS, Live, State, UNSENT_ACKS_FORGIVEN};
 use crate::recv::{Arrival, Receiver};
 use crate::send::AckResult;
 use crate::{CloseReason, Event};
 use anode_wire::message::{Acks, StreamMessage};
 use std::time::Instant;
 
-impl Stream {
+impl Live {
     /// A message of this stream arrived.
-    pub fn handle(&mut self, now: Instant, message: &StreamMessage<'_>) {
+    pub(super) fn handle(&mut self, now: Instant, message: &StreamMessage<'_>) {
         self.counters.received += 1;
         match *message {
             StreamMessage::Open { window, isn, .. } => self.on_open(now, window, isn),
@@ -150,6 +151,10 @@ impl Stream {
                 self.counters.duplicates += 1;
                 // It may not have arrived in order yet; what has, is acknowledged again.
                 self.acks.arrived(now, position, false);
+                self.close_repeats = self.close_repeats.saturating_add(1);
+                if answers(self.close_repeats) > 1 {
+                    self.acks.twice();
+                }
             }
             _ => self.acks.arrived(now, position, false),
         }
@@ -253,7 +258,7 @@ impl Stream {
 
     /// The packet that carried the last message was marked "congestion experienced". The next acknowledgement tells
     /// the sender, which reduces its rate without a loss.
-    pub fn handle_ecn(&mut self, _now: Instant) {
+    pub(super) fn handle_ecn(&mut self, _now: Instant) {
         if matches!(self.state, State::Answering(_) | State::Open) {
             self.acks.marked();
         }
@@ -261,7 +266,7 @@ impl Stream {
 
     /// Whether an S_OPEN with this number on the stream's key begins a new one: the stream is over, or nothing was
     /// heard of the peer for 60 s (D29). The caller forgets this stream then.
-    pub fn yields_to(&self, now: Instant, peer_isn: u32) -> bool {
+    pub(super) fn yields_to(&self, now: Instant, peer_isn: u32) -> bool {
         if self.recv.as_ref().is_some_and(|r| r.isn() == peer_isn) {
             return false;
         }
@@ -278,7 +283,7 @@ impl Stream {
 
     /// Whether a reset for an unknown stream (S_CLOSE 0x10 with two equal numbers, Q22) is to be believed: the number
     /// lies in the send window, or was sent, in data or as the first of an acknowledgement, in the last 10 s.
-    pub fn believes_reset(&self, now: Instant, message: &StreamMessage<'_>) -> bool {
+    pub(super) fn believes_reset(&self, now: Instant, message: &StreamMessage<'_>) -> bool {
         let StreamMessage::Close {
             reason,
             initial,
@@ -294,7 +299,7 @@ impl Stream {
 
     /// A reset for an unknown stream arrived inside SEALED (in plain it is not to be heard, D35). Ends the stream if it
     /// is to be believed, else counts it; true if it ended.
-    pub fn handle_reset(&mut self, now: Instant, message: &StreamMessage<'_>) -> bool {
+    pub(super) fn handle_reset(&mut self, now: Instant, message: &StreamMessage<'_>) -> bool {
         self.counters.received += 1;
         let live = matches!(
             self.state,

@@ -1,14 +1,18 @@
 //! One end of one stream: opening, closing, and the dialogue between the two halves.
+mod handle;
 mod inbound;
+mod lingering;
 mod outbound;
 mod program;
 mod timers;
+
+pub use handle::Stream;
 
 use crate::acks::{Acknowledger, Encoded};
 use crate::recv::Receiver;
 use crate::send::Sender;
 use crate::{CloseReason, Config, Counters, Event};
-use anode_wire::message::{Links, StreamMessage};
+use anode_wire::message::{Acks, Links, StreamMessage};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -117,9 +121,9 @@ enum State {
     Closed,
 }
 
-/// One end of one stream. Buffers are allocated when used and given back when idle.
+/// A stream until it lingers with everything read. Buffers are allocated when used and given back when idle.
 #[derive(Debug)]
-pub struct Stream {
+struct Live {
     config: Config,
     links: Links,
     flags: u8,
@@ -134,6 +138,8 @@ pub struct Stream {
     acks: Acknowledger,
     /// The peer's S_CLOSE that ended both directions, to be acknowledged alone.
     final_ack: Option<u32>,
+    /// Times that the peer repeated its close.
+    close_repeats: u8,
     events: VecDeque<Event>,
     /// The reader has emptied the buffer and wants to hear of more.
     wants_read: bool,
@@ -149,11 +155,26 @@ pub struct Stream {
     encoded: Encoded,
 }
 
-/// A message ready to be sent; borrows the stream's send buffer.
+/// A message ready to be sent; borrows the stream's buffer.
 #[derive(Debug)]
 pub struct Transmit<'a> {
     message: StreamMessage<'a>,
     retransmission: bool,
+}
+
+impl<'a> Transmit<'a> {
+    /// An acknowledgement alone. `encoded` holds whole entries, one at least.
+    fn ack(links: Links, window: u16, encoded: &'a Encoded) -> Option<Self> {
+        let acks = Acks::from_bytes(encoded.as_bytes()).ok()?;
+        Some(Self {
+            message: StreamMessage::Ack {
+                links,
+                window,
+                acks,
+            },
+            retransmission: false,
+        })
+    }
 }
 
 impl Transmit<'_> {
@@ -168,9 +189,9 @@ impl Transmit<'_> {
     }
 }
 
-impl Stream {
+impl Live {
     /// Our side opens. `links.sender` is ours. `flag 01` set: it is a source port.
-    pub fn open(config: &Config, now: Instant, links: Links, flags: u8, isn: u32) -> Self {
+    fn open(config: &Config, now: Instant, links: Links, flags: u8, isn: u32) -> Self {
         Self::new(
             config,
             now,
@@ -183,7 +204,7 @@ impl Stream {
 
     /// The peer's S_OPEN arrived; nothing is answered before `accept` or `abort` (repeats of the S_OPEN are
     /// swallowed). `links.sender` is ours. What is not accepted within 60 s ends as timed out.
-    pub fn incoming(
+    fn incoming(
         config: &Config,
         now: Instant,
         links: Links,
@@ -221,6 +242,7 @@ impl Stream {
             recv: None,
             acks: Acknowledger::new(),
             final_ack: None,
+            close_repeats: 0,
             events: VecDeque::new(),
             wants_read: true,
             wants_write: false,
@@ -235,7 +257,7 @@ impl Stream {
     }
 
     /// Answers the S_OPEN with ours.
-    pub fn accept(&mut self, now: Instant) {
+    fn accept(&mut self, now: Instant) {
         if let State::Held { .. } = self.state {
             self.state = State::Answering(Opening::new(now));
         }

@@ -1,5 +1,5 @@
 //! What is sent, and in which order: answers to S_OPEN, acknowledgements, lost packets, new ones, the close.
-use super::{DACK_ENTRIES, DACK_HEADER, DATA_HEADER, State, Stream, Transmit};
+use super::{DACK_ENTRIES, DACK_HEADER, DATA_HEADER, Live, State, Transmit};
 use crate::acks::{ENTRY, Encoded, MAX_ENTRIES};
 use crate::recv::Receiver;
 use crate::send::{Outgoing, Payload};
@@ -31,13 +31,13 @@ enum Plan {
     },
 }
 
-impl Stream {
+impl Live {
     /// The next message to send now, at most `max` bytes of body; `None`: nothing (or the pacer says wait: see
     /// `deadline`). Call until `None`.
     ///
     /// `max` shapes new data only. A packet's payload is fixed when it is first sent (N9), so a retransmission can
     /// exceed a `max` that has shrunk since: the caller sends it in fragments.
-    pub fn poll_transmit(&mut self, now: Instant, max: usize) -> Option<Transmit<'_>> {
+    pub(super) fn poll_transmit(&mut self, now: Instant, max: usize) -> Option<Transmit<'_>> {
         let plan = self.plan(now, max)?;
         self.build(plan)
     }

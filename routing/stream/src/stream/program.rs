@@ -1,19 +1,19 @@
 //! What the program that uses the stream can do and ask.
-use super::{Aborting, State, Stream};
+use super::{Aborting, Live, State};
 use crate::recv::Receiver;
 use crate::{CloseReason, Counters, Event};
 use anode_wire::message::Links;
 use std::time::{Duration, Instant};
 
-impl Stream {
+impl Live {
     /// The next event.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
     /// Takes as much of `data` as there is room for; 0 after `finish` and after the end. Data written before the peer
     /// has answered the S_OPEN waits for it.
-    pub fn write(&mut self, now: Instant, data: &[u8]) -> usize {
+    pub(super) fn write(&mut self, now: Instant, data: &[u8]) -> usize {
         let taken = if self.is_writable() {
             self.send.write(data)
         } else {
@@ -29,7 +29,7 @@ impl Stream {
     }
 
     /// Bytes that `write` would take now.
-    pub fn write_capacity(&self) -> usize {
+    pub(super) fn write_capacity(&self) -> usize {
         if self.is_writable() {
             self.send.capacity()
         } else {
@@ -38,7 +38,7 @@ impl Stream {
     }
 
     /// Bytes written and not yet acknowledged.
-    pub fn unacknowledged(&self) -> usize {
+    pub(super) fn unacknowledged(&self) -> usize {
         self.send.buffered()
     }
 
@@ -50,12 +50,12 @@ impl Stream {
     }
 
     /// Bytes that `read` would offer now.
-    pub fn readable(&self) -> usize {
+    pub(super) fn readable(&self) -> usize {
         self.recv.as_ref().map_or(0, Receiver::unread)
     }
 
     /// Offers what is in order to `sink`, which returns how much it took; returns the sum. Opens the window.
-    pub fn read(&mut self, now: Instant, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize {
+    pub(super) fn read(&mut self, now: Instant, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize {
         let Some(recv) = &mut self.recv else { return 0 };
         let taken = recv.read(sink);
         if recv.unread() == 0 {
@@ -73,7 +73,7 @@ impl Stream {
     }
 
     /// No more will be written (half-close): S_CLOSE 00 after all that was written.
-    pub fn finish(&mut self, now: Instant) {
+    pub(super) fn finish(&mut self, now: Instant) {
         if self.is_writable() {
             self.send.close();
             self.active = now;
@@ -82,7 +82,7 @@ impl Stream {
 
     /// Ends both directions at once with this reason (refuses an incoming stream). What was not sent is dropped (N5).
     /// Only `Closed` follows. Keep driving the stream until then, or forget it at once and let the peer find out.
-    pub fn abort(&mut self, now: Instant, reason: CloseReason) {
+    pub(super) fn abort(&mut self, now: Instant, reason: CloseReason) {
         match self.state {
             State::Held { .. } => {
                 self.state = State::Refused {
@@ -117,48 +117,48 @@ impl Stream {
     }
 
     /// The link ids, ours first.
-    pub fn links(&self) -> Links {
+    pub(super) fn links(&self) -> Links {
         self.links
     }
 
     /// Smoothed round-trip time.
-    pub fn rtt(&self) -> Option<Duration> {
+    pub(super) fn rtt(&self) -> Option<Duration> {
         self.send.rtt.smoothed()
     }
 
     /// Bytes that congestion control lets be in flight.
-    pub fn congestion_window(&self) -> usize {
+    pub(super) fn congestion_window(&self) -> usize {
         self.send.congestion_window()
     }
 
     /// What it has counted.
-    pub fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> Counters {
         self.counters
     }
 
     /// Bytes of memory allocated for buffers, about.
-    pub fn memory(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         self.send.memory() + self.recv.as_ref().map_or(0, Receiver::memory)
     }
 
     /// Neither `Opened` nor accepted yet.
-    pub fn is_opening(&self) -> bool {
+    pub(super) fn is_opening(&self) -> bool {
         matches!(self.state, State::Opening(_) | State::Held { .. })
     }
 
     /// `Closed` was, or is about to be, reported.
-    pub fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
     }
 
     /// Packets take another path from now on; `rtt` is its round-trip time if known. What was learnt of the old path
     /// is void.
-    pub fn path_changed(&mut self, now: Instant, rtt: Option<Duration>) {
+    pub(super) fn path_changed(&mut self, now: Instant, rtt: Option<Duration>) {
         self.send.path_changed(now, rtt);
     }
 
     /// Bounds the buffers anew, in bytes: for sharing a budget among streams. What is buffered or granted stays.
-    pub fn set_limits(&mut self, max_window: usize, max_send_buffer: usize) {
+    pub(super) fn set_limits(&mut self, max_window: usize, max_send_buffer: usize) {
         self.config.max_window = max_window;
         self.config.max_send_buffer = max_send_buffer;
         self.send.set_max_buffer(max_send_buffer);

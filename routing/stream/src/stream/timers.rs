@@ -1,5 +1,5 @@
 //! Deadlines and what happens when they pass.
-use super::{CLOSE_TRIES, HELD_FOR, RELEASE_AFTER, State, Stream};
+use super::{CLOSE_TRIES, HELD_FOR, Live, RELEASE_AFTER, State};
 use crate::CloseReason;
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,9 @@ impl Earliest {
     }
 }
 
-impl Stream {
+impl Live {
     /// When `handle_timeout` wants to be called, and why.
-    pub fn deadline(&self) -> Option<(Instant, &'static str)> {
+    pub(super) fn deadline(&self) -> Option<(Instant, &'static str)> {
         let mut first = Earliest::default();
         match &self.state {
             State::Opening(opening) => first.consider(opening.deadline(), "open"),
@@ -56,7 +56,7 @@ impl Stream {
     }
 
     /// A deadline has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         match &mut self.state {
             State::Opening(opening) | State::Answering(opening) => {
                 let goes_on = opening.on_timeout(now);

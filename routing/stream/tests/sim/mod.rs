@@ -1,5 +1,7 @@
 //! Two ends of a stream on virtual time, joined by a link with a rate, delay, jitter, loss, duplication and a queue.
 #![allow(dead_code, missing_docs)]
+pub mod shared;
+
 use anode_stream::{CloseReason, Config, Event, Stream};
 use anode_wire::message::{Links, StreamMessage};
 use std::collections::BinaryHeap;
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Body bytes of a packet; headers count on the link as well.
 pub const MAX_BODY: usize = 1204;
-const HEADER: usize = 28;
+pub const HEADER: usize = 28;
 
 /// Splitmix64: the whole run follows from one number.
 #[derive(Clone)]
