@@ -376,7 +376,7 @@ fn open_device(name: &str, header: bool) -> Result<File, PlatformError> {
 }
 
 /// Tells a missing driver from a missing right to it before the `tun` crate makes one error of both.
-fn probe_driver() -> Result<(), PlatformError> {
+pub fn probe_driver() -> Result<(), PlatformError> {
     use nix::libc::{EACCES, ENODEV, ENOENT, ENXIO, EPERM};
     let opened = OpenOptions::new()
         .read(true)

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 use anode_netstack::{FlowId, Netstack, Offload, Sink, Unreachable};
 use anode_routing::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId, Via};
 
+use anode_wire::Address;
+
 use crate::policy::Policy;
 
 use bridge::Bridges;
@@ -31,12 +33,25 @@ use quotes::Quotes;
 /// Tokens of pings that people asked for have this bit; those of programs do not.
 pub const CONTROL_TOKEN: u64 = 1 << 63;
 
+/// Messages for the program itself that wait for one turn of the loop.
+const MAX_CONTROL_MESSAGES: usize = 64;
+
 /// The result of a ping that was not a program's.
 pub struct ControlPong {
     /// As given to [`Adapter::ping`].
     pub token: u64,
     /// The answer or why there is none.
     pub result: Result<(Duration, Via), Failure>,
+}
+
+/// A message of a peer for the program itself.
+pub struct ControlMessage {
+    /// Whose key sealed it; may be a stranger.
+    pub from: Address,
+    /// Message type.
+    pub kind: u8,
+    /// Unchecked.
+    pub body: Vec<u8>,
 }
 
 /// What was counted at the border between flows and streams.
@@ -50,6 +65,8 @@ pub struct Counters {
     pub packets_unsent: u64,
     /// Echo requests of programs that no overlay took, or whose answer came too late.
     pub echoes_unsent: u64,
+    /// Messages of peers for the program itself that came too many at once.
+    pub control_dropped: u64,
 }
 
 impl Counters {
@@ -60,6 +77,7 @@ impl Counters {
             ("outbound_failed", self.outbound_failed),
             ("packets_unsent", self.packets_unsent),
             ("echoes_unsent", self.echoes_unsent),
+            ("control_dropped", self.control_dropped),
         ]
         .into_iter()
     }
@@ -123,6 +141,8 @@ pub struct Adapter<A> {
     quotes: Quotes,
     gate: Gate,
     control_pongs: Vec<ControlPong>,
+    control_messages: Vec<ControlMessage>,
+    persist: bool,
     counters: Counters,
     errors: Vec<(quotes::Quote, Failure)>,
 }
@@ -182,6 +202,8 @@ impl<A: Overlay> Adapter<A> {
             quotes: Quotes::default(),
             gate: Gate::new(policy),
             control_pongs: Vec::new(),
+            control_messages: Vec::new(),
+            persist: false,
             counters: Counters::default(),
             errors: Vec::new(),
         }
@@ -290,6 +312,16 @@ impl<A: Overlay> Adapter<A> {
         self.control_pongs.drain(..)
     }
 
+    /// Messages for the program itself since the last call.
+    pub fn take_control_messages(&mut self) -> Vec<ControlMessage> {
+        std::mem::take(&mut self.control_messages)
+    }
+
+    /// Whether what is known of peers should be written to disk; true once.
+    pub fn take_persist(&mut self) -> bool {
+        std::mem::take(&mut self.persist)
+    }
+
     /// From now on this policy is in force: what is open by the old one and not allowed by the new one ends.
     pub fn set_policy(&mut self, now: Instant, policy: Policy) {
         self.gate.replace(policy);
@@ -366,6 +398,15 @@ impl<A: Overlay> Adapter<A> {
             OverlayEvent::Undeliverable { to, failure } => {
                 if let Some(quote) = self.quotes.get(to) {
                     tell(now, &mut self.netstack, &quote, failure);
+                }
+            }
+            OverlayEvent::Persist => self.persist = true,
+            OverlayEvent::Control { from, kind, body } => {
+                if self.control_messages.len() < MAX_CONTROL_MESSAGES {
+                    self.control_messages
+                        .push(ControlMessage { from, kind, body });
+                } else {
+                    self.counters.control_dropped += 1;
                 }
             }
             stream_event => self.bridges.overlay_event(

@@ -11,6 +11,8 @@ use std::time::Duration;
 use anode_platform::wake::Wake;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
+use anode_wire::sealed::Record;
+use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
 use tokio::sync::oneshot;
 
 use crate::policy::Policy;
@@ -71,10 +73,42 @@ pub enum Command {
         /// Done.
         reply: Reply<()>,
     },
+    /// Uses a ticket: opens a session with its maker and shows the proof until there is an answer (Q29).
+    Join {
+        /// What the maker printed.
+        ticket: Box<Ticket>,
+        /// The maker's answer, or why there is none.
+        reply: Reply<Result<Status, Failure>>,
+    },
+    /// The answer to a JOIN; a lost one is asked for again by the joiner.
+    Joined {
+        /// To whom.
+        to: Address,
+        /// What.
+        joined: Joined,
+    },
+    /// Where others can reach this node, the most promising first.
+    Endpoints(Reply<Vec<SocketAddr>>),
     /// Every counter and gauge, named as in the metrics (`anode_rx_bytes_total`).
     Counters(Reply<Vec<(String, u64)>>),
     /// Close streams, remove the interface, end the thread.
     Shutdown,
+}
+
+/// Word that the data thread sends by itself.
+#[derive(Debug)]
+pub enum News {
+    /// Somebody shows a ticket; the answer is [`Command::Joined`].
+    Join {
+        /// Who.
+        from: Address,
+        /// Its proof.
+        join: Join,
+        /// That the proof is bound to.
+        handshake_hash: [u8; 32],
+    },
+    /// What is known of sessions, to be written to disk.
+    Records(Vec<Record>),
 }
 
 /// Somebody, as people name them.

@@ -11,6 +11,7 @@
 mod control;
 mod counters;
 mod interfaces;
+mod joins;
 mod vnet;
 
 use std::net::{Ipv6Addr, SocketAddr};
@@ -29,15 +30,16 @@ use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
 use rand::rngs::SysRng;
+use tokio::sync::mpsc;
 
-use crate::Error;
 use crate::adapter::Adapter;
-use crate::command::{Command, DataHandle};
-use crate::config;
+use crate::command::{Command, DataHandle, News};
 use crate::node::{Interface as Wanted, ReadyInfo, Settings};
+use crate::{Error, config};
 
 use control::Control;
 use interfaces::Interfaces;
+use joins::Joins;
 
 /// The synthetic addresses of all Anode peers (DESIGN §4).
 const PREFIX: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16);
@@ -50,10 +52,17 @@ const TUN_BUFFER: usize = 66 * 1024;
 /// Names tried for an interface that was not named.
 const INTERFACE_NAMES: u32 = 100;
 
+/// The running data thread; its end tells why it ended.
+pub type DataThreadHandle = JoinHandle<Result<(), Error>>;
+
+/// News that the control side has not heard; more than this at once is lost and counted.
+const NEWS: usize = 64;
+
 /// All that the data thread works with, before it runs: the process has but one thread, so that it can give up its rights.
 pub struct Prepared {
     thread: DataThread,
     handle: DataHandle,
+    news: mpsc::Receiver<News>,
     ready: ReadyInfo,
 }
 
@@ -68,13 +77,14 @@ impl Prepared {
         self.handle.clone()
     }
 
-    /// Starts the thread; its end tells why it ended.
-    pub fn start(self) -> Result<JoinHandle<Result<(), Error>>, Error> {
+    /// Starts the thread; its end tells why it ended. Beside it: what the thread has to say by itself.
+    pub fn start(self) -> Result<(DataThreadHandle, mpsc::Receiver<News>), Error> {
         let thread = self.thread;
-        std::thread::Builder::new()
+        let handle = std::thread::Builder::new()
             .name("anode-data".into())
             .spawn(move || thread.run())
-            .map_err(Error::io("cannot start the data thread"))
+            .map_err(Error::io("cannot start the data thread"))?;
+        Ok((handle, self.news))
     }
 }
 
@@ -92,6 +102,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let offload = tun.as_ref().is_some_and(Tun::offload);
     let mtu = settings.mtu;
     let policy = settings.policy.clone();
+    let own = *settings.identity.address();
     let overlay = start_overlay(settings, seen, now)?;
     let ready = ReadyInfo {
         interface: tun.as_ref().map(|tun| tun.name().to_owned()),
@@ -110,12 +121,13 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         seed()?,
     );
     let wake = Arc::new(Wake::new()?);
+    let (teller, news) = mpsc::channel(NEWS);
     let (handle, commands) = DataHandle::new(Arc::clone(&wake));
     let thread = DataThread {
         tun,
         adapter: Adapter::new(netstack, overlay, Vec::new(), policy),
         interfaces,
-        control: Control::default(),
+        control: Control::new(Joins::new(own, teller)),
         commands,
         wake,
         packet: vec![0; TUN_BUFFER],
@@ -125,6 +137,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     Ok(Prepared {
         thread,
         handle,
+        news,
         ready,
     })
 }
@@ -178,18 +191,23 @@ fn start_overlay(
     let learnt: Vec<Pin> = learnt.collect();
     let mut overlay =
         AnodeOverlay::new(settings.identity, config, &settings.listen, interfaces, now)?;
+    for address in &settings.trusted {
+        overlay.trust(address);
+    }
     overlay.import_pins(now, &learnt);
+    overlay.import_records(now, &settings.records);
     Ok(overlay)
 }
 
-fn security(configured: config::Security) -> Security {
+/// `[security]` in the overlay's terms.
+fn security(wanted: config::Security) -> Security {
     Security {
-        plain: match configured.plain {
+        plain: match wanted.plain {
             config::Plain::Deny => Plain::Deny,
             config::Plain::Allow => Plain::Allow,
             config::Plain::Only => Plain::Only,
         },
-        pq: match configured.pq {
+        pq: match wanted.pq {
             config::PostQuantum::Prefer => Pq::Prefer,
             config::PostQuantum::Require => Pq::Require,
             config::PostQuantum::Off => Pq::Off,

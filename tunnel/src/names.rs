@@ -1,5 +1,6 @@
 //! What people may write for a peer: its address, its synthetic IPv6, or a name from the trust book.
 
+use std::collections::HashMap;
 use std::net::Ipv6Addr;
 
 use anode_wire::address::is_synthetic;
@@ -100,6 +101,26 @@ fn split_name(text: &str) -> Option<String> {
         .then(|| format!("{first}{last}"))
 }
 
+/// Which full address holds which synthetic IPv6. Two that make the same one cannot both be reached: the second is refused
+/// (DESIGN §4; finding one takes some 2^54 keys for any two of one's own, 2^108 for a given one).
+#[derive(Default)]
+pub struct Held(HashMap<Ipv6Addr, Address>);
+
+impl Held {
+    /// `address` makes `ipv6`; an error names both addresses.
+    pub fn claim(&mut self, address: Address, ipv6: Ipv6Addr) -> Result<(), String> {
+        match self.0.insert(ipv6, address) {
+            Some(other) if other != address => {
+                self.0.insert(ipv6, other);
+                Err(format!(
+                    "{address} and {other} both make {ipv6}: only one of them can be used, remove the other"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The short form of an address for people: what all addresses begin with is no help, so it shows both ends.
 pub fn short(address: &str) -> String {
     match (
@@ -186,5 +207,20 @@ mod tests {
     fn short_addresses_show_both_ends() {
         assert_eq!(short(ADDRESS), "aeaaaaaaaaaag2yx…mjrquw");
         assert_eq!(short("what"), "what");
+    }
+
+    #[test]
+    fn of_two_addresses_for_one_ipv6_the_second_is_refused_and_both_are_named() {
+        let other = "aeaaaaaaaaaag7hspmmi2a2pp2ffeoadas2rvq6arfu6e57sdm22mc2i7rdwngly";
+        let [one, two]: [Address; 2] = [ADDRESS, other].map(|text| text.parse().unwrap());
+        let ip = one.ipv6(PeerId::ANY);
+        let mut held = Held::default();
+        held.claim(one, ip).unwrap();
+        held.claim(one, ip).unwrap();
+        // No two keys are known that really do: the second claim is made up.
+        let error = held.claim(two, ip).unwrap_err();
+        assert!(error.contains(ADDRESS) && error.contains(other), "{error}");
+        held.claim(one, ip).unwrap();
+        held.claim(two, two.ipv6(PeerId::ANY)).unwrap();
     }
 }

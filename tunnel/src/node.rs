@@ -9,20 +9,22 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
+use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
-use crate::command::{Command, DataHandle, PeerReport};
+use crate::command::{Command, DataHandle, News, PeerReport};
 use crate::config::{ConfigSource, Security};
 use crate::control::listener::{Access, ControlSocket};
 use crate::control::server::{Control, InForce, router};
+use crate::control::tickets::Desk;
 use crate::data;
 use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, learnt};
+use crate::state::{LockedState, learnt, sessions};
 
 pub use crate::value::PeerEndpoint;
 
@@ -51,6 +53,8 @@ pub struct Settings {
     pub policy: Policy,
     /// What may go unsealed.
     pub security: Security,
+    /// What earlier sessions have taught.
+    pub records: Vec<Record>,
     /// The state directory; locked by this process.
     pub state_dir: PathBuf,
 }
@@ -153,7 +157,8 @@ async fn live(
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
-    let mut ended = watch(prepared.start()?);
+    let (thread, news) = prepared.start()?;
+    let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
     }
@@ -164,6 +169,7 @@ async fn live(
         ready: info.clone(),
         mtu,
         since: Instant::now(),
+        desk: Desk::new(&plan.book),
         book: Mutex::new(plan.book),
         access: Mutex::new(in_force),
         source: plan.source,
@@ -173,6 +179,7 @@ async fn live(
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let memory = tokio::spawn(remember(Arc::clone(&control)));
+    let hearing = tokio::spawn(hear(Arc::clone(&control), news));
     let news = plan
         .watched
         .then(|| tokio::spawn(announce(Arc::clone(&control), met)));
@@ -193,6 +200,7 @@ async fn live(
 
     notify::stopping();
     memory.abort();
+    hearing.abort();
     if let Some(news) = news {
         news.abort();
     }
@@ -290,6 +298,24 @@ impl Signals {
 enum Asked {
     Stop,
     Reload,
+}
+
+/// Does what the data thread has word of.
+async fn hear(control: Arc<Control>, mut news: mpsc::Receiver<News>) {
+    while let Some(word) = news.recv().await {
+        match word {
+            News::Join {
+                from,
+                join,
+                handshake_hash,
+            } => control.joined_by(from, join, handshake_hash).await,
+            News::Records(records) => {
+                if let Err(error) = sessions::save(&control.state, &records) {
+                    tracing::warn!("{error}");
+                }
+            }
+        }
+    }
 }
 
 /// Writes down, now and then, where peers are.

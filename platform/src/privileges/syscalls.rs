@@ -156,7 +156,7 @@ const SOCKETS: [libc::c_int; 4] = [
 ];
 
 /// Terminal calls by which a program types into the terminal that it was started from.
-const TYPING: [libc::c_ulong; 2] = [libc::TIOCSTI as libc::c_ulong, 0x541c];
+const TYPING: [u64; 2] = [libc::TIOCSTI, 0x541c];
 
 /// Installs the filter on the calling thread; threads that it starts inherit it. `Ok(false)`: not for this processor.
 /// Not to be undone.
@@ -191,8 +191,7 @@ fn compile(architecture: TargetArch) -> Result<BpfProgram, seccompiler::BackendE
     let sockets: Vec<SeccompRule> = sockets.into_iter().collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_socketpair, sockets.clone());
     rules.insert(libc::SYS_socket, sockets);
-    let typing =
-        TYPING.map(|request| SeccompCondition::new(1, Qword, SeccompCmpOp::Ne, u64::from(request)));
+    let typing = TYPING.map(|request| SeccompCondition::new(1, Qword, SeccompCmpOp::Ne, request));
     let typing: Vec<SeccompCondition> = typing.into_iter().collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(typing)?]);
 

@@ -300,9 +300,9 @@ impl Bridges {
             }
             OverlayEvent::Pong { .. }
             | OverlayEvent::PingFailed { .. }
-            | OverlayEvent::Undeliverable { .. }
             | OverlayEvent::Persist
-            | OverlayEvent::Control { .. } => {}
+            | OverlayEvent::Control { .. }
+            | OverlayEvent::Undeliverable { .. } => {}
         }
     }
 }

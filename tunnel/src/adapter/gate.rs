@@ -100,7 +100,7 @@ impl Gate {
 
     /// Flows without a connection that are remembered, and those forgotten too early.
     pub fn flows(&self) -> (usize, u64) {
-        (self.flows.len(), self.flows.evicted())
+        (self.flows.count(), self.flows.evicted())
     }
 
     /// A peer opens a stream to `port`.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::control::api::TICKET_LIFETIME_MAX_S;
 use crate::value::{
     AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
     ZoneText,
@@ -63,9 +64,15 @@ pub enum Command {
     Trust(Trust),
     /// Take that back
     Distrust(Whom),
+    /// Make a ticket: `anode join` with it, on another machine, makes both trust each other
+    Invite(Invite),
+    /// Use a ticket that another machine's `anode invite` has made
+    Join(Join),
     /// Who may reach this machine
     #[command(subcommand)]
     Policy(Policy),
+    /// What is active, and what is wrong here, with the fix
+    Doctor,
     /// Routes that keep packets for the overlay from leaking while no node runs
     #[command(subcommand)]
     Guard(Guard),
@@ -168,6 +175,21 @@ pub struct Trust {
     pub name: Option<PeerName>,
 }
 
+#[derive(Args, Debug)]
+pub struct Invite {
+    /// How long the ticket is good: 30s, 10m, 12h, 7d, at most 30d
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = lifetime)]
+    pub expires: Duration,
+}
+
+#[derive(Args, Debug)]
+pub struct Join {
+    /// What `anode invite` printed; - reads it from standard input
+    pub ticket: String,
+    /// What to call the other machine here
+    pub name: Option<PeerName>,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum Policy {
     /// Whether somebody may reach a port of this machine, and by which rule
@@ -244,4 +266,30 @@ fn interval(text: &str) -> Result<Duration, ValueError> {
 
 fn timeout(text: &str) -> Result<Duration, ValueError> {
     seconds(text, "timeout", 0.01..=10.0)
+}
+
+/// `30s`, `10m`, `12h`, `7d`
+fn lifetime(text: &str) -> Result<Duration, ValueError> {
+    let wrong = || {
+        ValueError::new(format!(
+            "duration {text:?}: use a number and s, m, h or d, such as 12h; at most 30d"
+        ))
+    };
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3600,
+        Some('d') => 86400,
+        _ => return Err(wrong()),
+    };
+    let digits = &text[..text.len() - 1];
+    let number = digits
+        .parse::<u64>()
+        .ok()
+        .filter(|_| !digits.starts_with('+'));
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .filter(|seconds| (1..=TICKET_LIFETIME_MAX_S).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
 }

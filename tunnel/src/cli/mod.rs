@@ -1,10 +1,12 @@
 //! The command line: one file for each family of commands, exit statuses and the error line here.
 
 mod args;
+mod doctor;
 mod identity;
 mod ping;
 mod policy;
 mod show;
+mod tickets;
 mod trust;
 mod up;
 
@@ -59,7 +61,10 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Resolve(whom) => show::resolve(common, &whom.target),
         Command::Trust(flags) => trust::trust(common, &flags),
         Command::Distrust(whom) => trust::distrust(common, &whom.target),
+        Command::Invite(flags) => tickets::invite(common, &flags),
+        Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
+        Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),
         Command::DemoTool {

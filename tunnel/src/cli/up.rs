@@ -14,13 +14,13 @@ use crate::Error;
 use crate::command::PeerReport;
 use crate::config::{Config, ConfigSource};
 use crate::control::listener::Access;
-use crate::names::peer_label;
+use crate::names::{Held, peer_label};
 use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
 use crate::output::{self, Style};
 use crate::policy::Policy;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, identity, learnt};
+use crate::state::{LockedState, identity, learnt, sessions};
 use crate::value::{ValueError, udp_text};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
@@ -118,6 +118,16 @@ fn settings(
             ValueError::own_address().to_string(),
         ));
     }
+    let mut held = Held::default();
+    let named = peers.iter().map(|peer| ("peer", peer.address));
+    let trusted = book
+        .entries()
+        .iter()
+        .map(|entry| ("trust.toml", entry.address));
+    for (place, address) in named.chain(trusted) {
+        held.claim(address, address.ipv6(PeerId::ANY))
+            .map_err(|problem| Error::invalid(place, problem))?;
+    }
     let settings = Settings {
         identity,
         peer_id: flags
@@ -137,6 +147,7 @@ fn settings(
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
         policy: Policy::new(&config.inbound, book)?,
         security: config.security,
+        records: sessions::load(state.dir()),
         state_dir: state.dir().path().to_owned(),
     };
     Ok((settings, unsaved))

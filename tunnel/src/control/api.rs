@@ -478,6 +478,39 @@ impl PolicyReloaded {
     }
 }
 
+/// A ticket is wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InviteRequest {
+    /// How long it is good, at most [`TICKET_LIFETIME_MAX_S`].
+    pub lifetime_s: u64,
+}
+
+/// 30 days.
+pub const TICKET_LIFETIME_MAX_S: u64 = 30 * 86400;
+
+/// `anode invite --json`
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// The line for `anode join`.
+    pub ticket: String,
+    /// Where the joiner will look for this node, as `udp://IP:PORT`.
+    pub endpoints: Vec<String>,
+    /// Seconds from now.
+    pub lifetime_s: u64,
+}
+
+/// A ticket is to be used.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// What `anode invite` printed.
+    pub ticket: String,
+    /// What to call its maker.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
 /// Any failure.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ApiError {

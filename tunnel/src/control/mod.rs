@@ -15,6 +15,8 @@
 //! | POST /v1/distrust | [`api::TargetRequest`] | [`api::Trusted`], or 404 |
 //! | POST /v1/policy/check | [`api::PolicyQuestion`] | [`api::PolicyAnswer`] |
 //! | POST /v1/policy/reload | `{}` | [`api::PolicyReloaded`] |
+//! | POST /v1/invite | [`api::InviteRequest`] | [`api::Invitation`] |
+//! | POST /v1/join | [`api::JoinRequest`] | [`api::Trusted`] |
 //! | GET /metrics | | Prometheus text; names no peers (S30) |
 //!
 //! Errors are `{"error": "…"}`: 400 for a bad value, 404 for nobody, 409 for a conflict, 503 when the node is too busy.
@@ -24,6 +26,7 @@ pub mod client;
 pub mod listener;
 mod metrics;
 pub mod server;
+pub mod tickets;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::Confined;
 use anode_routing::overlay::Failure;
-use anode_wire::{Address, PeerId};
+use anode_wire::sealed::ticket::{Join, MAX_ENTRIES, Status};
+use anode_wire::{Address, Endpoint, PeerId};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
@@ -18,13 +19,15 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Confinement, Lookup, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer,
-    PingRequest, PolicyAnswer, PolicyQuestion, PolicyReloaded, Resolved, Status, TargetRequest,
+    ApiError, Confinement, Invitation, InviteRequest, JoinRequest, Lookup, PING_SIZE_MAX,
+    PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer, PolicyQuestion,
+    PolicyReloaded, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S, TargetRequest,
     TrustRequest, Trusted, failure_text, millis,
 };
 use super::metrics;
+use super::tickets::{self, Desk};
 use crate::command::{Command, CommandError, DataHandle, Reply, Target};
-use crate::config::{ConfigSource, Security};
+use crate::config::{ConfigSource, Plain, Security};
 use crate::names::Named;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
@@ -41,6 +44,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A lookup asks others; this is longer than any source takes.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Longer than a ticket is shown.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(17);
+
 /// What the routes know.
 pub struct Control {
     /// The way to the data thread.
@@ -55,6 +61,8 @@ pub struct Control {
     pub since: Instant,
     /// Who is trusted; this node is the file's only writer while it runs.
     pub book: Mutex<Book>,
+    /// The tickets that it has issued.
+    pub desk: Desk,
     /// Who may reach this machine.
     pub access: Mutex<InForce>,
     /// Where `[inbound]` is read from again.
@@ -85,6 +93,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/resolve", post(resolve))
         .route("/v1/trust", post(trust))
         .route("/v1/distrust", post(distrust))
+        .route("/v1/invite", post(invite))
+        .route("/v1/join", post(join))
         .route("/v1/policy/check", post(policy_check))
         .route("/v1/policy/reload", post(policy_reload))
         .route("/metrics", get(metrics_text))
@@ -175,6 +185,38 @@ impl Control {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Somebody shows a ticket (Q30). Its maker's people were not asked again: the ticket is their word.
+    pub(crate) async fn joined_by(&self, from: Address, join: Join, handshake_hash: [u8; 32]) {
+        let judged = self.desk.judge(
+            Instant::now(),
+            &from,
+            &handshake_hash,
+            &join,
+            &mut self.book(),
+            &self.state,
+        );
+        let Some((joined, changed)) = judged else {
+            return;
+        };
+        if changed {
+            tracing::info!(%from, "a ticket was used: its bearer is trusted now");
+            let known = self
+                .ask(ANSWER_TIMEOUT, |reply| Command::Trust {
+                    address: from,
+                    reply,
+                })
+                .await;
+            if let (Err(Problem(_, error)), _) | (_, Err(error)) = (
+                known,
+                self.follow_book().await.map_err(|error| error.to_string()),
+            ) {
+                tracing::error!("a ticket was used, but: {error}");
+            }
+        }
+        // A full queue costs nothing: the joiner asks again.
+        let _ = self.data.send(Command::Joined { to: from, joined });
+    }
+
     /// As [`Control::book`].
     fn access(&self) -> MutexGuard<'_, InForce> {
         self.access
@@ -244,9 +286,9 @@ impl Control {
     }
 }
 
-async fn status(State(control): State<Arc<Control>>) -> Answer<Status> {
+async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
     let report = control.ask(ANSWER_TIMEOUT, Command::Status).await?;
-    Ok(Json(Status {
+    Ok(Json(NodeStatus {
         address: control.address.to_string(),
         ipv6: control.address.ipv6(PeerId::ANY),
         interface: control.ready.interface.clone(),
@@ -382,6 +424,96 @@ async fn distrust(
         book.distrust(&entry.address);
         Ok(Trusted::new(&entry, false))
     })?;
+    trusted.note = control.follow_book().await?;
+    Ok(Json(trusted))
+}
+
+async fn invite(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<InviteRequest>,
+) -> Answer<Invitation> {
+    if !(1..=TICKET_LIFETIME_MAX_S).contains(&request.lifetime_s) {
+        let text = format!(
+            "lifetime {} s: use 1 to {TICKET_LIFETIME_MAX_S} (30 days)",
+            request.lifetime_s
+        );
+        return Err(Problem(StatusCode::BAD_REQUEST, text));
+    }
+    if control.security.plain == Plain::Only {
+        let text = "tickets need sealed sessions, which [security] plain = \"only\" switches off";
+        return Err(Problem(StatusCode::CONFLICT, text.to_owned()));
+    }
+    let mut endpoints = control.ask(ANSWER_TIMEOUT, Command::Endpoints).await?;
+    endpoints.truncate(MAX_ENTRIES);
+    let ticket = control.desk.issue(
+        control.address,
+        endpoints.iter().copied().map(Endpoint::Udp).collect(),
+        Duration::from_secs(request.lifetime_s),
+        &mut control.book(),
+        &control.state,
+    )?;
+    let text = ticket
+        .to_text()
+        .map_err(|error| crate::Error::refused(error.to_string()))?;
+    Ok(Json(Invitation {
+        ticket: text.to_string(),
+        endpoints: endpoints.into_iter().map(udp_text).collect(),
+        lifetime_s: request.lifetime_s,
+    }))
+}
+
+async fn join(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<JoinRequest>,
+) -> Answer<Trusted> {
+    let ticket = tickets::parse(&request.ticket, &control.address, tickets::wall())?;
+    let address = ticket.address;
+    let name = request
+        .name
+        .as_deref()
+        .map(str::parse::<PeerName>)
+        .transpose()?;
+    // What could not be written down afterwards is refused before the ticket is used up.
+    let conflict = |problem| Problem(StatusCode::CONFLICT, problem);
+    control
+        .book()
+        .clone()
+        .trust(address, name.clone())
+        .map_err(conflict)?;
+    let ticket = Box::new(ticket);
+    let answer = control
+        .ask(JOIN_TIMEOUT, |reply| Command::Join { ticket, reply })
+        .await?;
+    let refused = |text: &str| Err(Problem(StatusCode::FORBIDDEN, text.to_owned()));
+    match answer {
+        Ok(Status::Taken) => {}
+        Ok(Status::Unknown) => {
+            return refused(
+                "the other machine does not take this ticket: another machine has used it, or it was withdrawn; ask for a new one",
+            );
+        }
+        Ok(Status::Expired) => {
+            return refused("the ticket has expired: ask for a new one");
+        }
+        Err(failure) => {
+            let text = format!(
+                "{} did not answer: {}; the ticket is still good, try again",
+                crate::names::short(&address.to_string()),
+                failure_text(failure)
+            );
+            return Err(Problem(StatusCode::GATEWAY_TIMEOUT, text));
+        }
+    }
+    let mut trusted = control.change_book(|book| {
+        book.trust(address, name).map_err(conflict)?;
+        let entry = book
+            .by_address(&address)
+            .ok_or_else(|| Problem::not_found("the entry is gone"))?;
+        Ok(Trusted::new(entry, true))
+    })?;
+    control
+        .ask(ANSWER_TIMEOUT, |reply| Command::Trust { address, reply })
+        .await?;
     trusted.note = control.follow_book().await?;
     Ok(Json(trusted))
 }

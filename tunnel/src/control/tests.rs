@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anode_platform::privileges::{Capability, Confined, Landlock};
 use anode_platform::wake::Wake;
 use anode_routing::overlay::{Failure, PathKind, Via};
+use anode_wire::sealed::ticket::Status;
 use anode_wire::{Address, Identity, Zone};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +21,7 @@ use tokio::net::UnixStream;
 use super::client::Client;
 use super::listener::{Access, ControlSocket};
 use super::server::{Control, InForce, router};
+use super::tickets::Desk;
 use crate::Error;
 use crate::command::{
     Command, DataHandle, LookupReport, PathReport, PeerReport, PingReport, StatusReport, Target,
@@ -115,6 +117,17 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
             Command::Counters(reply) => {
                 let _ = reply.send(vec![("anode_rx_bytes_total".into(), 7)]);
             }
+            Command::Endpoints(reply) => {
+                let _ = reply.send(vec!["192.0.2.1:8737".parse().unwrap()]);
+            }
+            Command::Join { ticket, reply } => {
+                let status = match ticket.endpoints.is_empty() {
+                    true => Status::Unknown,
+                    false => Status::Taken,
+                };
+                let _ = reply.send(Ok(status));
+            }
+            Command::Joined { .. } => {}
             Command::Shutdown => break,
         }
     }
@@ -131,13 +144,17 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
+        Self::start_as(address(1))
+    }
+
+    fn start_as(own: Address) -> Self {
         let test = TestDir::new();
         let socket = test.path().join("control.sock");
         let (data, commands) = DataHandle::new(Arc::new(Wake::new().unwrap()));
         let thread = std::thread::spawn(move || data_thread(commands));
         let control = Control {
             data: data.clone(),
-            address: address(1),
+            address: own,
             ready: ReadyInfo {
                 interface: Some("anode0".into()),
                 listen: vec![],
@@ -146,6 +163,7 @@ impl Node {
             mtu: 1280,
             since: Instant::now(),
             book: Mutex::new(Book::default()),
+            desk: Desk::new(&Book::default()),
             access: Mutex::new(InForce {
                 inbound: Inbound::default(),
                 policy: Policy::default(),
@@ -495,4 +513,38 @@ async fn no_node_is_said_with_the_place_and_the_fix() {
         assert_eq!(error.to_string(), expected);
         assert_eq!(error.exit_status(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_ticket_of_one_node_is_used_at_another_and_both_write_it_down() {
+    // Q29
+    let (one, two) = (Node::start(), Node::start_as(address(2)));
+    let (mut inviter, mut joiner) = (one.client().await, two.client().await);
+    let made: Value = inviter
+        .post("/v1/invite", &json!({"lifetime_s": 60}))
+        .await
+        .unwrap();
+    assert_eq!(made["endpoints"], json!(["udp://192.0.2.1:8737"]));
+    let book = Book::load(&StateDir::find(Some(one.test.path())).unwrap()).unwrap();
+    assert_eq!(book.tickets().len(), 1);
+
+    let request = json!({"ticket": made["ticket"], "name": "box"});
+    let own = inviter.post::<_, Value>("/v1/join", &request).await;
+    assert!(own.unwrap_err().to_string().contains("this machine's own"));
+    let trusted: Value = joiner.post("/v1/join", &request).await.unwrap();
+    assert_eq!(trusted["address"], address(1).to_string());
+    assert_eq!(
+        (&trusted["trusted"], &trusted["name"]),
+        (&json!(true), &json!("box"))
+    );
+    let book = Book::load(&StateDir::find(Some(two.test.path())).unwrap()).unwrap();
+    assert_eq!(book.entries()[0].address, address(1));
+
+    for lifetime in [0, 30 * 86400 + 1] {
+        let request = json!({"lifetime_s": lifetime});
+        let error = inviter.post::<_, Value>("/v1/invite", &request).await;
+        assert_eq!(error.unwrap_err().exit_status(), 2);
+    }
+    one.stop().await;
+    two.stop().await;
 }

@@ -1,20 +1,23 @@
 //! Commands of the control side, carried out between two batches of packets.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
 use anode_routing::anode::{Lookup, PeerSnapshot};
 use anode_routing::overlay::Failure;
+use anode_wire::sealed::kind;
 use anode_wire::{Endpoint, PeerId};
 
 use crate::adapter::Adapter;
 use crate::command::{
-    Command, LookupReport, PathReport, PeerReport, PingError, PingReport, Reply, StatusReport,
-    Target,
+    Command, LookupReport, News, PathReport, PeerReport, PingError, PingReport, Reply,
+    StatusReport, Target,
 };
 
 use super::counters;
+use super::joins::Joins;
 
 /// Pings of people under way at most.
 const MAX_PINGS: usize = 1024;
@@ -37,8 +40,8 @@ struct WaitingLookup {
 }
 
 /// Questions that wait for the overlay.
-#[derive(Default)]
 pub struct Control {
+    joins: Joins,
     pings: HashMap<u64, WaitingPing>,
     lookups: Vec<WaitingLookup>,
     next_token: u64,
@@ -46,6 +49,17 @@ pub struct Control {
 }
 
 impl Control {
+    /// With the way in which tickets are dealt with.
+    pub fn new(joins: Joins) -> Self {
+        Control {
+            joins,
+            pings: HashMap::new(),
+            lookups: Vec::new(),
+            next_token: 0,
+            next_look: None,
+        }
+    }
+
     /// Carries out one command. `Shutdown` is the loop's own business.
     pub fn obey(
         &mut self,
@@ -92,14 +106,37 @@ impl Control {
             Command::Trust { address, reply } => {
                 // Its key is known from now on, so a packet of its own needs no introduction.
                 adapter.first().add_peer(now, address, &[], true);
+                adapter.first().trust(&address);
                 let _ = reply.send(());
             }
             Command::SetPolicy { policy, reply } => {
+                let overlay = adapter.first();
+                for peer in overlay.peers() {
+                    if !policy.trusted.contains(&peer.ipv6) {
+                        overlay.distrust(&peer.address);
+                    }
+                }
                 adapter.set_policy(now, *policy);
                 let _ = reply.send(());
             }
+            Command::Join { ticket, reply } => {
+                self.joins.start(now, ticket, reply, adapter.first());
+            }
+            Command::Joined { to, joined } => {
+                let sent = adapter
+                    .first()
+                    .send_sealed(now, &to, kind::JOINED, &joined.emit());
+                if let Err(failure) = sent {
+                    tracing::debug!(?failure, "the answer to a ticket");
+                }
+            }
+            Command::Endpoints(reply) => {
+                let _ = reply.send(endpoints(adapter.first()));
+            }
             Command::Counters(reply) => {
-                let _ = reply.send(counters::all(adapter, tun_dropped));
+                let mut all = counters::all(adapter, tun_dropped);
+                all.push(("anode_news_unheard_total".to_owned(), self.joins.unheard));
+                let _ = reply.send(all);
             }
             Command::Shutdown => {}
         }
@@ -140,6 +177,16 @@ impl Control {
 
     /// Hands on the answers that came, and gives up what waited too long.
     pub fn settle(&mut self, now: Instant, adapter: &mut Adapter<AnodeOverlay>) {
+        for message in adapter.take_control_messages() {
+            let overlay = adapter.first();
+            self.joins
+                .heard(message.from, message.kind, &message.body, overlay);
+        }
+        self.joins.poll(now, adapter.first());
+        if adapter.take_persist() {
+            let records = adapter.first().export_records();
+            self.joins.tell(News::Records(records));
+        }
         for pong in adapter.take_control_pongs() {
             if let Some(waiting) = self.pings.remove(&pong.token) {
                 let answer = pong.result.map(|(rtt, via)| PingReport { rtt, via });
@@ -201,10 +248,35 @@ impl Control {
         let look = self
             .next_look
             .map(|at| (at, "a lookup of the control side"));
-        [pings, look]
+        [pings, look, self.joins.deadline()]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
+    }
+}
+
+/// Where others may reach this node: what they have seen first, then the interfaces' own, global ones before private ones.
+fn endpoints(overlay: &AnodeOverlay) -> Vec<SocketAddr> {
+    let mut own: Vec<SocketAddr> = overlay
+        .endpoints()
+        .into_iter()
+        .filter_map(super::udp)
+        .collect();
+    own.sort_by_key(|endpoint| is_private(endpoint.ip()));
+    let mut all = overlay.external_endpoints();
+    all.reverse();
+    for endpoint in own {
+        if !all.contains(&endpoint) {
+            all.push(endpoint);
+        }
+    }
+    all
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
     }
 }
 

@@ -128,7 +128,7 @@ impl Flows {
     }
 
     /// Entries in all.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.ours.len() + self.theirs.len()
     }
 
@@ -199,13 +199,13 @@ mod tests {
         for n in 0..(MAX_GENERATION as u32 * 3) {
             let peer = Ipv6Addr::from(u128::from(n) << 4);
             flows.let_in(now, Flow::new(peer, Protocol::Udp, 53, 1));
-            assert!(flows.len() <= 2 * MAX_GENERATION + 1);
+            assert!(flows.count() <= 2 * MAX_GENERATION + 1);
         }
         assert!(flows.evicted() > 0);
         assert!(flows.answers(now, own));
         for n in 0..(MAX_GENERATION as u32 * 5) {
             flows.sent(now, udp(n as u16, (n >> 16) as u16 + 1000));
-            assert!(flows.len() <= 4 * MAX_GENERATION);
+            assert!(flows.count() <= 4 * MAX_GENERATION);
         }
     }
 }

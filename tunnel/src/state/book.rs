@@ -1,18 +1,22 @@
-//! `trust.toml`: the peers that may open connections to this machine, and what it calls them.
+//! `trust.toml`: the peers that may open connections to this machine, what it calls them, and the tickets that it issued:
+//! a ticket that is used up and the trust in its joiner are one atomic write (Q30).
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anode_platform::files::write_atomic;
 use anode_wire::address::split_digit;
+use anode_wire::sealed::Timestamp;
+use anode_wire::sealed::ticket::{Issued, MAX_ISSUED, TicketId};
 use anode_wire::{Address, PeerId};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::{LockedState, StateDir};
 use crate::Error;
-use crate::config::toml_error;
-use crate::names::Named;
-use crate::value::{AddressText, PeerName, Text, ValueError};
+use crate::config::{place, toml_error};
+use crate::names::{Held, Named};
+use crate::value::{AddressText, PeerName, Text, ValueError, parse_address};
 
 /// Peers in a book. More than a person names; a bound for what one client can fill the disk with.
 pub const MAX_PEERS: usize = 4096;
@@ -27,9 +31,32 @@ pub struct Entry {
 }
 
 /// Whom this machine trusts. In the order in which they were added.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Book {
     entries: Vec<Entry>,
+    tickets: Vec<Issued>,
+}
+
+/// Without the tickets' secrets.
+impl std::fmt::Debug for Book {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Book")
+            .field("entries", &self.entries)
+            .field("tickets", &self.tickets.len())
+            .finish()
+    }
+}
+
+impl PartialEq for Book {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |ticket: &Issued| (ticket.id, ticket.expires, ticket.taken_by);
+        self.entries == other.entries
+            && self
+                .tickets
+                .iter()
+                .map(key)
+                .eq(other.tickets.iter().map(key))
+    }
 }
 
 #[derive(Deserialize)]
@@ -37,6 +64,67 @@ pub struct Book {
 struct File {
     #[serde(default)]
     peer: Vec<toml::Spanned<FileEntry>>,
+    #[serde(default)]
+    ticket: Vec<toml::Spanned<FileTicket>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileTicket {
+    /// 16 hex digits.
+    id: String,
+    /// 64 hex digits.
+    secret: String,
+    /// Seconds since 1970.
+    expires: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken_by: Option<String>,
+}
+
+impl From<&Issued> for FileTicket {
+    fn from(issued: &Issued) -> Self {
+        Self {
+            id: hex(&issued.id.0),
+            secret: hex(&*issued.secret),
+            // Rounded up: a ticket does not end before its time by being written.
+            expires: issued.expires.0.div_ceil(MICROS),
+            taken_by: issued.taken_by.map(|address| address.to_string()),
+        }
+    }
+}
+
+impl FileTicket {
+    fn issued(&self) -> Result<Issued, String> {
+        let wrong = |what| move || format!("ticket {:?}: {what}: remove this ticket", self.id);
+        let taken_by = self.taken_by.as_deref().map(parse_address).transpose();
+        Ok(Issued {
+            id: TicketId(unhex(&self.id).ok_or_else(wrong("its id has not 16 hex digits"))?),
+            secret: Zeroizing::new(
+                unhex(&self.secret).ok_or_else(wrong("its secret has not 64 hex digits"))?,
+            ),
+            expires: Timestamp(self.expires.saturating_mul(MICROS)),
+            taken_by: taken_by.map_err(|error| error.to_string())?,
+        })
+    }
+}
+
+const MICROS: u64 = 1_000_000;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 #[derive(Deserialize)]
@@ -49,6 +137,8 @@ struct FileEntry {
 #[derive(Serialize)]
 struct FileOut {
     peer: Vec<FileEntryOut>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ticket: Vec<FileTicket>,
 }
 
 #[derive(Serialize)]
@@ -77,15 +167,21 @@ impl Book {
             let line = 1 + text[..entry.span().start].matches('\n').count();
             let entry = entry.into_inner();
             let (address, name) = (entry.address.0.0, entry.name.map(|name| name.0));
-            let place = || format!("{}:{line}", path.display());
+            let here = || format!("{}:{line}", path.display());
             if book.by_address(&address).is_some() {
                 return Err(Error::invalid(
-                    place(),
+                    here(),
                     format!("{address} stands here twice: remove one"),
                 ));
             }
             book.trust(address, name)
-                .map_err(|problem| Error::invalid(place(), problem))?;
+                .map_err(|problem| Error::invalid(here(), problem))?;
+        }
+        for ticket in file.ticket {
+            let place = place(text, ticket.span().start, path);
+            let issued = ticket.into_inner().issued();
+            book.tickets
+                .push(issued.map_err(|problem| Error::invalid(place, problem))?);
         }
         Ok(book)
     }
@@ -98,14 +194,16 @@ impl Book {
         });
         let file = FileOut {
             peer: peer.collect(),
+            ticket: self.tickets.iter().map(FileTicket::from).collect(),
         };
         let text = toml::to_string(&file)
+            .map(Zeroizing::new)
             .map_err(|error| Error::refused(format!("cannot write the trust book: {error}")))?;
         let head =
             "# Peers that may open connections to this machine: `anode trust`, `anode distrust`.\n";
         write_atomic(
             &path(state.dir()),
-            format!("{head}\n{text}").as_bytes(),
+            Zeroizing::new(format!("{head}\n{}", *text)).as_bytes(),
             0o600,
         )?;
         Ok(())
@@ -159,11 +257,44 @@ impl Book {
             entry.name = name.or(entry.name.take());
             return Ok(());
         }
+        let mut held = Held::default();
+        for known in self
+            .entries
+            .iter()
+            .map(|entry| entry.address)
+            .chain([address])
+        {
+            held.claim(known, known.ipv6(PeerId::ANY))?;
+        }
         if self.entries.len() >= MAX_PEERS {
             return Err(format!("the trust book is full: {MAX_PEERS} peers"));
         }
         self.entries.push(Entry { address, name });
         Ok(())
+    }
+
+    /// The tickets that were issued, the used ones too: their joiner may ask again.
+    pub fn tickets(&self) -> &[Issued] {
+        &self.tickets
+    }
+
+    /// Adds one; those that have expired by `now` go.
+    pub fn add_ticket(&mut self, now: Timestamp, ticket: Issued) -> Result<(), String> {
+        self.tickets.retain(|issued| now <= issued.expires);
+        if self.tickets.len() >= MAX_ISSUED {
+            return Err(format!(
+                "{MAX_ISSUED} tickets are open: wait until some expire"
+            ));
+        }
+        self.tickets.push(ticket);
+        Ok(())
+    }
+
+    /// It is used up.
+    pub fn take_ticket(&mut self, id: TicketId, joiner: Address) {
+        if let Some(issued) = self.tickets.iter_mut().find(|issued| issued.id == id) {
+            issued.taken_by = Some(joiner);
+        }
     }
 
     /// Takes it back; the entry that was there.

@@ -4,14 +4,16 @@
 //! DIR/                0700 (0710 with group `anode` for the system's, so that its members reach the socket)
 //!   lock              held by the node, or by a command that changes something while none runs
 //!   identity.key      the identity string, 0600
-//!   trust.toml        peers that are let in, with their names
+//!   trust.toml        peers that are let in, with their names, and the tickets that were issued
 //!   learnt.toml       where peers were last met: hints for the next start
+//!   sessions.toml     what sessions have taught about peers: timestamps, pins
 //!   control.sock      the running node's control socket
 //! ```
 
 pub mod book;
 pub mod identity;
 pub mod learnt;
+pub mod sessions;
 
 use std::fs;
 use std::io;

@@ -6,6 +6,7 @@
 mod common;
 mod confined;
 mod policy;
+mod tickets;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,0 +1,184 @@
+//! Nonces that the server does not remember (T24): a time and an HMAC over it and the 5-tuple.
+//!
+//! ```text
+//!   obMatJos2 ‖ base64(24 feature bits) ‖ base64url( seconds (4) ‖ HMAC-SHA256(secret, seconds ‖ 5-tuple)[..16] )
+//! ```
+//!
+//! A flood of requests without credentials leaves nothing behind, and a nonce seen elsewhere is stale here.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+/// The nonce cookie of RFC 8489 §9.2.
+const COOKIE: &str = "obMatJos2";
+/// Feature bit 0: password algorithms.
+const PASSWORD_ALGORITHMS: u32 = 1 << 23;
+/// Feature bit 1: user name anonymity.
+const USERNAME_ANONYMITY: u32 = 1 << 22;
+
+/// What the nonce cookie says that the server can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    pub password_algorithms: bool,
+    pub userhash: bool,
+}
+
+impl Features {
+    /// Reads the cookie in front of a nonce; a nonce without one promises nothing.
+    pub fn of(nonce: &str) -> Self {
+        let bits = nonce
+            .strip_prefix(COOKIE)
+            .and_then(|rest| rest.get(..4))
+            .and_then(|bits| STANDARD.decode(bits).ok())
+            .map_or(0, |b| b.iter().fold(0_u32, |n, b| n << 8 | u32::from(*b)));
+        Self {
+            password_algorithms: bits & PASSWORD_ALGORITHMS != 0,
+            userhash: bits & USERNAME_ANONYMITY != 0,
+        }
+    }
+
+    fn cookie(self) -> String {
+        let bits = if self.password_algorithms {
+            PASSWORD_ALGORITHMS
+        } else {
+            0
+        } | if self.userhash { USERNAME_ANONYMITY } else { 0 };
+        format!("{COOKIE}{}", STANDARD.encode(&bits.to_be_bytes()[1..]))
+    }
+}
+
+/// Makes and checks nonces.
+pub(crate) struct Nonces {
+    secret: [u8; 32],
+}
+
+impl Nonces {
+    pub fn new(secret: [u8; 32]) -> Self {
+        Self { secret }
+    }
+
+    /// A nonce for this 5-tuple (as bytes), `age` after the server's start.
+    pub fn make(&self, age: Duration, tuple: &[u8], features: Features) -> String {
+        let seconds = age.as_secs() as u32; // wraps after 136 years
+        let mut token = seconds.to_be_bytes().to_vec();
+        token.extend(self.tag(seconds, tuple));
+        format!("{}{}", features.cookie(), URL_SAFE_NO_PAD.encode(token))
+    }
+
+    /// Whether we made this nonce for this 5-tuple not longer than `ttl` ago, with these features.
+    pub fn check(
+        &self,
+        age: Duration,
+        tuple: &[u8],
+        features: Features,
+        nonce: &str,
+        ttl: Duration,
+    ) -> bool {
+        let token = nonce
+            .strip_prefix(&features.cookie())
+            .and_then(|t| URL_SAFE_NO_PAD.decode(t).ok());
+        let Some((seconds, tag)) = token.as_deref().and_then(|t| t.split_first_chunk::<4>()) else {
+            return false;
+        };
+        let seconds = u32::from_be_bytes(*seconds);
+        let fresh = (age.as_secs() as u32)
+            .checked_sub(seconds)
+            .is_some_and(|s| u64::from(s) <= ttl.as_secs());
+        bool::from(self.tag(seconds, tuple)[..].ct_eq(tag)) && fresh
+    }
+
+    fn tag(&self, seconds: u32, tuple: &[u8]) -> [u8; 16] {
+        let mut tag = [0; 16];
+        // HMAC takes a key of any length, so this cannot fail.
+        if let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(&self.secret) {
+            hmac.update(&seconds.to_be_bytes());
+            hmac.update(tuple);
+            tag.copy_from_slice(&hmac.finalize().into_bytes()[..16]);
+        }
+        tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Features = Features {
+        password_algorithms: true,
+        userhash: true,
+    };
+
+    // T24, T44
+    #[test]
+    fn the_cookie_says_what_the_server_can() {
+        for features in [
+            ALL,
+            Features::default(),
+            Features {
+                password_algorithms: true,
+                userhash: false,
+            },
+        ] {
+            let nonce = Nonces::new([1; 32]).make(Duration::ZERO, b"tuple", features);
+            assert!(nonce.starts_with("obMatJos2"));
+            assert!(nonce.len() < 64);
+            assert_eq!(Features::of(&nonce), features);
+        }
+        assert_eq!(Features::of("obMatJos2wAAA"), ALL);
+        for other in [
+            "",
+            "obMatJos2",
+            "obMatJos2w",
+            "obMatJos2????",
+            "0123456789abcdef",
+            "obMatJos2€€",
+        ] {
+            assert_eq!(Features::of(other), Features::default(), "{other:?}");
+        }
+    }
+
+    // S33
+    #[test]
+    fn a_nonce_is_stale_elsewhere_later_and_when_touched() {
+        let nonces = Nonces::new([1; 32]);
+        let ttl = Duration::from_secs(3600);
+        let (made, nonce) = (
+            Duration::from_secs(10),
+            nonces.make(Duration::from_secs(10), b"a", ALL),
+        );
+        assert!(nonces.check(made, b"a", ALL, &nonce, ttl));
+        assert!(nonces.check(made + ttl, b"a", ALL, &nonce, ttl));
+        assert!(
+            !nonces.check(made + ttl + Duration::from_secs(1), b"a", ALL, &nonce, ttl),
+            "expired"
+        );
+        assert!(
+            !nonces.check(made, b"b", ALL, &nonce, ttl),
+            "another 5-tuple"
+        );
+        assert!(
+            !nonces.check(Duration::ZERO, b"a", ALL, &nonce, ttl),
+            "from the future"
+        );
+        assert!(
+            !nonces.check(made, b"a", Features::default(), &nonce, ttl),
+            "bits taken off"
+        );
+        assert!(
+            !Nonces::new([2; 32]).check(made, b"a", ALL, &nonce, ttl),
+            "another server's"
+        );
+        for i in 0..nonce.len() {
+            let mut touched = nonce.clone().into_bytes();
+            touched[i] ^= 1;
+            if let Ok(touched) = String::from_utf8(touched) {
+                assert!(!nonces.check(made, b"a", ALL, &touched, ttl), "byte {i}");
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! `anode invite` and `anode join` on the node's side: tickets made, judged and used up (Q29, Q30).
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use anode_wire::sealed::Timestamp;
+use anode_wire::sealed::ticket::{
+    Issued, Join, Joined, MAX_ENTRIES, Status, Ticket, Tickets, Verdict,
+};
+use anode_wire::{Address, Endpoint};
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
+
+use crate::Error;
+use crate::state::LockedState;
+use crate::state::book::Book;
+use crate::value::ValueError;
+
+/// The clock on the wall, as tickets have it.
+pub fn wall() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// A ticket that somebody typed or pasted; the error says which character, or what else is wrong.
+pub fn parse(text: &str, own: &Address, wall: Timestamp) -> Result<Ticket, ValueError> {
+    let ticket: Ticket = text
+        .parse()
+        .map_err(|error| ValueError::new(format!("ticket: {error}")))?;
+    if ticket.address == *own {
+        return Err(ValueError::new(
+            "ticket: it is this machine's own: give it to `anode join` on the other machine",
+        ));
+    }
+    if wall > ticket.expires {
+        let ago = Duration::from_micros(wall.0 - ticket.expires.0);
+        return Err(ValueError::new(format!(
+            "ticket: expired {} ago: make a new one with `anode invite`",
+            crate::output::span(ago.as_secs_f64())
+        )));
+    }
+    Ok(ticket)
+}
+
+/// The tickets that this node has issued, and the judge over JOINs.
+pub struct Desk {
+    tickets: Mutex<Tickets>,
+    sources: RandomState,
+}
+
+impl Desk {
+    /// With the tickets of the trust book.
+    pub fn new(book: &Book) -> Self {
+        let mut tickets = Tickets::new();
+        for issued in book.tickets() {
+            // What is beyond the bound is refused later as unknown.
+            tickets.add(wall(), issued.clone());
+        }
+        Desk {
+            tickets: Mutex::new(tickets),
+            sources: RandomState::new(),
+        }
+    }
+
+    fn tickets(&self) -> MutexGuard<'_, Tickets> {
+        self.tickets
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A new ticket, on disk before anybody sees it.
+    pub fn issue(
+        &self,
+        own: Address,
+        endpoints: Vec<Endpoint>,
+        lifetime: Duration,
+        book: &mut Book,
+        state: &LockedState,
+    ) -> Result<Ticket, Error> {
+        let now = wall();
+        let lifetime = u64::try_from(lifetime.as_micros()).unwrap_or(u64::MAX);
+        let expires = Timestamp(now.0.saturating_add(lifetime));
+        let mut ticket = Ticket::new(own, expires, &mut UnwrapErr(SysRng));
+        ticket.endpoints = endpoints;
+        ticket.endpoints.truncate(MAX_ENTRIES);
+        let mut changed = book.clone();
+        changed
+            .add_ticket(now, Issued::from(&ticket))
+            .map_err(Error::refused)?;
+        changed.save(state)?;
+        *book = changed;
+        self.tickets().add(now, Issued::from(&ticket));
+        Ok(ticket)
+    }
+
+    /// What to answer to a JOIN; `None`: nothing. A ticket that is taken now and the trust in its joiner are one write:
+    /// when that fails, nothing has happened (Q30). True: the book has changed.
+    pub fn judge(
+        &self,
+        now: Instant,
+        from: &Address,
+        handshake_hash: &[u8; 32],
+        join: &Join,
+        book: &mut Book,
+        state: &LockedState,
+    ) -> Option<(Joined, bool)> {
+        let source = self.sources.hash_one(from.as_bytes());
+        let mut tickets = self.tickets();
+        match tickets.judge(now, wall(), source, from, handshake_hash, join) {
+            Verdict::Answer(joined) => Some((joined, false)),
+            Verdict::Silence => None,
+            Verdict::Take(id) => {
+                let mut changed = book.clone();
+                let taken = changed
+                    .trust(*from, None)
+                    .map_err(Error::refused)
+                    .and_then(|()| {
+                        changed.take_ticket(id, *from);
+                        changed.save(state)
+                    });
+                if let Err(error) = taken {
+                    tracing::error!("a ticket could not be taken: {error}");
+                    return None;
+                }
+                *book = changed;
+                tickets.commit(id, from);
+                let joined = Joined {
+                    id,
+                    status: Status::Taken,
+                };
+                Some((joined, true))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anode_wire::{Identity, Zone};
+
+    use super::*;
+    use crate::state::StateDir;
+    use crate::state::testing::TestDir;
+
+    fn address(number: u8) -> Address {
+        *Identity::from_scalar(Zone(0), &[number; 32])
+            .unwrap()
+            .address()
+    }
+
+    fn join(ticket: &Ticket, hash: &[u8; 32], joiner: &Address) -> Join {
+        Join {
+            id: ticket.id,
+            proof: ticket.proof(hash, joiner),
+        }
+    }
+
+    #[test]
+    fn one_machine_takes_a_ticket_once_and_for_all_restarts() {
+        // Q29, Q30
+        let test = TestDir::new();
+        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
+        let mut book = Book::default();
+        let desk = Desk::new(&book);
+        let hour = Duration::from_secs(3600);
+        let ticket = desk
+            .issue(address(1), vec![], hour, &mut book, &state)
+            .unwrap();
+        let (hash, now) = ([7; 32], Instant::now());
+        let (friend, other) = (address(2), address(3));
+
+        let forged = Join {
+            id: ticket.id,
+            proof: [0; 32],
+        };
+        let unknown = Joined {
+            id: ticket.id,
+            status: Status::Unknown,
+        };
+        let taken = Joined {
+            id: ticket.id,
+            status: Status::Taken,
+        };
+        let mut ask = |desk: &Desk, who: &Address, join: &Join| {
+            desk.judge(now, who, &hash, join, &mut book, &state)
+        };
+        assert_eq!(ask(&desk, &friend, &forged), Some((unknown, false)));
+        // Another's proof is none.
+        let stolen = join(&ticket, &hash, &friend);
+        assert_eq!(ask(&desk, &other, &stolen), Some((unknown, false)));
+        assert_eq!(ask(&desk, &friend, &stolen), Some((taken, true)));
+        assert_eq!(ask(&desk, &friend, &stolen), Some((taken, false)));
+        let second = join(&ticket, &hash, &other);
+        assert_eq!(ask(&desk, &other, &second), Some((unknown, false)));
+
+        // The same after a restart, from what is on disk.
+        let mut read = Book::load(state.dir()).unwrap();
+        assert!(read.by_address(&friend).is_some() && read.by_address(&other).is_none());
+        let again = Desk::new(&read);
+        let mut ask =
+            |who: &Address, join: &Join| again.judge(now, who, &hash, join, &mut read, &state);
+        assert_eq!(ask(&friend, &stolen), Some((taken, false)));
+        assert_eq!(ask(&other, &second), Some((unknown, false)));
+    }
+
+    #[test]
+    fn a_write_that_fails_takes_nothing_and_answers_nothing() {
+        let test = TestDir::new();
+        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
+        let mut book = Book::default();
+        let desk = Desk::new(&book);
+        let hour = Duration::from_secs(3600);
+        let ticket = desk
+            .issue(address(1), vec![], hour, &mut book, &state)
+            .unwrap();
+        let (hash, now, friend) = ([7; 32], Instant::now(), address(2));
+        let join = join(&ticket, &hash, &friend);
+        let before = book.clone();
+        // A directory in the place of the file cannot be replaced by one.
+        let path = state.dir().file("trust.toml");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("x"), "").unwrap();
+        assert_eq!(
+            desk.judge(now, &friend, &hash, &join, &mut book, &state),
+            None
+        );
+        assert_eq!(book, before);
+        std::fs::remove_dir_all(&path).unwrap();
+        let answer = desk.judge(now, &friend, &hash, &join, &mut book, &state);
+        assert!(matches!(answer, Some((joined, true)) if joined.status == Status::Taken));
+    }
+
+    #[test]
+    fn after_ten_wrong_tickets_there_is_silence_for_that_source_alone() {
+        let test = TestDir::new();
+        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
+        let mut book = Book::default();
+        let desk = Desk::new(&book);
+        let hour = Duration::from_secs(3600);
+        let ticket = desk
+            .issue(address(1), vec![], hour, &mut book, &state)
+            .unwrap();
+        let (hash, now) = ([7; 32], Instant::now());
+        let mut ask = |now: Instant, who: u8, join: &Join| {
+            desk.judge(now, &address(who), &hash, join, &mut book, &state)
+                .map(|(joined, _)| joined.status)
+        };
+        let forged = Join {
+            id: ticket.id,
+            proof: [1; 32],
+        };
+        for _ in 0..10 {
+            assert_eq!(ask(now, 9, &forged), Some(Status::Unknown));
+        }
+        assert_eq!(ask(now, 9, &forged), None);
+        assert_eq!(ask(now, 9, &join(&ticket, &hash, &address(9))), None);
+        let good = join(&ticket, &hash, &address(2));
+        assert_eq!(ask(now, 2, &good), Some(Status::Taken));
+        let later = now + Duration::from_secs(61);
+        assert_eq!(ask(later, 9, &forged), Some(Status::Unknown));
+    }
+
+    #[test]
+    fn bad_tickets_are_told_with_the_place() {
+        let now = wall();
+        let ticket = Ticket::new(
+            address(1),
+            Timestamp(now.0 + 1_000_000),
+            &mut UnwrapErr(SysRng),
+        );
+        let text = ticket.to_text().unwrap();
+        assert_eq!(parse(&text, &address(2), now).unwrap(), ticket);
+        let error = |text: &str, own: u8, now: Timestamp| {
+            parse(text, &address(own), now).unwrap_err().to_string()
+        };
+        assert!(error(&text, 1, now).contains("this machine's own"));
+        let late = Timestamp(now.0 + 61_000_000);
+        assert!(error(&text, 2, late).contains("expired 1 min 0 s ago"));
+        let mut wrong = text.to_string();
+        wrong.replace_range(40..41, "!");
+        assert!(error(&wrong, 2, now).contains("'!' at place 41"));
+        assert!(error(&text[..60], 2, now).contains("not complete (60 characters)"));
+        assert!(error("hello", 2, now).contains("starts with anode-ticket-"));
+        let flipped = if text.ends_with('a') { "b" } else { "a" };
+        let mut wrong = text.to_string();
+        let middle = wrong.len() - 40;
+        let other = if &wrong[middle..=middle] == flipped {
+            "c"
+        } else {
+            flipped
+        };
+        wrong.replace_range(middle..=middle, other);
+        assert!(error(&wrong, 2, now).contains("checksum"));
+    }
+}
