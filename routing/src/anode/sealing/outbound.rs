@@ -86,6 +86,18 @@ impl Node {
         }
     }
 
+    /// Somebody wants the peer anew, and the last HELLO may be long ago: it goes once more.
+    pub(in crate::anode) fn greet_again(&mut self, now: Instant, found: PeerRef) {
+        let Some(peer) = self.peers.get(found).filter(|peer| !peer.is_sealed()) else {
+            return;
+        };
+        let places = peer.paths.iter().filter(|path| path.is_proven());
+        let places: Vec<_> = places.map(|path| (path.endpoint, path.socket)).collect();
+        for (endpoint, socket) in places {
+            self.greet(now, found, endpoint, socket);
+        }
+    }
+
     /// The HELLO that waits for an answer goes along with a question to an endpoint.
     pub(in crate::anode) fn greet(
         &mut self,

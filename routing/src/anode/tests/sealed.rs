@@ -263,7 +263,7 @@ fn post_quantum_policies_meet() {
 #[test]
 fn sessions_come_about_on_a_line_that_loses_a_third() {
     // Q9, Q11, Q13
-    let mut worst = Duration::ZERO;
+    let mut times = Vec::new();
     for seed in 0..40 {
         let mut sim = Sim::pair(1000 + seed);
         sim.link = Link {
@@ -280,10 +280,14 @@ fn sessions_come_about_on_a_line_that_loses_a_third() {
             let _ = sim.hosts[0].node.ping(now, ipv6(2), 1, b"x");
             sim.run(ms(500));
         }
-        worst = worst.max(sim.now - begin);
+        times.push(sim.now - begin);
         assert!(sim.peer(0, 2).sealed);
     }
-    println!("30 % loss, 40 runs: the slowest first reply after {worst:?}");
+    times.sort();
+    println!(
+        "30 % loss, 40 runs: first reply after {:?} (median), {:?} (worst)",
+        times[20], times[39]
+    );
 }
 
 #[test]
