@@ -210,6 +210,7 @@ impl Node {
             // Before the questions are sent: a HELLO goes along with each.
             self.want_session(now, found, digit);
         }
+        self.greet_again(now, found);
         self.handle_peer_timer(now, found);
     }
 

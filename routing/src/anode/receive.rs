@@ -140,7 +140,8 @@ impl Node {
             proven,
             repeated,
         };
-        if carries_traffic(packet.kind()) {
+        // Not on the word of a recorded packet: it must come from where the peer has just answered.
+        if carries_traffic(packet.kind()) && proven && !repeated {
             self.speak_draft(now, sender);
         }
         self.handle_message(now, sender, arrival, packet.kind(), packet.body(), sink);

@@ -405,3 +405,55 @@ fn batches_hold_equal_packets_of_several_streams() {
         "{sizes:?}"
     );
 }
+
+#[test]
+fn datagrams_that_come_joined_are_judged_one_by_one() {
+    // D11, Q18, S6: what GRO joins is checked together, and one bad packet costs no other.
+    for (mut sim, sealed) in [(Sim::draft_pair(53), false), (Sim::pair(53), true)] {
+        let data = pattern(100_000);
+        let stream = open(&mut sim, 0, 2, 80);
+        sim.run(ms(200));
+        let now = sim.now;
+        let host = &mut sim.hosts[0];
+        let taken = host.node.write(now, stream, &data);
+        let mut batch = TransmitBatch::new(64);
+        assert!(host.node.poll_transmit(now, &mut batch));
+        assert!(batch.segments() >= 8, "{}", batch.segments());
+        let size = batch.segment_size;
+        batch.contents[3 * size + 70] ^= 1;
+        let before = sim.counters(1);
+        let host = &mut sim.hosts[1];
+        let received = Received {
+            from: home(1),
+            socket: 0,
+            local_ip: None,
+            ecn: Ecn::NotCapable,
+            segment_size: size,
+            bytes: &mut batch.contents,
+        };
+        let segments = received.bytes.chunks(size).count() as u64;
+        host.node.handle_datagram(now, received, &mut host.program);
+        let after = sim.counters(1);
+        assert_eq!(after.rx_packets - before.rx_packets, segments);
+        let forged = (
+            after.dropped_bad_mac - before.dropped_bad_mac,
+            after.dropped_sealed - before.dropped_sealed,
+        );
+        assert_eq!(forged, if sealed { (0, 1) } else { (1, 0) });
+        sim.pump();
+        let incoming = sim.hosts[1].program.accepted[0];
+        let read = sim.hosts[1].program.read[&incoming].len();
+        assert!(
+            read > 2_000 && read < 4 * size,
+            "three packets before the bad one: {read}"
+        );
+        sim.hosts[0]
+            .program
+            .to_write
+            .insert(stream, (data.clone(), taken));
+        sim.until(secs(5), "the rest", |sim| {
+            sim.hosts[1].program.read[&incoming].len() == data.len()
+        });
+        assert!(sim.hosts[1].program.read[&incoming] == data);
+    }
+}

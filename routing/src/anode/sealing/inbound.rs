@@ -1,0 +1,240 @@
+//! What comes out of the sessions: packets that they opened, and events.
+use super::places::{ENDPOINT_LEN, encode_destination};
+use crate::anode::Node;
+use crate::anode::limits::source_prefix;
+use crate::anode::output::Way;
+use crate::anode::peer::{Speech, Standing, Tunnel};
+use crate::anode::peers::PeerRef;
+use crate::anode::receive::Arrival;
+use crate::overlay::{Failure, OverlayEvent, OverlaySink};
+use anode_wire::PeerId;
+use anode_wire::message::kind as plain_kind;
+use anode_wire::sealed::{Authentic, Drop, Event, Failed, Outcome, Pair, PeerKey, Source, kind};
+use std::time::Instant;
+
+/// Body of a message for the program (JOIN, JOINED) at most.
+pub(super) const MAX_CONTROL: usize = 512;
+
+impl Node {
+    /// A packet has come. False: it is none of the sessions', and nothing was done.
+    pub(in crate::anode) fn handle_session_packet(
+        &mut self,
+        now: Instant,
+        way: &Way,
+        bytes: &mut [u8],
+        sink: &mut dyn OverlaySink,
+    ) -> bool {
+        let mut endpoint = [0; ENDPOINT_LEN];
+        let source = Source {
+            endpoint: encode_destination(&way.reply_to(), &mut endpoint),
+            network: source_prefix(way.from.ip()),
+        };
+        let clock = self.sealing.clock(now);
+        let (from, message_kind, whole, range) = match self.sessions.handle(clock, source, bytes) {
+            Outcome::Plain => return false,
+            Outcome::Dropped(Drop::Malformed) => {
+                self.counters.dropped_malformed += 1;
+                self.settle_sessions(now);
+                return true;
+            }
+            Outcome::Dropped(_) => {
+                self.counters.dropped_sealed += 1;
+                self.settle_sessions(now);
+                return true;
+            }
+            Outcome::Consumed { from } => {
+                if let Some(from) = from {
+                    self.note_sealed(now, &from, way, true);
+                }
+                self.settle_sessions(now);
+                return true;
+            }
+            Outcome::Opened { from, kind, body } => (from, kind, None, body),
+            Outcome::Reassembled { from, kind, body } => {
+                self.counters.rx_reassembled += 1;
+                (from, kind, Some(body), 0..0)
+            }
+        };
+        self.counters.rx_sealed += 1;
+        // An EPC is the proof itself: a question to where it comes from would be one too many.
+        let sender = self.note_sealed(now, &from, way, message_kind != plain_kind::EPC);
+        self.settle_sessions(now);
+        let Some((sender, sender_peer)) = sender else {
+            return true;
+        };
+        let body = whole.as_deref().unwrap_or(&bytes[range]);
+        let arrival = Arrival {
+            way: *way,
+            hop_count: from.hop_count,
+            sender_peer,
+            recipient_peer: self.own.peer_id,
+            body_len: body.len(),
+            session: Some(from.peer),
+            proven: self
+                .peers
+                .get(sender)
+                .is_some_and(|peer| peer.is_proven_at(&way.from)),
+            repeated: false,
+        };
+        match message_kind {
+            kind::JOIN | kind::JOINED => {
+                self.handle_control(now, sender, way, message_kind, body);
+            }
+            _ => self.handle_message(now, sender, arrival, message_kind, body, sink),
+        }
+        true
+    }
+
+    /// What every sealed packet does, whatever it says (Q25).
+    fn note_sealed(
+        &mut self,
+        now: Instant,
+        from: &Authentic,
+        way: &Way,
+        nominate: bool,
+    ) -> Option<(PeerRef, PeerId)> {
+        let (found, digit) = self.peer_of(now, from.peer)?;
+        let peer = self.peers.get_mut(found)?;
+        peer.note_heard(now, way.len);
+        let on_used_path = peer.active_path().is_some_and(|path| {
+            path.endpoint == way.from && path.peer_id == digit && path.is_proven()
+        });
+        if on_used_path && peer.is_sealed() {
+            return Some((found, digit));
+        }
+        if !peer.is_sealed() {
+            peer.answered = Some(now);
+        }
+        let (ipv6, standing) = (peer.ipv6, peer.standing);
+        if standing == Standing::Heard {
+            let limit = self.config.limits.strangers;
+            self.peers.promote(now, found, Standing::Met, limit);
+        }
+        if from.newest && nominate {
+            self.nominate(now, found, way, from.hop_count, digit, way.len);
+        } else if let Some(path) = self.peers.get_mut(found)?.path_mut(&way.from) {
+            path.earn(way.len);
+        }
+        if let Some(peer) = self.peers.get_mut(found)
+            && std::mem::take(&mut peer.has_blocked_streams)
+        {
+            self.wake_streams_of(found);
+        }
+        self.contact_known(now, found, ipv6);
+        Some((found, digit))
+    }
+
+    /// A message for the program itself; whoever has a key may send one.
+    fn handle_control(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        way: &Way,
+        message_kind: u8,
+        body: &[u8],
+    ) {
+        let limits = &self.config.limits;
+        let allowed = body.len() <= MAX_CONTROL
+            && self.budgets.control_sources.take(now, way.from.ip())
+            && self.budgets.controls.take(now, limits.controls);
+        let Some(peer) = self.peers.get(sender).filter(|_| allowed) else {
+            self.counters.dropped_controls += 1;
+            return;
+        };
+        self.event(OverlayEvent::Control {
+            from: peer.address,
+            kind: message_kind,
+            body: body.to_vec(),
+        });
+    }
+
+    /// Sends what the sessions have to send, and does what they say.
+    pub(in crate::anode) fn settle_sessions(&mut self, now: Instant) {
+        loop {
+            while let Some(transmit) = self.sessions.poll_transmit() {
+                self.send_for_sessions(now, transmit);
+            }
+            let Some(event) = self.sessions.poll_event() else {
+                return;
+            };
+            self.handle_session_event(now, event);
+        }
+    }
+
+    fn handle_session_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::SessionUp {
+                peer,
+                pair,
+                requested,
+                pq,
+                rekeyed,
+            } => self.session_up(now, peer, pair, requested, pq, rekeyed),
+            Event::SessionDown { peer, pair, .. } => {
+                self.sealing.known.remove(&peer);
+                if let Some(found) = self.peers.find(pair.address.as_bytes())
+                    && let Some(entry) = self.peers.get_mut(found)
+                {
+                    entry.tunnels.retain(|tunnel| tunnel.key != peer);
+                }
+            }
+            Event::HandshakeFailed { pair, reason } => {
+                self.counters.handshakes_failed += 1;
+                let Some(found) = self.peers.find(pair.address.as_bytes()) else {
+                    return;
+                };
+                let Some(peer) = self.peers.get_mut(found) else {
+                    return;
+                };
+                peer.hello = None;
+                let (ipv6, sealed) = (peer.ipv6, peer.is_sealed());
+                match reason {
+                    // Whoever waits is told by the contact's own time.
+                    Failed::Timeout => {}
+                    _ if sealed => {}
+                    Failed::KemTimeout => self.fail_contact(now, ipv6, Failure::Unreachable),
+                    Failed::PqRequired | Failed::Timestamp => {
+                        self.fail_contact(now, ipv6, Failure::Policy);
+                    }
+                }
+            }
+            Event::Persist(_) => {
+                if !std::mem::replace(&mut self.sealing.persist_told, true) {
+                    self.event(OverlayEvent::Persist);
+                }
+            }
+        }
+    }
+
+    fn session_up(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        pair: Pair,
+        requested: Option<Pair>,
+        pq: bool,
+        rekeyed: bool,
+    ) {
+        self.counters.sessions += 1;
+        let Some((found, digit)) = self.peer_of(now, key) else {
+            return;
+        };
+        let called = requested.map(|requested| requested.peer);
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
+        peer.add_tunnel(Tunnel { digit, key, pq });
+        if let Some(digit) = called.filter(|called| *called != PeerId::ANY) {
+            peer.add_tunnel(Tunnel { digit, key, pq });
+        }
+        debug_assert_eq!(pair.peer, digit);
+        peer.hello = None;
+        peer.answered = None;
+        peer.speech = Speech::Unknown;
+        if !rekeyed {
+            peer.demote_paths(now);
+            self.handle_peer_timer(now, found);
+        }
+        self.contact_made(now, found);
+    }
+}
