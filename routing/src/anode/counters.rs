@@ -52,6 +52,9 @@ counters! {
     dropped_policy,
     /// Packets of the sealed sessions without effect; their own counters say why.
     dropped_sealed,
+    /// Scalar multiplications on P-256, by the sessions and for the MACs of plain packets: the dearest work that strangers
+    /// can ask for (Q7).
+    key_agreements,
     /// Sealed packets received.
     rx_sealed,
     /// Sealed packets sent.

@@ -186,6 +186,7 @@ impl Node {
                 max: route.max_packet - overhead,
             });
         }
+        self.counters.key_agreements += u64::from(peer.key().is_none());
         peer.agree(&self.own.identity);
         let peer = &*peer;
         let key = peer.key().ok_or(Failure::Unreachable)?;

@@ -353,6 +353,7 @@ impl Node {
             let key = tunnel.key;
             return self.send_sealed_control(now, to, key, destination, message);
         }
+        self.counters.key_agreements += u64::from(peer.key().is_none());
         peer.agree(&self.own.identity);
         let full_sender = sender == Sender::Full || peer.needs_full_sender(now);
         let envelope = Envelope {
@@ -582,7 +583,10 @@ impl Node {
 
     /// What was counted.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            key_agreements: self.counters.key_agreements + self.sessions.key_agreements(),
+            ..self.counters
+        }
     }
 
     /// The network refused packets of ours.

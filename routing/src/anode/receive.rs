@@ -253,6 +253,7 @@ impl Node {
                 return Verdict::Unread;
             }
         }
+        self.counters.key_agreements += u64::from(peer.key().is_none());
         if guard::is_authentic(peer.agree(&self.own.identity), packet) {
             Verdict::Authentic
         } else {
@@ -286,6 +287,7 @@ impl Node {
             self.counters.dropped_bad_address += 1;
             return None;
         };
+        self.counters.key_agreements += 1;
         let key = self.own.identity.agree(&address);
         if !guard::is_authentic(&key, packet) {
             return self.note_forged(now, way, None);

@@ -1,5 +1,6 @@
-//! The bodies of the fuzz targets, one module per crate. They are plain functions of bytes without dependencies of their
-//! own, so that the crates' ordinary tests can include the module, replay the corpus and mutate it.
+//! The bodies of the fuzz targets, a module per theme. They are plain functions of bytes that need little beside the crate
+//! they are about, so that its ordinary tests can include the module, replay the corpus and mutate it.
 #![forbid(unsafe_code)]
 
+pub mod sealed;
 pub mod wire;

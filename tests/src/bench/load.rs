@@ -68,6 +68,70 @@ impl Streams<'_> {
     }
 }
 
+/// One TCP connection that sends at a steady rate, for as long as it is not dropped.
+pub struct PacedStream {
+    arrived: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl PacedStream {
+    /// Starts it at `rate` bytes per second. What the path held up is sent later, as fast as the path takes it.
+    pub fn start(from: &Host, to: &Host, to_ip: IpAddr, rate: f64) -> Self {
+        let (near, far) = traffic::pair(from, to, SocketAddr::new(to_ip, PORT));
+        let (arrived, stop) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let threads = vec![
+            thread::spawn({
+                let stop = stop.clone();
+                move || send_paced(near, rate, &stop)
+            }),
+            thread::spawn({
+                let arrived = arrived.clone();
+                move || receive(far, &arrived)
+            }),
+        ];
+        Self {
+            arrived,
+            stop,
+            threads,
+        }
+    }
+
+    /// Bytes that have arrived so far.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for PacedStream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn send_paced(mut stream: TcpStream, rate: f64, stop: &AtomicBool) {
+    let block = vec![0x5a; 64 * 1024];
+    let (start, mut sent) = (Instant::now(), 0u64);
+    while !stop.load(Ordering::Relaxed) {
+        let due = (start.elapsed().as_secs_f64() * rate) as u64;
+        let size = (due.saturating_sub(sent)).min(block.len() as u64) as usize;
+        if size < block.len() / 4 {
+            thread::sleep(Duration::from_micros(200));
+            continue;
+        }
+        stream
+            .write_all(&block[..size])
+            .unwrap_or_else(|e| panic!("the stream broke: {e}"));
+        sent += size as u64;
+    }
+}
+
 fn send(mut stream: TcpStream, stop: &AtomicBool) {
     let block = vec![0x5a; 128 * 1024];
     while !stop.load(Ordering::Relaxed) {

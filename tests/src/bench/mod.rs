@@ -1,12 +1,15 @@
-//! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians.
+//! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians. And what a flood of
+//! forged packets ([`flood`]) and the end of a node ([`restart`]) cost.
 //!
 //! ```text
 //!   machine a ──veth── machine b          every measure is taken over the link's own addresses (plain) and over
 //!     anode                anode          the overlay's (anode), one after the other, several times
 //! ```
 
+pub mod flood;
 mod load;
 mod report;
+pub mod restart;
 
 pub use report::{Report, Unit};
 

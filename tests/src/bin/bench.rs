@@ -1,16 +1,27 @@
-//! `bench [--runs N] [--seconds S] [--plain] [--json]`: the overlay beside the plain link, as ratios. Needs root.
+//! `bench [flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
-use anode_tests::bench::{self, Plan};
+use anode_tests::bench::{self, Plan, flood, restart};
 use anode_tests::lab::Lab;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: bench [--runs N] [--seconds S] [--plain] [--json]
+const USAGE: &str =
+    "usage: bench [flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+  (nothing)    the overlay beside the plain link, as ratios
+  flood        a paced flow under a flood of forged first packets
+  restart      from the end of a node to traffic again
   --runs N     alternations, the median counts (default 5)
   --seconds S  length of one measure (default 2)
-  --plain      only the plain link
-  --json       medians and single values for programs";
+  --rate N     forged packets per second (default 50000; only flood)
+  --plain      only the plain link (not for flood and restart)
+  --json       medians and single values for programs (not for flood and restart)";
+
+enum Mode {
+    Ratios,
+    Flood,
+    Restart,
+}
 
 fn main() -> ExitCode {
     let mut plan = Plan {
@@ -18,40 +29,54 @@ fn main() -> ExitCode {
         length: Duration::from_secs(2),
         plain_only: false,
     };
-    let mut json = false;
-    let mut arguments = std::env::args().skip(1);
+    let (mut mode, mut rate, mut json) = (Mode::Ratios, 50_000.0, false);
+    let mut arguments = std::env::args().skip(1).peekable();
+    match arguments.peek().map(String::as_str) {
+        Some("flood") => mode = Mode::Flood,
+        Some("restart") => mode = Mode::Restart,
+        _ => {}
+    }
+    if !matches!(mode, Mode::Ratios) {
+        arguments.next();
+    }
     while let Some(argument) = arguments.next() {
-        let mut number = || {
+        let mut number = |limit: f64| {
             arguments
                 .next()
                 .and_then(|value| value.parse::<f64>().ok())
-                .filter(|n| *n > 0.0 && *n < 1e4)
+                .filter(|n| *n > 0.0 && *n < limit)
         };
-        match argument.as_str() {
-            "--runs" => match number() {
-                Some(runs) => plan.runs = runs as u32,
+        match (argument.as_str(), &mode) {
+            ("--runs", _) => match number(1e4) {
+                Some(runs) => plan.runs = (runs as u32).max(1),
                 None => return usage(),
             },
-            "--seconds" => match number() {
+            ("--seconds", _) => match number(1e4) {
                 Some(seconds) => plan.length = Duration::from_secs_f64(seconds),
                 None => return usage(),
             },
-            "--plain" => plan.plain_only = true,
-            "--json" => json = true,
+            ("--rate", Mode::Flood) => match number(1e7) {
+                Some(packets) => rate = packets,
+                None => return usage(),
+            },
+            ("--plain", Mode::Ratios) => plan.plain_only = true,
+            ("--json", Mode::Ratios) => json = true,
             _ => return usage(),
         }
     }
     let Some(lab) = Lab::open() else {
         return ExitCode::FAILURE;
     };
-    let report = bench::run(&lab, &plan);
-    if json {
-        println!("{}", report.json());
-    } else {
-        println!(
-            "{} runs of {:?}, medians; ratio = anode / plain link\n\n{report}",
-            plan.runs, plan.length
-        );
+    match mode {
+        Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
+        Mode::Restart => println!("{}", restart::run(&lab, &plan)),
+        Mode::Ratios if json => println!("{}", bench::run(&lab, &plan).json()),
+        Mode::Ratios => println!(
+            "{} runs of {:?}, medians; ratio = anode / plain link\n\n{}",
+            plan.runs,
+            plan.length,
+            bench::run(&lab, &plan)
+        ),
     }
     ExitCode::SUCCESS
 }

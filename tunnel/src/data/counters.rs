@@ -1,6 +1,7 @@
 //! Every counter of the data path under its name in the metrics.
 
 use anode_routing::AnodeOverlay;
+use anode_wire::sealed::Drop;
 
 use crate::adapter::Adapter;
 
@@ -33,6 +34,24 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
     let flows = adapter.netstack.flows();
     let overlay = adapter.first();
     add("overlay", &mut overlay.counters().iter());
+    let sessions = overlay.session_counters();
+    let work = [
+        ("hellos_sent", sessions.hellos_sent),
+        ("welcomes_sent", sessions.welcomes_sent),
+        ("cookies_sent", sessions.cookies_sent),
+        ("errors_sent", sessions.errors_sent),
+        ("kem_operations", sessions.kem_operations),
+        ("handshakes", sessions.handshakes),
+        ("peers_evicted", sessions.peers_evicted),
+        ("agreements_evicted", sessions.agreements_evicted),
+        ("sessions_evicted", sessions.sessions_evicted),
+    ];
+    add("sealed", &mut work.into_iter());
+    // Every reason from the start, so that a monitor sees its first step.
+    all.extend(Drop::ALL.iter().map(|why| {
+        let name = format!("anode_sealed_dropped_total{{why=\"{}\"}}", why.name());
+        (name, sessions.dropped(*why))
+    }));
     let gauges = [
         ("anode_tcp_flows", flows),
         ("anode_policy_flows", policy_flows),
