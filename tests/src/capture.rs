@@ -1,7 +1,10 @@
 //! What is on the wire, and how to put packets there that should not be.
 
 use crate::lab::Ns;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use nix::sys::socket::sockopt::RcvBufForce;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket,
+};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -23,7 +26,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Starts to look; frames from now on are kept by the kernel until read (some 200 KiB of them).
+    /// Starts to look; frames from now on are kept by the kernel until read (some 16 MiB of them).
     pub fn start(ns: &Ns) -> Self {
         let socket = ns.run(|| {
             socket(
@@ -33,9 +36,19 @@ impl Capture {
                 SockProtocol::EthAll,
             )
         });
-        Self {
-            socket: socket.expect("root may capture"),
+        let socket = socket.expect("root may capture");
+        setsockopt(&socket, RcvBufForce, &(16 << 20)).expect("root may have a large buffer");
+        Self { socket }
+    }
+
+    /// Every frame seen until now, as it was.
+    pub fn frames(&self) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        let mut frame = vec![0; 70_000];
+        while let Ok(size) = recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT) {
+            found.push(frame[..size].to_vec());
         }
+        found
     }
 
     /// The UDP datagrams seen until now, or until `limit` when there are fewer than `wanted`.
@@ -54,8 +67,15 @@ impl Capture {
     }
 }
 
+/// The type of an Anode packet, if it is long enough to have one (A38).
+pub fn message_type(packet: &[u8]) -> Option<u8> {
+    let flags = packet.get(1)?;
+    let length = |full: u8| if flags & full == 0 { 8 } else { 40 };
+    packet.get(10 + length(1) + length(2) + 1).copied()
+}
+
 /// Reads Ethernet, IPv4 (no fragments), UDP.
-fn datagram(frame: &[u8]) -> Option<Datagram> {
+pub fn datagram(frame: &[u8]) -> Option<Datagram> {
     let ip = frame.get(14..)?;
     let header = usize::from(ip.first()? & 15) * 4;
     let fragment = u16::from_be_bytes([*ip.get(6)?, *ip.get(7)?]) & 0x3fff;
@@ -121,6 +141,17 @@ impl Forger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_type_stands_behind_short_and_full_addresses() {
+        for (flags, place) in [(0, 27), (1, 59), (2, 59), (3, 91)] {
+            let mut packet = vec![0; place + 1];
+            packet[1] = flags;
+            packet[place] = 0x42;
+            assert_eq!(message_type(&packet), Some(0x42), "flags {flags}");
+            assert_eq!(message_type(&packet[..place]), None, "flags {flags}");
+        }
+    }
 
     #[test]
     fn a_frame_is_read_and_a_broken_one_is_not() {

@@ -13,3 +13,4 @@ mod policy;
 mod programs;
 mod reach;
 mod streams;
+mod tickets;
