@@ -13,5 +13,6 @@ mod plain;
 mod policy;
 mod programs;
 mod reach;
+mod sealed;
 mod streams;
 mod tickets;
