@@ -2,25 +2,32 @@
 #![forbid(unsafe_code)]
 
 pub mod body;
+pub mod chord;
 mod codec;
 pub mod contents;
 mod error;
 pub mod fragment;
 pub mod header;
 mod id;
+pub mod node;
 pub mod private_id;
 pub mod route_log;
 pub mod security;
 pub mod signature;
+pub mod storage;
+pub mod topology;
 pub mod usage;
 
 pub use body::{DataModel, DataValue, StoredData, TypeId};
+pub use chord::Chord;
 pub use contents::{Code, Method};
 pub use error::ReloadError;
 pub use header::Header;
 pub use id::{Id, overlay_hash, spki};
+pub use node::{Event, LinkInfo, Node, NodeConfig, Transmit};
 pub use security::{Credentials, Security, SharedKey};
 pub use signature::{Signature, SignerIdentity};
+pub use topology::Topology;
 
 use std::time::Duration;
 
