@@ -44,6 +44,7 @@ impl<K: Ord + Clone, V> Bounded<K, V> {
         self.entries.entry(key).or_insert_with(new)
     }
 
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
