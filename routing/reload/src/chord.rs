@@ -28,6 +28,9 @@ const COALESCE: Duration = Duration::from_millis(500);
 const COOLDOWN: Duration = Duration::from_secs(30);
 /// One peer is not corrected, nor questioned, more often than this.
 const CORRECT_EVERY: Duration = Duration::from_secs(5);
+/// After the last change of range or replicas, copies are sent once more: by then dead links are known everywhere
+/// (RD73: 45 s).
+const COPY_AGAIN: Duration = Duration::from_secs(60);
 /// A joining node waits this long for its connections before it sends JOIN.
 const SETTLE: Duration = Duration::from_secs(5);
 /// One step of joining takes at most this long (RD47: 30 s for the handover).
@@ -136,6 +139,8 @@ pub struct Chord {
     admitting: Option<(Id, Duration)>,
     /// Who held copies of what range when they were last brought up to date.
     replicated: Option<(Id, Vec<Id>)>,
+    /// When copies are sent once more: what was refused or lost while tables differed is made good.
+    copy_again_at: Option<Duration>,
     update_at: Option<Duration>,
     /// Who gets it: neighbours of the old table and the new (R117).
     update_to: BTreeSet<Id>,
@@ -161,6 +166,7 @@ impl Chord {
             pinging: BTreeMap::new(),
             admitting: None,
             replicated: None,
+            copy_again_at: None,
             update_at: None,
             update_to: BTreeSet::new(),
             next_update: Duration::MAX,
@@ -250,19 +256,16 @@ impl Chord {
 
     fn neighbour_count(&self) -> usize {
         self.config.neighbours.unwrap_or_else(|| {
-            let (near_p, near_s) = (self.predecessors.get(7), self.successors.get(7));
-            let (Some(first), Some(last)) = (
-                near_p.or(self.predecessors.last()),
-                near_s.or(self.successors.last()),
-            ) else {
+            let routable = self.peers.values().filter(|peer| peer.routable).count();
+            let shorter = self.predecessors.len().min(self.successors.len());
+            // as many on each side, up to eight, as cannot be the same peers
+            let each = shorter.min(8).min(routable / 2);
+            let Some(last) = each.checked_sub(1) else {
                 return MIN_NEIGHBOURS;
             };
-            let count = self.predecessors.len().min(8) + self.successors.len().min(8);
-            let span = first.distance_to(*last);
-            if self.predecessors.contains(last) || span == 0 {
-                return neighbours_for(self.peers.len() as f64 + 1.0);
-            }
-            neighbours_for(count as f64 * (u128::MAX as f64 / span as f64))
+            let span = self.predecessors[last].distance_to(self.successors[last]);
+            let share = span.max(1) as f64 / u128::MAX as f64;
+            neighbours_for(2.0 * each as f64 / share)
         })
     }
 
@@ -310,7 +313,7 @@ impl Chord {
             self.actions.push_back(Action::Prune);
             self.plan_fingers(now);
         }
-        self.move_copies(old_range);
+        self.move_copies(now, old_range);
     }
 
     fn announce_soon(&mut self, now: Now) {
@@ -320,7 +323,7 @@ impl Chord {
     }
 
     /// Brings copies where they belong after the range or the replica set has changed (R118).
-    fn move_copies(&mut self, old_range: Option<(Id, Id)>) {
+    fn move_copies(&mut self, now: Now, old_range: Option<(Id, Id)>) {
         let (Some((after, upto)), Some((old_after, _))) = (self.range(), old_range) else {
             return;
         };
@@ -329,6 +332,9 @@ impl Chord {
             Some((_, before)) => before.clone(),
             None => Vec::new(),
         };
+        if before != now_there || old_after != after {
+            self.copy_again_at = Some(now.at + COPY_AGAIN);
+        }
         for to in &now_there {
             if !before.contains(to) {
                 self.actions.push_back(Action::Replicate {
@@ -442,7 +448,7 @@ impl Chord {
         }
     }
 
-    fn connect(&mut self, now: Now, peer: Id) {
+    fn connect(&mut self, now: Now, peer: Id, told_by: Option<Id>) {
         if peer == self.id || !peer.is_valid_peer() || self.peers.contains_key(&peer) {
             return;
         }
@@ -459,7 +465,7 @@ impl Chord {
             }
         }
         self.wanted.insert(peer, None);
-        self.actions.push_back(Action::Connect(peer));
+        self.actions.push_back(Action::Connect(peer, told_by));
     }
 
     /// Whether a peer would stand in the neighbour table.
@@ -561,7 +567,7 @@ impl Chord {
                     attempt,
                     until: now.at + SETTLE,
                 };
-                self.connect(now, peer);
+                self.connect(now, peer, None);
                 // R113: the next successors, as long as the UPDATE of the first has not told them
                 self.ping(peer.plus(1), Purpose::IsAlive);
                 self.plan_fingers(now);
@@ -573,7 +579,7 @@ impl Chord {
                     finger.peer = Some(peer);
                     finger.ask_at = Duration::MAX;
                 }
-                self.connect(now, peer);
+                self.connect(now, peer, None);
                 self.ask_fingers(now);
                 self.settle(now);
             }
@@ -584,7 +590,7 @@ impl Chord {
                 } else if let Some(peer) = answer
                     && self.would_be_neighbour(peer)
                 {
-                    self.connect(now, peer);
+                    self.connect(now, peer, None);
                 }
                 self.settle(now);
             }
@@ -650,7 +656,8 @@ impl Chord {
             .collect();
         for id in &told {
             if self.would_be_neighbour(*id) {
-                self.connect(now, *id);
+                // the teller has a link to it, and the ring may not yet know the way
+                self.connect(now, *id, Some(from));
             }
         }
         if self.stage == Stage::Joined {
@@ -811,7 +818,7 @@ impl Topology for Chord {
                 if self.peers.contains_key(&peer) {
                     self.actions.push_back(Action::Disconnect(peer));
                     self.on_lost(now, peer);
-                    self.connect(now, peer);
+                    self.connect(now, peer, None);
                 }
             }
             Input::HandedOver(joiner) => {
@@ -835,9 +842,9 @@ impl Topology for Chord {
                 }
                 self.stage = Stage::Left;
             }
-            Input::ProbedOutside { peer } => {
+            Input::ProbedOutside { peer, through } => {
                 if self.stage == Stage::Joined && self.would_be_neighbour(peer) {
-                    self.connect(now, peer);
+                    self.connect(now, peer, Some(through));
                 }
             }
         }
@@ -863,7 +870,8 @@ impl Topology for Chord {
         let joined = self.is_joined() && self.stage == Stage::Joined;
         let timers = joined.then(|| self.next_update.min(self.next_ping));
         let admitting = self.admitting.map(|(_, until)| until);
-        [stage, asks, timers, admitting, self.update_at]
+        let again = self.copy_again_at.filter(|_| self.stage == Stage::Joined);
+        [stage, asks, timers, admitting, self.update_at, again]
             .into_iter()
             .flatten()
             .min()
@@ -878,6 +886,15 @@ impl Topology for Chord {
             self.flush_updates();
         }
         if self.stage == Stage::Joined {
+            if self.copy_again_at.is_some_and(|at| at <= now.at) {
+                self.copy_again_at = None;
+                if let Some((after, upto)) = self.range() {
+                    for to in self.first_successors() {
+                        let again = Action::Replicate { to, after, upto };
+                        self.actions.push_back(again);
+                    }
+                }
+            }
             if self.next_update <= now.at {
                 self.next_update = now.at + self.spread(self.config.update_every);
                 let routable = self.peers.iter().filter(|(_, peer)| peer.routable);
@@ -935,7 +952,8 @@ impl Topology for Chord {
             if let Some(last) = whole(&self.predecessors)
                 && key.in_range(last, self.id)
             {
-                let mut nearest_last = self.predecessors.iter().rev();
+                // the farthest one bounds the stretch and owns none of it
+                let mut nearest_last = self.predecessors.iter().rev().skip(1);
                 if let Some(owner) = nearest_last.find(|id| key.in_range(last, **id) && usable(id))
                 {
                     return Hop::To(*owner);
@@ -984,10 +1002,9 @@ impl Topology for Chord {
             return self.is_joining() || key.in_range(after, self.id);
         }
         // a predecessor replicates what it is responsible for: behind itself
-        let Some(place) = self.predecessors.iter().position(|id| *id == peer) else {
-            return false;
-        };
-        place < REPLICAS + 1 && !key.in_range(peer, self.id)
+        // Nearer ones may be dead without this node knowing: any predecessor of the table may be the responsible one.
+        // Values carry their owners' signatures all the same.
+        self.predecessors.contains(&peer) && !key.in_range(peer, self.id)
     }
 
     fn keeps(&self, key: Id) -> bool {

@@ -4,6 +4,7 @@
 pub mod body;
 pub mod chord;
 mod codec;
+pub mod config;
 pub mod contents;
 mod error;
 pub mod fragment;

@@ -54,6 +54,8 @@ pub enum Input<'a> {
     ProbedOutside {
         /// Who answered.
         peer: Id,
+        /// Who was asked.
+        through: Id,
     },
 }
 
@@ -62,8 +64,9 @@ pub enum Input<'a> {
 pub enum Action {
     /// PING whoever is responsible for a key; the answer is [`Input::Pinged`].
     Ping(Id),
-    /// Make a link to a peer; the answer is [`Input::Connected`] or [`Input::Unreachable`].
-    Connect(Id),
+    /// Make a link to a peer, by way of the one who told of it; the answer is [`Input::Connected`] or
+    /// [`Input::Unreachable`].
+    Connect(Id, Option<Id>),
     /// Close a link: the peer has no part in the tables any more.
     Disconnect(Id),
     /// Send a JOIN to a peer, over the link to it.

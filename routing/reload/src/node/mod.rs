@@ -174,7 +174,10 @@ struct Link {
 /// A CONNECT of this node's topology.
 enum Connecting {
     /// The caller gathers candidates.
-    Gathering { until: Duration },
+    Gathering {
+        until: Duration,
+        told_by: Option<Id>,
+    },
     /// The request is on its way.
     Asked { transaction: u64 },
     /// The caller makes the link.
@@ -377,8 +380,9 @@ impl Node {
     /// The caller's side of a connection that the node wanted. `body.role` is passive: this side is the (D)TLS server
     /// (RD33).
     pub fn offer(&mut self, now: Now, peer: Id, body: &ConnectBody) {
-        if let Some(Connecting::Gathering { .. }) = self.connecting.get(&peer) {
-            self.send_connect(now, peer, body);
+        if let Some(Connecting::Gathering { told_by, .. }) = self.connecting.get(&peer) {
+            let told_by = *told_by;
+            self.send_connect(now, peer, told_by, body);
         }
         self.pump(now);
     }
@@ -435,7 +439,7 @@ impl Node {
     /// The earliest time at which something is due.
     pub fn deadline(&self) -> Option<Duration> {
         let connecting = self.connecting.values().filter_map(|it| match it {
-            Connecting::Gathering { until } | Connecting::Linking { until } => Some(*until),
+            Connecting::Gathering { until, .. } | Connecting::Linking { until } => Some(*until),
             Connecting::Asked { .. } => None,
         });
         let offers = self.offers.values().map(|offer| offer.until);
@@ -471,7 +475,7 @@ impl Node {
 
     fn run_connects(&mut self, now: Now) {
         let over = |it: &Connecting| match it {
-            Connecting::Gathering { until } | Connecting::Linking { until } => *until <= now.at,
+            Connecting::Gathering { until, .. } | Connecting::Linking { until } => *until <= now.at,
             Connecting::Asked { .. } => false,
         };
         let late: Vec<Id> = self
@@ -504,7 +508,7 @@ impl Node {
     fn act(&mut self, now: Now, action: Action) {
         match action {
             Action::Ping(key) => self.send_ping(now, key),
-            Action::Connect(peer) => {
+            Action::Connect(peer, told_by) => {
                 if self.by_peer.contains_key(&peer) {
                     self.topology.handle(now, Input::Connected(peer));
                     return;
@@ -512,7 +516,7 @@ impl Node {
                 let until = now.at + CONNECT_BUDGET;
                 self.connecting
                     .entry(peer)
-                    .or_insert(Connecting::Gathering { until });
+                    .or_insert(Connecting::Gathering { until, told_by });
                 self.emit(Event::ConnectWanted { peer });
             }
             Action::Disconnect(peer) => {

@@ -86,9 +86,14 @@ pub(super) enum For {
     Join(Id),
     Update(Id),
     Connect(Id),
-    Probe,
-    Copy { job: u64 },
-    Replica { store: u64 },
+    /// Through this peer.
+    Probe(Id),
+    Copy {
+        job: u64,
+    },
+    Replica {
+        store: u64,
+    },
     Goodbye,
 }
 
@@ -331,11 +336,14 @@ impl Node {
     }
 
     pub(super) fn ask_outside(&mut self, now: Now, link: LinkId) {
+        let Some(through) = self.links.get(&link).map(|link| link.info.peer) else {
+            return;
+        };
         let body = PingRequest::default().emit().unwrap_or_default();
         // a full table is no harm: the next probe comes
         let _ = self.request(
             now,
-            For::Probe,
+            For::Probe(through),
             Method::Ping,
             vec![self.id.plus(1)],
             &body,
@@ -404,7 +412,15 @@ impl Node {
         self.direct(now, purpose, method, to, payload)
     }
 
-    pub(super) fn send_connect(&mut self, now: Now, peer: Id, body: &ConnectBody) {
+    pub(super) fn send_connect(
+        &mut self,
+        now: Now,
+        peer: Id,
+        told_by: Option<Id>,
+        body: &ConnectBody,
+    ) {
+        let through = told_by.filter(|id| self.by_peer.contains_key(id));
+        let route: Vec<Id> = through.into_iter().chain([peer]).collect();
         let options = RequestOptions {
             budget: Duration::from_secs(16),
             log: false,
@@ -414,7 +430,7 @@ impl Node {
                 now,
                 For::Connect(peer),
                 Method::Connect,
-                vec![peer],
+                route,
                 &payload,
                 Some(peer),
                 None,
@@ -719,11 +735,12 @@ impl Node {
                     self.connecting.insert(peer, Connecting::Linking { until });
                 }
             }
-            For::Probe => {
+            For::Probe(through) => {
                 let key = self.id.plus(1);
                 let peer = result.ok().and_then(|answer| answer.from.peer_near(key));
                 if let Some(peer) = peer.filter(|peer| *peer != self.id) {
-                    self.topology.handle(now, Input::ProbedOutside { peer });
+                    self.topology
+                        .handle(now, Input::ProbedOutside { peer, through });
                 }
             }
             For::Copy { job } => self.copy_answered(now, job),

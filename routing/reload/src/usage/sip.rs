@@ -133,6 +133,11 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// The `gr` parameter of a GRUU: a route list in base64 with `~` for `=` (R132).
 pub fn gruu(route: &[Id]) -> String {
     let bytes: Vec<u8> = route.iter().flat_map(|id| id.0).collect();
+    base64(&bytes)
+}
+
+/// Base64 with `~` for padding.
+pub(crate) fn base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let group = chunk
@@ -152,12 +157,24 @@ pub fn gruu(route: &[Id]) -> String {
 
 /// The route list of a `gr` parameter.
 pub fn parse_gruu(text: &str) -> Result<Vec<Id>, ReloadError> {
+    if text.len() > 4096 {
+        return Err(ReloadError::TooLong {
+            what: "a GRUU",
+            len: text.len(),
+            limit: 4096,
+        });
+    }
+    codec::ids(&from_base64(text)?, "a GRUU")
+}
+
+/// Bytes of base64 with `~` for padding.
+pub(crate) fn from_base64(text: &str) -> Result<Vec<u8>, ReloadError> {
     let wrong = |why| ReloadError::Invalid {
-        what: "a GRUU",
+        what: "base64",
         why,
     };
-    if text.len() > 4096 || !text.len().is_multiple_of(4) || text.is_empty() {
-        return Err(wrong("its length is not that of base64"));
+    if !text.len().is_multiple_of(4) || text.is_empty() {
+        return Err(wrong("its length is not a multiple of four"));
     }
     let digits = text.trim_end_matches('~');
     if text.len() - digits.len() > 2 {
@@ -168,7 +185,7 @@ pub fn parse_gruu(text: &str) -> Result<Vec<Id>, ReloadError> {
         let value = ALPHABET
             .iter()
             .position(|letter| *letter == digit)
-            .ok_or_else(|| wrong("it holds a character that is not base64"))?;
+            .ok_or_else(|| wrong("it holds a character that does not belong to it"))?;
         bits = bits << 6 | value as u32;
         have += 6;
         if have >= 8 {
@@ -177,10 +194,10 @@ pub fn parse_gruu(text: &str) -> Result<Vec<Id>, ReloadError> {
             bits &= (1 << have) - 1;
         }
     }
-    if bits != 0 {
-        return Err(wrong("its last bits are not zero"));
+    match bits {
+        0 => Ok(bytes),
+        _ => Err(wrong("its last bits are not zero")),
     }
-    codec::ids(&bytes, "a GRUU")
 }
 
 /// Follows registrations from one URI, and stops before they explode (R145): at most [`MAX_RETARGETS`] URIs deep and

@@ -372,7 +372,6 @@ impl Sim {
                 self.answers.insert((place, request), result);
             }
             Event::Tunnel { .. } => {}
-            _ => {}
         }
     }
 
