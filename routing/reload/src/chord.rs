@@ -310,7 +310,7 @@ impl Chord {
         }
         if (old_p, old_s) != (self.predecessors.clone(), self.successors.clone()) {
             self.announce_soon(now);
-            self.actions.push_back(Action::Prune);
+            self.copy_again_at = Some(now.at + COPY_AGAIN);
             self.plan_fingers(now);
         }
         self.move_copies(now, old_range);
@@ -894,6 +894,7 @@ impl Topology for Chord {
                         self.actions.push_back(again);
                     }
                 }
+                self.actions.push_back(Action::Prune);
             }
             if self.next_update <= now.at {
                 self.next_update = now.at + self.spread(self.config.update_every);

@@ -91,7 +91,7 @@ pub enum Action {
         /// The last key.
         upto: Id,
     },
-    /// Storage may forget what [`Topology::keeps`] no longer claims.
+    /// Storage may forget what [`Topology::keeps`] no longer claims, once its owners have it.
     Prune,
     /// This node is part of the ring.
     Joined,

@@ -36,9 +36,17 @@ struct Waiting {
     missing: usize,
 }
 
+/// A resource that has no place here any more, on its way to its owner.
+struct Offload {
+    left: usize,
+    failed: bool,
+}
+
 /// What is being copied.
 #[derive(Default)]
 pub(super) struct Copies {
+    offloads: BTreeMap<Id, Offload>,
+    to_offload: VecDeque<Id>,
     jobs: BTreeMap<u64, Job>,
     waiting: BTreeMap<u64, Waiting>,
     next: u64,
@@ -120,6 +128,70 @@ impl Node {
             }
             return;
         }
+    }
+
+    /// Gives what has no place here any more to whoever owns it, one value at a time, and forgets it once it is there.
+    /// Where a partition has healed, this is what brings both halves' values together (R11, R118).
+    pub(super) fn offload(&mut self, now: Now) {
+        let everything = self.storage.resources_in(self.id, self.id);
+        let topology = &self.topology;
+        let stray = everything.into_iter().filter(|key| !topology.keeps(*key));
+        self.copies.to_offload = stray.collect();
+        self.continue_offload(now);
+    }
+
+    fn continue_offload(&mut self, now: Now) {
+        while self.copies.offloads.len() < WINDOW
+            && let Some(resource) = self.copies.to_offload.pop_front()
+        {
+            if self.topology.keeps(resource) || self.copies.offloads.contains_key(&resource) {
+                continue;
+            }
+            let mut requests = self.storage.copies(resource, 0);
+            let mut offload = Offload {
+                left: 0,
+                failed: false,
+            };
+            for request in &mut requests {
+                // the generation is the owner's to count
+                request.types.iter_mut().for_each(|one| one.generation = 0);
+                let options = super::RequestOptions::default();
+                let sent = request.emit().and_then(|payload| {
+                    self.request(
+                        now,
+                        For::Offload(resource),
+                        Method::Store,
+                        vec![resource],
+                        &payload,
+                        None,
+                        None,
+                        options,
+                    )
+                });
+                offload.left += usize::from(sent.is_ok());
+                offload.failed |= sent.is_err();
+            }
+            if offload.left > 0 {
+                self.copies.offloads.insert(resource, offload);
+            }
+        }
+    }
+
+    pub(super) fn offload_answered(&mut self, now: Now, resource: Id, good: bool) {
+        let Some(offload) = self.copies.offloads.get_mut(&resource) else {
+            return;
+        };
+        offload.left -= 1;
+        offload.failed |= !good;
+        if offload.left > 0 {
+            return;
+        }
+        let all_there = !offload.failed;
+        self.copies.offloads.remove(&resource);
+        if all_there && !self.topology.keeps(resource) {
+            self.storage.drop_resources(|key| key != resource);
+        }
+        self.continue_offload(now);
     }
 
     pub(super) fn copy_answered(&mut self, now: Now, id: u64) {

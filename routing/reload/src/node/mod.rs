@@ -530,10 +530,7 @@ impl Node {
             Action::Update(peer, body) => self.send_update(now, peer, &body),
             Action::HandOver { to, after, upto } => self.copy_range(now, to, after, upto, true),
             Action::Replicate { to, after, upto } => self.copy_range(now, to, after, upto, false),
-            Action::Prune => {
-                let topology = &self.topology;
-                self.storage.drop_resources(|key| topology.keeps(key));
-            }
+            Action::Prune => self.offload(now),
             Action::Joined => {
                 self.started.get_or_insert(now.at);
                 self.probe_at.get_or_insert(now.at + PROBE_EVERY);

@@ -96,7 +96,11 @@ impl Node {
             let tried = self.tried(from, &header, contents);
             let next = match self.by_peer.contains_key(&first) {
                 true => Hop::To(first),
-                false => self.topology.next_hop(first, &tried),
+                false => match self.topology.next_hop(first, &tried) {
+                    // every way has been tried: the first may be good again
+                    Hop::None => self.topology.next_hop(first, &[]),
+                    hop => hop,
+                },
             };
             match next {
                 Hop::Here => {

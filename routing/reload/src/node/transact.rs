@@ -95,6 +95,8 @@ pub(super) enum For {
         store: u64,
     },
     Goodbye,
+    /// A resource that has no place here any more.
+    Offload(Id),
 }
 
 pub(super) struct Transaction {
@@ -745,6 +747,12 @@ impl Node {
             }
             For::Copy { job } => self.copy_answered(now, job),
             For::Replica { store } => self.replica_answered(now, store, result.is_ok()),
+            For::Offload(resource) => {
+                // 412: the owner has a newer one
+                let newer = Err(ReloadError::Refused(Code::PRECONDITION_FAILED));
+                let good = result.is_ok() || result == newer;
+                self.offload_answered(now, resource, good);
+            }
             For::Goodbye => {}
         }
     }
