@@ -64,9 +64,9 @@ fn put(sim: &mut Sim, from: usize, resource: Id, n: u32) -> bool {
     let options = RequestOptions::default();
     let sent = sim
         .with(from, |node, now| {
-            node.store(now, &request, options).unwrap()
+            node.store(now, &request, options).expect("room")
         })
-        .unwrap();
+        .expect("a live node with room");
     for _ in 0..70 {
         sim.run(Duration::from_millis(500));
         if let Some(answer) = sim.answers.remove(&(from, sent)) {
@@ -85,9 +85,10 @@ fn found(sim: &mut Sim, resources: &[(Id, u32)]) -> usize {
         let request = everything(*resource, KIND, DataModel::Single);
         let options = RequestOptions::default();
         let sent = sim.with(from, |node, now| {
-            node.fetch(now, &request, options).unwrap()
+            node.fetch(now, &request, options)
+                .expect("a live node with room")
         });
-        asked.push((from, sent.unwrap(), *number));
+        asked.push((from, sent.expect("a live node with room"), *number));
     }
     sim.run(Duration::from_secs(33));
     let right = |(from, sent, number): &(usize, _, u32)| match sim.answers.get(&(*from, *sent)) {
@@ -224,12 +225,10 @@ fn lookups_are_right_while_the_ring_repairs_itself() {
             sim.kill(place);
         }
     }
+    // Until keep-alives fail, a fifth of all keys has a dead owner. The others are reached on other ways.
     let during = sim.lookups(300, Duration::from_secs(16));
-    assert!(
-        during.right() > 0.9,
-        "while dead links are unknown: {}",
-        during.right()
-    );
+    assert_eq!(during.wrong, 0);
+    assert!(during.right() >= 0.78, "{}", during.right());
     sim.run(Duration::from_secs(180));
     let after = sim.lookups(300, Duration::from_secs(5));
     assert_eq!((after.wrong, after.lost), (0, 0), "after the repair");
@@ -357,7 +356,7 @@ fn a_removed_value_does_not_come_back() {
     }
 }
 
-fn corrupt(bytes: &mut Vec<u8>) {
+fn corrupt(bytes: &mut [u8]) {
     // something after the header, so that it gets as far as it can
     if let Some(byte) = bytes.get_mut(90) {
         *byte ^= 0x40;
@@ -484,7 +483,7 @@ fn liars_on_the_way_are_not_believed() {
     assert!(unverified > 0);
 }
 
-// R38 of the kind: a storing node restarts empty and its neighbours give it back what is its own
+// R89, R113: a storing node restarts empty and its neighbours give it back what is its own
 #[test]
 fn a_restarted_node_recovers_from_its_neighbours() {
     let mut sim = Sim::ring(31, 16);

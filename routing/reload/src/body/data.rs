@@ -620,7 +620,7 @@ mod tests {
             input("stored_data-array-append", "signature_input")
         );
         let record = stored("anode-record-stored_data", DataModel::Dictionary);
-        assert_eq!(record.expires(), 1_700_000_000 + 3600 + 0);
+        assert_eq!(record.expires(), 1_700_000_000 + 3600);
     }
 
     // R64, R74

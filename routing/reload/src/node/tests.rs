@@ -60,7 +60,10 @@ fn bench_with(change: impl FnOnce(&mut NodeConfig)) -> Node {
     node
 }
 
-fn drain(node: &mut Node) -> (Vec<(u64, Header, Vec<u8>)>, Vec<Event>) {
+/// Link, header and contents of a message.
+type Sent = (u64, Header, Vec<u8>);
+
+fn drain(node: &mut Node) -> (Vec<Sent>, Vec<Event>) {
     let sent = std::iter::from_fn(|| node.poll_transmit())
         .map(|transmit| {
             let (header, contents) = Header::parse(&transmit.bytes).unwrap();
@@ -94,7 +97,7 @@ fn answers(node: &mut Node, link: u64, message: &[u8]) -> Vec<(u64, u16)> {
     codes(drain(node).0)
 }
 
-fn codes(sent: Vec<(u64, Header, Vec<u8>)>) -> Vec<(u64, u16)> {
+fn codes(sent: Vec<Sent>) -> Vec<(u64, u16)> {
     sent.into_iter()
         .filter_map(
             |(link, _, contents)| match Contents::parse(&contents).ok()?.kind {
@@ -151,7 +154,7 @@ fn headers_that_are_not_served_are_answered() {
     assert_eq!(answers(&mut plain, 2, &old), [(2, 200)]);
 }
 
-// R29, R30, R31, RD17, RD26, R65 of the routing rules: who forwards, appends and counts down
+// R26, R29, R30, R31, RD17: who forwards appends the sender and counts down
 #[test]
 fn forwarding_appends_the_sender_and_counts_down() {
     let mut node = bench();

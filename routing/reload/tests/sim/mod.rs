@@ -47,7 +47,7 @@ pub struct Member {
     pub left: bool,
     pub started: Duration,
     /// Rewrites what it sends: a liar.
-    pub tamper: Option<fn(&mut Vec<u8>)>,
+    pub tamper: Option<fn(&mut [u8])>,
 }
 
 pub struct Sim {
@@ -471,7 +471,7 @@ impl Sim {
         let mut left = count;
         while left > 0 {
             let size = self.alive().len();
-            let batch = (size / 8).clamp(1, 256).min(left);
+            let batch = (size / 4).clamp(1, 1024).min(left);
             for _ in 0..batch {
                 let place = self.add();
                 self.join(place);
