@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 fn samples() -> Vec<Vec<u8>> {
     let vectors: serde_json::Value =
-        serde_json::from_str(include_str!("vectors/reload-vectors.json")).unwrap();
+        serde_json::from_str(include_str!("vectors/reload-vectors.json")).expect("good bytes");
     let hex = |text: &str| -> Option<Vec<u8>> {
         let pairs = (0..text.len()).step_by(2);
         pairs
@@ -25,7 +25,7 @@ fn samples() -> Vec<Vec<u8>> {
     };
     let mut all: Vec<Vec<u8>> = vectors["vectors"]
         .as_array()
-        .unwrap()
+        .expect("good bytes")
         .iter()
         .filter_map(|vector| hex(vector["hex"].as_str()?))
         .collect();
@@ -47,8 +47,8 @@ fn every_parser(bytes: &[u8]) {
     if let Ok((header, contents)) = Header::parse(bytes)
         && header.log.is_none()
     {
-        let again = header.emit(contents).unwrap();
-        assert_eq!(Header::parse(&again).unwrap().0, header);
+        let again = header.emit(contents).expect("good bytes");
+        assert_eq!(Header::parse(&again).expect("good bytes").0, header);
     }
     let _ = Contents::parse(bytes);
     macro_rules! round_trip {
@@ -59,20 +59,20 @@ fn every_parser(bytes: &[u8]) {
         };
     }
     round_trip! {
-        ErrorBody::parse(bytes) => |it: &ErrorBody| it.emit().unwrap();
-        PingRequest::parse(bytes) => |it: &PingRequest| it.emit().unwrap();
-        TunnelRequest::parse(bytes) => |it: &TunnelRequest| it.emit().unwrap();
-        ConnectBody::parse(bytes) => |it: &ConnectBody| it.emit().unwrap();
+        ErrorBody::parse(bytes) => |it: &ErrorBody| it.emit().expect("good bytes");
+        PingRequest::parse(bytes) => |it: &PingRequest| it.emit().expect("good bytes");
+        TunnelRequest::parse(bytes) => |it: &TunnelRequest| it.emit().expect("good bytes");
+        ConnectBody::parse(bytes) => |it: &ConnectBody| it.emit().expect("good bytes");
         Membership::parse(bytes) => Membership::emit;
-        ChordUpdate::parse(bytes) => |it: &ChordUpdate| it.emit().unwrap();
-        StoreRequest::parse(bytes, model) => |it: &StoreRequest| it.emit().unwrap();
-        References::parse(bytes, model) => |it: &References| it.emit().unwrap();
-        FindRequest::parse(bytes) => |it: &FindRequest| it.emit().unwrap();
+        ChordUpdate::parse(bytes) => |it: &ChordUpdate| it.emit().expect("good bytes");
+        StoreRequest::parse(bytes, model) => |it: &StoreRequest| it.emit().expect("good bytes");
+        References::parse(bytes, model) => |it: &References| it.emit().expect("good bytes");
+        FindRequest::parse(bytes) => |it: &FindRequest| it.emit().expect("good bytes");
         FindResult::parse_list(bytes) => |it: &Vec<FindResult>| FindResult::emit_list(it);
         Generation::parse_list(bytes) => |it: &Vec<Generation>| Generation::emit_list(it);
-        FetchResponse::parse_list(bytes, model) => |it: &Vec<FetchResponse>| FetchResponse::emit_list(it).unwrap();
+        FetchResponse::parse_list(bytes, model) => |it: &Vec<FetchResponse>| FetchResponse::emit_list(it).expect("good bytes");
         TurnServer::parse(bytes) => TurnServer::emit;
-        SipRegistration::parse(bytes) => |it: &SipRegistration| it.emit().unwrap();
+        SipRegistration::parse(bytes) => |it: &SipRegistration| it.emit().expect("good bytes");
     }
     let _ = PingResponse::parse(bytes);
     let _ = AnodeRecord::parse(bytes);

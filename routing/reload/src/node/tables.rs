@@ -60,7 +60,8 @@ pub(super) enum Answer {
 
 /// Answers by transaction and hash of the request (RD28).
 pub(super) struct Answers {
-    entries: BTreeMap<(u64, u64), Answer>,
+    /// With the time until which they are kept.
+    entries: BTreeMap<(u64, u64), (Duration, Answer)>,
     order: VecDeque<(Duration, (u64, u64), usize)>,
     bytes: usize,
     /// Answers that gave way before their time.
@@ -78,7 +79,7 @@ impl Answers {
     }
 
     pub fn get(&self, key: (u64, u64)) -> Option<&Answer> {
-        self.entries.get(&key)
+        self.entries.get(&key).map(|(_, answer)| answer)
     }
 
     pub fn put(&mut self, at: Duration, key: (u64, u64), answer: Answer) {
@@ -86,7 +87,7 @@ impl Answers {
             Answer::Pending => 0,
             Answer::Given(bytes) => bytes.len(),
         };
-        self.entries.insert(key, answer);
+        self.entries.insert(key, (at + ANSWER_LIFETIME, answer));
         self.bytes += size;
         self.order.push_back((at + ANSWER_LIFETIME, key, size));
         while let Some((until, key, size)) = self.order.front().copied() {
@@ -97,8 +98,8 @@ impl Answers {
             self.evicted += u64::from(until > at);
             self.bytes -= size;
             self.order.pop_front();
-            // an entry of the same key that is younger stays
-            if !self.order.iter().any(|(_, other, _)| *other == key) {
+            // a younger answer to the same request stays
+            if self.entries.get(&key).is_some_and(|(of, _)| *of == until) {
                 self.entries.remove(&key);
             }
         }
