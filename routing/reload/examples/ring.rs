@@ -1,0 +1,328 @@
+//! Figures of rings beside the tables of `docs/spec/reload.md` §4.3 and §4.4.
+//!
+//! `cargo run --release -p anode-reload --example ring -- [tables | loss | grow N | churn N MINUTES]`
+//!
+//! - `tables`: nodes that stand still, with perfect tables: the parameters of the tables, and what is shipped.
+//! - `loss`: lookups right after a part of 1,000 such nodes died.
+//! - `grow N`: N nodes join by themselves (up to 16,384), then 4,000 lookups, messages and bytes at rest, wall time, memory.
+//! - `churn N MINUTES`: N nodes with exponential sessions of MINUTES for six hours; which share of records has no copy.
+
+#[path = "../tests/sim/mod.rs"]
+mod sim;
+
+use anode_reload::body::{StoreRequest, StoreType};
+use anode_reload::chord::Config;
+use anode_reload::node::RequestOptions;
+use anode_reload::topology::Hop;
+use anode_reload::{Chord, DataValue, Id, StoredData, Topology, TypeId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use sim::Sim;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |place: usize, default: usize| {
+        let given = arguments.get(place).and_then(|text| text.parse().ok());
+        given.unwrap_or(default)
+    };
+    match arguments.first().map(String::as_str) {
+        Some("loss") => loss(),
+        Some("grow") => grow(number(1, 1024)),
+        Some("churn") => churn(number(1, 256), number(2, 60)),
+        _ => tables(),
+    }
+}
+
+fn fixed(fingers: u8, neighbours: usize) -> Config {
+    Config {
+        fingers: Some(fingers),
+        neighbours: Some(neighbours),
+        shortcut: false,
+        ..Config::default()
+    }
+}
+
+fn ring(count: usize, seed: u64) -> Vec<Id> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut ids: Vec<Id> = (0..count).map(|_| Id::from_number(rng.random())).collect();
+    ids.sort();
+    ids
+}
+
+fn frozen(ring: &[Id], config: &Config) -> BTreeMap<Id, Chord> {
+    let node = |id: &Id| (*id, Chord::frozen(*id, config.clone(), ring));
+    ring.iter().map(node).collect()
+}
+
+#[derive(Default)]
+struct Figures {
+    hops: Vec<usize>,
+    wrong: usize,
+    stuck: usize,
+    timeouts: usize,
+}
+
+impl Figures {
+    fn mean(&self) -> f64 {
+        self.hops.iter().sum::<usize>() as f64 / self.hops.len().max(1) as f64
+    }
+    fn p99(&mut self) -> usize {
+        self.hops.sort_unstable();
+        let place = self.hops.len() * 99 / 100;
+        self.hops.get(place).copied().unwrap_or(0)
+    }
+}
+
+fn walk(nodes: &mut BTreeMap<Id, Chord>, lookups: usize, seed: u64, figures: &mut Figures) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let live: Vec<Id> = nodes.keys().copied().collect();
+    for _ in 0..lookups {
+        let key = Id::from_number(rng.random());
+        let owner = live[live.partition_point(|other| *other < key) % live.len()];
+        let mut here = live[rng.random_range(0..live.len())];
+        let mut hops = 0;
+        for step in 0.. {
+            let node = &nodes[&here];
+            let lost = step > 4000 || !node.knows_its_range();
+            match if lost {
+                Hop::None
+            } else {
+                node.next_hop(key, &[])
+            } {
+                Hop::Here if here == owner => figures.hops.push(hops),
+                Hop::Here => figures.wrong += 1,
+                Hop::None => figures.stuck += 1,
+                Hop::To(next) if nodes.contains_key(&next) => {
+                    here = next;
+                    hops += 1;
+                    continue;
+                }
+                Hop::To(dead) => {
+                    nodes.get_mut(&here).expect("a live node").freeze_out(dead);
+                    figures.timeouts += 1;
+                    continue;
+                }
+            }
+            break;
+        }
+    }
+}
+
+fn tables() {
+    println!("mean / p99 hops, 4,000 lookups, nodes that stand still (list of §4.3 in brackets)");
+    println!(
+        "{:>6} {:>6}  {:>20}  {:>20}  {:>20}  {:>12}  {:>12}",
+        "N",
+        "½log2N",
+        "all fingers, s=1",
+        "8 fingers, 3+3",
+        "16 fingers, 3+3",
+        "shipped",
+        "no shortcut"
+    );
+    let listed: [(usize, [&str; 3]); 6] = [
+        (64, ["3.83/6", "3.53/6", "3.53/6"]),
+        (256, ["4.84/8", "4.64/7", "4.64/7"]),
+        (1024, ["5.87/9", "5.77/9", "5.68/9"]),
+        (4096, ["6.83/11", "7.89/13", "6.65/10"]),
+        (8192, ["7.40/11", "10.69/19", "7.23/11"]),
+        (16384, ["7.85/12", "15.89/29", "7.67/12"]),
+    ];
+    for (count, listed) in listed {
+        let ring = ring(count, 7);
+        let measure = |config: &Config| {
+            let mut figures = Figures::default();
+            walk(&mut frozen(&ring, config), 4000, 8, &mut figures);
+            assert_eq!((figures.wrong, figures.stuck), (0, 0));
+            format!("{:.2}/{}", figures.mean(), figures.p99())
+        };
+        let mut columns = Vec::new();
+        for (config, listed) in [fixed(127, 1), fixed(8, 3), fixed(16, 3)]
+            .iter()
+            .zip(listed)
+        {
+            columns.push(format!("{} ({listed})", measure(config)));
+        }
+        let shipped = measure(&Config::default());
+        let plain = measure(&Config {
+            shortcut: false,
+            ..Config::default()
+        });
+        println!(
+            "{count:>6} {:>6.1}  {:>20}  {:>20}  {:>20}  {shipped:>12}  {plain:>12}",
+            (count as f64).log2() / 2.0,
+            columns[0],
+            columns[1],
+            columns[2]
+        );
+    }
+}
+
+fn loss() {
+    println!(
+        "sudden loss of a part of 1,000 nodes, no repair, 3 × 2,000 lookups: right, mean hops, mean timeouts"
+    );
+    let settings = [
+        ("8 fingers, 3+3", fixed(8, 3)),
+        ("16 fingers, 8+8", fixed(16, 8)),
+        ("8 fingers, 10+10", fixed(8, 10)),
+        ("shipped", Config::default()),
+    ];
+    for (name, config) in settings {
+        for part in [0.0, 0.1, 0.2, 0.3, 0.5] {
+            let mut figures = Figures::default();
+            for seed in 0..3 {
+                let ring = ring(1000, 100 + seed);
+                let mut nodes = frozen(&ring, &config);
+                let mut rng = StdRng::seed_from_u64(seed);
+                nodes.retain(|_, _| !rng.random_bool(part));
+                walk(&mut nodes, 2000, seed, &mut figures);
+            }
+            let all = (figures.hops.len() + figures.wrong + figures.stuck) as f64;
+            println!(
+                "{name:>18} {:>3.0} %  right {:.4}  hops {:.2}  timeouts {:.2}  wrong {} stuck {}",
+                part * 100.0,
+                figures.hops.len() as f64 / all,
+                figures.mean(),
+                figures.timeouts as f64 / all,
+                figures.wrong,
+                figures.stuck
+            );
+        }
+    }
+}
+
+fn grow(count: usize) {
+    let begun = Instant::now();
+    let mut sim = Sim::ring(5, count);
+    let joined = sim
+        .members
+        .iter()
+        .flatten()
+        .filter(|member| member.joined)
+        .count();
+    println!(
+        "{count} nodes: {joined} joined in {:.0} s of virtual and {:.1} s of real time, {} messages; wrong neighbours: {}",
+        sim.at.as_secs_f64(),
+        begun.elapsed().as_secs_f64(),
+        sim.delivered,
+        sim.wrong_neighbours()
+    );
+    let lookups = sim.lookups(4000, Duration::from_secs(5));
+    println!(
+        "lookups: mean {:.2} hops, p99 {}, wrong {}, lost {}  (½ log2 N = {:.1})",
+        lookups.mean(),
+        lookups.p99(),
+        lookups.wrong,
+        lookups.lost,
+        (count as f64).log2() / 2.0
+    );
+    let total = |sim: &Sim| {
+        let each = sim
+            .members
+            .iter()
+            .flatten()
+            .map(|member| member.node.counters());
+        each.fold((0, 0), |(sent, bytes), it| {
+            (sent + it.sent, bytes + it.sent_bytes)
+        })
+    };
+    let links: usize = sim
+        .members
+        .iter()
+        .flatten()
+        .map(|m| m.node.links().count())
+        .sum();
+    if count <= 4096 {
+        let before = total(&sim);
+        sim.run(Duration::from_secs(3600));
+        let after = total(&sim);
+        println!(
+            "at rest, per node and hour: {} messages, {} bytes (keep-alives of links not counted)",
+            (after.0 - before.0) / count as u64,
+            (after.1 - before.1) / count as u64
+        );
+    }
+    println!(
+        "links per node: {:.1}; memory of the process: {}",
+        links as f64 / count as f64,
+        memory()
+    );
+    println!("real time in all: {:.1} s", begun.elapsed().as_secs_f64());
+}
+
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    line.unwrap_or("unknown").trim().to_owned()
+}
+
+/// Exponential sessions, a new node for each that dies, owners that store again every 1,200 s.
+fn churn(count: usize, minutes: usize) {
+    const RECORDS: usize = 400;
+    let mut sim = Sim::ring(9, count);
+    let mean = minutes as f64 * 60.0;
+    let resources: Vec<Id> = (0..RECORDS).map(|_| sim.random_id()).collect();
+    let (mut samples, mut missing) = (0u64, 0u64);
+    for second in 0..6 * 3600u64 {
+        if second % 3 == 0 {
+            // each record is stored again once in 1,200 s
+            for resource in resources
+                .iter()
+                .skip((second / 3) as usize % 400)
+                .step_by(400)
+            {
+                store(&mut sim, *resource);
+            }
+        }
+        if second % 60 == 0 && second > 1500 {
+            for resource in &resources {
+                samples += 1;
+                let has = |place: &usize| {
+                    let storage = sim.node(*place).storage();
+                    !storage
+                        .resources_in(resource.plus(u128::MAX), *resource)
+                        .is_empty()
+                };
+                missing += u64::from(!sim.alive().iter().any(has));
+            }
+        }
+        let deaths = sim.rng.random_bool((count as f64 / mean).min(1.0));
+        if deaths {
+            let alive = sim.alive();
+            // the first eight are the stable base (RD54)
+            let pick = sim.rng.random_range(8..alive.len());
+            sim.kill(alive[pick]);
+            let place = sim.add();
+            sim.join(place);
+        }
+        sim.run(Duration::from_secs(1));
+    }
+    println!(
+        "{count} nodes, sessions of {minutes} min, 6 h: no copy {:.3} % of the time ({missing} of {samples} samples)",
+        100.0 * missing as f64 / samples as f64
+    );
+}
+
+fn store(sim: &mut Sim, resource: Id) {
+    let data = StoredData {
+        storage_time: sim.now().unix as u32,
+        lifetime: 3600,
+        value: DataValue::Single(vec![1; 8]),
+        signature: None,
+    };
+    let request = StoreRequest {
+        resource,
+        types: vec![StoreType {
+            kind: TypeId::TURN_SERVICE,
+            generation: 0,
+            values: vec![data],
+        }],
+    };
+    let from = sim.alive()[0];
+    let _ = sim.with(from, |node, now| {
+        node.store(now, &request, RequestOptions::default())
+    });
+}

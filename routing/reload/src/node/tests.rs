@@ -1,0 +1,624 @@
+use super::*;
+use crate::body::{Membership, PingRequest, StoreRequest, StoreType};
+use crate::contents::{Contents, ErrorBody, Kind, emit_contents};
+use crate::header::Fragment;
+use crate::node::transact::GIVE_UP;
+use crate::signature::Signature;
+use crate::{Chord, DataValue, Method, SharedKey, StoredData, TypeId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const OVERLAY: &str = "x.net";
+
+fn at(millis: u64) -> Now {
+    Now {
+        at: Duration::from_millis(millis),
+        unix: 1_700_000_000 + millis / 1000,
+    }
+}
+
+fn id(n: u8) -> Id {
+    Id([n; 16])
+}
+
+fn node_with(n: u8, change: impl FnOnce(&mut NodeConfig)) -> Node {
+    let mut config = NodeConfig::new(OVERLAY);
+    change(&mut config);
+    let mut node = Node::new(
+        config,
+        Box::new(SharedKey::new(id(n))),
+        Box::new(Chord::new(id(n), crate::chord::Config::default(), 1)),
+        Box::new(StdRng::seed_from_u64(n.into())),
+    );
+    node.create(at(0));
+    node
+}
+
+fn link(node: &mut Node, number: u64, peer: u8) {
+    let info = LinkInfo {
+        peer: id(peer),
+        mtu: None,
+        transport: LogTransport::Sealed,
+        group: 0,
+    };
+    node.link_up(at(0), LinkId(number), info);
+}
+
+/// Node 0x50 with a routable peer 0x90 on link 1 and one that is no part of the ring, 0x20, on link 2.
+fn bench() -> Node {
+    bench_with(|_| {})
+}
+
+fn bench_with(change: impl FnOnce(&mut NodeConfig)) -> Node {
+    let mut node = node_with(0x50, change);
+    link(&mut node, 1, 0x90);
+    link(&mut node, 2, 0x20);
+    let update = crate::body::ChordUpdate::default().emit().unwrap();
+    let message = message(0x90, Method::Update, vec![id(0x50)], &update, 1);
+    node.handle(at(0), LinkId(1), &message);
+    drain(&mut node);
+    node
+}
+
+/// Link, header and contents of a message.
+type Sent = (u64, Header, Vec<u8>);
+
+fn drain(node: &mut Node) -> (Vec<Sent>, Vec<Event>) {
+    let sent = std::iter::from_fn(|| node.poll_transmit())
+        .map(|transmit| {
+            let (header, contents) = Header::parse(&transmit.bytes).unwrap();
+            (transmit.link.0, header, contents.to_vec())
+        })
+        .collect();
+    (sent, std::iter::from_fn(|| node.poll_event()).collect())
+}
+
+fn signed(by: u8, kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let mut contents = emit_contents(kind, payload);
+    Signature::unsigned(id(by)).write(&mut contents).unwrap();
+    contents
+}
+
+fn message(by: u8, method: Method, route: Vec<Id>, payload: &[u8], transaction: u64) -> Vec<u8> {
+    let contents = signed(by, Kind::Request(method as u16), payload);
+    Header::new(overlay_hash(OVERLAY), transaction, route)
+        .emit(&contents)
+        .unwrap()
+}
+
+fn ping(by: u8, route: Vec<Id>, transaction: u64) -> Vec<u8> {
+    let body = PingRequest { infos: vec![1, 2] }.emit().unwrap();
+    message(by, Method::Ping, route, &body, transaction)
+}
+
+/// Codes of the responses that a message brings, with the link they take.
+fn answers(node: &mut Node, link: u64, message: &[u8]) -> Vec<(u64, u16)> {
+    node.handle(at(100), LinkId(link), message);
+    codes(drain(node).0)
+}
+
+fn codes(sent: Vec<Sent>) -> Vec<(u64, u16)> {
+    sent.into_iter()
+        .filter_map(
+            |(link, _, contents)| match Contents::parse(&contents).ok()?.kind {
+                Kind::Response(code) => Some((link, code.0)),
+                Kind::Request(_) => None,
+            },
+        )
+        .collect()
+}
+
+// R55, R57, R128: a PING to the wildcard, to the id, and to a key of the range
+#[test]
+fn pings_are_answered_with_what_was_asked() {
+    for target in [Id::WILDCARD, id(0x50), id(0x30)] {
+        let mut node = bench();
+        node.handle(at(1), LinkId(2), &ping(0x20, vec![target], 7));
+        let (sent, _) = drain(&mut node);
+        let (link, header, contents) = &sent[0];
+        assert_eq!((*link, header.transaction), (2, 7));
+        assert_eq!(header.route, [id(0x20)], "the via list reversed");
+        let contents = Contents::parse(contents).unwrap();
+        assert_eq!(contents.kind, Kind::Response(Code::OK));
+        let pong = crate::body::PingResponse::parse(contents.payload).unwrap();
+        assert_eq!(pong.infos.len(), 2);
+    }
+}
+
+// R16, R17, R25, RD9, RD10, RD14, RD25
+#[test]
+fn headers_that_are_not_served_are_answered() {
+    let mut node = bench();
+    let base = ping(0x20, vec![id(0x80)], 7);
+    let changed = |at: usize, value: u8| {
+        let mut message = base.clone();
+        message[at] = value;
+        message
+    };
+    assert_eq!(answers(&mut node, 2, &changed(4, 0xff)), [(2, 498)]);
+    assert_eq!(answers(&mut node, 2, &changed(12, 0x82)), [(2, 498)]);
+    assert_eq!(answers(&mut node, 2, &changed(12, 0x01)), [(2, 498)]);
+    assert_eq!(answers(&mut node, 2, &changed(8, 0)), [(2, 483)]);
+    assert_eq!(answers(&mut node, 2, &changed(8, 101)), []);
+    assert_eq!(answers(&mut node, 2, &changed(9, 7)), [(2, 499)]);
+    assert_eq!(answers(&mut node, 2, &changed(9, 2)), [(2, 302)]);
+    let mut strict = bench_with(|config| config.iterative = false);
+    assert_eq!(answers(&mut strict, 2, &changed(9, 2)), [(2, 499)]);
+    // RD9: a TTL of 0 is good enough for the destination
+    let mut here = ping(0x20, vec![id(0x50)], 8);
+    here[8] = 0;
+    assert_eq!(answers(&mut node, 2, &here), [(2, 200)]);
+    let mut plain = bench_with(|config| config.accept_plain_version = true);
+    let mut old = ping(0x20, vec![id(0x50)], 8);
+    old[12] = 0x01;
+    assert_eq!(answers(&mut plain, 2, &old), [(2, 200)]);
+}
+
+// R26, R29, R30, R31, RD17: who forwards appends the sender and counts down
+#[test]
+fn forwarding_appends_the_sender_and_counts_down() {
+    let mut node = bench();
+    let message = ping(0x20, vec![id(0x50), id(0x80)], 7);
+    node.handle(at(1), LinkId(2), &message);
+    let (sent, _) = drain(&mut node);
+    let (link, header, contents) = &sent[0];
+    assert_eq!(*link, 1, "towards the peer that owns it");
+    assert_eq!((header.ttl, &header.via), (99, &vec![id(0x20)]));
+    assert_eq!(header.route, [id(0x80)], "its own entry is taken off");
+    // the contents are not touched
+    let (_, original) = Header::parse(&message).unwrap();
+    assert_eq!(contents, original);
+    assert_eq!(node.counters().forwarded, 1);
+}
+
+// R34, R35, RD16, RD17: a long via list becomes one id, which only this node can read back
+#[test]
+fn via_lists_are_compressed_and_expanded() {
+    let mut node = bench_with(|config| config.compress_via = 3);
+    let mut request = Header::new(overlay_hash(OVERLAY), 7, vec![id(0x80)]);
+    request.via = vec![id(1), id(2)];
+    let contents = signed(1, Kind::Request(1), &[0]);
+    node.handle(at(1), LinkId(2), &request.emit(&contents).unwrap());
+    let (sent, _) = drain(&mut node);
+    let via = sent[0].1.via.clone();
+    assert_eq!(via.len(), 1);
+    // the answer comes back over this node to 0x20, then 2, then 1
+    let response = Header::new(overlay_hash(OVERLAY), 7, vec![id(0x50), via[0]]);
+    let contents = signed(0x80, Kind::Response(Code::OK), &[]);
+    let response = response.emit(&contents).unwrap();
+    node.handle(at(2), LinkId(1), &response);
+    let (sent, _) = drain(&mut node);
+    assert_eq!(sent[0].0, 2);
+    assert_eq!(sent[0].1.route, [id(0x20), id(2), id(1)]);
+    // after its time it is dropped
+    node.handle(at(40_000), LinkId(1), &response);
+    assert!(drain(&mut node).0.is_empty());
+    assert_eq!(node.counters().stale_private, 1);
+}
+
+// S35: lists that are full, loops through this node, and a private id that holds itself
+#[test]
+fn forged_lists_end() {
+    let mut node = bench();
+    let mut full = Header::new(overlay_hash(OVERLAY), 7, vec![id(0x80)]);
+    full.via = vec![id(1); 255];
+    let contents = signed(1, Kind::Request(1), &[0]);
+    node.handle(at(1), LinkId(2), &full.emit(&contents).unwrap());
+    assert!(drain(&mut node).0.is_empty());
+    let mut turns = Header::new(overlay_hash(OVERLAY), 8, vec![id(0x50); 255]);
+    turns.route[254] = id(0x90);
+    node.handle(at(1), LinkId(2), &turns.emit(&contents).unwrap());
+    assert_eq!(drain(&mut node).0.len(), 1, "its own entries cost nothing");
+    let inner = node
+        .private
+        .compress(at(0), vec![id(0x90)], Duration::from_secs(60));
+    let mut hidden = inner;
+    for _ in 0..20 {
+        hidden = node
+            .private
+            .compress(at(0), vec![hidden], Duration::from_secs(60));
+    }
+    let deep = Header::new(overlay_hash(OVERLAY), 9, vec![hidden]);
+    node.handle(at(1), LinkId(2), &deep.emit(&contents).unwrap());
+    assert!(drain(&mut node).0.is_empty());
+}
+
+// R49, RD21, RD25, RD27, RD74
+#[test]
+fn requests_that_cannot_be_served_get_their_code() {
+    let mut node = bench();
+    let unsigned = Header::new(overlay_hash(OVERLAY), 1, vec![id(0x50)])
+        .emit(&emit_contents(Kind::Request(1), &[0]))
+        .unwrap();
+    assert_eq!(answers(&mut node, 2, &unsigned), [(2, 401)]);
+    let unknown = signed(0x20, Kind::Request(21), &[]);
+    let unknown = Header::new(overlay_hash(OVERLAY), 2, vec![id(0x50)])
+        .emit(&unknown)
+        .unwrap();
+    assert_eq!(answers(&mut node, 2, &unknown), [(2, 400)]);
+    let garbage = message(0x20, Method::Store, vec![id(0x30)], &[1, 2, 3], 3);
+    assert_eq!(answers(&mut node, 2, &garbage), [(2, 400)]);
+    let mut store = vec![0x30; 16];
+    store.extend_from_slice(&[0, 13, 0, 0, 99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let store = message(0x20, Method::Store, vec![id(0x30)], &store, 4);
+    assert_eq!(answers(&mut node, 2, &store), [(2, 415)]);
+    let tunnel = crate::body::TunnelRequest {
+        application: 1,
+        dialog: String::new(),
+        pdu: vec![],
+    };
+    let tunnel = message(
+        0x20,
+        Method::Tunnel,
+        vec![id(0x50)],
+        &tunnel.emit().unwrap(),
+        5,
+    );
+    assert_eq!(answers(&mut node, 2, &tunnel), [(2, 404)]);
+}
+
+// R47, RD15, RD47, RD48, RD49: JOIN, LEAVE and UPDATE only over the link of the one they are about
+#[test]
+fn ring_messages_come_over_their_own_link() {
+    let body = |n: u8| {
+        Membership {
+            peer: id(n),
+            data: vec![],
+        }
+        .emit()
+    };
+    for method in [Method::Join, Method::Leave] {
+        let mut node = bench();
+        // about somebody else
+        let other = message(0x20, method, vec![id(0x50)], &body(0x30), 1);
+        assert_eq!(answers(&mut node, 2, &other), [(2, 403)]);
+        // signed by somebody else than the link's peer
+        let forged = message(0x90, method, vec![id(0x50)], &body(0x90), 2);
+        assert_eq!(answers(&mut node, 2, &forged), [(2, 403)]);
+        // to a key and not to the peer
+        let key = message(0x20, method, vec![id(0x30)], &body(0x20), 3);
+        assert_eq!(answers(&mut node, 2, &key), [(2, 404)]);
+        let (before, _) = node.topology().neighbours();
+        assert_eq!(before, [id(0x90)]);
+    }
+    // its own place, over its own link
+    let mut node = bench();
+    let join = message(0x20, Method::Join, vec![id(0x50)], &body(0x20), 4);
+    assert_eq!(answers(&mut node, 2, &join), [(2, 200)]);
+    assert_eq!(node.topology().range(), Some((id(0x20), id(0x50))));
+}
+
+fn store_of(resource: u8, times: &[u32]) -> Vec<u8> {
+    let values = times.iter().map(|time| StoredData {
+        storage_time: 1_700_000_000 + time,
+        lifetime: 600,
+        value: DataValue::Single(vec![1]),
+        signature: None,
+    });
+    StoreRequest {
+        resource: id(resource),
+        types: vec![StoreType {
+            kind: TypeId::TURN_SERVICE,
+            generation: 0,
+            values: values.collect(),
+        }],
+    }
+    .emit()
+    .unwrap()
+}
+
+// R112, RD28: the answer waits for a replica or a second; a repeat does not store, nor answer, twice
+#[test]
+fn a_store_is_answered_when_a_replica_has_it() {
+    let mut node = bench();
+    let store = message(
+        0x20,
+        Method::Store,
+        vec![id(0x30)],
+        &store_of(0x30, &[0]),
+        5,
+    );
+    node.handle(at(10), LinkId(2), &store);
+    let (sent, _) = drain(&mut node);
+    assert_eq!(sent.len(), 1, "the replica comes first");
+    let (link, replica, _) = &sent[0];
+    assert_eq!((*link, &replica.route), (1, &vec![id(0x90)]));
+    node.handle(at(20), LinkId(2), &store);
+    assert!(drain(&mut node).0.is_empty(), "still pending");
+    let good = replica.clone().response(None);
+    let good = Header {
+        route: vec![id(0x50)],
+        ..good
+    };
+    let good = good
+        .emit(&signed(0x90, Kind::Response(Code::OK), &[]))
+        .unwrap();
+    node.handle(at(30), LinkId(1), &good);
+    assert_eq!(codes(drain(&mut node).0), [(2, 200)]);
+    assert_eq!(
+        answers(&mut node, 2, &store),
+        [(2, 200)],
+        "the same answer again"
+    );
+    assert_eq!(node.storage().values(), 1);
+    assert_eq!(node.counters().stored_alone, 0);
+    // a second one, whose replica says nothing
+    let alone = message(
+        0x20,
+        Method::Store,
+        vec![id(0x31)],
+        &store_of(0x31, &[0]),
+        6,
+    );
+    node.handle(at(1000), LinkId(2), &alone);
+    drain(&mut node);
+    node.handle_timeout(at(1999));
+    assert!(codes(drain(&mut node).0).is_empty());
+    node.handle_timeout(at(2000));
+    assert_eq!(codes(drain(&mut node).0), [(2, 200)]);
+    assert_eq!(node.counters().stored_alone, 1);
+}
+
+// R75, R67, RD39: 412 carries the generations; future and foreign places are refused
+#[test]
+fn stores_that_do_not_fit_are_refused() {
+    let mut node = bench();
+    let mut transaction = 10;
+    let mut store = |node: &mut Node, resource: u8, time: u32| {
+        transaction += 1;
+        let body = store_of(resource, &[time]);
+        let message = message(0x20, Method::Store, vec![id(resource)], &body, transaction);
+        node.handle(at(2000 * transaction), LinkId(2), &message);
+        node.handle_timeout(at(2000 * transaction + 1100));
+        drain(node).0
+    };
+    assert_eq!(codes(store(&mut node, 0x30, 5)), [(2, 200)]);
+    let old = store(&mut node, 0x30, 4);
+    let contents = Contents::parse(&old[0].2).unwrap();
+    assert_eq!(contents.kind, Kind::Response(Code::PRECONDITION_FAILED));
+    let info = ErrorBody::parse(contents.payload).unwrap().info;
+    let generations = crate::body::Generation::parse_list(&info).unwrap();
+    assert!(generations[0].generation > 0);
+    assert_eq!(codes(store(&mut node, 0x31, 4000)), [(2, 403)]);
+    // a copy from somebody who is no neighbour
+    let copy = message(
+        0x20,
+        Method::Store,
+        vec![id(0x50)],
+        &store_of(0x80, &[9]),
+        99,
+    );
+    assert_eq!(answers(&mut node, 2, &copy), [(2, 404)]);
+}
+
+// R53, R54: eleven transmissions of one transaction, then a timeout
+#[test]
+fn requests_are_repeated_as_in_rfc_3261() {
+    let mut node = bench();
+    let options = RequestOptions::default();
+    let request = node.ping(at(0), vec![id(0x80)], &[], options).unwrap();
+    let mut times = vec![0];
+    let mut last = drain(&mut node).0.remove(0).2;
+    let mut ended = None;
+    for millis in (100..40_000).step_by(100) {
+        node.handle_timeout(at(millis));
+        let (sent, events) = drain(&mut node);
+        for (_, header, contents) in sent {
+            if header.transaction == request.0 {
+                times.push(millis);
+                assert_eq!(contents, last);
+                last = contents;
+            }
+        }
+        for event in events {
+            if let Event::Answered {
+                request: of,
+                result,
+            } = event
+                && of == request
+            {
+                ended = Some((millis, result.unwrap_err()));
+            }
+        }
+    }
+    let seconds: Vec<f64> = times.iter().map(|millis| *millis as f64 / 1000.0).collect();
+    assert_eq!(
+        seconds,
+        [0., 0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5]
+    );
+    assert_eq!(ended, Some((32_000, ReloadError::Timeout)));
+    assert_eq!(GIVE_UP, Duration::from_secs(32));
+    assert_eq!(node.pending_requests(), 0);
+}
+
+// RD32: both ask at once; the larger Peer-ID's CONNECT stands
+#[test]
+fn crossing_connects_make_one_link() {
+    for (other, expected) in [(0x40, Some(491)), (0x70, None)] {
+        let mut node = bench();
+        node.act(at(0), Action::Connect(id(other), None));
+        drain(&mut node);
+        let body = ConnectBody::sealed(crate::body::Role::Passive);
+        node.offer(at(0), id(other), &body);
+        drain(&mut node);
+        let theirs = message(
+            other,
+            Method::Connect,
+            vec![id(0x50)],
+            &body.emit().unwrap(),
+            9,
+        );
+        node.handle(at(1), LinkId(2), &theirs);
+        let (sent, events) = drain(&mut node);
+        let refused = codes(sent).first().map(|(_, code)| *code);
+        assert_eq!(refused, expected, "{other:x}");
+        let offered = |event: &Event| matches!(event, Event::ConnectOffered { .. });
+        assert_eq!(events.iter().any(offered), expected.is_none());
+    }
+}
+
+// RD63, S35: CONNECTs of one signer are few, and answers to a flood bounded
+#[test]
+fn a_flood_of_connects_is_limited() {
+    let mut node = bench();
+    let body = ConnectBody::sealed(crate::body::Role::Passive)
+        .emit()
+        .unwrap();
+    let mut busy = 0;
+    for transaction in 0..1000 {
+        let connect = message(0x20, Method::Connect, vec![id(0x50)], &body, transaction);
+        let codes = answers(&mut node, 2, &connect);
+        busy += codes.iter().filter(|(_, code)| *code == 503).count();
+    }
+    assert!(busy > 900 && node.offers.len() <= 10);
+}
+
+// S35, RD20: answers that nobody waits for, or of the wrong signer
+#[test]
+fn forged_responses_change_nothing() {
+    let mut node = bench();
+    for transaction in 0..100 {
+        let forged = Header::new(overlay_hash(OVERLAY), transaction, vec![id(0x50)])
+            .emit(&signed(0x20, Kind::Response(Code::OK), &[]))
+            .unwrap();
+        node.handle(at(1), LinkId(2), &forged);
+    }
+    assert_eq!(node.counters().unexpected, 100);
+    assert!(drain(&mut node).1.is_empty());
+}
+
+// RD74, S35: every cut and many changes of real messages, and noise: no panic, no unbounded table
+#[test]
+fn garbage_does_no_harm() {
+    let mut node = bench();
+    let mut rng = StdRng::seed_from_u64(4);
+    let update = crate::body::ChordUpdate {
+        predecessors: vec![id(3); 15],
+        successors: vec![id(4); 15],
+    };
+    let connect = ConnectBody::sealed(crate::body::Role::Passive)
+        .emit()
+        .unwrap();
+    let samples = [
+        ping(0x20, vec![id(0x50)], 1),
+        message(
+            0x20,
+            Method::Store,
+            vec![id(0x30)],
+            &store_of(0x30, &[0, 1]),
+            2,
+        ),
+        message(
+            0x90,
+            Method::Update,
+            vec![id(0x50)],
+            &update.emit().unwrap(),
+            3,
+        ),
+        message(0x20, Method::Connect, vec![id(0x50)], &connect, 4),
+        message(0x20, Method::Find, vec![id(0x30)], &[0x30; 20], 5),
+        message(0x20, Method::Fetch, vec![id(0x30)], &store_of(0x30, &[]), 6),
+        message(0x20, Method::Join, vec![id(0x50)], &id(0x20).0, 7),
+    ];
+    for sample in &samples {
+        for len in 0..sample.len() {
+            let mut cut = sample[..len].to_vec();
+            if len >= 16 {
+                cut[13..16].copy_from_slice(&(len as u32).to_be_bytes()[1..]);
+            }
+            node.handle(at(1), LinkId(2), &cut);
+        }
+        drain(&mut node);
+    }
+    for round in 0..20_000u64 {
+        let mut bytes = samples[rng.random_range(0..samples.len())].clone();
+        for _ in 0..rng.random_range(1..6) {
+            let place = rng.random_range(4..bytes.len());
+            if !(13..16).contains(&place) {
+                bytes[place] = rng.random();
+            }
+        }
+        node.handle(at(round), LinkId(1 + round % 2), &bytes);
+        drain(&mut node);
+        node.handle_timeout(at(round));
+        drain(&mut node);
+    }
+    assert!(node.counters().malformed > 0);
+    assert!(node.reassembly.bytes() <= fragment_limit());
+    assert!(node.pending_requests() <= 4096);
+}
+
+fn fragment_limit() -> usize {
+    crate::fragment::MAX_BYTES
+}
+
+// R36 to R38: what is larger than the link's datagrams goes in fragments, both ways
+#[test]
+fn large_messages_are_cut_to_the_link() {
+    let mut node = node_with(0x50, |config| {
+        config.tunnels.insert(9);
+    });
+    let info = LinkInfo {
+        peer: id(0x20),
+        mtu: Some(1120),
+        transport: LogTransport::Sealed,
+        group: 0,
+    };
+    node.link_up(at(0), LinkId(1), info);
+    drain(&mut node);
+    let tunnel = crate::body::TunnelRequest {
+        application: 9,
+        dialog: "x".into(),
+        pdu: vec![7; 5000],
+    };
+    let options = RequestOptions::default();
+    node.tunnel(at(0), vec![id(0x20)], &tunnel, options)
+        .unwrap();
+    let (sent, _) = drain(&mut node);
+    assert!(sent.len() >= 5);
+    assert!(sent.iter().all(|(_, header, contents)| {
+        header.wire_len() + contents.len() <= 1120 - 32
+            && matches!(header.fragment, Fragment::Part { .. })
+    }));
+    let whole = message(
+        0x20,
+        Method::Tunnel,
+        vec![id(0x50)],
+        &tunnel.emit().unwrap(),
+        5,
+    );
+    let (header, contents) = Header::parse(&whole).unwrap();
+    for part in crate::fragment::split(&header, contents, 1120).unwrap() {
+        node.handle(at(1), LinkId(1), &part);
+    }
+    let (sent, events) = drain(&mut node);
+    assert!(matches!(&events[..], [Event::Tunnel { tunnel: got, .. }] if *got == tunnel));
+    assert_eq!(codes(sent), [(1, 200)]);
+}
+
+// R132: an anonymous id leads here without naming this node
+#[test]
+fn an_anonymous_id_leads_to_its_owner() {
+    let mut node = bench();
+    let own = node.id();
+    let hidden = node.anonymous_id(at(0), vec![own], Duration::from_secs(3600));
+    assert_ne!(hidden, own);
+    let asked = answers(&mut node, 2, &ping(0x20, vec![hidden], 3));
+    assert_eq!(asked, [(2, 200)]);
+}
+
+// R129: at most ten, and only peers with links
+#[test]
+fn the_cache_of_peers_holds_ten() {
+    let mut node = node_with(0x50, |_| {});
+    for n in 1..=20 {
+        link(&mut node, n.into(), n);
+    }
+    assert_eq!(node.cacheable_peers().len(), 10);
+    // links that cannot be: this node itself, the wildcard, nobody
+    for (number, peer) in [(100, 0x50), (101, 0), (102, 0xff)] {
+        link(&mut node, number, peer);
+    }
+    assert_eq!(node.counters().links_refused, 3);
+    assert_eq!(node.links().count(), 20);
+}
