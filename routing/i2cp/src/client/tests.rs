@@ -341,6 +341,7 @@ fn an_idle_session_closes_when_it_shall() {
         .client
         .send(&b, b"x", 0, true, secs(60), wired.now)
         .unwrap();
+    wired.settle();
     wired.pass(secs(200));
     wired.settle();
     assert_eq!(wired.client.phase(), Phase::Ready);
