@@ -156,26 +156,26 @@ impl Gzip {
         let mut data = Vec::with_capacity((body.len() * 4).clamp(512, MAX_INFLATED + 1));
         // room for one byte more than allowed: an exact fit can end without asking for more
         loop {
-            let consumed = self.inflate.total_in() as usize;
+            let before = (self.inflate.total_in(), self.inflate.total_out());
             let status = self
                 .inflate
-                .decompress_vec(&body[consumed..], &mut data, FlushDecompress::None)
+                .decompress_vec(&body[before.0 as usize..], &mut data, FlushDecompress::None)
                 .map_err(|_| bad("it does not inflate"))?;
-            match status {
-                Status::StreamEnd if data.len() <= MAX_INFLATED => break,
-                _ if data.len() > MAX_INFLATED => {
-                    return Err(Error::TooLong {
-                        what: "an inflated payload",
-                        length: data.len(),
-                        limit: MAX_INFLATED,
-                    });
-                }
-                // no room was the reason: a decoder that neither ends nor fills the room lacks input
-                _ if data.len() == data.capacity() => {
-                    let more = data.capacity().min(MAX_INFLATED + 1 - data.len());
-                    data.reserve_exact(more);
-                }
-                _ => return Err(bad("it is cut short")),
+            if data.len() > MAX_INFLATED {
+                return Err(Error::TooLong {
+                    what: "an inflated payload",
+                    length: data.len(),
+                    limit: MAX_INFLATED,
+                });
+            }
+            if status == Status::StreamEnd {
+                break;
+            }
+            if data.len() == data.capacity() {
+                let more = data.capacity().min(MAX_INFLATED + 1 - data.len());
+                data.reserve_exact(more);
+            } else if before == (self.inflate.total_in(), self.inflate.total_out()) {
+                return Err(bad("it is cut short"));
             }
         }
         Ok((data, &body[self.inflate.total_in() as usize..]))

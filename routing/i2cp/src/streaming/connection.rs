@@ -284,7 +284,7 @@ impl Connection {
             Phase::Pending { until } => until,
             Phase::Connecting { until } => send.map_or(until, |send| send.min(until)),
             Phase::Open => {
-                let keep_alive = self.last_received.max(self.last_sent) + self.keep_alive_after;
+                let keep_alive = self.last_received.max(self.last_sent) + self.patience();
                 [self.recv.ack_due(), send, self.held_until(config)]
                     .into_iter()
                     .flatten()
@@ -317,12 +317,20 @@ impl Connection {
             self.send.finish = Finish::Wanted;
         }
         let quiet = now.saturating_duration_since(self.last_received.max(self.last_sent));
-        if self.phase == Phase::Open && quiet >= self.keep_alive_after {
-            let closing = self.recv.peer_closed() || self.send.finish == Finish::Sent;
-            if closing && self.send.finish != Finish::No {
+        if self.phase == Phase::Open && quiet >= self.patience() {
+            if self.send.finish == Finish::Sent {
                 return changes.push(Change::Ended(Failure::TimedOut));
             }
             self.send.keep_alive(now);
+        }
+    }
+
+    /// Silence after which something is done. Behind our CLOSE nothing can be sent that asks for life: then it is the
+    /// peer's own keep-alives and resends that must come, and a few of them may be lost before the stream is.
+    fn patience(&self) -> Duration {
+        match self.send.finish {
+            Finish::Sent => self.keep_alive_after * 3,
+            _ => self.keep_alive_after,
         }
     }
 
