@@ -5,7 +5,7 @@
 //!   netstack call         ◀── Adapter ◀── overlay event / sink
 //! ```
 //!
-//! Every TCP connection is a [`Bridge`]: one flow of the netstack, one stream of an overlay, bytes pumped both ways
+//! Every TCP connection is a bridge: one flow of the netstack, one stream of an overlay, bytes pumped both ways
 //! and never more than both sides have room for. Datagrams, echoes and other packets pass through with bounded state: who
 //! began to speak, for the policy ([`Gate`]), and what an error would have to quote.
 

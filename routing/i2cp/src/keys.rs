@@ -105,7 +105,7 @@ impl LocalDestination {
         Self::from_parts(destination, seed, lease_private)
     }
 
-    /// The key file, [`KEY_FILE`] bytes. The X25519 key goes into a file of its own: [`Self::lease_private`].
+    /// The key file, `KEY_FILE` bytes. The X25519 key goes into a file of its own: [`Self::lease_private`].
     pub fn to_file(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Vec::with_capacity(KEY_FILE);
         bytes.extend_from_slice(self.destination.as_bytes());

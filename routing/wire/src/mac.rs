@@ -63,7 +63,7 @@ impl MacKey {
     }
 
     /// Signs packets that lie one behind the other, all of `size` bytes but the last, which may be shorter: what one
-    /// call to the kernel carries (UDP GSO). Four times as fast as one by one: see [`LANES`].
+    /// call to the kernel carries (UDP GSO). Four times as fast as one by one: see `LANES`.
     pub fn sign_each(&self, packets: &mut [u8], size: usize) {
         let mut groups = packets.chunks_mut(size.max(1).saturating_mul(LANES));
         for group in &mut groups {

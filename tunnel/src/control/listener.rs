@@ -178,7 +178,7 @@ impl axum::serve::Listener for ControlSocket {
     }
 }
 
-/// One connection, and its place among [`CONNECTIONS`].
+/// One connection, and its place among `CONNECTIONS`.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,

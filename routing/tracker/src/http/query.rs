@@ -93,7 +93,7 @@ impl AnnounceQuery {
 /// A scrape over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScrapeQuery {
-    /// At most [`MAX_SCRAPE`]; a scrape of everything is not offered.
+    /// At most 74; a scrape of everything is not offered.
     pub hashes: Vec<InfoHash>,
 }
 
