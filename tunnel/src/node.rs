@@ -119,7 +119,7 @@ pub fn overlay_prefixes() -> [Prefix; 2] {
 /// How long the data thread may take to say goodbye to its peers and remove what it made.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often learnt peers are written down, beside at the end.
+/// How often learnt peers are written down, beside at the end and when a path to a new place was proven.
 const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow; `met` for each peer
@@ -309,10 +309,11 @@ async fn hear(control: Arc<Control>, mut news: mpsc::Receiver<News>) {
                 join,
                 handshake_hash,
             } => control.joined_by(from, join, handshake_hash).await,
-            News::Records(records) => {
+            News::Learnt { records, peers } => {
                 if let Err(error) = sessions::save(&control.state, &records) {
                     tracing::warn!("{error}");
                 }
+                keep_learnt(&control, &peers);
             }
         }
     }
@@ -332,7 +333,11 @@ async fn save_learnt(control: &Control) {
     else {
         return;
     };
-    let peers = learnt::from_reports(&reports);
+    keep_learnt(control, &reports);
+}
+
+fn keep_learnt(control: &Control, reports: &[PeerReport]) {
+    let peers = learnt::from_reports(reports);
     if peers.is_empty() {
         return;
     }
