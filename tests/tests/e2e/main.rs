@@ -9,6 +9,7 @@ mod command_line;
 mod common;
 mod datagrams;
 mod harness;
+mod large;
 mod plain;
 mod policy;
 mod programs;
