@@ -13,22 +13,24 @@ mod bridge;
 mod echo;
 pub mod gate;
 mod quotes;
+mod refusals;
 
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use anode_netstack::{FlowId, Netstack, Offload, Sink, Unreachable};
+use anode_netstack::{FlowId, Netstack, Offload, Sink, Unreachable, prohibited};
 use anode_routing::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId, Via};
 
 use anode_wire::Address;
 
-use crate::policy::Policy;
+use crate::policy::{Policy, Verdict};
 
 use bridge::Bridges;
 use echo::{Echo, Echoes};
 use gate::Gate;
 use quotes::Quotes;
+use refusals::Refusals;
 
 /// Tokens of pings that people asked for have this bit; those of programs do not.
 pub const CONTROL_TOKEN: u64 = 1 << 63;
@@ -48,6 +50,10 @@ pub struct ControlPong {
 pub struct ControlMessage {
     /// Whose key sealed it; may be a stranger.
     pub from: Address,
+    /// Where it came from; see [`OverlayEvent::Control`].
+    pub network: u64,
+    /// Of the session that it was sealed in.
+    pub handshake_hash: [u8; 32],
     /// Message type.
     pub kind: u8,
     /// Unchecked.
@@ -67,6 +73,10 @@ pub struct Counters {
     pub echoes_unsent: u64,
     /// Messages of peers for the program itself that came too many at once.
     pub control_dropped: u64,
+    /// Packets of peers that the policy rejected, and whose sender was told so.
+    pub refusals_sent: u64,
+    /// Those whose sender was not told: too many of them (S20), or no way to it.
+    pub refusals_limited: u64,
 }
 
 impl Counters {
@@ -78,6 +88,8 @@ impl Counters {
             ("packets_unsent", self.packets_unsent),
             ("echoes_unsent", self.echoes_unsent),
             ("control_dropped", self.control_dropped),
+            ("refusals_sent", self.refusals_sent),
+            ("refusals_limited", self.refusals_limited),
         ]
         .into_iter()
     }
@@ -140,6 +152,7 @@ pub struct Adapter<A> {
     echoes: Echoes,
     quotes: Quotes,
     gate: Gate,
+    refusals: Refusals,
     control_pongs: Vec<ControlPong>,
     control_messages: Vec<ControlMessage>,
     persist: bool,
@@ -157,6 +170,9 @@ enum Answer {
 
 /// IPv6 and UDP (or ICMPv6 echo) headers in bytes: what a payload needs on top to be a packet.
 const PACKET_HEADERS: u32 = 48;
+const UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
+const ICMPV6: u8 = 58;
 /// No path's MTU is smaller (RFC 8200 §5).
 const MIN_MTU: u32 = 1280;
 
@@ -201,6 +217,7 @@ impl<A: Overlay> Adapter<A> {
             echoes: Echoes::default(),
             quotes: Quotes::default(),
             gate: Gate::new(policy),
+            refusals: Refusals::default(),
             control_pongs: Vec::new(),
             control_messages: Vec::new(),
             persist: false,
@@ -232,11 +249,27 @@ impl<A: Overlay> Adapter<A> {
             now,
             netstack: &mut self.netstack,
             gate: &mut self.gate,
+            refusals: &mut self.refusals,
         };
         let mut more = false;
         self.overlays
             .for_each(|overlay| more |= overlay.receive(now, &mut sink));
+        self.tell_refused(now);
         more
+    }
+
+    /// Tells peers which of their packets were not let in.
+    fn tell_refused(&mut self, now: Instant) {
+        for (own, peer, message) in self.refusals.take() {
+            let sent = match self.overlays.towards(peer) {
+                Some(overlay) => overlay.send_other(now, own, peer, ICMPV6, &message),
+                None => Err(Failure::NoSuchPeer),
+            };
+            match sent {
+                Ok(()) => self.counters.refusals_sent += 1,
+                Err(_) => self.counters.refusals_limited += 1,
+            }
+        }
     }
 
     /// Carries every event of either side to the other until both are quiet.
@@ -336,7 +369,10 @@ impl<A: Overlay> Adapter<A> {
 
     /// What was counted here.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            refusals_limited: self.counters.refusals_limited + self.refusals.limited,
+            ..self.counters
+        }
     }
 
     /// The first overlay, for what is particular to it.
@@ -401,10 +437,21 @@ impl<A: Overlay> Adapter<A> {
                 }
             }
             OverlayEvent::Persist => self.persist = true,
-            OverlayEvent::Control { from, kind, body } => {
+            OverlayEvent::Control {
+                from,
+                network,
+                handshake_hash,
+                kind,
+                body,
+            } => {
                 if self.control_messages.len() < MAX_CONTROL_MESSAGES {
-                    self.control_messages
-                        .push(ControlMessage { from, kind, body });
+                    self.control_messages.push(ControlMessage {
+                        from,
+                        network,
+                        handshake_hash,
+                        kind,
+                        body,
+                    });
                 } else {
                     self.counters.control_dropped += 1;
                 }
@@ -518,6 +565,7 @@ struct ToOs<'a> {
     now: Instant,
     netstack: &'a mut Netstack,
     gate: &'a mut Gate,
+    refusals: &'a mut Refusals,
 }
 
 impl OverlaySink for ToOs<'_> {
@@ -529,19 +577,32 @@ impl OverlaySink for ToOs<'_> {
         to_port: u16,
         payload: &[u8],
     ) {
-        if !self.gate.datagram(self.now, from, from_port, to_port) {
-            return;
+        match self.gate.datagram(self.now, from, from_port, to_port) {
+            Verdict::Allow => self.netstack.udp_to_os(
+                SocketAddrV6::new(from, from_port, 0, 0),
+                SocketAddrV6::new(to, to_port, 0, 0),
+                payload,
+            ),
+            Verdict::Reject => self.refusals.tell(self.now, to, from, || {
+                let [f1, f2] = from_port.to_be_bytes();
+                let [t1, t2] = to_port.to_be_bytes();
+                // What UDP cannot say, nobody sends.
+                let length = u16::try_from(UDP_HEADER + payload.len()).unwrap_or(u16::MAX);
+                let [l1, l2] = length.to_be_bytes();
+                let header = [f1, f2, t1, t2, l1, l2, 0, 0];
+                prohibited(from, to, UDP, &[&header, payload])
+            }),
+            Verdict::Drop => {}
         }
-        self.netstack.udp_to_os(
-            SocketAddrV6::new(from, from_port, 0, 0),
-            SocketAddrV6::new(to, to_port, 0, 0),
-            payload,
-        );
     }
 
     fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) {
-        if self.gate.other(self.now, from, to, next_header, payload) {
-            self.netstack.other_to_os(from, to, next_header, payload);
+        match self.gate.other(self.now, from, to, next_header, payload) {
+            Verdict::Allow => self.netstack.other_to_os(from, to, next_header, payload),
+            Verdict::Reject => self.refusals.tell(self.now, to, from, || {
+                prohibited(from, to, next_header, &[payload])
+            }),
+            Verdict::Drop => {}
         }
     }
 }

@@ -323,7 +323,9 @@ fn sctp_passes_where_a_rule_lets_it() {
             let (near, far) = (raw(&lab.host_a, a, SCTP), raw(&lab.host_b, b, SCTP));
             // Ports, tag, checksum, one INIT chunk (RFC 9260 §3.3.2).
             let mut init = vec![0x13, 0x88, 0x13, 0x88, 0, 0, 0, 0, 0, 0, 0, 0];
-            init.extend([1, 0, 0, 20, 1, 2, 3, 4, 0, 1, 0, 0, 0, 10, 0, 10, 5, 6, 7, 8]);
+            init.extend([
+                1, 0, 0, 20, 1, 2, 3, 4, 0, 1, 0, 0, 0, 10, 0, 10, 5, 6, 7, 8,
+            ]);
             near.send_to(&init, &at(b, 0)).expect("sent");
             let mut buffer = [0; 100];
             let count = (&far).read(&mut buffer).expect("received");

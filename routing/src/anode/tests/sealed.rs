@@ -168,11 +168,75 @@ fn a_node_that_seals_and_one_that_never_does_tell_their_programs_so() {
         assert_eq!(sim.ping(sealing, ipv6(2)), Err(Failure::Policy));
         assert_eq!(
             sim.now - begin,
-            secs(8),
-            "five HELLOs, and an answer to EPC_REQ only"
+            secs(5),
+            "four HELLOs, and an answer to EPC_REQ only"
         );
         assert_eq!(datagram(&mut sim, 0, 2, SECRET), Err(Failure::Policy));
     }
+}
+
+#[test]
+fn what_is_sent_in_plain_to_a_node_that_seals_is_refused_in_one_round_trip() {
+    // Q23, S20: its programs are told, each once for what they began; who recorded the refusal can say nothing with it.
+    let deny = security(Plain::Deny, Pq::Prefer);
+    let mut sim = Sim::new(164);
+    sim.host(1, with(DRAFT, knows(&[2])));
+    sim.host(2, with(deny, quiet()));
+    // A plain echo without a session is a hint, and answered: nothing of a program's is in it that counts.
+    assert_eq!(sim.ping(0, ipv6(2)).unwrap(), ms(40));
+    sim.record = Some(Vec::new());
+    let failed = |sim: &Sim| {
+        let events = &sim.hosts[0].program.events;
+        let failures = events.iter().filter_map(|(_, event)| match event {
+            OverlayEvent::StreamFailed { stream, failure } => Some((*stream, *failure)),
+            _ => None,
+        });
+        failures.collect::<Vec<_>>()
+    };
+    let first = open(&mut sim, 0, 2, 80);
+    sim.run(ms(100));
+    assert_eq!(failed(&sim), [(first, Failure::Policy)]);
+    let second = open(&mut sim, 0, 2, 81);
+    sim.run(ms(100));
+    let both = [(first, Failure::Policy), (second, Failure::Policy)];
+    assert_eq!(failed(&sim), both, "not the same refusal twice");
+    sim.hosts[0].program.events.clear();
+    datagram(&mut sim, 0, 2, SECRET).unwrap();
+    sim.run(ms(100));
+    let undeliverable = |event: &OverlayEvent| {
+        *event
+            == OverlayEvent::Undeliverable {
+                to: ipv6(2),
+                failure: Failure::Policy,
+            }
+    };
+    assert!(sim.has_event(0, undeliverable));
+    assert!(sim.hosts[1].program.datagrams.is_empty());
+
+    // Recorded and sent again, it does nothing.
+    let refusals = recorded(&sim, home(2), kind::ERROR);
+    assert_eq!(refusals.len(), 3);
+    sim.hosts[0].program.events.clear();
+    let now = sim.now;
+    // Its network is gone for a moment: what it opens is not answered.
+    let waiting = sim.hosts[0].node.open(now, 9, ipv6(2), 82).unwrap();
+    for refusal in refusals {
+        sim.inject(elsewhere(9), home(1), refusal.clone());
+        sim.inject(home(2), home(1), refusal);
+    }
+    sim.link.loss = 1000;
+    sim.run(ms(100));
+    assert!(failed(&sim).is_empty(), "{waiting:?}");
+
+    // More than ten a second are not said.
+    sim.link.loss = 0;
+    sim.run(secs(5));
+    let before = sim.counters(1).tx_errors;
+    for port in 0..200 {
+        datagram(&mut sim, 0, 2, &[port]).unwrap();
+    }
+    sim.run(ms(100));
+    assert!(sim.counters(1).tx_errors - before <= 11);
 }
 
 #[test]
@@ -859,6 +923,8 @@ fn messages_of_the_program_travel_inside_the_session() {
     sim.run(ms(100));
     let told = OverlayEvent::Control {
         from: address(1),
+        network: super::super::limits::source_prefix(home(1).ip()),
+        handshake_hash: hash.unwrap(),
         kind: seal::JOIN,
         body: b"ticket and proof".to_vec(),
     };
@@ -883,6 +949,107 @@ fn messages_of_the_program_travel_inside_the_session() {
     sim.inject(home(1), home(2), bytes);
     sim.run(ms(10));
     assert_eq!(sim.counters(1).dropped_policy, before + 1);
+}
+
+/// The messages for its program that a host has not been asked for yet, each with the handshake that it came by.
+fn controls(sim: &mut Sim, index: usize) -> Vec<([u8; 32], u8, Vec<u8>)> {
+    let events = std::mem::take(&mut sim.hosts[index].program.events);
+    let controls = events.into_iter().filter_map(|(_, event)| match event {
+        OverlayEvent::Control {
+            handshake_hash,
+            kind,
+            body,
+            ..
+        } => Some((handshake_hash, kind, body)),
+        _ => None,
+    });
+    controls.collect()
+}
+
+#[test]
+fn a_ticket_is_taken_although_the_session_is_replaced_while_it_is_shown() {
+    // Q29, Q30, Q16: the JOIN leaves in one session and arrives, or is answered, when there is another.
+    use anode_wire::sealed::Timestamp;
+    use anode_wire::sealed::ticket::{Issued, Join, Joined, Status, Ticket, Tickets, Verdict};
+    // Which of the two begins the new handshake, and whether the answer to the first JOIN is lost.
+    for (joiner, lost) in [(0, false), (1, false), (0, true), (1, true)] {
+        let inviter = 1 - joiner;
+        let (own, maker) = (address(joiner as u16 + 1), address(inviter as u16 + 1));
+        let mut sim = Sim::pair(184);
+        sim.ping(0, ipv6(2)).unwrap();
+        let ticket = Ticket::new(maker, Timestamp(u64::MAX), &mut StdRng::seed_from_u64(7));
+        let mut tickets = Tickets::new();
+        assert!(tickets.add(Timestamp(0), Issued::from(&ticket)));
+        let mut trusted = false;
+        let mut judge = |sim: &mut Sim, trusted: &mut bool| {
+            let now = sim.now;
+            for (hash, message, body) in controls(sim, inviter) {
+                assert_eq!(message, seal::JOIN);
+                let join = Join::parse(&body).unwrap();
+                let status = match tickets.judge(now, Timestamp(1), 0, &own, &hash, &join) {
+                    Verdict::Take(id) => {
+                        *trusted = true;
+                        tickets.commit(id, &own);
+                        Status::Taken
+                    }
+                    Verdict::Answer(joined) => joined.status,
+                    Verdict::Silence => continue,
+                };
+                let id = join.id;
+                let node = &mut sim.hosts[inviter].node;
+                node.send_sealed(now, &own, seal::JOINED, &Joined { id, status }.emit())
+                    .unwrap();
+            }
+        };
+        let show = |sim: &mut Sim| {
+            let now = sim.now;
+            let node = &mut sim.hosts[joiner].node;
+            let hash = node.session_hash(&maker).unwrap();
+            let join = Join {
+                id: ticket.id,
+                proof: ticket.proof(&hash, &own),
+            };
+            node.send_sealed(now, &maker, seal::JOIN, &join.emit())
+                .unwrap();
+            hash
+        };
+        // Older than 120 s in use, the session is renewed by whoever seals next (Q16).
+        sim.run(secs(100));
+        sim.ping(0, ipv6(2)).unwrap();
+        sim.run(secs(60));
+        sim.hosts[inviter].program.events.clear();
+        let first = show(&mut sim);
+        // On the way for longer than a handshake takes.
+        sim.pump();
+        sim.hosts[joiner].program.events.clear();
+        let _ = sim.ping(0, ipv6(2));
+        sim.run(secs(1));
+        let renewed = sim.hosts[joiner].node.session_hash(&maker).unwrap();
+        assert_ne!(first, renewed, "the session was replaced");
+        judge(&mut sim, &mut trusted);
+        assert!(trusted, "the inviter trusts");
+        if lost {
+            sim.link.loss = 1000;
+            sim.run(ms(50));
+            sim.link.loss = 0;
+            sim.run(secs(1));
+            assert_eq!(controls(&mut sim, joiner), []);
+            assert_eq!(show(&mut sim), renewed);
+            sim.run(ms(50));
+            judge(&mut sim, &mut trusted);
+        }
+        sim.run(ms(50));
+        let answers = controls(&mut sim, joiner);
+        let taken = Joined {
+            id: ticket.id,
+            status: Status::Taken,
+        };
+        assert_eq!(
+            answers,
+            [(renewed, seal::JOINED, taken.emit().to_vec())],
+            "the joiner trusts"
+        );
+    }
 }
 
 #[test]
