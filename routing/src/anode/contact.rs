@@ -262,13 +262,19 @@ impl Node {
         };
         let since = |at: Option<Instant>| at.is_some_and(|at| at >= started);
         let plain_only = self.config.security.plain == Plain::Only;
-        let (patience, failure) = if plain_only || !since(peer.last_heard) {
+        let heard = since(peer.last_heard);
+        let (patience, failure) = if plain_only || !heard {
             (CONTACT_FOR, Failure::Unreachable)
         } else if since(peer.answered) || peer.is_sealed() {
             (HANDSHAKE_FOR, Failure::Unreachable)
         } else {
             (CONTACT_FOR, Failure::Policy)
         };
+        if !heard && let Some(peer) = self.peers.get_mut(found) {
+            // Its paths were good, so that nobody asked. Is it gone, or does it only not seal?
+            peer.paths.iter_mut().for_each(|path| path.check(now));
+            self.handle_peer_timer(now, found);
+        }
         if self.config.security.plain == Plain::Allow && now >= started + PLAIN_AFTER {
             self.contact_made(now, found);
             if !self.contacts.is_open(&target) {

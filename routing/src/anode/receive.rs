@@ -179,6 +179,7 @@ impl Node {
         if pinned {
             return;
         }
+        self.note_authentic(now, sender, way, packet);
         let arrival = Arrival {
             way: *way,
             hop_count: packet.hop_count(),
