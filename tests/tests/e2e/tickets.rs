@@ -136,11 +136,18 @@ fn an_operator_sees_the_open_tickets_and_takes_one_back() {
     assert_eq!(users, [None, Some(lab.b.address())]);
     // No secret is shown to who looks at a screen.
     let shown = lab.a.cli(&["invite", "--list"]).expect_ok().stdout();
-    assert!(shown.contains(id) && !shown.contains("anode-ticket-"), "{shown}");
+    assert!(
+        shown.contains(id) && !shown.contains("anode-ticket-"),
+        "{shown}"
+    );
 
     lab.a.cli(&["invite", "--withdraw", id]).expect_ok();
     assert_refused(&lab.c.cli(&["join", gone]), 1, &["ticket", "withdrawn"]);
-    assert_refused(&lab.a.cli(&["invite", "--withdraw", id]), 1, &[id, "--list"]);
+    assert_refused(
+        &lab.a.cli(&["invite", "--withdraw", id]),
+        1,
+        &[id, "--list"],
+    );
     assert_refused(
         &lab.a.cli(&["invite", "--withdraw", "hello"]),
         2,
@@ -151,7 +158,9 @@ fn an_operator_sees_the_open_tickets_and_takes_one_back() {
     assert_refused(&lab.c.cli(&["join", gone]), 1, &["ticket", "withdrawn"]);
     // What a ticket has brought stays when it is taken back.
     let left = lab.a.json(&["invite", "--list"]);
-    let done = lab.a.cli(&["invite", "--withdraw", left[0]["id"].as_str().expect("one")]);
+    let done = lab
+        .a
+        .cli(&["invite", "--withdraw", left[0]["id"].as_str().expect("one")]);
     assert!(done.expect_ok().stderr.contains("anode distrust"));
     assert!(trusts(&lab.a, &lab.b) && !trusts(&lab.a, &lab.c));
 }

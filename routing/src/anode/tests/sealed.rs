@@ -1114,3 +1114,67 @@ fn congestion_marks_slow_a_sealed_stream_without_loss() {
             .all(|(_, flying)| !flying.ecn_capable)
     );
 }
+
+#[test]
+fn a_stranger_cannot_take_the_place_of_a_peer_and_who_holds_the_address_can() {
+    // S18, A46: peer ids tell machines of one address apart; they prove nothing beyond its key.
+    let [one, two] = [1, 2].map(|digit| PeerId::new(digit).unwrap());
+    let config = |peer_id, config| NodeConfig { peer_id, ..config };
+    let mut sim = Sim::new(190);
+    sim.host(1, knows(&[2]));
+    sim.host(2, config(one, quiet()));
+    sim.host(3, config(one, knows(&[1])));
+    let called = address(2).ipv6(one);
+    let call = |sim: &mut Sim, payload: &[u8]| {
+        let now = sim.now;
+        let node = &mut sim.hosts[0].node;
+        node.send_datagram(now, 1, called, 2, payload).unwrap();
+        sim.run(secs(2));
+    };
+    sim.record = Some(Vec::new());
+    call(&mut sim, b"before");
+    // The stranger has the same peer id, a session of its own, and all that the other has sent, which it sends again from
+    // where it is, as every peer.
+    sim.ping(2, ipv6(1)).unwrap();
+    let heard: Vec<Vec<u8>> =
+        sim.record
+            .iter()
+            .flatten()
+            .map(|(_, f)| f)
+            .fold(Vec::new(), |mut heard, flying| {
+                if flying.from == home(2) {
+                    heard.push(flying.bytes.clone());
+                }
+                heard
+            });
+    assert!(heard.len() >= 4);
+    for bytes in heard {
+        for digit in 0..16 {
+            let mut again = bytes.clone();
+            let at = if again[1] & FLAG_FULL_SENDER == 0 {
+                26
+            } else {
+                58
+            };
+            again[at] = again[at] & 0x0f | digit << 4;
+            sim.inject(home(3), home(1), again);
+            sim.inject(home(3), home(1), bytes.clone());
+        }
+        sim.run(ms(20));
+    }
+    call(&mut sim, b"after");
+    let got = |sim: &Sim, index: usize| {
+        let datagrams = &sim.hosts[index].program.datagrams;
+        datagrams.iter().map(|d| d.4.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(got(&sim, 1), [b"before".to_vec(), b"after".to_vec()]);
+    assert!(got(&sim, 2).is_empty());
+    assert!(sim.used(0, 2).unwrap().contains(&home(2).to_string()));
+
+    // Another machine with the same key in its place answers for it.
+    sim.restart(1, 2, config(two, quiet()));
+    sim.run(secs(1));
+    call(&mut sim, b"lost with the session, perhaps");
+    call(&mut sim, b"to the other");
+    assert!(got(&sim, 1).contains(&b"to the other".to_vec()));
+}
