@@ -100,8 +100,13 @@ pub enum Command {
 pub enum News {
     /// Somebody shows a ticket; the answer is [`Command::Joined`].
     Join(JoinNews),
-    /// What is known of sessions, to be written to disk.
-    Records(Vec<Record>),
+    /// What is known of peers, to be written to disk.
+    Learnt {
+        /// Their sessions.
+        records: Vec<Record>,
+        /// Where they are.
+        peers: Vec<PeerReport>,
+    },
 }
 
 /// A ticket that is shown.

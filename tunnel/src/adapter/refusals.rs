@@ -96,10 +96,10 @@ mod tests {
         let mut refusals = Refusals::default();
         let start = Instant::now();
         let own = Ipv6Addr::LOCALHOST;
-        let peer = |number: u128| Ipv6Addr::from(0xfda0 << 112 | number << 4);
+        let peer = |number: u128| Ipv6Addr::from((0xfda0 << 112) | (number << 4));
         for round in 0..50 {
             // Its digits are one peer.
-            let digit = Ipv6Addr::from(u128::from(peer(1)) | round % 16);
+            let digit = Ipv6Addr::from(u128::from(peer(1)) | (round % 16));
             refusals.tell(start, own, digit, Vec::new);
         }
         assert_eq!(refusals.take().len(), 10);

@@ -1136,17 +1136,11 @@ fn a_stranger_cannot_take_the_place_of_a_peer_and_who_holds_the_address_can() {
     // The stranger has the same peer id, a session of its own, and all that the other has sent, which it sends again from
     // where it is, as every peer.
     sim.ping(2, ipv6(1)).unwrap();
-    let heard: Vec<Vec<u8>> =
-        sim.record
-            .iter()
-            .flatten()
-            .map(|(_, f)| f)
-            .fold(Vec::new(), |mut heard, flying| {
-                if flying.from == home(2) {
-                    heard.push(flying.bytes.clone());
-                }
-                heard
-            });
+    let sent = sim.record.iter().flatten().map(|(_, flying)| flying);
+    let heard: Vec<Vec<u8>> = sent
+        .filter(|flying| flying.from == home(2))
+        .map(|flying| flying.bytes.clone())
+        .collect();
     assert!(heard.len() >= 4);
     for bytes in heard {
         for digit in 0..16 {
