@@ -14,23 +14,25 @@ mod echo;
 pub mod gate;
 mod quotes;
 mod refusals;
+mod sinks;
 
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use anode_netstack::{FlowId, Netstack, Offload, Sink, Unreachable, prohibited};
-use anode_routing::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId, Via};
+use anode_netstack::{FlowId, Netstack, Offload, Unreachable};
+use anode_routing::overlay::{Failure, Overlay, OverlayEvent, StreamId, Via};
 
 use anode_wire::Address;
 
-use crate::policy::{Policy, Verdict};
+use crate::policy::Policy;
 
 use bridge::Bridges;
-use echo::{Echo, Echoes};
+use echo::Echoes;
 use gate::Gate;
 use quotes::Quotes;
 use refusals::Refusals;
+use sinks::{FromOs, ToOs};
 
 /// Tokens of pings that people asked for have this bit; those of programs do not.
 pub const CONTROL_TOKEN: u64 = 1 << 63;
@@ -170,8 +172,6 @@ enum Answer {
 
 /// IPv6 and UDP (or ICMPv6 echo) headers in bytes: what a payload needs on top to be a packet.
 const PACKET_HEADERS: u32 = 48;
-const UDP: u8 = 17;
-const UDP_HEADER: usize = 8;
 const ICMPV6: u8 = 58;
 /// No path's MTU is smaller (RFC 8200 §5).
 const MIN_MTU: u32 = 1280;
@@ -465,144 +465,6 @@ impl<A: Overlay> Adapter<A> {
                 &mut self.gate,
                 &mut self.counters,
             ),
-        }
-    }
-}
-
-/// Where the netstack puts datagrams, echoes and other packets of programs.
-struct FromOs<'a, A> {
-    now: Instant,
-    overlays: &'a mut Overlays<A>,
-    echoes: &'a mut Echoes,
-    quotes: &'a mut Quotes,
-    gate: &'a mut Gate,
-    errors: &'a mut Vec<(quotes::Quote, Failure)>,
-    counters: &'a mut Counters,
-}
-
-impl<A: Overlay> FromOs<'_, A> {
-    fn failed(&mut self, quote: &[u8], failure: Failure) {
-        self.errors.push((quotes::Quote::new(quote), failure));
-    }
-}
-
-impl<A: Overlay> Sink for FromOs<'_, A> {
-    fn udp(&mut self, from: SocketAddrV6, to: SocketAddrV6, payload: &[u8], quote: &[u8]) {
-        self.quotes.remember(*to.ip(), quote);
-        self.gate
-            .datagram_sent(self.now, from.port(), *to.ip(), to.port());
-        let sent = match self.overlays.towards(*to.ip()) {
-            Some(overlay) => overlay.send_datagram(
-                self.now,
-                *from.ip(),
-                from.port(),
-                *to.ip(),
-                to.port(),
-                payload,
-            ),
-            None => Err(Failure::NoSuchPeer),
-        };
-        if let Err(failure) = sent {
-            self.counters.packets_unsent += 1;
-            self.failed(quote, failure);
-        }
-    }
-
-    fn echo(
-        &mut self,
-        from: Ipv6Addr,
-        to: Ipv6Addr,
-        id: u16,
-        sequence: u16,
-        payload: &[u8],
-        quote: &[u8],
-    ) {
-        let token = self.echoes.remember(
-            self.now,
-            Echo {
-                from,
-                to,
-                id,
-                sequence,
-                quote: quotes::Quote::new(quote),
-            },
-        );
-        let message = self.echoes.message(id, sequence, payload);
-        let sent = match self.overlays.towards(to) {
-            Some(overlay) => overlay.ping(self.now, to, token, message),
-            None => Err(Failure::NoSuchPeer),
-        };
-        if let Err(failure) = sent {
-            self.counters.echoes_unsent += 1;
-            self.echoes.take(token);
-            self.failed(quote, failure);
-        }
-    }
-
-    fn other(
-        &mut self,
-        from: Ipv6Addr,
-        to: Ipv6Addr,
-        next_header: u8,
-        payload: &[u8],
-        quote: &[u8],
-    ) {
-        self.quotes.remember(to, quote);
-        self.gate.other_sent(self.now, to, next_header);
-        let sent = match self.overlays.towards(to) {
-            Some(overlay) => overlay.send_other(self.now, from, to, next_header, payload),
-            None => Err(Failure::NoSuchPeer),
-        };
-        if let Err(failure) = sent {
-            self.counters.packets_unsent += 1;
-            self.failed(quote, failure);
-        }
-    }
-}
-
-/// Where the overlays put packets of peers.
-struct ToOs<'a> {
-    now: Instant,
-    netstack: &'a mut Netstack,
-    gate: &'a mut Gate,
-    refusals: &'a mut Refusals,
-}
-
-impl OverlaySink for ToOs<'_> {
-    fn datagram(
-        &mut self,
-        from: Ipv6Addr,
-        from_port: u16,
-        to: Ipv6Addr,
-        to_port: u16,
-        payload: &[u8],
-    ) {
-        match self.gate.datagram(self.now, from, from_port, to_port) {
-            Verdict::Allow => self.netstack.udp_to_os(
-                SocketAddrV6::new(from, from_port, 0, 0),
-                SocketAddrV6::new(to, to_port, 0, 0),
-                payload,
-            ),
-            Verdict::Reject => self.refusals.tell(self.now, to, from, || {
-                let [f1, f2] = from_port.to_be_bytes();
-                let [t1, t2] = to_port.to_be_bytes();
-                // What UDP cannot say, nobody sends.
-                let length = u16::try_from(UDP_HEADER + payload.len()).unwrap_or(u16::MAX);
-                let [l1, l2] = length.to_be_bytes();
-                let header = [f1, f2, t1, t2, l1, l2, 0, 0];
-                prohibited(from, to, UDP, &[&header, payload])
-            }),
-            Verdict::Drop => {}
-        }
-    }
-
-    fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) {
-        match self.gate.other(self.now, from, to, next_header, payload) {
-            Verdict::Allow => self.netstack.other_to_os(from, to, next_header, payload),
-            Verdict::Reject => self.refusals.tell(self.now, to, from, || {
-                prohibited(from, to, next_header, &[payload])
-            }),
-            Verdict::Drop => {}
         }
     }
 }

@@ -24,6 +24,7 @@ mod peer;
 mod peers;
 mod ping;
 mod receive;
+mod refusal;
 mod sealing;
 #[cfg(test)]
 mod sim;
