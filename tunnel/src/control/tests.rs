@@ -27,6 +27,8 @@ use crate::command::{
     Command, DataHandle, LookupReport, PathReport, PeerReport, PingReport, StatusReport, Target,
 };
 use crate::config::{ConfigSource, Security};
+use crate::dns::{Names, State};
+use crate::names::Given;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::state::StateDir;
@@ -162,7 +164,13 @@ impl Node {
             },
             mtu: 1280,
             since: Instant::now(),
-            book: Mutex::new(Book::default()),
+            names: Arc::new(Names::new(
+                Arc::default(),
+                Given::default(),
+                vec!["127.0.0.1:1".parse().unwrap()],
+                State::Off,
+                data.clone(),
+            )),
             desk: Desk::new(&Book::default()),
             access: Mutex::new(InForce {
                 inbound: Inbound::default(),
