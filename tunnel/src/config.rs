@@ -300,6 +300,7 @@ mod tests {
             Box = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw"
         "#;
         let config = Config::parse(text, Path::new("x")).unwrap();
+        assert!(config.given_names().contains_key(&"box".parse().unwrap()));
         assert_eq!(config.name.unwrap().0.0, "net7");
         assert_eq!(config.mtu.unwrap().0, Mtu(1400));
         assert_eq!(config.no_tun, Some(true));
@@ -326,7 +327,6 @@ mod tests {
             config.dns.servers[1].0.0,
             "[2001:db8::53]:5353".parse().unwrap()
         );
-        assert!(config.given_names().contains_key(&"box".parse().unwrap()));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod command_line;
 mod common;
 mod datagrams;
 mod harness;
+mod names;
 mod plain;
 mod policy;
 mod programs;

@@ -227,3 +227,51 @@ impl Cache {
             .cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(number: usize) -> HostName {
+        format!("h{number}.example.com").parse().unwrap()
+    }
+
+    #[test]
+    fn entries_end_with_their_time_and_the_cache_stays_small() {
+        let mut cache = Cache::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        cache.keep(host(0), Ok(Answer::Empty(10)), start);
+        assert_eq!(cache.get(&host(0), at(4)), Some(Ok(Answer::Empty(6))));
+        assert_eq!(cache.get(&host(0), at(10)), None);
+        cache.keep(host(1), Err(RealError::Busy), start);
+        assert_eq!(cache.get(&host(1), at(1)), Some(Err(RealError::Busy)));
+        assert_eq!(cache.get(&host(1), at(2)), None);
+
+        let mut evicted = 0;
+        for number in 0..3 * MAX_CACHED {
+            let answer = Ok(Answer::Nobody(60));
+            evicted += usize::from(cache.keep(host(number), answer, at(20)));
+        }
+        assert_eq!(cache.0.len(), MAX_CACHED);
+        assert_eq!(evicted, 2 * MAX_CACHED);
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_leaves_no_place_taken() {
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let real = Real::new(
+            vec![silent.local_addr().unwrap()],
+            None,
+            Arc::new(Counters::default()),
+        );
+        for number in 0..4 * MAX_UNDER_WAY {
+            let host = host(number);
+            let pair = async { tokio::join!(real.lookup(&host), real.lookup(&host)) };
+            let given_up = tokio::time::timeout(Duration::from_millis(2), pair).await;
+            assert!(given_up.is_err());
+        }
+        assert!(real.waiting().is_empty());
+        assert_eq!(real.counters.busy.get(), 0);
+    }
+}

@@ -123,10 +123,10 @@ impl Bus {
         let rule = MatchRule::builder()
             .msg_type(Type::Signal)
             .sender(BUS)
-            .and_then(|rule| rule.interface(BUS))
-            .and_then(|rule| rule.member("NameOwnerChanged"))
-            .and_then(|rule| rule.arg(0, SERVICE))
-            .and_then(|rule| rule.build())
+            .interface(BUS)
+            .member("NameOwnerChanged")
+            .arg(0, SERVICE)
+            .build()
             .ok()?;
         let stream = MessageStream::for_match_rule(rule, &self.0, SIGNALS);
         within(stream).await.ok()?.ok()

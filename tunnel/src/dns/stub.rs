@@ -269,3 +269,146 @@ fn denial_ttl(message: &Message) -> u32 {
     });
     told.unwrap_or(default).min(most)
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::Record;
+    use hickory_proto::rr::rdata::{CNAME, SOA, TXT};
+
+    use super::*;
+
+    const ADDRESS: &str = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
+
+    fn host() -> HostName {
+        "host.example.com".parse().unwrap()
+    }
+
+    fn asked() -> Asked {
+        Asked::with_id(7, &host()).unwrap()
+    }
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    /// An answer to the question with these records.
+    fn answer(records: Vec<Record>) -> Message {
+        let mut message = Message::response(7, OpCode::Query);
+        message.add_query(Query::query(name("host.example.com."), RecordType::TXT));
+        message.add_answers(records);
+        message
+    }
+
+    fn txt(owner: &str, text: &str, ttl: u32) -> Record {
+        Record::from_rdata(name(owner), ttl, RData::TXT(TXT::new(vec![text.to_owned()])))
+    }
+
+    fn alias(owner: &str, target: &str, ttl: u32) -> Record {
+        Record::from_rdata(name(owner), ttl, RData::CNAME(CNAME(name(target))))
+    }
+
+    fn judge(message: &Message) -> Judged {
+        asked().judge(&message.to_vec().unwrap())
+    }
+
+    #[test]
+    fn only_the_answer_to_the_own_question_counts() {
+        let text = format!("anode:{ADDRESS}");
+        let good = answer(vec![txt("host.example.com.", &text, 60)]);
+        let found = Answer::Found(vec![ADDRESS.parse().unwrap()], 60);
+        assert_eq!(judge(&good), Judged::Answer(Ok(found)));
+
+        let wrong: &[fn(&mut Message)] = &[
+            |message| message.metadata.id = 8,
+            |message| message.metadata.message_type = MessageType::Query,
+            |message| message.queries.clear(),
+            |message| {
+                message.queries[0].set_name(Name::from_ascii("other.example.com.").unwrap());
+            },
+            |message| {
+                message.queries[0].set_query_type(RecordType::A);
+            },
+        ];
+        for (number, change) in wrong.iter().enumerate() {
+            let mut message = good.clone();
+            change(&mut message);
+            assert_eq!(judge(&message), Judged::Foreign, "{number}");
+        }
+        for bytes in [&[][..], &[0], &[0, 7], &[0xff; 600]] {
+            assert_eq!(asked().judge(bytes), Judged::Foreign);
+        }
+        let mut long = good;
+        long.metadata.truncation = true;
+        assert_eq!(judge(&long), Judged::Truncated);
+    }
+
+    #[test]
+    fn records_are_found_behind_aliases_and_nowhere_else() {
+        // S28: CNAME loops, answers for names not asked, wrong types, too many.
+        let text = format!("anode:{ADDRESS}");
+        let found = |ttl| Answer::Found(vec![ADDRESS.parse().unwrap()], ttl);
+        let chain: Vec<Record> = (0..20)
+            .map(|n| alias(&format!("n{n}.example.com."), &format!("n{}.example.com.", n + 1), 9))
+            .chain([
+                alias("host.example.com.", "n0.example.com.", 9),
+                txt("n20.example.com.", &text, 9),
+            ])
+            .collect();
+        let cases = [
+            (
+                vec![
+                    alias("host.example.com.", "a.example.net.", 30),
+                    txt("a.example.net.", &text, 60),
+                ],
+                found(30),
+            ),
+            (vec![txt("other.example.com.", &text, 60)], Answer::Empty(10)),
+            (vec![txt("host.example.com.", "v=spf1", 60)], Answer::Empty(10)),
+            (
+                vec![
+                    alias("host.example.com.", "a.example.net.", 30),
+                    alias("a.example.net.", "host.example.com.", 30),
+                ],
+                Answer::Empty(10),
+            ),
+            (chain, Answer::Empty(10)),
+            (vec![txt("host.example.com.", &text, u32::MAX)], found(MAX_TTL)),
+            (vec![], Answer::Empty(10)),
+        ];
+        for (number, (records, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(
+                judge(&answer(records)),
+                Judged::Answer(Ok(expected)),
+                "{number}"
+            );
+        }
+    }
+
+    #[test]
+    fn denials_last_as_long_as_the_zone_says_within_bounds() {
+        let denied = |ttl, minimum| {
+            let mut message = answer(vec![]);
+            message.metadata.response_code = ResponseCode::NXDomain;
+            let start = SOA::new(name("com."), name("com."), 1, 1, 1, 1, minimum);
+            message.add_authority(Record::from_rdata(name("com."), ttl, RData::SOA(start)));
+            judge(&message)
+        };
+        assert_eq!(denied(30, 20), Judged::Answer(Ok(Answer::Nobody(20))));
+        assert_eq!(denied(900, 900), Judged::Answer(Ok(Answer::Nobody(60))));
+        let mut failed = answer(vec![]);
+        failed.metadata.response_code = ResponseCode::Refused;
+        assert_eq!(judge(&failed), Judged::Answer(Err(ResponseCode::Refused)));
+    }
+
+    #[test]
+    fn servers_are_read_as_the_c_library_reads_them() {
+        let text = "# nameserver 192.0.2.9\nsearch example.com\nnameserver 127.8.7.37\n nameserver\t192.0.2.53 # x\n\
+                    nameserver nonsense\nnameserver 2001:db8::53\nnameserver\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n";
+        let own = Some(super::super::LISTEN);
+        let expected: Vec<SocketAddr> = ["192.0.2.53:53", "[2001:db8::53]:53", "192.0.2.1:53"]
+            .map(|server| server.parse().unwrap())
+            .into();
+        assert_eq!(parse_servers(text, own), expected);
+        assert_eq!(parse_servers("", own), []);
+    }
+}

@@ -159,8 +159,8 @@ mod tests {
         let split = address_name(&address);
         let upper = split.to_ascii_uppercase();
         let half = &ADDRESS[..32];
-        // The last character changed: no point of the curve, and still nobody outside is asked.
-        let broken = format!("{}.{}a.anode", &ADDRESS[..32], &ADDRESS[32..63]);
+        // x = 2^256 - 1 is no element of the field, and still nobody outside is asked.
+        let broken = format!("aeaaaaaaaaaaf{}.{}.anode", "7".repeat(19), "7".repeat(32));
         let name = |text: &str| Meaning::Name(text.parse().unwrap());
         let host = |text: &str| Meaning::Host(text.parse().unwrap());
         let cases = [
