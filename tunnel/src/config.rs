@@ -81,9 +81,8 @@ impl Default for Dns {
 impl Config {
     /// `[names]`.
     pub fn given_names(&self) -> BTreeMap<PeerName, anode_wire::Address> {
-        let entry = |(name, address): (&Text<PeerName>, &Text<AddressText>)| {
-            (name.0.clone(), address.0.0)
-        };
+        let entry =
+            |(name, address): (&Text<PeerName>, &Text<AddressText>)| (name.0.clone(), address.0.0);
         self.names.iter().map(entry).collect()
     }
 }
@@ -395,9 +394,17 @@ mod tests {
                 ":2: ",
                 "only programs of this machine are answered",
             ),
-            ("[dns]\nlisten = \"127.0.0.1:0\"\n", ":2: ", "a port above 0"),
+            (
+                "[dns]\nlisten = \"127.0.0.1:0\"\n",
+                ":2: ",
+                "a port above 0",
+            ),
             ("[dns]\nlisten = \"localhost\"\n", ":2: ", "127.8.7.37"),
-            ("[dns]\nservers = [\"dns.example\"]\n", ":2: ", "IP or IP:PORT"),
+            (
+                "[dns]\nservers = [\"dns.example\"]\n",
+                ":2: ",
+                "IP or IP:PORT",
+            ),
             ("[dns]\nname = \"a.b\"\n", ":2: ", "name \"a.b\""),
             ("[names]\n\"a.b\" = \"x\"\n", ":2: ", "name \"a.b\""),
             ("[names]\nbox = \"x\"\n", ":2: ", "address \"x\""),

@@ -184,7 +184,10 @@ impl Given {
                 .map(|(name, _)| name.clone())
         };
         let own = || {
-            let name = self.own_name.clone().filter(|_| self.own.as_ref().is_some_and(is_there))?;
+            let name = self
+                .own_name
+                .clone()
+                .filter(|_| self.own.as_ref().is_some_and(is_there))?;
             self.find(book, &name).filter(|found| is_there(found))?;
             Some(name)
         };

@@ -285,12 +285,8 @@ fn named(hook: &Hook, listen: SocketAddr) {
     let style = Style::stderr();
     match hook {
         Hook::Resolved => eprintln!("{}  systemd-resolved asks {listen}", style.dim("names    ")),
-        Hook::None(why) => eprintln!(
-            "{}  {why}: {}",
-            style.dim("names    "),
-            by_hand(listen)
-        ),
-        Hook::Pending => {}
+        Hook::None(why) => eprintln!("{}  {why}: {}", style.dim("names    "), by_hand(listen)),
+        Hook::ByHand | Hook::Pending => {}
     }
 }
 

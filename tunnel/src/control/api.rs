@@ -90,6 +90,7 @@ impl DnsStatus {
             (State::Failed(why), _) => (None, Some(why.clone())),
             (State::Listening(_), Hook::Pending) => (None, None),
             (State::Listening(_), Hook::Resolved) => (Some(true), None),
+            (State::Listening(_), Hook::ByHand) => (Some(false), None),
             (State::Listening(listen), Hook::None(why)) => {
                 (Some(false), Some(format!("{why}: {}", by_hand(*listen))))
             }
@@ -113,7 +114,8 @@ impl DnsStatus {
         match (self.resolved, &self.problem) {
             (Some(true), _) => format!("{listen}, asked by systemd-resolved"),
             (_, Some(problem)) => format!("{listen}; {problem}"),
-            (_, None) => listen.clone(),
+            (Some(false), None) => format!("{listen}, asked by way of /etc/resolv.conf"),
+            (None, None) => listen.clone(),
         }
     }
 }

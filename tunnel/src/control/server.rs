@@ -20,10 +20,10 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Confinement, DnsStatus, Invitation, InviteRequest, JoinRequest, Lookup, PING_SIZE_MAX,
-    PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer, PolicyQuestion,
-    PolicyReloaded, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S, TargetRequest,
-    TrustRequest, Trusted, failure_text, millis,
+    ApiError, Confinement, DnsStatus, Invitation, InviteRequest, JoinRequest, Lookup,
+    PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer,
+    PolicyQuestion, PolicyReloaded, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S,
+    TargetRequest, TrustRequest, Trusted, failure_text, millis,
 };
 use super::metrics;
 use super::tickets::{self, Desk};

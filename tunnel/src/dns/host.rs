@@ -33,7 +33,11 @@ impl HostName {
             if !text.is_empty() {
                 text.push('.');
             }
-            text.push_str(std::str::from_utf8(label).ok().filter(|label| is_label(label))?);
+            text.push_str(
+                std::str::from_utf8(label)
+                    .ok()
+                    .filter(|label| is_label(label))?,
+            );
         }
         text.make_ascii_lowercase();
         let (_, rest) = text.split_once('.')?;
@@ -106,13 +110,32 @@ mod tests {
     fn what_no_server_must_be_asked_for_is_no_host_name() {
         let long = format!("{}.com", ["a"; 130].join("."));
         let cases = [
-            "", ".", "com", "a..com", ".com", "ä.com", "a b.com", "192.0.2.1", "x.anode.anode",
-            "host.onion", "x.i2p", "printer.local", "1.0.0.127.in-addr.arpa", "x.localhost", &long,
+            "",
+            ".",
+            "com",
+            "a..com",
+            ".com",
+            "ä.com",
+            "a b.com",
+            "192.0.2.1",
+            "x.anode.anode",
+            "host.onion",
+            "x.i2p",
+            "printer.local",
+            "1.0.0.127.in-addr.arpa",
+            "x.localhost",
+            &long,
         ];
         for text in cases {
             assert!(text.parse::<HostName>().is_err(), "{text:?}");
         }
-        assert_eq!(HostName::from_labels([&b"a.b"[..], b"com"].into_iter()), None);
-        assert_eq!(HostName::from_labels([&[0xff][..], b"com"].into_iter()), None);
+        assert_eq!(
+            HostName::from_labels([&b"a.b"[..], b"com"].into_iter()),
+            None
+        );
+        assert_eq!(
+            HostName::from_labels([&[0xff][..], b"com"].into_iter()),
+            None
+        );
     }
 }

@@ -190,7 +190,15 @@ fn message_apex(message: &mut Message, question: &Question, zone: Option<Zone>) 
 /// RFC 2308 §5: how long a denial holds is the lesser of this record's TTL and its last field.
 fn soa(zone: Zone) -> Record {
     let apex = zone.apex();
-    let start = SOA::new(apex.clone(), apex.clone(), 1, 3600, 600, 86400, NEGATIVE_TTL);
+    let start = SOA::new(
+        apex.clone(),
+        apex.clone(),
+        1,
+        3600,
+        600,
+        86400,
+        NEGATIVE_TTL,
+    );
     Record::from_rdata(apex.clone(), NEGATIVE_TTL, RData::SOA(start))
 }
 

@@ -107,6 +107,8 @@ pub enum Hook {
     Pending,
     /// systemd-resolved does.
     Resolved,
+    /// resolv.conf names it.
+    ByHand,
     /// Not, for this reason: people have to tell it.
     None(String),
 }
@@ -124,10 +126,7 @@ impl State {
 /// The line that makes a system without systemd-resolved ask `listen`.
 pub fn by_hand(listen: SocketAddr) -> String {
     match listen.port() {
-        53 => format!(
-            "put `nameserver {}` first in /etc/resolv.conf",
-            listen.ip()
-        ),
+        53 => format!("put `nameserver {}` first in /etc/resolv.conf", listen.ip()),
         port => format!(
             "make the system's DNS server ask {}, port {port}, for `anode` (dnsmasq: server=/anode/{}#{port})",
             listen.ip(),

@@ -49,11 +49,7 @@ pub struct Real {
 
 impl Real {
     /// Asks `servers`, or the system's when there are none; never `own`.
-    pub fn new(
-        servers: Vec<SocketAddr>,
-        own: Option<SocketAddr>,
-        counters: Arc<Counters>,
-    ) -> Self {
+    pub fn new(servers: Vec<SocketAddr>, own: Option<SocketAddr>, counters: Arc<Counters>) -> Self {
         Self {
             servers,
             own,

@@ -19,7 +19,7 @@ use zbus::zvariant::DynamicType;
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::zone::{Zone, address_name};
-use super::{Hook, Names};
+use super::{Hook, Names, stub};
 
 const SERVICE: &str = "org.freedesktop.resolve1";
 const OBJECT: &str = "/org/freedesktop/resolve1";
@@ -75,7 +75,10 @@ pub async fn keep_told(
             names.set_hook(hook);
         }
     };
-    let failed = |error: HookError| Hook::None(error.to_string());
+    let failed = |error: HookError| match stub::system_asks(link.server) {
+        true => Hook::ByHand,
+        false => Hook::None(error.to_string()),
+    };
     let bus = match within(Connection::system()).await {
         Ok(Ok(connection)) => Bus(connection),
         Ok(Err(_)) | Err(_) => {
@@ -85,7 +88,10 @@ pub async fn keep_told(
     };
     let mut owners = bus.owners().await;
     loop {
-        set(bus.tell(&link).await.map_or_else(failed, |()| Hook::Resolved));
+        set(bus
+            .tell(&link)
+            .await
+            .map_or_else(failed, |()| Hook::Resolved));
         // Woken when resolved comes or goes, and else by nothing.
         tokio::select! {
             _ = &mut stop => break,
@@ -146,9 +152,13 @@ impl Bus {
 
     /// Whether it runs: a call alone would make the bus start it.
     async fn is_there(&self) -> Result<bool, HookError> {
-        let asked = self
-            .0
-            .call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), "NameHasOwner", &SERVICE);
+        let asked = self.0.call_method(
+            Some(BUS),
+            "/org/freedesktop/DBus",
+            Some(BUS),
+            "NameHasOwner",
+            &SERVICE,
+        );
         let reply = within(asked).await?.map_err(HookError::Refused)?;
         reply.body().deserialize().map_err(HookError::Refused)
     }
@@ -163,7 +173,10 @@ impl Bus {
             IpAddr::V6(ip) => (AF_INET6, ip.octets().to_vec()),
         };
         match server.port() {
-            53 => self.call("SetLinkDNS", &(*index, vec![(family, ip)])).await?,
+            53 => {
+                self.call("SetLinkDNS", &(*index, vec![(family, ip)]))
+                    .await?
+            }
             // systemd 246 and later.
             port => {
                 let server = vec![(family, ip, port, "")];
@@ -176,9 +189,13 @@ impl Bus {
             .call("SetLinkDomains", &(*index, domains.to_vec()))
             .await?;
         // Nothing else is asked here, and no name of ours is in the signed tree or behind TLS. Older versions lack some of it.
-        let _ = self.call::<_, ()>("SetLinkDefaultRoute", &(*index, false)).await;
+        let _ = self
+            .call::<_, ()>("SetLinkDefaultRoute", &(*index, false))
+            .await;
         let _ = self.call::<_, ()>("SetLinkDNSSEC", &(*index, "no")).await;
-        let _ = self.call::<_, ()>("SetLinkDNSOverTLS", &(*index, "no")).await;
+        let _ = self
+            .call::<_, ()>("SetLinkDNSOverTLS", &(*index, "no"))
+            .await;
         if self.finds(own).await {
             return Ok(());
         }

@@ -34,7 +34,9 @@ impl Responder {
                 io::ErrorKind::AddrInUse => {
                     "another program (another node?) has it: give one of them another [dns] listen"
                 }
-                _ => "give another loopback address with [dns] listen, or set [dns] enabled = false",
+                _ => {
+                    "give another loopback address with [dns] listen, or set [dns] enabled = false"
+                }
             };
             let why = format!("names are not served on {listen} ({error}): {fix}");
             tracing::warn!("{why}");
@@ -64,13 +66,15 @@ impl Responder {
         let server = sockets.listen();
         let serving = tokio::spawn(sockets.serve(Arc::clone(&names)));
         let index = interface.and_then(|name| if_nametoindex(name).ok());
-        let hook = index.and_then(|index| i32::try_from(index).ok()).map(|index| {
-            let (stop, stopped) = oneshot::channel();
-            let link = Link { index, server, own };
-            let told = move |hook: &Hook| named(hook, server);
-            let task = tokio::spawn(resolved::keep_told(link, names, stopped, told));
-            (stop, task)
-        });
+        let hook = index
+            .and_then(|index| i32::try_from(index).ok())
+            .map(|index| {
+                let (stop, stopped) = oneshot::channel();
+                let link = Link { index, server, own };
+                let told = move |hook: &Hook| named(hook, server);
+                let task = tokio::spawn(resolved::keep_told(link, names, stopped, told));
+                (stop, task)
+            });
         Running {
             serving: Some(serving),
             hook,

@@ -57,10 +57,7 @@ impl Sockets {
     pub async fn serve(self, names: Arc<Names>) -> io::Result<()> {
         let udp = Arc::new(UdpSocket::from_std(self.udp)?);
         let tcp = TcpListener::from_std(self.tcp)?;
-        tokio::join!(
-            serve_udp(udp, Arc::clone(&names)),
-            serve_tcp(tcp, names)
-        );
+        tokio::join!(serve_udp(udp, Arc::clone(&names)), serve_tcp(tcp, names));
         Ok(())
     }
 }

@@ -85,6 +85,11 @@ pub fn system_servers(own: Option<SocketAddr>) -> Vec<SocketAddr> {
     parse_servers(&text, own)
 }
 
+/// Whether programs that read resolv.conf ask `own`.
+pub fn system_asks(own: SocketAddr) -> bool {
+    system_servers(None).contains(&own)
+}
+
 fn parse_servers(text: &str, own: Option<SocketAddr>) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| {
@@ -263,10 +268,13 @@ impl Asked {
 /// RFC 2308 §5, within our bounds.
 fn denial_ttl(message: &Message) -> u32 {
     let (default, most) = DENIAL_TTL;
-    let told = message.authorities.iter().find_map(|record| match &record.data {
-        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
-        _ => None,
-    });
+    let told = message
+        .authorities
+        .iter()
+        .find_map(|record| match &record.data {
+            RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+            _ => None,
+        });
     told.unwrap_or(default).min(most)
 }
 
@@ -300,7 +308,11 @@ mod tests {
     }
 
     fn txt(owner: &str, text: &str, ttl: u32) -> Record {
-        Record::from_rdata(name(owner), ttl, RData::TXT(TXT::new(vec![text.to_owned()])))
+        Record::from_rdata(
+            name(owner),
+            ttl,
+            RData::TXT(TXT::new(vec![text.to_owned()])),
+        )
     }
 
     fn alias(owner: &str, target: &str, ttl: u32) -> Record {
@@ -348,7 +360,13 @@ mod tests {
         let text = format!("anode:{ADDRESS}");
         let found = |ttl| Answer::Found(vec![ADDRESS.parse().unwrap()], ttl);
         let chain: Vec<Record> = (0..20)
-            .map(|n| alias(&format!("n{n}.example.com."), &format!("n{}.example.com.", n + 1), 9))
+            .map(|n| {
+                alias(
+                    &format!("n{n}.example.com."),
+                    &format!("n{}.example.com.", n + 1),
+                    9,
+                )
+            })
             .chain([
                 alias("host.example.com.", "n0.example.com.", 9),
                 txt("n20.example.com.", &text, 9),
@@ -362,8 +380,14 @@ mod tests {
                 ],
                 found(30),
             ),
-            (vec![txt("other.example.com.", &text, 60)], Answer::Empty(10)),
-            (vec![txt("host.example.com.", "v=spf1", 60)], Answer::Empty(10)),
+            (
+                vec![txt("other.example.com.", &text, 60)],
+                Answer::Empty(10),
+            ),
+            (
+                vec![txt("host.example.com.", "v=spf1", 60)],
+                Answer::Empty(10),
+            ),
             (
                 vec![
                     alias("host.example.com.", "a.example.net.", 30),
@@ -372,7 +396,10 @@ mod tests {
                 Answer::Empty(10),
             ),
             (chain, Answer::Empty(10)),
-            (vec![txt("host.example.com.", &text, u32::MAX)], found(MAX_TTL)),
+            (
+                vec![txt("host.example.com.", &text, u32::MAX)],
+                found(MAX_TTL),
+            ),
             (vec![], Answer::Empty(10)),
         ];
         for (number, (records, expected)) in cases.into_iter().enumerate() {

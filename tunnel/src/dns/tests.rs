@@ -63,7 +63,8 @@ impl Running {
         let at = sockets.listen();
         let (data, commands) = DataHandle::new(Arc::new(Wake::new().unwrap()));
         let mut book = Book::default();
-        book.trust(address(TWO), Some("box".parse().unwrap())).unwrap();
+        book.trust(address(TWO), Some("box".parse().unwrap()))
+            .unwrap();
         let others = [
             ("given".parse().unwrap(), address(THREE)),
             // The trust book comes first.
@@ -151,7 +152,11 @@ fn addresses(message: &Message) -> Vec<String> {
         RData::AAAA(ip) => ip.0.to_string(),
         other => panic!("{other:?}"),
     };
-    message.answers.iter().map(|record| ip(&record.data)).collect()
+    message
+        .answers
+        .iter()
+        .map(|record| ip(&record.data))
+        .collect()
 }
 
 #[tokio::test]
@@ -169,7 +174,11 @@ async fn names_and_reverse_names_are_answered_and_made_known() {
     ];
     for (text, ip) in cases {
         let answer = running.ask(text, RecordType::AAAA).await;
-        assert_eq!(answer.metadata.response_code, ResponseCode::NoError, "{text}");
+        assert_eq!(
+            answer.metadata.response_code,
+            ResponseCode::NoError,
+            "{text}"
+        );
         assert!(answer.metadata.authoritative && !answer.metadata.recursion_available);
         // As it was asked, letter by letter: some resolvers check that.
         assert!(answer.queries[0].name().eq_case(&name(text)), "{text}");
@@ -288,17 +297,41 @@ fn what_is_no_question_is_complained_about_or_left_alone() {
         ("nothing", vec![], None),
         ("less than a header", good[..11].to_vec(), None),
         ("an answer", edit(&|bytes| bytes[2] |= 0x80), None),
-        ("an update", edit(&|bytes| bytes[2] |= 5 << 3), Some(ResponseCode::NotImp)),
+        (
+            "an update",
+            edit(&|bytes| bytes[2] |= 5 << 3),
+            Some(ResponseCode::NotImp),
+        ),
         ("no question", header(0), form),
         ("a question cut off", good[..good.len() - 1].to_vec(), form),
         ("more questions than there are", header(255), form),
-        ("two questions", [&header(2)[..], &good[12..], &good[12..]].concat(), form),
-        ("more records than there are", edit(&|bytes| bytes[7] = 0xff), form),
+        (
+            "two questions",
+            [&header(2)[..], &good[12..], &good[12..]].concat(),
+            form,
+        ),
+        (
+            "more records than there are",
+            edit(&|bytes| bytes[7] = 0xff),
+            form,
+        ),
         ("a pointer to itself", with_name(&[0xc0, 12]), form),
-        ("a pointer forward", with_name(&[0xc0, 14, 1, b'a', 0]), form),
+        (
+            "a pointer forward",
+            with_name(&[0xc0, 14, 1, b'a', 0]),
+            form,
+        ),
         ("a pointer past the end", with_name(&[0xff, 0xff]), form),
-        ("two pointers in a ring", with_name(&[1, b'a', 0xc0, 12]), form),
-        ("a label of 64 bytes", with_name(&[&[64][..], &[b'a'; 64], &[0]].concat()), form),
+        (
+            "two pointers in a ring",
+            with_name(&[1, b'a', 0xc0, 12]),
+            form,
+        ),
+        (
+            "a label of 64 bytes",
+            with_name(&[&[64][..], &[b'a'; 64], &[0]].concat()),
+            form,
+        ),
         ("a label type of no RFC", with_name(&[0x80, b'a', 0]), form),
         ("a name without an end", with_name(&[3, b'a']), form),
         (
@@ -374,7 +407,11 @@ async fn questions_that_wait_for_servers_outside_are_bounded() {
     // Names of this machine are not held up.
     let answer = running.ask("box.anode.", RecordType::AAAA).await;
     assert_eq!(addresses(&answer), [TWO_IP]);
-    assert!(running.count("real_asked") <= 16, "{}", running.count("real_asked"));
+    assert!(
+        running.count("real_asked") <= 16,
+        "{}",
+        running.count("real_asked")
+    );
     assert!(running.count("busy") >= 180, "{}", running.count("busy"));
     // Who found no place is told so.
     let refused = receive(&socket).await.unwrap();
@@ -384,7 +421,11 @@ async fn questions_that_wait_for_servers_outside_are_bounded() {
 /// A TXT server that answers by a rule, and counts.
 async fn txt_server(
     rule: impl Fn(&mut Message, &str) + Send + 'static,
-) -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>, JoinHandle<()>) {
+) -> (
+    SocketAddr,
+    Arc<std::sync::atomic::AtomicUsize>,
+    JoinHandle<()>,
+) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let at = socket.local_addr().unwrap();
     let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -434,7 +475,9 @@ async fn a_real_name_is_asked_for_once_and_leads_back() {
     let running = Running::start(&[server]);
     let three: Ipv6Addr = address(THREE).ipv6(anode_wire::PeerId::ANY);
     for _ in 0..3 {
-        let answer = running.ask("host.example.com.anode.", RecordType::AAAA).await;
+        let answer = running
+            .ask("host.example.com.anode.", RecordType::AAAA)
+            .await;
         assert_eq!(addresses(&answer), [three.to_string(), TWO_IP.to_owned()]);
         assert!(answer.answers[0].ttl <= 60);
     }

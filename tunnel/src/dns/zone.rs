@@ -72,7 +72,9 @@ pub enum Meaning {
 
 /// The zone of a name, and what the name means in it; `None` for a name that is not ours.
 pub fn meaning(name: &Name) -> Option<(Zone, Meaning)> {
-    let zone = Zone::ALL.into_iter().find(|zone| zone.apex().zone_of(name))?;
+    let zone = Zone::ALL
+        .into_iter()
+        .find(|zone| zone.apex().zone_of(name))?;
     let labels: Vec<&[u8]> = name.iter().collect();
     let below = &labels[..labels.len() - usize::from(zone.apex().num_labels())];
     let meaning = match zone {
@@ -96,8 +98,9 @@ fn forward(labels: &[&[u8]]) -> Meaning {
         // What looks like an address and is none goes to nobody outside.
         [first, last] if is_half(first) && is_half(last) => {
             let text = String::from_utf8_lossy(&[*first, *last].concat()).to_ascii_lowercase();
-            text.parse()
-                .map_or(Meaning::Nothing, |address| Meaning::Address(Box::new(address)))
+            text.parse().map_or(Meaning::Nothing, |address| {
+                Meaning::Address(Box::new(address))
+            })
         }
         [.., first, last] if is_half(first) && is_half(last) => Meaning::Nothing,
         _ => HostName::from_labels(labels.iter().copied()).map_or(Meaning::Nothing, Meaning::Host),
@@ -193,21 +196,44 @@ mod tests {
     fn reverse_names_mean_the_address_with_its_peer_digit() {
         let nibbles = |ip: &str| {
             let bits = u128::from(ip.parse::<Ipv6Addr>().unwrap());
-            let digits: Vec<String> = (0..32).map(|i| format!("{:x}", bits >> (4 * i) & 15)).collect();
+            let digits: Vec<String> = (0..32)
+                .map(|i| format!("{:x}", bits >> (4 * i) & 15))
+                .collect();
             digits.join(".") + ".ip6.arpa."
         };
         let full = nibbles("fda0:8ed7:8a43:c2c:b76a:57af:6262:302f");
         let ip = "fda0:8ed7:8a43:c2c:b76a:57af:6262:302f".parse().unwrap();
         let cases = [
             (full.clone(), Some((Zone::Reverse, Meaning::Reverse(ip)))),
-            (full.to_ascii_uppercase(), Some((Zone::Reverse, Meaning::Reverse(ip)))),
-            ("0.a.d.f.ip6.arpa.".into(), Some((Zone::Reverse, Meaning::Apex))),
-            ("8.0.a.d.f.ip6.arpa.".into(), Some((Zone::Reverse, Meaning::Between))),
+            (
+                full.to_ascii_uppercase(),
+                Some((Zone::Reverse, Meaning::Reverse(ip))),
+            ),
+            (
+                "0.a.d.f.ip6.arpa.".into(),
+                Some((Zone::Reverse, Meaning::Apex)),
+            ),
+            (
+                "8.0.a.d.f.ip6.arpa.".into(),
+                Some((Zone::Reverse, Meaning::Between)),
+            ),
             (format!("0.{full}"), Some((Zone::Reverse, Meaning::Nothing))),
-            ("xy.0.a.d.f.ip6.arpa.".into(), Some((Zone::Reverse, Meaning::Nothing))),
-            ("g.0.a.d.f.ip6.arpa.".into(), Some((Zone::Reverse, Meaning::Nothing))),
-            (nibbles("fda1::1"), Some((Zone::ReverseI2p, Meaning::Nothing))),
-            ("1.a.d.f.ip6.arpa.".into(), Some((Zone::ReverseI2p, Meaning::Apex))),
+            (
+                "xy.0.a.d.f.ip6.arpa.".into(),
+                Some((Zone::Reverse, Meaning::Nothing)),
+            ),
+            (
+                "g.0.a.d.f.ip6.arpa.".into(),
+                Some((Zone::Reverse, Meaning::Nothing)),
+            ),
+            (
+                nibbles("fda1::1"),
+                Some((Zone::ReverseI2p, Meaning::Nothing)),
+            ),
+            (
+                "1.a.d.f.ip6.arpa.".into(),
+                Some((Zone::ReverseI2p, Meaning::Apex)),
+            ),
             ("2.a.d.f.ip6.arpa.".into(), None),
             ("a.d.f.ip6.arpa.".into(), None),
             (nibbles("2001:db8::1"), None),

@@ -161,7 +161,9 @@ impl WhoText {
     pub fn resolve(&self, book: &Book) -> Result<Who, ValueError> {
         match self {
             Self::Any => Ok(Who::Any),
-            Self::Peer(named) => Ok(Who::Peer(split_digit(named.resolve(book, &Given::default())?.ipv6()).0)),
+            Self::Peer(named) => Ok(Who::Peer(
+                split_digit(named.resolve(book, &Given::default())?.ipv6()).0,
+            )),
         }
     }
 }
