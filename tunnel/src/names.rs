@@ -169,9 +169,8 @@ impl Given {
             .or_else(own)
     }
 
-    /// What the holder of a synthetic IPv6 (with peer digit 0) is called, by a name that leads back to it.
-    pub fn name_of(&self, book: &Book, ip: Ipv6Addr) -> Option<PeerName> {
-        let is_there = |address: &Address| address.ipv6(PeerId::ANY) == ip;
+    /// What the address that `is_there` means is called, by a name that leads back to it.
+    pub fn name_of(&self, book: &Book, is_there: impl Fn(&Address) -> bool) -> Option<PeerName> {
         let trusted = book
             .entries()
             .iter()

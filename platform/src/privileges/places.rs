@@ -109,7 +109,15 @@ mod tests {
                 let read = fs::read(path("config/file")).map(drop);
                 let written = fs::write(path("config/file"), "y");
                 let foreign = fs::read(path("other/file")).map(drop);
-                (landlock, replaced, read, written, foreign)
+                let single = fs::read(path("single/file")).map(drop);
+                let beside = fs::read_dir(path("single")).map(drop);
+                (
+                    landlock,
+                    replaced,
+                    read.and(single),
+                    written,
+                    foreign.and(beside),
+                )
             };
             scope.spawn(work).join().unwrap()
         });

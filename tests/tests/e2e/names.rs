@@ -161,6 +161,15 @@ fn ordinary_programs_reach_peers_by_name() {
     let done = curl(&pair.resolving, &pair.host_a, "http://nobody.anode/");
     assert_eq!(done.code(), 6, "curl calls this an unknown host: {done}");
 
+    // As people with dnsmasq do it.
+    let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
+    let forward = format!("--server=/anode/{RESPONDER}");
+    let _dnsmasq = programs::dnsmasq(&pair.host_a, local, &[forward]);
+    assert_eq!(
+        programs::dig(&pair.host_a, local, "box.anode"),
+        [pair.b.ipv6()]
+    );
+
     // The commands of the program, with and without the zone's name.
     for name in ["box", "box.anode", &split(pair.b.address())] {
         assert_eq!(pair.a.ping(name, 1), 1, "{name}");

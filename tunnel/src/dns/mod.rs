@@ -195,7 +195,7 @@ impl Names {
     pub fn name_of(&self, address: &Address) -> Option<String> {
         let name = self
             .given
-            .name_of(&self.book(), address.ipv6(PeerId::ANY))
+            .name_of(&self.book(), |other| other == address)
             .map(|name| name.to_string());
         name.or_else(|| {
             let host = self.real.host_of(address.ipv6(PeerId::ANY))?;
@@ -287,7 +287,8 @@ impl Names {
     /// The name of an overlay address; of one without a name, the address as a name, where its full form is known.
     fn reverse(&self, ip: Ipv6Addr) -> Option<String> {
         let base = split_digit(ip).0;
-        if let Some(name) = self.given.name_of(&self.book(), base) {
+        let is_there = |address: &Address| address.ipv6(PeerId::ANY) == base;
+        if let Some(name) = self.given.name_of(&self.book(), is_there) {
             return Some(format!("{name}.anode"));
         }
         if let Some(host) = self.real.host_of(base) {
@@ -298,7 +299,7 @@ impl Names {
             let book = self.book();
             let mut entries = book.entries().iter();
             entries
-                .find(|entry| entry.address.ipv6(PeerId::ANY) == base)
+                .find(|entry| is_there(&entry.address))
                 .map(|entry| entry.address)
         });
         known.map(|address| address_name(&address))
