@@ -40,6 +40,8 @@ pub enum RealError {
 pub struct Real {
     /// `[dns] servers`; none: the system's.
     servers: Vec<SocketAddr>,
+    /// The system's, as they were read last: a file that replaced resolv.conf may be out of reach (Landlock).
+    system: Mutex<Vec<SocketAddr>>,
     /// The own responder, which must not be asked.
     own: Option<SocketAddr>,
     cache: Mutex<Cache>,
@@ -50,8 +52,10 @@ pub struct Real {
 impl Real {
     /// Asks `servers`, or the system's when there are none; never `own`.
     pub fn new(servers: Vec<SocketAddr>, own: Option<SocketAddr>, counters: Arc<Counters>) -> Self {
+        let system = stub::system_servers(own).unwrap_or_default();
         Self {
             servers,
+            system: Mutex::new(system),
             own,
             cache: Mutex::default(),
             under_way: Mutex::default(),
@@ -80,8 +84,7 @@ impl Real {
         self.counters.asked.add();
         let system;
         let servers = if self.servers.is_empty() {
-            // Read each time: the machine may have moved to another network.
-            system = stub::system_servers(self.own);
+            system = self.system();
             &system
         } else {
             &self.servers
@@ -97,6 +100,15 @@ impl Real {
             self.counters.evicted.add();
         }
         outcome
+    }
+
+    /// Read each time: the machine may have moved to another network.
+    fn system(&self) -> Vec<SocketAddr> {
+        let mut known = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(servers) = stub::system_servers(self.own) {
+            *known = servers;
+        }
+        known.clone()
     }
 
     /// The host that was found at an address, its peer digit aside.

@@ -79,15 +79,15 @@ pub enum StubError {
 }
 
 /// The servers of resolv.conf, without `own`.
-pub fn system_servers(own: Option<SocketAddr>) -> Vec<SocketAddr> {
-    let text = std::fs::read(RESOLV_CONF).unwrap_or_default();
+pub fn system_servers(own: Option<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let text = std::fs::read(RESOLV_CONF)?;
     let text = String::from_utf8_lossy(&text[..text.len().min(MAX_CONF)]);
-    parse_servers(&text, own)
+    Ok(parse_servers(&text, own))
 }
 
 /// Whether programs that read resolv.conf ask `own`.
 pub fn system_asks(own: SocketAddr) -> bool {
-    system_servers(None).contains(&own)
+    system_servers(None).is_ok_and(|servers| servers.contains(&own))
 }
 
 fn parse_servers(text: &str, own: Option<SocketAddr>) -> Vec<SocketAddr> {
