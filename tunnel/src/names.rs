@@ -186,7 +186,7 @@ impl Given {
             let name = self
                 .own_name
                 .clone()
-                .filter(|_| self.own.as_ref().is_some_and(is_there))?;
+                .filter(|_| self.own.as_ref().is_some_and(&is_there))?;
             self.find(book, &name).filter(|found| is_there(found))?;
             Some(name)
         };

@@ -84,6 +84,8 @@ impl FromStr for HostName {
 /// Underscores are for services, and hosts have them too.
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
         && label
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
@@ -115,6 +117,8 @@ mod tests {
             "com",
             "a..com",
             ".com",
+            "-a.com",
+            "a-.com",
             "ä.com",
             "a b.com",
             "192.0.2.1",

@@ -177,7 +177,7 @@ mod tests {
             ("Box.Anode.", name("box")),
             (&format!("{half}.anode."), name(half)),
             ("a_b.anode.", Meaning::Nothing),
-            ("-.anode.", Meaning::Nothing),
+            ("a-.anode.", Meaning::Nothing),
             ("host.example.com.anode.", host("host.example.com")),
             ("HOST.example.com.anode.", host("host.example.com")),
             ("_x.example.com.anode.", host("_x.example.com")),
@@ -185,10 +185,28 @@ mod tests {
             ("x.onion.anode.", Meaning::Nothing),
             ("192.0.2.1.anode.", Meaning::Nothing),
             ("a\\.b.com.anode.", Meaning::Nothing),
-            ("\\255.com.anode.", Meaning::Nothing),
         ];
         for (text, expected) in cases {
             assert_eq!(of(text), Some((Zone::Anode, expected)), "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_of_any_bytes_mean_nothing() {
+        for label in [&[0xff][..], &[0], b"a.b", b" ", b"-"] {
+            let labels = [label, b"com", b"anode"];
+            let odd = Name::from_labels(labels).unwrap();
+            assert_eq!(
+                meaning(&odd),
+                Some((Zone::Anode, Meaning::Nothing)),
+                "{label:?}"
+            );
+            let odd = Name::from_labels([label, b"anode"]).unwrap();
+            assert_eq!(
+                meaning(&odd),
+                Some((Zone::Anode, Meaning::Nothing)),
+                "{label:?}"
+            );
         }
     }
 
