@@ -529,10 +529,6 @@ impl System {
             &name,
         ])
     }
-
-    fn log(&self) -> String {
-        self.resolved.as_ref().map(Proc::stderr).unwrap_or_default()
-    }
 }
 
 #[test]
@@ -554,14 +550,13 @@ fn systemd_resolved_is_told_and_forgets() {
     let b = Node::on(&host_b, lab.directory(), "b").start();
     a.trust(&b, "box");
     b.trust(&a, "a");
-    let told = |a: &Node, system: &System| {
+    let told = |a: &Node| {
+        // Until then it may still say that systemd-resolved does not run.
         a.wait("systemd-resolved asks", LIMIT, || {
-            let dns = a.json(&["status"])["dns"].clone();
-            assert!(dns["problem"].is_null(), "{dns}\n{}", system.log());
-            dns["resolved"] == true
+            a.json(&["status"])["dns"]["resolved"] == true
         });
     };
-    told(&a, &system);
+    told(&a);
     // The C library asks resolved's own stub, which asks the responder.
     ping(&resolving, &host_a, "box.anode").expect_ok();
     let domains = system.property("Domains");
@@ -579,7 +574,7 @@ fn systemd_resolved_is_told_and_forgets() {
         a.json(&["status"])["dns"]["resolved"] == false
     });
     system.start_resolved();
-    told(&a, &system);
+    told(&a);
     ping(&resolving, &host_a, "box.anode").expect_ok();
 
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
@@ -598,6 +593,6 @@ fn systemd_resolved_is_told_and_forgets() {
             std::thread::sleep(Duration::from_millis(20));
         }
         a.start();
-        told(&a, &system);
+        told(&a);
     }
 }
