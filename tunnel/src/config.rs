@@ -1,5 +1,6 @@
 //! The configuration file: TOML, every key optional and named like its flag, unknown keys refused with their line.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,8 @@ use serde::Deserialize;
 use crate::Error;
 use crate::policy::Inbound;
 use crate::value::{
-    AbsolutePath, InterfaceName, Listen, Mtu, Number, PeerDigit, PeerEndpoint, Text, ZoneText,
+    AbsolutePath, AddressText, DnsServer, InterfaceName, Listen, Loopback, Mtu, Number, PeerDigit,
+    PeerEndpoint, PeerName, Text, ZoneText,
 };
 
 /// Read when it exists and no `--config` is given, for the system's state directory only.
@@ -45,6 +47,44 @@ pub struct Config {
     pub inbound: Inbound,
     /// `[security]`
     pub security: Security,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[names]`: `box = "ADDRESS"`, for peers that are not trusted
+    pub names: BTreeMap<Text<PeerName>, Text<AddressText>>,
+}
+
+/// The section `[dns]`: names for every program on this machine.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Dns {
+    /// `enabled = false`: nobody answers.
+    pub enabled: bool,
+    /// `listen = "127.8.7.37:53"`: a loopback address.
+    pub listen: Option<Text<Loopback>>,
+    /// `name = "laptop"`: what this machine calls itself; its host name when not given.
+    pub name: Option<Text<PeerName>>,
+    /// `servers = ["192.0.2.53"]`: asked for TXT records instead of the system's.
+    pub servers: Vec<Text<DnsServer>>,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            listen: None,
+            name: None,
+            servers: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// `[names]`.
+    pub fn given_names(&self) -> BTreeMap<PeerName, anode_wire::Address> {
+        let entry =
+            |(name, address): (&Text<PeerName>, &Text<AddressText>)| (name.0.clone(), address.0.0);
+        self.names.iter().map(entry).collect()
+    }
 }
 
 /// The section `[security]` (docs/protocol.md): what may go unsealed, and whether keys must be post-quantum.
@@ -228,7 +268,7 @@ mod tests {
     fn every_key_is_optional_and_lan_is_on() {
         let config = Config::parse("", Path::new("x")).unwrap();
         assert_eq!(config, Config::default());
-        assert!(config.lan.enabled);
+        assert!(config.lan.enabled && config.dns.enabled);
     }
 
     #[test]
@@ -250,8 +290,16 @@ mod tests {
             [security]
             plain = "only"
             pq = "off"
+            [dns]
+            enabled = false
+            listen = "127.1.2.3"
+            name = "laptop"
+            servers = ["192.0.2.53", "[2001:db8::53]:5353"]
+            [names]
+            Box = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw"
         "#;
         let config = Config::parse(text, Path::new("x")).unwrap();
+        assert!(config.given_names().contains_key(&"box".parse().unwrap()));
         assert_eq!(config.name.unwrap().0.0, "net7");
         assert_eq!(config.mtu.unwrap().0, Mtu(1400));
         assert_eq!(config.no_tun, Some(true));
@@ -268,6 +316,16 @@ mod tests {
             pq: PostQuantum::Off,
         };
         assert_eq!(config.security, security);
+        assert!(!config.dns.enabled);
+        assert_eq!(
+            config.dns.listen.clone().unwrap().0.0,
+            "127.1.2.3:53".parse().unwrap()
+        );
+        assert_eq!(config.dns.name.clone().unwrap().0.as_str(), "laptop");
+        assert_eq!(
+            config.dns.servers[1].0.0,
+            "[2001:db8::53]:5353".parse().unwrap()
+        );
     }
 
     #[test]
@@ -331,6 +389,25 @@ mod tests {
                 ":1: ",
                 "write a path from the root",
             ),
+            (
+                "[dns]\nlisten = \"192.0.2.1:53\"\n",
+                ":2: ",
+                "only programs of this machine are answered",
+            ),
+            (
+                "[dns]\nlisten = \"127.0.0.1:0\"\n",
+                ":2: ",
+                "a port above 0",
+            ),
+            ("[dns]\nlisten = \"localhost\"\n", ":2: ", "127.8.7.37"),
+            (
+                "[dns]\nservers = [\"dns.example\"]\n",
+                ":2: ",
+                "IP or IP:PORT",
+            ),
+            ("[dns]\nname = \"a.b\"\n", ":2: ", "name \"a.b\""),
+            ("[names]\n\"a.b\" = \"x\"\n", ":2: ", "name \"a.b\""),
+            ("[names]\nbox = \"x\"\n", ":2: ", "address \"x\""),
             ("mtu = \n", ":1: ", ""),
             ("[lan\nenabled = true\n", ":1: ", ""),
             ("log = \"a\"\nlog = \"b\"\n", ":2: ", "duplicate key"),

@@ -6,6 +6,7 @@
 //!   ├── config, value, names           flags and files to checked values, with the place of what is wrong
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
+//!   ├── dns                           names for other programs: a responder for .anode, systemd-resolved
 //!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
 //!   │                        ├ policy   who may reach this machine
 //!   │                        └ adapter  flows of the netstack joined to streams of the overlays
@@ -20,6 +21,7 @@ pub mod config;
 pub mod control;
 pub mod data;
 pub mod demo;
+pub mod dns;
 pub mod error;
 pub mod names;
 pub mod node;

@@ -22,6 +22,9 @@ use crate::control::listener::{Access, ControlSocket};
 use crate::control::server::{Control, InForce, router};
 use crate::control::tickets::Desk;
 use crate::data;
+use crate::dns::responder::Responder;
+use crate::dns::{Hook, Names};
+use crate::names::Given;
 use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
@@ -104,8 +107,29 @@ pub struct Plan {
     pub state: LockedState,
     /// The identity, if this start made it: saved when the node stands.
     pub unsaved: Option<Unsaved>,
+    /// Names for the programs of this machine.
+    pub dns: DnsPlan,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
+}
+
+/// What a node's names are made of.
+pub struct DnsPlan {
+    /// Where to answer; `None`: nobody is answered.
+    pub listen: Option<SocketAddr>,
+    /// Who is asked for TXT records; none: the system's servers.
+    pub servers: Vec<SocketAddr>,
+    /// Names beside those of the trust book.
+    pub given: Given,
+}
+
+/// Whom a node tells of what people should know.
+#[derive(Clone, Copy)]
+pub struct Told {
+    /// A peer got its first path, so many seconds after the start.
+    pub met: fn(&Book, &PeerReport, f64),
+    /// Names work by themselves from now on, or this line makes them work.
+    pub named: fn(&Hook, SocketAddr),
 }
 
 /// The prefixes of the overlays: Anode's and I2P's (docs/architecture.md).
@@ -123,26 +147,25 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often learnt peers are written down, beside at the end and when a path to a new place was proven.
 const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow; `met` for each peer
-/// that gets its first path, with the seconds since the start.
+/// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow.
 ///
 /// Whatever fails, nothing is left behind: the interface goes with its owner, the socket's file with its own.
 pub fn run(
     plan: Plan,
     ready: impl FnOnce(&ReadyInfo) -> Result<(), Error>,
-    met: fn(&Book, &PeerReport, f64),
+    tell: Told,
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io("cannot start the control thread"))?;
-    runtime.block_on(live(plan, ready, met))
+    runtime.block_on(live(plan, ready, tell))
 }
 
 async fn live(
     plan: Plan,
     ready: impl FnOnce(&ReadyInfo) -> Result<(), Error>,
-    met: fn(&Book, &PeerReport, f64),
+    tell: Told,
 ) -> Result<(), Error> {
     // Before anything stands: a signal in between would leave it standing.
     let mut signals = Signals::install()?;
@@ -155,6 +178,8 @@ async fn live(
     };
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
+    // A port below 1024 needs a right that is given up in a moment.
+    let responder = Responder::bind(plan.dns.listen);
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
@@ -164,14 +189,22 @@ async fn live(
         unsaved.save(&plan.state)?;
     }
 
+    let desk = Desk::new(&plan.book);
+    let names = Arc::new(Names::new(
+        Arc::new(Mutex::new(plan.book)),
+        plan.dns.given,
+        plan.dns.servers,
+        responder.state(),
+        data.clone(),
+    ));
     let control = Arc::new(Control {
         data: data.clone(),
         address,
         ready: info.clone(),
         mtu,
         since: Instant::now(),
-        desk: Desk::new(&plan.book),
-        book: Mutex::new(plan.book),
+        desk,
+        names: Arc::clone(&names),
         access: Mutex::new(in_force),
         source: plan.source,
         security,
@@ -180,8 +213,9 @@ async fn live(
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let memory = tokio::spawn(remember(Arc::clone(&control)));
-    let met = plan.watched.then(|| Met::new(met));
+    let met = plan.watched.then(|| Met::new(tell.met));
     let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
+    let responder = responder.start(names, address, info.interface.as_deref(), tell.named);
 
     let told = ready(&info);
     notify::ready(&format!(
@@ -198,6 +232,7 @@ async fn live(
     };
 
     notify::stopping();
+    responder.stop().await;
     memory.abort();
     hearing.abort();
     let outcome = match outcome {

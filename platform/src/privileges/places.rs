@@ -18,6 +18,8 @@ pub struct Places {
     pub remove: Vec<PathBuf>,
     /// Files in them may be read: the configuration's. Those that do not exist are left out.
     pub read: Vec<PathBuf>,
+    /// These files may be read, and no others beside them; as they are now: one that replaces them is another file.
+    pub read_files: Vec<PathBuf>,
 }
 
 /// How much the kernel could do.
@@ -67,6 +69,7 @@ fn apply(places: &Places) -> Result<RulesetStatus, RulesetError> {
         (&places.write, writing(abi)),
         (&places.remove, removing),
         (&places.read, reading),
+        (&places.read_files, AccessFs::ReadFile.into()),
     ];
     for (paths, access) in all {
         for path in paths {
@@ -89,7 +92,7 @@ mod tests {
     fn only_the_named_directories_stay_open() {
         let base = std::env::temp_dir().join(format!("anode-places-{}", std::process::id()));
         let path = |name: &str| base.join(name);
-        for name in ["state", "config", "other"] {
+        for name in ["state", "config", "other", "single"] {
             fs::create_dir_all(path(name)).unwrap();
             fs::write(path(name).join("file"), "x").unwrap();
         }
@@ -97,6 +100,7 @@ mod tests {
             write: vec![path("state")],
             remove: vec![path("socket that is not there")],
             read: vec![path("config")],
+            read_files: vec![path("single/file")],
         };
         let outcome = std::thread::scope(|scope| {
             let work = || {
@@ -105,7 +109,15 @@ mod tests {
                 let read = fs::read(path("config/file")).map(drop);
                 let written = fs::write(path("config/file"), "y");
                 let foreign = fs::read(path("other/file")).map(drop);
-                (landlock, replaced, read, written, foreign)
+                let single = fs::read(path("single/file")).map(drop);
+                let beside = fs::read_dir(path("single")).map(drop);
+                (
+                    landlock,
+                    replaced,
+                    read.and(single),
+                    written,
+                    foreign.and(beside),
+                )
             };
             scope.spawn(work).join().unwrap()
         });

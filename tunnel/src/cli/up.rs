@@ -1,27 +1,31 @@
 //! `anode up`: flags over configuration over defaults, then a node in the foreground.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anode_platform::privileges::{self, Places};
 use anode_wire::{Address, PeerId};
+use nix::unistd::geteuid;
 use tracing_subscriber::EnvFilter;
 
 use super::Done;
 use super::args::{Common, Up};
 use crate::Error;
 use crate::command::PeerReport;
-use crate::config::{Config, ConfigSource};
+use crate::config::{Config, ConfigSource, Dns};
 use crate::control::listener::Access;
-use crate::names::{Held, peer_label};
-use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
+use crate::dns::{Hook, by_hand, stub};
+use crate::names::{Given, Held, peer_label};
+use crate::node::{self, DnsPlan, Interface, Plan, ReadyInfo, Settings, Told};
 use crate::output::{self, Style};
 use crate::policy::Policy;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, sessions};
-use crate::value::{ValueError, udp_text};
+use crate::value::{PeerName, ValueError, udp_text};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let start = Instant::now();
@@ -40,14 +44,17 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
+    let dns = config.dns.clone();
+    let others = config.given_names();
     let (settings, unsaved) = settings(flags, config, &state, &book)?;
+    let dns = dns_plan(dns, others, &settings);
     let opening = Opening {
         address: *settings.identity.address(),
         mtu: settings.mtu,
         lan: settings.lan,
         start,
     };
-    let places = places(&state, &socket, &source);
+    let places = places(&state, &socket, &source, &dns);
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
@@ -60,14 +67,17 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
         memory_locked,
         state,
         unsaved,
+        dns,
         watched,
     };
-    node::run(plan, |info| ready(&opening, info, common.json), met)?;
+    let told = Told { met, named };
+    node::run(plan, |info| ready(&opening, info, common.json), told)?;
     Ok(Done::Yes)
 }
 
 /// What a running node reads and writes: its state, its control socket, its configuration.
-fn places(state: &LockedState, socket: &Path, source: &ConfigSource) -> Places {
+fn places(state: &LockedState, socket: &Path, source: &ConfigSource, dns: &DnsPlan) -> Places {
+    let (resolver_files, resolver_directory) = resolver_places(dns);
     let directory = |path: &Path| path.parent().map(Path::to_owned);
     // A file may be replaced by another one of its name, and may be a link into another directory.
     let target = source.path().and_then(|path| path.canonicalize().ok());
@@ -78,8 +88,44 @@ fn places(state: &LockedState, socket: &Path, source: &ConfigSource) -> Places {
             .into_iter()
             .flatten()
             .filter_map(directory)
+            .chain(resolver_directory)
             .collect(),
+        read_files: resolver_files,
     }
+}
+
+/// Where the system's DNS servers are read from, now and when the machine has moved to another network: the file, and the
+/// directory in which it is replaced. That is /etc where nothing manages it; root could read secrets there, so that root
+/// sees no later file.
+fn resolver_places(dns: &DnsPlan) -> (Vec<PathBuf>, Option<PathBuf>) {
+    if !dns.servers.is_empty() {
+        return (Vec::new(), None);
+    }
+    let file = PathBuf::from(stub::RESOLV_CONF);
+    let target = file.canonicalize().unwrap_or_else(|_| file.clone());
+    let directory = target.parent().map(Path::to_owned);
+    let is_public = |directory: &PathBuf| directory != Path::new("/etc") || !geteuid().is_root();
+    (vec![target], directory.filter(is_public))
+}
+
+/// Where names are answered, and which this machine gives itself.
+fn dns_plan(dns: Dns, others: BTreeMap<PeerName, Address>, settings: &Settings) -> DnsPlan {
+    // Without an interface no program reaches what it would be answered.
+    let enabled = dns.enabled && settings.interface != Interface::None;
+    let listen = dns.listen.map_or(crate::dns::LISTEN, |listen| listen.0.0);
+    let own_name = dns.name.map(|name| name.0).or_else(host_name);
+    DnsPlan {
+        listen: enabled.then_some(listen),
+        servers: dns.servers.into_iter().map(|server| server.0.0).collect(),
+        given: Given::new(*settings.identity.address(), own_name, others),
+    }
+}
+
+/// The machine's host name, as far as it can be a name of a peer.
+fn host_name() -> Option<PeerName> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    let label = name.split('.').next()?;
+    (label != "localhost").then(|| label.parse().ok())?
 }
 
 /// Flags over configuration over defaults.
@@ -232,6 +278,16 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         style.green("ready")
     );
     Ok(())
+}
+
+/// Names are answered; whether programs ask by themselves, people should know.
+fn named(hook: &Hook, listen: SocketAddr) {
+    let style = Style::stderr();
+    match hook {
+        Hook::Resolved => eprintln!("{}  systemd-resolved asks {listen}", style.dim("names    ")),
+        Hook::None(why) => eprintln!("{}  {why}: {}", style.dim("names    "), by_hand(listen)),
+        Hook::ByHand | Hook::Pending => {}
+    }
 }
 
 fn met(book: &Book, report: &PeerReport, seconds: f64) {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{LookupReport, PathReport, PeerReport, Target};
 use crate::config::Security;
+use crate::dns::{Hook, Names, State, by_hand};
 use crate::policy::{A_STRANGER, Policy, Protocol, What, Who, WhoText};
 use crate::state::book::{Book, Entry};
 use crate::value::ValueError;
@@ -41,6 +42,8 @@ pub struct Status {
     pub streams: usize,
     /// `[security]`
     pub security: SecurityStatus,
+    /// Names for other programs.
+    pub dns: DnsStatus,
     /// The rights that it gave up.
     pub confined: Confinement,
     /// Version of the program.
@@ -63,6 +66,58 @@ impl From<Security> for SecurityStatus {
         Self {
             plain: security.plain.as_str().to_owned(),
             pq: security.pq.as_str().to_owned(),
+        }
+    }
+}
+
+/// Names for the programs of this machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// Where the responder answers, as `IP:PORT`; `null` when it is off or could not be had.
+    pub listen: Option<String>,
+    /// What this machine is called, without `.anode`.
+    pub name: Option<String>,
+    /// Whether systemd-resolved asks the responder; `null` when that is not known yet, or there is no responder.
+    pub resolved: Option<bool>,
+    /// What is wrong, and the line that mends it.
+    pub problem: Option<String>,
+}
+
+impl DnsStatus {
+    /// As it is now.
+    pub fn new(names: &Names) -> Self {
+        let listen = names.state.listen();
+        let (resolved, problem) = match (&names.state, names.hook()) {
+            (State::Off, _) => (None, None),
+            (State::Failed(why), _) => (None, Some(why.clone())),
+            (State::Listening(_), Hook::Pending) => (None, None),
+            (State::Listening(_), Hook::Resolved) => (Some(true), None),
+            (State::Listening(_), Hook::ByHand) => (Some(false), None),
+            (State::Listening(listen), Hook::None(why)) => {
+                (Some(false), Some(format!("{why}: {}", by_hand(*listen))))
+            }
+        };
+        Self {
+            listen: listen.map(|listen| listen.to_string()),
+            name: names.given.own_name().map(ToString::to_string),
+            resolved,
+            problem,
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let Some(listen) = &self.listen else {
+            return match &self.problem {
+                Some(problem) => format!("off: {problem}"),
+                None => "off".to_owned(),
+            };
+        };
+        match (self.resolved, &self.problem) {
+            (Some(true), _) => format!("{listen}, asked by systemd-resolved"),
+            (_, Some(problem)) => format!("{listen}; {problem}"),
+            (Some(false), None) => format!("{listen}, asked by way of /etc/resolv.conf"),
+            (None, None) => listen.clone(),
         }
     }
 }
@@ -112,7 +167,7 @@ pub struct Peer {
     pub address: String,
     /// The synthetic IPv6 with peer digit 0.
     pub ipv6: Ipv6Addr,
-    /// What the trust book calls it.
+    /// What this machine calls it: as the trust book or `[names]` says, or `host.example.com.anode` if that led to it.
     pub name: Option<String>,
     /// Whether it may open connections to this machine.
     pub trusted: bool,
@@ -202,15 +257,13 @@ impl Path {
 }
 
 impl Peer {
-    /// A report with what the trust book says about it.
-    pub fn new(report: &PeerReport, entry: Option<&Entry>) -> Self {
+    /// A report with what is known of names and trust.
+    pub fn new(report: &PeerReport, name: Option<String>, trusted: bool) -> Self {
         Self {
             address: report.address.to_string(),
             ipv6: report.address.ipv6(PeerId::ANY),
-            name: entry
-                .and_then(|entry| entry.name.as_ref())
-                .map(ToString::to_string),
-            trusted: entry.is_some(),
+            name,
+            trusted,
             paths: report.paths.iter().map(Path::new).collect(),
             sealed: report.sealed,
             pq: report.pq,

@@ -1,5 +1,6 @@
 //! The routes: each reads a request, asks the data thread, and answers with a document.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Confinement, Invitation, InviteRequest, IssuedTicket, JoinRequest, Lookup,
+    ApiError, Confinement, DnsStatus, Invitation, InviteRequest, IssuedTicket, JoinRequest, Lookup,
     PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer,
     PolicyQuestion, PolicyReloaded, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S,
     TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text, millis,
@@ -28,6 +29,7 @@ use super::metrics;
 use super::tickets::{self, Desk, id_text, parse_id};
 use crate::command::{Command, CommandError, DataHandle, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
+use crate::dns::Names;
 use crate::names::Named;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
@@ -59,8 +61,8 @@ pub struct Control {
     pub mtu: u16,
     /// Since when.
     pub since: Instant,
-    /// Who is trusted; this node is the file's only writer while it runs.
-    pub book: Mutex<Book>,
+    /// Who is trusted and what peers are called; this node is the trust book's only writer while it runs.
+    pub names: Arc<Names>,
     /// The tickets that it has issued.
     pub desk: Desk,
     /// Who may reach this machine.
@@ -182,7 +184,8 @@ impl Control {
 
     /// No code that holds the book can panic halfway, so a poisoned one is as good as any.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        self.book
+        self.names
+            .book
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -266,8 +269,8 @@ impl Control {
         }
     }
 
-    fn target(&self, text: &str) -> Result<Target, Problem> {
-        Ok(text.parse::<Named>()?.resolve(&self.book())?)
+    async fn target(&self, text: &str) -> Result<Target, Problem> {
+        Ok(self.names.resolve(&text.parse()?).await?)
     }
 
     /// Changes the book on disk and in memory, or neither.
@@ -298,6 +301,7 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
         reachable: report.reachable,
         streams: report.streams,
         security: control.security.into(),
+        dns: DnsStatus::new(&control.names),
         confined: Confinement::new(&control.confined),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -306,11 +310,17 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
 
 async fn peers(State(control): State<Arc<Control>>) -> Answer<Vec<Peer>> {
     let reports = control.ask(ANSWER_TIMEOUT, Command::Peers).await?;
-    let book = control.book();
+    let trusted: HashSet<Address> = {
+        let book = control.book();
+        book.entries().iter().map(|entry| entry.address).collect()
+    };
     Ok(Json(
         reports
             .iter()
-            .map(|report| Peer::new(report, book.by_address(&report.address)))
+            .map(|report| {
+                let name = control.names.name_of(&report.address);
+                Peer::new(report, name, trusted.contains(&report.address))
+            })
             .collect(),
     ))
 }
@@ -319,7 +329,7 @@ async fn ping(
     State(control): State<Arc<Control>>,
     Body(request): Body<PingRequest>,
 ) -> Answer<PingAnswer> {
-    let to = control.target(&request.target)?;
+    let to = control.target(&request.target).await?;
     if request.size > PING_SIZE_MAX {
         return Err(Problem(
             StatusCode::BAD_REQUEST,
@@ -363,7 +373,7 @@ async fn lookup(
     State(control): State<Arc<Control>>,
     Body(request): Body<TargetRequest>,
 ) -> Answer<Lookup> {
-    let target = control.target(&request.target)?;
+    let target = control.target(&request.target).await?;
     match control
         .ask(LOOKUP_TIMEOUT, |reply| Command::Lookup { target, reply })
         .await?
@@ -380,7 +390,7 @@ async fn resolve(
     State(control): State<Arc<Control>>,
     Body(request): Body<TargetRequest>,
 ) -> Answer<Resolved> {
-    let target = control.target(&request.target)?;
+    let target = control.target(&request.target).await?;
     Ok(Json(Resolved::new(&target)))
 }
 
@@ -563,6 +573,7 @@ async fn policy_reload(
 
 async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, Problem> {
     let mut counters = control.ask(ANSWER_TIMEOUT, Command::Counters).await?;
+    counters.extend(control.names.counters.all());
     counters.push((
         "anode_uptime_seconds".to_owned(),
         control.since.elapsed().as_secs(),

@@ -27,6 +27,8 @@ use crate::command::{
     Command, DataHandle, LookupReport, PathReport, PeerReport, PingReport, StatusReport, Target,
 };
 use crate::config::{ConfigSource, Security};
+use crate::dns::{Names, State};
+use crate::names::Given;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::state::StateDir;
@@ -162,7 +164,13 @@ impl Node {
             },
             mtu: 1280,
             since: Instant::now(),
-            book: Mutex::new(Book::default()),
+            names: Arc::new(Names::new(
+                Arc::default(),
+                Given::default(),
+                vec!["127.0.0.1:1".parse().unwrap()],
+                State::Off,
+                data.clone(),
+            )),
             desk: Desk::new(&Book::default()),
             access: Mutex::new(InForce {
                 inbound: Inbound::default(),
@@ -217,6 +225,7 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
         "address": address(1).to_string(), "ipv6": "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020",
         "interface": "anode0", "mtu": 1280, "listen": ["udp://[::]:8737"], "lan": ["eth0"],
         "peers": 3, "reachable": 1, "streams": 2, "security": {"plain": "deny", "pq": "prefer"},
+        "dns": {"listen": null, "name": null, "resolved": null, "problem": null},
         "confined": {
             "capabilities": ["CAP_NET_ADMIN"], "no_new_privileges": true, "seccomp": true,
             "landlock": "partly", "core_dumps_off": true, "memory_locked": false,

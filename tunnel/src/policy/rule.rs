@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anode_wire::address::split_digit;
 
-use crate::names::Named;
+use crate::names::{Given, Named};
 use crate::state::book::Book;
 use crate::value::ValueError;
 
@@ -164,7 +164,9 @@ impl WhoText {
     pub fn resolve(&self, book: &Book) -> Result<Who, ValueError> {
         match self {
             Self::Any => Ok(Who::Any),
-            Self::Peer(named) => Ok(Who::Peer(split_digit(named.resolve(book)?.ipv6()).0)),
+            Self::Peer(named) => Ok(Who::Peer(
+                split_digit(named.resolve(book, &Given::default())?.ipv6()).0,
+            )),
         }
     }
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::{LockedState, StateDir};
 use crate::Error;
 use crate::config::{place, toml_error};
-use crate::names::{Held, Named};
+use crate::names::{Given, Held, Named};
 use crate::value::{AddressText, PeerName, Text, ValueError, parse_address};
 
 /// Peers in a book. More than a person names; a bound for what one client can fill the disk with.
@@ -230,7 +230,7 @@ impl Book {
 
     /// The entry that `named` means; an IPv6 stands for the address that makes it, whatever its peer digit.
     pub fn find(&self, named: &Named) -> Result<&Entry, ValueError> {
-        let target = named.resolve(self)?;
+        let target = named.resolve(self, &Given::default())?;
         let ip = split_digit(target.ipv6()).0;
         let found = self
             .entries
