@@ -159,7 +159,10 @@ fn finish_line(text: &mut Vec<u8>, end: &[u8]) {
     // a backslash at the end of the file is dropped (D2); here it would escape what follows
     let backslashes = text.iter().rev().take_while(|byte| **byte == b'\\').count();
     text.truncate(text.len() - backslashes % 2);
-    if lines(text).last().is_some_and(|line| !line.tokens.is_empty()) {
+    if lines(text)
+        .last()
+        .is_some_and(|line| !line.tokens.is_empty())
+    {
         text.extend_from_slice(end);
     }
 }
@@ -267,9 +270,8 @@ fn tokens(bytes: &[u8]) -> impl Iterator<Item = (Place, Token)> {
             let byte = *bytes.get(at)?;
             // an editor's lines: CR, LF and CR LF each end one
             let previous = at.checked_sub(1).map(|before| bytes[before]);
-            *line += usize::from(
-                previous == Some(b'\r') && byte != b'\n' || previous == Some(b'\n'),
-            );
+            *line +=
+                usize::from(previous == Some(b'\r') && byte != b'\n' || previous == Some(b'\n'));
             at += 1;
             Some(byte)
         };
