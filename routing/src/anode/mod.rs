@@ -24,6 +24,7 @@ mod peer;
 mod peers;
 mod ping;
 mod receive;
+mod relays;
 mod sealing;
 #[cfg(test)]
 mod sim;
@@ -39,6 +40,7 @@ pub use counters::Counters;
 pub use limits::Rate;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
 pub use path::{INITIAL_PACKET, Origin};
+pub use relays::{MAX_RELAYS, ZoneRelay};
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
@@ -56,6 +58,7 @@ use peers::{PeerRef, PeerTable};
 use ping::Pings;
 use rand_core::CryptoRng;
 use receive::Arrival;
+use relays::ZoneRelays;
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -89,6 +92,7 @@ pub struct Node {
     counters: Counters,
     /// Where others see us, from NETID: latest last.
     external: VecDeque<SocketAddr>,
+    zone_relays: Vec<ZoneRelays>,
     scratch: Vec<u8>,
 }
 
@@ -170,6 +174,7 @@ impl Node {
             budgets,
             counters: Counters::default(),
             external: VecDeque::new(),
+            zone_relays: Vec::new(),
             scratch: Vec::new(),
             config,
         };

@@ -4,10 +4,10 @@ mod udp;
 
 use crate::anode::{
     Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Received, Record,
-    Timestamp, TransmitBatch,
+    Timestamp, TransmitBatch, ZoneRelay,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
-use anode_wire::{Address, Endpoint, Identity};
+use anode_wire::{Address, Endpoint, Identity, Zone};
 use lan::BeaconSockets;
 use rand::rngs::SysRng;
 use rand_core::{CryptoRng, UnwrapErr};
@@ -93,6 +93,11 @@ impl AnodeOverlay {
             blocked: None,
             interfaces,
         })
+    }
+
+    /// The relays of a zone are these from now on; see [`Node::set_relays`].
+    pub fn set_relays(&mut self, now: Instant, zone: Zone, count: u32, relays: Vec<ZoneRelay>) {
+        self.node.set_relays(now, zone, count, relays);
     }
 
     /// The machine's interfaces have changed; without the overlay's own.
