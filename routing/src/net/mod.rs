@@ -3,7 +3,7 @@ mod lan;
 mod udp;
 
 use crate::anode::{
-    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Received, Record,
+    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
     Timestamp, TransmitBatch, ZoneRelay,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
@@ -113,14 +113,8 @@ impl AnodeOverlay {
     }
 
     /// Names a peer; see [`Node::add_peer`].
-    pub fn add_peer(
-        &mut self,
-        now: Instant,
-        address: Address,
-        endpoints: &[Endpoint],
-        pinned: bool,
-    ) {
-        self.node.add_peer(now, address, endpoints, pinned);
+    pub fn add_peer(&mut self, now: Instant, address: Address, places: &[Place], pinned: bool) {
+        self.node.add_peer(now, address, places, pinned);
     }
 
     /// Forgets a peer; false if it was not known.
