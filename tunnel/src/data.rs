@@ -25,7 +25,9 @@ use anode_netstack::Netstack;
 use anode_platform::tun::{Tun, TunConfig, is_gone};
 use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin, Plain, Pq, Security};
+use anode_routing::anode::{
+    ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, Security,
+};
 use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
@@ -159,12 +161,12 @@ fn start_overlay(
 ) -> Result<AnodeOverlay, Error> {
     let mut peers: Vec<ConfiguredPeer> = Vec::new();
     for peer in &settings.peers {
-        let endpoint = Endpoint::Udp(peer.endpoint);
+        let place = Place::Udp(peer.endpoint);
         match peers.iter_mut().find(|known| known.address == peer.address) {
-            Some(known) => known.endpoints.push(endpoint),
+            Some(known) => known.places.push(place),
             None => peers.push(ConfiguredPeer {
                 address: peer.address,
-                endpoints: vec![endpoint],
+                places: vec![place],
             }),
         }
     }
@@ -173,7 +175,7 @@ fn start_overlay(
         if !peers.iter().any(|known| known.address == *address) {
             peers.push(ConfiguredPeer {
                 address: *address,
-                endpoints: Vec::new(),
+                places: Vec::new(),
             });
         }
     }
@@ -186,7 +188,7 @@ fn start_overlay(
     };
     let learnt = settings.learnt.iter().map(|peer| Pin {
         address: peer.address,
-        endpoints: vec![peer.endpoint],
+        endpoints: vec![Place::Udp(peer.endpoint)],
     });
     let learnt: Vec<Pin> = learnt.collect();
     let mut overlay =

@@ -1,7 +1,8 @@
 //! What a node is told at its start.
+use super::Place;
 use super::limits::Rate;
 use anode_wire::sealed::{Plain, Pq};
-use anode_wire::{Address, Endpoint, PeerId};
+use anode_wire::{Address, PeerId};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -35,13 +36,13 @@ impl Default for NodeConfig {
     }
 }
 
-/// A peer the operator named, with the endpoints where it may be.
+/// A peer the operator named, with the places where it may be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfiguredPeer {
     /// Its address.
     pub address: Address,
     /// Where it may be; may be empty (found by the LAN or by others).
-    pub endpoints: Vec<Endpoint>,
+    pub places: Vec<Place>,
 }
 
 /// `[security]`: sealed sessions with every peer, and what goes without one (DESIGN §5). Hints (EPC, EPI, NETID, WHOIS …)

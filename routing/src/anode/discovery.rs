@@ -3,13 +3,13 @@ use super::path::{Origin, is_dialable};
 use super::peer::Standing;
 use super::peers::PeerRef;
 use super::receive::Arrival;
-use super::{Destination, Node, Plain, Sender};
+use super::{Destination, Node, Place, Plain, Sender};
 use anode_wire::message::iam_capacity;
 use anode_wire::sealed::{SEALED_BODY, SEALED_TAIL};
 use anode_wire::{Address, Endpoint, Message, PeerId};
 use rand_core::Rng as _;
 use std::collections::{HashMap, VecDeque};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 /// An EPC_REQ is answered within this time or not at all (D24).
@@ -32,7 +32,7 @@ pub(super) struct Checks {
 
 struct Check {
     peer: PeerRef,
-    endpoint: SocketAddr,
+    endpoint: Place,
     sent: Instant,
     /// It was sent inside a session: only then is its answer a proof for traffic (Q25).
     sealed: bool,
@@ -56,11 +56,10 @@ impl Node {
         &mut self,
         now: Instant,
         peer: PeerRef,
-        endpoint: SocketAddr,
+        endpoint: Place,
         socket: usize,
     ) {
-        let same_family = |own: &SocketAddr| own.is_ipv4() == endpoint.is_ipv4();
-        if !self.sockets.get(socket).is_some_and(same_family) {
+        if !self.reaches(socket, &endpoint) {
             self.counters.refused_endpoints += 1;
             return;
         }
@@ -172,11 +171,13 @@ impl Node {
     ) {
         let to = match endpoint {
             Endpoint::Unspecified => return,
-            Endpoint::Udp(to) if is_dialable(&to, false) && arrival.hop_count == 0 => to,
-            _ => {
-                self.counters.refused_endpoints += 1;
-                return;
-            }
+            Endpoint::Udp(to) => Some(Place::Udp(to)),
+            _ => None,
+        };
+        let acceptable = to.filter(|to| is_dialable(to, false) && arrival.hop_count == 0);
+        let Some(to) = acceptable else {
+            self.counters.refused_endpoints += 1;
+            return;
         };
         let Some(socket) = self.socket_for(&to) else {
             self.counters.refused_endpoints += 1;
@@ -227,10 +228,11 @@ impl Node {
         let from = arrival.way.from;
         let to = match endpoint {
             Endpoint::Unspecified => Some(from),
-            Endpoint::Udp(to) if to.ip() == from.ip() && is_dialable(&to, true) => Some(to),
+            Endpoint::Udp(to) => Some(Place::Udp(to)),
             _ => None,
         };
-        let Some(to) = to.filter(|_| {
+        let own = |to: &Place| *to == from || to.ip() == from.ip() && is_dialable(to, true);
+        let Some(to) = to.filter(own).filter(|_| {
             arrival.hop_count == 0 && self.budgets.netid.take(now, self.config.limits.netid)
         }) else {
             self.counters.dropped_netid += 1;
@@ -238,7 +240,7 @@ impl Node {
         };
         let reply = Message::Netid {
             id,
-            endpoint: Endpoint::Udp(to),
+            endpoint: to.to_endpoint(),
         };
         if self.may_reply(now, &arrival, &reply) {
             let destination = Destination {
@@ -259,7 +261,7 @@ impl Node {
         let Endpoint::Udp(seen) = endpoint else {
             return;
         };
-        if self.checks.netid != Some((id, sender)) || !is_dialable(&seen, true) {
+        if self.checks.netid != Some((id, sender)) || !is_dialable(&Place::Udp(seen), true) {
             self.counters.ignored_messages += 1;
             return;
         }

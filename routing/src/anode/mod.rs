@@ -23,7 +23,9 @@ mod path;
 mod peer;
 mod peers;
 mod ping;
+mod place;
 mod receive;
+mod relays;
 mod sealing;
 #[cfg(test)]
 mod sim;
@@ -39,11 +41,13 @@ pub use counters::Counters;
 pub use limits::Rate;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
 pub use path::{INITIAL_PACKET, Origin};
+pub use place::{Place, Transport};
+pub use relays::{MAX_RELAYS, ZoneRelay};
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
 use anode_wire::sealed::{self, Sessions};
-use anode_wire::{Address, Endpoint, Identity, Message, PeerId};
+use anode_wire::{Address, Identity, Message, PeerId};
 use contact::Contacts;
 use discovery::Checks;
 use guard::{Envelope, Own};
@@ -56,6 +60,7 @@ use peers::{PeerRef, PeerTable};
 use ping::Pings;
 use rand_core::CryptoRng;
 use receive::Arrival;
+use relays::ZoneRelays;
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -89,6 +94,7 @@ pub struct Node {
     counters: Counters,
     /// Where others see us, from NETID: latest last.
     external: VecDeque<SocketAddr>,
+    zone_relays: Vec<ZoneRelays>,
     scratch: Vec<u8>,
 }
 
@@ -170,11 +176,12 @@ impl Node {
             budgets,
             counters: Counters::default(),
             external: VecDeque::new(),
+            zone_relays: Vec::new(),
             scratch: Vec::new(),
             config,
         };
         for peer in std::mem::take(&mut node.config.peers) {
-            node.add_peer(now.at, peer.address, &peer.endpoints, true);
+            node.add_peer(now.at, peer.address, &peer.places, true);
         }
         node
     }
@@ -239,14 +246,8 @@ impl Node {
         }
     }
 
-    /// Names a peer and where it may be. A pinned one is never forgotten; UDP endpoints are dialled when traffic wants it.
-    pub fn add_peer(
-        &mut self,
-        now: Instant,
-        address: Address,
-        endpoints: &[Endpoint],
-        pinned: bool,
-    ) {
+    /// Names a peer and where it may be. A pinned one is never forgotten; its places are asked when traffic wants it.
+    pub fn add_peer(&mut self, now: Instant, address: Address, places: &[Place], pinned: bool) {
         if address == self.own.address {
             return;
         }
@@ -258,21 +259,13 @@ impl Node {
         let Some(found) = self.learn_peer(now, address, standing) else {
             return;
         };
-        for endpoint in endpoints {
+        for place in places {
             // Before the sockets are known any number will do: `set_sockets` corrects it.
-            let socket = match endpoint {
-                Endpoint::Udp(to) => self.socket_for(to).unwrap_or(0),
-                _ => 0,
-            };
+            let socket = self.socket_for(place).unwrap_or(0);
             let Some(peer) = self.peers.get_mut(found) else {
                 return;
             };
-            if !peer.endpoints.contains(endpoint) {
-                peer.endpoints.push(endpoint.clone());
-            }
-            if let Endpoint::Udp(to) = endpoint
-                && let Some(path) = peer.add_path(now, *to, socket, Origin::Configured)
-            {
+            if let Some(path) = peer.add_path(now, *place, socket, Origin::Configured) {
                 path.origin = Origin::Configured;
             }
         }
@@ -324,8 +317,12 @@ impl Node {
         found
     }
 
-    /// The socket that reaches an endpoint: one bound to everything, or to the same kind of address. `None`: we have none of its family.
-    fn socket_for(&self, to: &SocketAddr) -> Option<usize> {
+    /// The socket that reaches a place: one bound to everything, or to the same kind of address; `None`: we have none of its
+    /// family. What is not UDP finds its way by itself.
+    fn socket_for(&self, to: &Place) -> Option<usize> {
+        let Some(to) = to.udp() else {
+            return Some(0);
+        };
         let score = |own: &SocketAddr| match () {
             () if own.ip().is_unspecified() => 1,
             () if own.ip().is_loopback() == to.ip().is_loopback() => 2,
@@ -335,6 +332,14 @@ impl Node {
         let usable = usable.filter(|(_, own)| own.is_ipv4() == to.is_ipv4());
         let best = usable.max_by_key(|(index, own)| (score(own), std::cmp::Reverse(*index)));
         best.map(|(index, _)| index)
+    }
+
+    /// Whether this socket sends to that kind of place.
+    fn reaches(&self, socket: usize, to: &Place) -> bool {
+        to.udp().is_none_or(|to| {
+            let same_family = |own: &SocketAddr| own.is_ipv4() == to.is_ipv4();
+            self.sockets.get(socket).is_some_and(same_family)
+        })
     }
 
     /// Queues a message to a peer at a destination that may not be a path yet.

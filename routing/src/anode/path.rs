@@ -1,6 +1,7 @@
 //! One way to reach a peer: an underlay endpoint, and what is known of it (Anode 0.8 §4.2.4 and §4.2.5, D24).
+use super::Place;
 use anode_wire::PeerId;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Largest packet on a path before anything larger was proven: the smallest IPv6 MTU less 48 (D36).
@@ -64,7 +65,7 @@ pub(super) enum Action {
 }
 
 pub(super) struct Path {
-    pub endpoint: SocketAddr,
+    pub endpoint: Place,
     /// Index of the own socket that reaches it.
     pub socket: usize,
     pub origin: Origin,
@@ -89,7 +90,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    pub fn new(now: Instant, endpoint: SocketAddr, socket: usize, origin: Origin) -> Self {
+    pub fn new(now: Instant, endpoint: Place, socket: usize, origin: Origin) -> Self {
         Self {
             endpoint,
             socket,
@@ -278,7 +279,12 @@ impl Path {
 
 /// Whether an endpoint that somebody else names may be dialled (S16). `own_source`: it is where a packet really came from,
 /// so loopback is this machine itself (the kernel drops such packets from outside).
-pub(super) fn is_dialable(endpoint: &SocketAddr, own_source: bool) -> bool {
+pub(super) fn is_dialable(place: &Place, own_source: bool) -> bool {
+    let endpoint = match place {
+        // One machine of that link, not a group of them.
+        Place::Ethernet { mac, .. } => return mac[0] & 1 == 0 && *mac != [0; 6],
+        Place::Udp(at) | Place::Tcp(at) | Place::Tls(at) | Place::Http(at) | Place::Https(at) => at,
+    };
     if endpoint.port() == 0 {
         return false;
     }
@@ -305,14 +311,14 @@ pub(super) fn is_dialable(endpoint: &SocketAddr, own_source: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
+
+    fn udp(text: &str) -> Place {
+        Place::Udp(text.parse::<SocketAddr>().unwrap())
+    }
 
     fn path(now: Instant) -> Path {
-        Path::new(
-            now,
-            "192.0.2.1:8737".parse().unwrap(),
-            0,
-            Origin::Configured,
-        )
+        Path::new(now, udp("192.0.2.1:8737"), 0, Origin::Configured)
     }
 
     #[test]
@@ -377,7 +383,7 @@ mod tests {
             "[::ffff:192.0.2.1]:1",
         ];
         for text in refused {
-            assert!(!is_dialable(&text.parse().unwrap(), false), "{text}");
+            assert!(!is_dialable(&udp(text), false), "{text}");
         }
         for text in [
             "192.0.2.1:8737",
@@ -386,10 +392,10 @@ mod tests {
             "[fe80::1]:8737",
             "[fd00::1]:8737",
         ] {
-            assert!(is_dialable(&text.parse().unwrap(), false), "{text}");
+            assert!(is_dialable(&udp(text), false), "{text}");
         }
         assert!(
-            is_dialable(&"127.0.0.1:1".parse().unwrap(), true),
+            is_dialable(&udp("127.0.0.1:1"), true),
             "a packet from this machine itself"
         );
     }

@@ -2,9 +2,10 @@
 use super::limits::Bucket;
 use super::output::{Destination, Route};
 use super::path::{CHECK_AFTER, Origin, Path};
+use super::{Place, Transport};
 use anode_wire::sealed::PeerKey;
-use anode_wire::{Address, AddressId, Endpoint, Identity, MacKey, PeerId};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use anode_wire::{Address, AddressId, Identity, MacKey, PeerId};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// Paths of one peer at most.
@@ -99,6 +100,9 @@ pub(super) enum Speech {
     Draft { try_again: Instant },
 }
 
+/// What one path is better in than another, the smaller the better: overdue, relays passed, transport, round trip.
+type Rank = (bool, u8, Transport, Duration);
+
 pub(super) struct Peer {
     pub address: Address,
     pub id: AddressId,
@@ -110,12 +114,10 @@ pub(super) struct Peer {
     pub heard_at: Option<IpAddr>,
     key: Option<MacKey>,
     pub paths: Vec<Path>,
-    /// Endpoints that the operator named, also those this node cannot dial.
-    pub endpoints: Vec<Endpoint>,
     /// Index into `paths` of the one that is used.
     active: Option<usize>,
     /// The last endpoint that was proven, for streams that still hope.
-    last_resort: Option<(SocketAddr, usize)>,
+    last_resort: Option<(Place, usize)>,
     pub last_heard: Option<Instant>,
     pub last_used: Option<Instant>,
     /// Since when something sent waits for anything authentic.
@@ -155,7 +157,6 @@ impl Peer {
             heard_at: None,
             key: None,
             paths: Vec::new(),
-            endpoints: Vec::new(),
             active: None,
             last_resort: None,
             last_heard: None,
@@ -230,13 +231,13 @@ impl Peer {
         self.paths.iter().any(Path::is_proven)
     }
 
-    pub fn is_proven_at(&self, source: &SocketAddr) -> bool {
+    pub fn is_proven_at(&self, source: &Place) -> bool {
         self.paths
             .iter()
             .any(|path| path.is_proven() && path.endpoint == *source)
     }
 
-    pub fn path_mut(&mut self, endpoint: &SocketAddr) -> Option<&mut Path> {
+    pub fn path_mut(&mut self, endpoint: &Place) -> Option<&mut Path> {
         self.paths
             .iter_mut()
             .find(|path| path.endpoint == *endpoint)
@@ -271,7 +272,7 @@ impl Peer {
     }
 
     /// Bytes go to an endpoint: they count where it is not proven.
-    pub fn spend(&mut self, to: &SocketAddr, bytes: usize) {
+    pub fn spend(&mut self, to: &Place, bytes: usize) {
         if let Some(path) = self.path_mut(to) {
             path.spend(bytes);
         }
@@ -316,7 +317,7 @@ impl Peer {
     pub fn add_path(
         &mut self,
         now: Instant,
-        endpoint: SocketAddr,
+        endpoint: Place,
         socket: usize,
         origin: Origin,
     ) -> Option<&mut Path> {
@@ -361,7 +362,8 @@ impl Peer {
         }
     }
 
-    /// Chooses the path that is used: direct before relayed, then the lower round trip, and a change only for a clear gain (D24, S17).
+    /// Chooses the path that is used: direct before relayed, datagrams before streams (A25), then the lower round
+    /// trip, and a change only for a clear gain (D24, S17).
     pub fn choose_path(&mut self, now: Instant) {
         let best = (0..self.paths.len())
             .filter(|index| self.paths[*index].is_proven())
@@ -372,7 +374,8 @@ impl Peer {
                 // Asked at the same time as the newcomer and slower to answer: then the newcomer is the way the peer is at now.
                 let overtaken = self.paths[active].asked_since().is_some()
                     && self.paths[best].asked_since().is_none();
-                !overtaken && (new.0, new.1) >= (old.0, old.1) && new.2 * 5 >= old.2 * 4
+                let coarse = |rank: &Rank| (rank.0, rank.1, rank.2);
+                !overtaken && coarse(&new) >= coarse(&old) && new.3 * 5 >= old.3 * 4
             }
             _ => false,
         };
@@ -384,7 +387,7 @@ impl Peer {
         }
     }
 
-    fn rank(&self, index: usize, now: Instant) -> (bool, u8, Duration) {
+    fn rank(&self, index: usize, now: Instant) -> Rank {
         let path = &self.paths[index];
         let waiting = path
             .asked_since()
@@ -392,6 +395,7 @@ impl Peer {
         (
             path.is_suspect(),
             path.hops,
+            path.endpoint.transport(),
             path.rtt.unwrap_or(Duration::MAX / 8).max(waiting),
         )
     }

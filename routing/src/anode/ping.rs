@@ -9,7 +9,7 @@ use super::{Node, Sender};
 use crate::overlay::{Failure, OverlayEvent, PathKind, Via};
 use anode_wire::address::split_digit;
 use anode_wire::packet::FULL_SENDER_HEADER;
-use anode_wire::{Endpoint, Message, PeerId};
+use anode_wire::{Message, PeerId};
 use rand_core::Rng as _;
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv6Addr;
@@ -179,7 +179,7 @@ impl Node {
         };
         let via = Via {
             kind,
-            endpoint: Endpoint::Udp(arrival.way.from).to_string(),
+            endpoint: arrival.way.from.to_string(),
             hops,
         };
         let rtt = now.duration_since(ping.sent);

@@ -3,12 +3,11 @@ use super::guard::{self, Recipient, Refusal};
 use super::limits::Rate;
 use super::peer::Standing;
 use super::peers::PeerRef;
-use super::{Node, Plain, Received, Way};
+use super::{Node, Place, Plain, Received, Way};
 use crate::overlay::OverlaySink;
 use anode_wire::message::{error_code, kind};
 use anode_wire::sealed::{self, PeerKey};
 use anode_wire::{Address, Message, Packet, Party, PeerId};
-use std::net::SocketAddr;
 use std::time::Instant;
 
 /// ERRORs of ours, all together (A50: sending is optional and throttled).
@@ -61,7 +60,7 @@ impl Node {
 
     /// Datagrams that came together from a proven path of a known peer are checked side by side: one after the other they
     /// wait for the cipher's latency at every block. `None`, and false verdicts: to be judged one by one.
-    fn verify_group(&self, from: &SocketAddr, bytes: &[u8], size: usize) -> Option<Vouched> {
+    fn verify_group(&self, from: &Place, bytes: &[u8], size: usize) -> Option<Vouched> {
         if bytes.len() <= size || self.config.security.plain == Plain::Deny {
             return None;
         }

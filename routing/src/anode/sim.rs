@@ -40,8 +40,8 @@ impl Default for Link {
 /// A packet on its way, or recorded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Flying {
-    pub from: SocketAddr,
-    pub to: SocketAddr,
+    pub from: Place,
+    pub to: Place,
     /// It may be marked instead of dropped (ECT(0)).
     pub ecn_capable: bool,
     pub bytes: Vec<u8>,
@@ -247,10 +247,10 @@ impl Sim {
     }
 
     /// Puts bytes on the wire as if `from` had sent them.
-    pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+    pub fn inject(&mut self, from: impl Into<Place>, to: impl Into<Place>, bytes: Vec<u8>) {
         let packet = Flying {
-            from,
-            to,
+            from: from.into(),
+            to: to.into(),
             ecn_capable: false,
             bytes,
         };
@@ -269,7 +269,10 @@ impl Sim {
         }
         let mut queued = Duration::ZERO;
         if self.link.rate > 0
-            && let Some(host) = self.hosts.iter_mut().find(|host| host.at == packet.from)
+            && let Some(host) = self
+                .hosts
+                .iter_mut()
+                .find(|host| Some(host.at) == packet.from.address())
         {
             host.line_free = host.line_free.max(self.now)
                 + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / self.link.rate);
@@ -306,7 +309,9 @@ impl Sim {
                 if !host.node.poll_transmit(self.now, &mut self.batch) {
                     break;
                 }
-                let (from, to) = (host.at, self.batch.destination.to);
+                let to = self.batch.destination.to;
+                let transport = to.transport();
+                let from = Place::over(transport, host.at).expect("hosts have IP alone");
                 let ecn_capable = self.batch.ecn == Ecn::Capable0;
                 let packets: Vec<Vec<u8>> = self.batch.packets().map(<[u8]>::to_vec).collect();
                 for bytes in packets {
@@ -317,7 +322,7 @@ impl Sim {
                             .hosts
                             .iter()
                             .filter(|host| host.up)
-                            .map(|host| host.at)
+                            .map(|host| Place::Udp(host.at))
                             .collect();
                         neighbours.into_iter().for_each(|to| {
                             self.send(Flying {
@@ -415,18 +420,22 @@ impl Sim {
             ecn_capable,
             mut bytes,
         } = packet;
+        let (Some(near), Some(far)) = (from.address(), to.address()) else {
+            return;
+        };
+        let ends = (near, far);
         let marked = ecn_capable && self.rng.random_range(0..1000) < self.link.mark;
         if self
             .cut
             .iter()
-            .any(|(a, b)| (*a, *b) == (from, to) || (*b, *a) == (from, to))
+            .any(|(a, b)| [(*a, *b), (*b, *a)].contains(&ends))
         {
             return;
         }
         for host in self
             .hosts
             .iter_mut()
-            .filter(|host| host.up && host.at == to)
+            .filter(|host| host.up && Some(host.at) == to.address())
         {
             let received = Received {
                 from,
@@ -520,7 +529,7 @@ impl Sim {
             .paths
             .into_iter()
             .find(|path| path.active)
-            .map(|path| path.endpoint)
+            .map(|path| path.endpoint.to_string())
     }
 }
 
@@ -536,7 +545,7 @@ pub fn quiet() -> NodeConfig {
 pub fn knows(numbers: &[u16]) -> NodeConfig {
     let peers = numbers.iter().map(|number| ConfiguredPeer {
         address: address(*number),
-        endpoints: vec![Endpoint::Udp(home(*number))],
+        places: vec![home(*number).into()],
     });
     NodeConfig {
         peers: peers.collect(),

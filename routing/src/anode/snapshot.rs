@@ -1,10 +1,10 @@
 //! What people and files want to know of a node, as plain data.
 use super::path::{Origin, Path};
 use super::peer::{Peer, Standing};
-use super::{Node, Timer};
+use super::{Node, Place, Timer, Transport};
 use crate::overlay::{Failure, PathKind};
 use anode_wire::address::{is_synthetic, split_digit};
-use anode_wire::{Address, Endpoint, PeerId};
+use anode_wire::{Address, PeerId};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -40,10 +40,10 @@ pub struct PeerSnapshot {
 pub struct PathSnapshot {
     /// Direct, or over a relay.
     pub kind: PathKind,
-    /// `udp`.
-    pub transport: &'static str,
-    /// `udp://192.0.2.1:8737`.
-    pub endpoint: String,
+    /// `udp`, `tcp`, …
+    pub transport: Transport,
+    /// `udp://192.0.2.1:8737`
+    pub endpoint: Place,
     /// Relays passed.
     pub hops: u8,
     /// Smoothed round trip of its checks.
@@ -73,7 +73,7 @@ pub struct Pin {
     /// Its address.
     pub address: Address,
     /// Where it was proven to be.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Place>,
 }
 
 impl Node {
@@ -203,8 +203,8 @@ fn path_snapshot(path: &Path, active: bool) -> PathSnapshot {
         } else {
             PathKind::Relay
         },
-        transport: "udp",
-        endpoint: Endpoint::Udp(path.endpoint).to_string(),
+        transport: path.endpoint.transport(),
+        endpoint: path.endpoint,
         hops: path.hops,
         rtt: path.rtt,
         proven: path.is_proven(),

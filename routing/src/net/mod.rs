@@ -3,11 +3,11 @@ mod lan;
 mod udp;
 
 use crate::anode::{
-    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Received, Record,
-    Timestamp, TransmitBatch,
+    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
+    Timestamp, TransmitBatch, ZoneRelay,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
-use anode_wire::{Address, Endpoint, Identity};
+use anode_wire::{Address, Endpoint, Identity, Zone};
 use lan::BeaconSockets;
 use rand::rngs::SysRng;
 use rand_core::{CryptoRng, UnwrapErr};
@@ -95,6 +95,11 @@ impl AnodeOverlay {
         })
     }
 
+    /// The relays of a zone are these from now on; see [`Node::set_relays`].
+    pub fn set_relays(&mut self, now: Instant, zone: Zone, count: u32, relays: Vec<ZoneRelay>) {
+        self.node.set_relays(now, zone, count, relays);
+    }
+
     /// The machine's interfaces have changed; without the overlay's own.
     pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<Interface>) {
         self.beacons.follow(&interfaces);
@@ -108,14 +113,8 @@ impl AnodeOverlay {
     }
 
     /// Names a peer; see [`Node::add_peer`].
-    pub fn add_peer(
-        &mut self,
-        now: Instant,
-        address: Address,
-        endpoints: &[Endpoint],
-        pinned: bool,
-    ) {
-        self.node.add_peer(now, address, endpoints, pinned);
+    pub fn add_peer(&mut self, now: Instant, address: Address, places: &[Place], pinned: bool) {
+        self.node.add_peer(now, address, places, pinned);
     }
 
     /// Forgets a peer; false if it was not known.

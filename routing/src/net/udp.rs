@@ -1,6 +1,6 @@
 //! UDP sockets with what the kernel offers: segmentation offload both ways, ECN, batched calls (through quinn-udp).
 use super::NetError;
-use crate::anode::{Ecn, Received, TransmitBatch};
+use crate::anode::{Ecn, Place, Received, TransmitBatch};
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
@@ -74,8 +74,11 @@ impl UdpSocket {
         segment_size: Option<usize>,
         src_ip: Option<IpAddr>,
     ) -> io::Result<()> {
+        let Some(destination) = batch.destination.to.udp() else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
         let transmit = Transmit {
-            destination: batch.destination.to,
+            destination,
             ecn: to_codepoint(batch.ecn),
             contents,
             segment_size,
@@ -137,7 +140,7 @@ impl ReceiveBuffers {
             .take(count)
         {
             each(Received {
-                from: meta.addr,
+                from: Place::Udp(meta.addr),
                 socket: 0,
                 local_ip: meta.dst_ip,
                 ecn: from_codepoint(meta.ecn),

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{Lookup, PeerSnapshot};
+use anode_routing::anode::{Lookup, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
+use anode_wire::PeerId;
 use anode_wire::sealed::kind;
-use anode_wire::{Endpoint, PeerId};
 
 use crate::adapter::Adapter;
 use crate::command::{
@@ -99,8 +99,8 @@ impl Control {
                 pinned,
                 reply,
             } => {
-                let endpoints: Vec<_> = endpoints.into_iter().map(Endpoint::Udp).collect();
-                adapter.first().add_peer(now, address, &endpoints, pinned);
+                let places: Vec<_> = endpoints.into_iter().map(Place::Udp).collect();
+                adapter.first().add_peer(now, address, &places, pinned);
                 let _ = reply.send(());
             }
             Command::Trust { address, reply } => {
@@ -229,7 +229,11 @@ impl Control {
                     let _ = waiting.reply.send(Some(LookupReport {
                         address: peer.address,
                         sources: peer.sources.iter().map(|&source| source.into()).collect(),
-                        endpoints: peer.paths.into_iter().map(|path| path.endpoint).collect(),
+                        endpoints: peer
+                            .paths
+                            .into_iter()
+                            .map(|path| path.endpoint.to_string())
+                            .collect(),
                     }));
                 }
                 Lookup::Searching if now < waiting.deadline => self.lookups.push(waiting),
@@ -301,7 +305,7 @@ fn report(peer: PeerSnapshot) -> PeerReport {
             .map(|path| PathReport {
                 via: anode_routing::overlay::Via {
                     kind: path.kind,
-                    endpoint: path.endpoint,
+                    endpoint: path.endpoint.to_string(),
                     hops: path.hops,
                 },
                 rtt: path.rtt,
