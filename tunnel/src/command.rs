@@ -16,6 +16,7 @@ use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
 use tokio::sync::oneshot;
 
 use crate::policy::Policy;
+use crate::zone::Relays;
 
 /// Commands that may wait for the data thread. More than one client at a time is rare, so a full queue means it hangs.
 pub const QUEUE: usize = 64;
@@ -70,6 +71,13 @@ pub enum Command {
     SetPolicy {
         /// Replaces the old one whole.
         policy: Box<Policy>,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// The zone's relays are these from now on.
+    SetRelays {
+        /// Replaces the old ones whole.
+        relays: Relays,
         /// Done.
         reply: Reply<()>,
     },

@@ -10,6 +10,7 @@ use crate::policy::Inbound;
 use crate::value::{
     AbsolutePath, InterfaceName, Listen, Mtu, Number, PeerDigit, PeerEndpoint, Text, ZoneText,
 };
+use crate::zone::ZoneFrom;
 
 /// Read when it exists and no `--config` is given, for the system's state directory only.
 pub const SYSTEM_CONFIG: &str = "/etc/anode/anode.toml";
@@ -33,6 +34,8 @@ pub struct Config {
     pub peer: Vec<Text<PeerEndpoint>>,
     /// `zone = "2a"`
     pub zone: Option<Text<ZoneText>>,
+    /// `zone-file = "zone"`: a path from the configuration's directory, a URL, or `none`
+    pub zone_file: Option<Text<ZoneFrom>>,
     /// `peer-id = 1`
     pub peer_id: Option<Number<PeerDigit>>,
     /// `control = "/run/anode/control.sock"`
@@ -136,6 +139,10 @@ impl Config {
         let mut config: Self =
             toml::from_str(text).map_err(|error| toml_error(&error, text, path))?;
         config.inbound.locate(text, path)?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        config.zone_file = config
+            .zone_file
+            .map(|from| Text(from.0.relative_to(directory)));
         Ok(config)
     }
 }
@@ -239,6 +246,7 @@ mod tests {
             no-tun = true
             listen = ["192.0.2.1:8737", "udp://[::]:0"]
             zone = "2a"
+            zone-file = "../zones/home"
             peer-id = 3
             control = "/run/anode/c.sock"
             log = "debug"
@@ -251,7 +259,9 @@ mod tests {
             plain = "only"
             pq = "off"
         "#;
-        let config = Config::parse(text, Path::new("x")).unwrap();
+        let config = Config::parse(text, Path::new("/etc/anode/x")).unwrap();
+        let zone_file = ZoneFrom::Path("/etc/anode/../zones/home".into());
+        assert_eq!(config.zone_file.unwrap().0, zone_file);
         assert_eq!(config.name.unwrap().0.0, "net7");
         assert_eq!(config.mtu.unwrap().0, Mtu(1400));
         assert_eq!(config.no_tun, Some(true));
@@ -295,10 +305,12 @@ mod tests {
                 "\"ssh\" is no port",
             ),
             (
-                "[inbound]\nallow = [\"any tcp/80\", \"zone:2a tcp/22\"]\n",
+                "[inbound]\nallow = [\"any tcp/80\", \"zone:2g tcp/22\"]\n",
                 ":2: ",
-                "any key may claim any zone",
+                "zone \"2g\": use 1 to 8 hex digits",
             ),
+            ("zone-file = \"\"\n", ":1: ", "zone-file is empty"),
+            ("zone-file = \"ftp://x/z\"\n", ":1: ", "use http or https"),
             ("[inbound]\nallow = \"any tcp/22\"\n", ":2: ", "sequence"),
             ("[inbound]\nallow = [22]\n", ":2: ", "a text in quotes"),
             (

@@ -20,11 +20,14 @@ use crate::config::{ConfigSource, Security};
 use crate::control::listener::{Access, ControlSocket};
 use crate::control::server::{Control, InForce, router};
 use crate::control::tickets::Desk;
-use crate::data;
+use crate::control::zone::ZoneDesk;
 use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt, sessions};
+use crate::zone::Relays;
+use crate::zone::keeper::Keeper;
+use crate::{control, data};
 
 pub use crate::value::PeerEndpoint;
 
@@ -53,6 +56,8 @@ pub struct Settings {
     pub policy: Policy,
     /// What may go unsealed.
     pub security: Security,
+    /// The relays of the zone, as far as they are known at the start.
+    pub relays: Option<Relays>,
     /// What earlier sessions have taught.
     pub records: Vec<Record>,
     /// The state directory; locked by this process.
@@ -91,6 +96,8 @@ pub struct Plan {
     pub access: Access,
     /// Whom this machine trusts, with names.
     pub book: Book,
+    /// What keeps the zone's file.
+    pub zone: Keeper,
     /// `[inbound]`, of which the settings' policy was made.
     pub inbound: Inbound,
     /// Where it is read from again.
@@ -151,6 +158,7 @@ async fn live(
     let in_force = InForce {
         inbound: plan.inbound,
         policy: plan.settings.policy.clone(),
+        members: plan.zone.members(),
     };
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
@@ -163,6 +171,7 @@ async fn live(
         unsaved.save(&plan.state)?;
     }
 
+    let (zone, asks) = ZoneDesk::new(&plan.zone);
     let control = Arc::new(Control {
         data: data.clone(),
         address,
@@ -170,6 +179,7 @@ async fn live(
         mtu,
         since: Instant::now(),
         desk: Desk::new(&plan.book),
+        zone,
         book: Mutex::new(plan.book),
         access: Mutex::new(in_force),
         source: plan.source,
@@ -178,6 +188,7 @@ async fn live(
         state: plan.state,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
+    let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), plan.zone, asks));
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let hearing = tokio::spawn(hear(Arc::clone(&control), news));
     let news = plan
@@ -199,6 +210,7 @@ async fn live(
     };
 
     notify::stopping();
+    zone.abort();
     memory.abort();
     hearing.abort();
     if let Some(news) = news {
@@ -228,6 +240,7 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
             Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
         }
+        control.zone.look_soon();
     }
 }
 

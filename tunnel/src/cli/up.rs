@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anode_platform::privileges::{self, Places};
-use anode_wire::{Address, PeerId};
+use anode_wire::{Address, PeerId, Zone};
 use tracing_subscriber::EnvFilter;
 
 use super::Done;
@@ -22,6 +22,8 @@ use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, sessions};
 use crate::value::{ValueError, udp_text};
+use crate::zone::ZoneFrom;
+use crate::zone::keeper::{Keeper, Start};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let start = Instant::now();
@@ -40,20 +42,21 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
-    let (settings, unsaved) = settings(flags, config, &state, &book)?;
+    let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
     let opening = Opening {
         address: *settings.identity.address(),
         mtu: settings.mtu,
         lan: settings.lan,
         start,
     };
-    let places = places(&state, &socket, &source);
+    let places = places(&state, &socket, &source, zone.from());
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
         socket,
         access,
         book,
+        zone,
         inbound,
         source,
         places,
@@ -67,18 +70,26 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
 }
 
 /// What a running node reads and writes: its state, its control socket, its configuration.
-fn places(state: &LockedState, socket: &Path, source: &ConfigSource) -> Places {
+fn places(state: &LockedState, socket: &Path, source: &ConfigSource, zone: &ZoneFrom) -> Places {
     let directory = |path: &Path| path.parent().map(Path::to_owned);
-    // A file may be replaced by another one of its name, and may be a link into another directory.
-    let target = source.path().and_then(|path| path.canonicalize().ok());
+    let zone_file = match zone {
+        ZoneFrom::Path(path) => Some(path.as_path()),
+        _ => None,
+    };
+    let files = [source.path(), zone_file].into_iter().flatten();
     Places {
         write: vec![state.dir().path().to_owned()],
         remove: directory(socket).into_iter().collect(),
-        read: [source.path(), target.as_deref()]
-            .into_iter()
+        read: files
+            .flat_map(|file| {
+                // A file may be replaced by another one of its name, and may be a link into another directory.
+                let target = file.canonicalize().ok();
+                [Some(file.to_owned()), target]
+            })
             .flatten()
-            .filter_map(directory)
+            .filter_map(|file| directory(&file))
             .collect(),
+        names: zone.needs_names(),
     }
 }
 
@@ -88,12 +99,23 @@ fn settings(
     config: Config,
     state: &LockedState,
     book: &Book,
-) -> Result<(Settings, Option<Unsaved>), Error> {
-    let zone = flags
+) -> Result<(Settings, Option<Unsaved>, Keeper), Error> {
+    let wanted = flags
         .zone
         .or(config.zone.map(|zone| zone.0))
         .map(|zone| zone.0);
-    let (identity, unsaved) = identity::load_or_generate(state.dir(), zone)?;
+    let from = match flags.zone_file {
+        Some(from) => from.relative_to(Path::new("")),
+        None => config.zone_file.map(|from| from.0).unwrap_or_default(),
+    };
+    let zone = match identity::zone(state.dir(), wanted)? {
+        None if matches!(from, ZoneFrom::Draft) => Some(Zone::LOCAL),
+        zone => zone,
+    };
+    let needs_members = config.inbound.names_a_zone();
+    let start = Start::new(from, zone, needs_members, state.dir())?;
+    let (identity, unsaved) = identity::load_or_generate(state.dir(), Some(start.zone))?;
+    let keeper = start.keeper;
     let name = flags.name.or(config.name.map(|name| name.0));
     let interface = match name {
         _ if flags.no_tun || config.no_tun == Some(true) => Interface::None,
@@ -145,12 +167,13 @@ fn settings(
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
-        policy: Policy::new(&config.inbound, book)?,
+        policy: Policy::new(&config.inbound, book, &keeper.members())?,
         security: config.security,
+        relays: keeper.known().map(|known| known.relays()),
         records: sessions::load(state.dir()),
         state_dir: state.dir().path().to_owned(),
     };
-    Ok((settings, unsaved))
+    Ok((settings, unsaved, keeper))
 }
 
 /// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.

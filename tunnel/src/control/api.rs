@@ -12,6 +12,7 @@ use crate::config::Security;
 use crate::policy::{A_STRANGER, Policy, Protocol, What, Who, WhoText};
 use crate::state::book::{Book, Entry};
 use crate::value::ValueError;
+use crate::zone::Members;
 use anode_wire::PeerId;
 
 /// `anode status --json`
@@ -413,19 +414,27 @@ impl PolicyQuestion {
                 self.what
             ))
         })?;
-        Ok(ParsedQuestion {
-            who: self.who.parse()?,
-            what,
-        })
+        let who: WhoText = self.who.parse()?;
+        if let WhoText::Zone(_) = who {
+            return Err(not_one());
+        }
+        Ok(ParsedQuestion { who, what })
     }
+}
+
+fn not_one() -> ValueError {
+    ValueError::new(
+        "ask about one peer: an address, an overlay IPv6, a name, or any; not about a zone",
+    )
 }
 
 impl ParsedQuestion {
     /// What `policy` says; names by `book`.
     pub fn answer(&self, policy: &Policy, book: &Book) -> Result<PolicyAnswer, ValueError> {
-        let from = match self.who.resolve(book)? {
+        let from = match self.who.resolve(book, &Members::default())? {
             Who::Any => A_STRANGER,
             Who::Peer(ip) => ip,
+            Who::Members(_) => return Err(not_one()),
         };
         let (protocol, port) = self.what;
         let (verdict, reason) = policy.verdict(from, protocol, port);

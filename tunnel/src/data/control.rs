@@ -119,6 +119,10 @@ impl Control {
                 adapter.set_policy(now, *policy);
                 let _ = reply.send(());
             }
+            Command::SetRelays { relays, reply } => {
+                super::set_relays(adapter.first(), now, relays);
+                let _ = reply.send(());
+            }
             Command::Join { ticket, reply } => {
                 self.joins.start(now, ticket, reply, adapter.first());
             }

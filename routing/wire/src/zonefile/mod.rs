@@ -50,7 +50,7 @@ pub const MIN_TTL: Duration = Duration::from_secs(60);
 /// Longest time between two looks at a file, whatever its ttl (D4).
 pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most relay entries of a file.
-pub const MAX_RELAYS: usize = 1024;
+pub const MAX_RELAYS: usize = 256;
 /// Most members that a file lists.
 pub const MAX_MEMBERS: usize = 3000;
 /// Most TURN servers, and most trackers, that are read of a file.
