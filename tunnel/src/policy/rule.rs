@@ -349,7 +349,7 @@ mod tests {
         ];
         let who = rules.map(|rule| resolve(&rule).unwrap().who);
         let expected = Who::Peer("fda0:8ed7:8a43:c2c:b76a:57af:6262:3020".parse().unwrap());
-        assert_eq!(who, [expected; 4]);
+        assert_eq!(who, [(); 4].map(|()| expected.clone()));
     }
 
     #[test]

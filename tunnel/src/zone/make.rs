@@ -9,7 +9,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anode_platform::files::{create_dir_private, read_secret, write_atomic};
-use anode_wire::zonefile::{Fault, MAX_LEN, MAX_RELAYS, Reach, Relay, ZoneFile, ZoneSigner};
+use anode_wire::zonefile::{
+    Dictionary, Fault, MAX_LEN, MAX_RELAYS, Reach, Relay, ZoneFile, ZoneSigner,
+};
 use anode_wire::{Address, Identity, Zone};
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
@@ -216,6 +218,8 @@ pub fn sign(path: &Path, zone: Option<Zone>) -> Result<Resigned, Error> {
     let read = store::read(&file, MAX_LEN as u64)
         .map_err(|error| Error::invalid(&place, format!("cannot read the zone file: {error}")))?;
     let text = read.ok_or_else(|| Error::invalid(&place, "there is no zone file"))?;
+    // an editor that ends lines with LF means lines, whatever the others end with
+    let text = Dictionary::with_crlf(&text);
     let report = ZoneFile::check_edited(&text);
     let Some(mut checked) = report.zone else {
         let fault = report.faults.into_iter().next();

@@ -109,6 +109,37 @@ impl Dictionary {
         out
     }
 
+    /// The text with CR LF where a line ends with CR, LF or both: what every reader of D1 takes for lines.
+    pub fn with_crlf(text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len());
+        let mut after_cr = false;
+        for (place, token) in tokens(text) {
+            match (token.is(b'\r'), token.is(b'\n')) {
+                (true, _) => out.extend_from_slice(b"\r\n"),
+                (_, true) if after_cr => {}
+                (_, true) => out.extend_from_slice(b"\r\n"),
+                _ => out.extend_from_slice(&text[place.bytes]),
+            }
+            after_cr = token.is(b'\r');
+        }
+        out
+    }
+
+    /// The first line that ends with LF alone in a text whose lines end with CR: it is one with the next (D1).
+    pub fn bare_lf(text: &[u8]) -> Option<usize> {
+        let mut after_cr = false;
+        let mut found = None;
+        let mut any_cr = false;
+        for (place, token) in tokens(text) {
+            if token.is(b'\n') && !after_cr {
+                found = found.or(Some(place.line));
+            }
+            after_cr = token.is(b'\r');
+            any_cr |= after_cr;
+        }
+        found.filter(|_| any_cr)
+    }
+
     /// All entries that count, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.marked()
@@ -488,6 +519,23 @@ mod tests {
         let mut dictionary = Dictionary::parse(b"r=1\nR=2\nn=a");
         dictionary.remove("r");
         assert_eq!(dictionary.emit(), b"n=a\r\n");
+    }
+
+    // D1
+    #[test]
+    fn an_editor_that_ends_lines_with_lf_in_a_file_with_crs_is_noticed() {
+        for (text, line, mended) in [
+            ("a=1\r\nb=2\r\n", None, "a=1\r\nb=2\r\n"),
+            ("a=1\nb=2\n", None, "a=1\r\nb=2\r\n"),
+            ("a=1\rb=2", None, "a=1\r\nb=2"),
+            ("a=1\r\nb=2\nc=3\r\n", Some(2), "a=1\r\nb=2\r\nc=3\r\n"),
+            ("\n\r", Some(1), "\r\n\r\n"),
+            ("a=\\\nb\r\r\n", None, "a=\\\nb\r\n\r\n"),
+        ] {
+            assert_eq!(Dictionary::bare_lf(text.as_bytes()), line, "{text:?}");
+            let crlf = Dictionary::with_crlf(text.as_bytes());
+            assert_eq!(String::from_utf8(crlf).unwrap(), mended, "{text:?}");
+        }
     }
 
     fn nasty() -> impl Strategy<Value = Vec<u8>> {

@@ -109,6 +109,11 @@ pub enum FaultKind {
         /// What it counts as.
         used: u64,
     },
+    /// The line is one with the next (D1).
+    #[error(
+        "it ends with LF alone, and others end with CR: it is one with the next line; `anode zone sign` mends that"
+    )]
+    BareLf,
     /// The line counts as a key with an empty value (D3).
     #[error("{0:?} has no = and counts as an entry without value")]
     NoSeparator(String),
@@ -263,7 +268,7 @@ impl ZoneFile {
                 faults: vec![fault],
             };
         }
-        Self::of(Dictionary::parse(bytes))
+        Self::of(bytes, Dictionary::parse(bytes))
     }
 
     /// As [`ZoneFile::check`], but as if `key=` and `sig=` were not there: for a file that was edited and is to be signed.
@@ -274,10 +279,10 @@ impl ZoneFile {
         let mut dictionary = Dictionary::parse(bytes);
         dictionary.remove("key");
         dictionary.remove("sig");
-        Self::of(dictionary)
+        Self::of(bytes, dictionary)
     }
 
-    fn of(dictionary: Dictionary) -> Report {
+    fn of(bytes: &[u8], dictionary: Dictionary) -> Report {
         let mut faults = Faults::default();
         for (key, meaning) in REQUIRED {
             if dictionary.get(key).is_none() {
@@ -311,6 +316,9 @@ impl ZoneFile {
         }
         let relays = relays(&dictionary, &mut faults);
         let services = Services::read(&dictionary, &mut faults);
+        if let Some(line) = Dictionary::bare_lf(bytes) {
+            faults.add(Some(line), FaultKind::BareLf);
+        }
 
         let zone = match (revision, ttl) {
             (Some((_, revision)), Some(ttl)) if !is_refused => Some(Self {
@@ -364,15 +372,16 @@ impl ZoneFile {
         self.signed.signer = Some(key);
     }
 
-    /// The text of a file that was edited, signed anew with a new revision; nothing else of it is touched.
+    /// The text of a file that was edited, signed anew with a new revision; of the rest, only the line ends become CR LF.
     pub fn resign(text: &[u8], zone: Zone, revision: u64, signer: &ZoneSigner) -> Vec<u8> {
+        let text = Dictionary::with_crlf(text);
         let (zone, revision, key) = (
             zone.to_string(),
             revision.to_string(),
             signer.public().to_string(),
         );
         let text = Dictionary::edit(
-            text,
+            &text,
             &[
                 ("zone", zone.as_bytes()),
                 ("r", revision.as_bytes()),
