@@ -316,3 +316,87 @@ fn without_a_configuration_the_zone_is_asked_by_its_name_and_by_its_ip() {
         "{status}"
     );
 }
+
+/// `http.server` behind TLS: the certificate and its key, then where to listen, then what to serve.
+const HTTPS: &str = "
+import functools, http.server, ssl, sys
+pem, ip, port, directory = sys.argv[1:]
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=directory)
+server = http.server.ThreadingHTTPServer((ip, int(port)), handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(pem)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print('serving', flush=True)
+server.serve_forever()
+";
+
+#[test]
+fn https_is_believed_by_the_certificates_that_the_machine_trusts_and_by_no_others() {
+    let Some(zone) = Zone::new("2a") else {
+        return;
+    };
+    zone.publish("zone", &zone.text());
+    let pem = zone.lab.directory().join("server.pem");
+    let pem_text = pem.to_str().expect("a path");
+    let mut make = command("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    make.args([
+        "-subj",
+        "/CN=zone",
+        "-addext",
+        &format!("subjectAltName=IP:{}", zone.web.v4()),
+    ]);
+    make.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    make.args(["-keyout", pem_text, "-out", pem_text]);
+    zone.host.finish(make, SOON).expect_ok();
+    let mut serve = command("python3");
+    serve
+        .args(["-c", HTTPS, pem_text, &zone.web.v4().to_string(), "8443"])
+        .arg(&zone.served);
+    let mut server = zone.web.start(serve);
+    server
+        .wait_stdout_line("serving", SOON)
+        .expect("the server");
+
+    let url = format!("https://{}:8443/zone", zone.web.v4());
+    let node = |name: &str, trusted: &str| {
+        Node::on(&zone.host, zone.lab.directory(), name)
+            .no_lan()
+            .args(&["--zone", "2a", "--zone-file", &url])
+            .wrapper(&["env", trusted])
+            .start()
+    };
+    let trusting = node("trusting", &format!("SSL_CERT_FILE={pem_text}"));
+    trusting.wait("the file", SOON, || revision(&trusting) == 1);
+    drop(trusting);
+    // another certificate to trust, not the server's
+    let other = zone.lab.directory().join("other.pem");
+    let mut make = command("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    make.args(["-subj", "/CN=other", "-keyout", "/dev/null", "-out"])
+        .arg(&other);
+    zone.host.finish(make, SOON).expect_ok();
+    let doubting = node("doubting", &format!("SSL_CERT_FILE={}", other.display()));
+    doubting.wait("the trouble", SOON, || trouble(&doubting).contains("TLS: "));
+    assert_eq!(revision(&doubting), 0);
+}

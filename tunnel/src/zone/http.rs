@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anode_wire::zonefile::{self, Reach};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
@@ -298,6 +298,9 @@ async fn read(
     }
     let modified = text(&response, header::LAST_MODIFIED)
         .filter(|date| date.len() <= DATE_MAX && date.bytes().all(|b| (b' '..0x7f).contains(&b)));
+    if response.body().size_hint().lower() > zonefile::MAX_LEN as u64 {
+        return Err(FetchError::TooLarge);
+    }
     let body = Limited::new(response.into_body(), zonefile::MAX_LEN)
         .collect()
         .await;

@@ -222,7 +222,7 @@ mod tests {
         }
         for (text, problem) in [
             ("ftp://zone.example/z", "use http or https"),
-            ("file:///etc/passwd", "use http or https"),
+            ("file:///etc/passwd", "write http://HOST"),
             ("http:///z", "write http://HOST"),
             ("http://joe:secret@host/", "user and password"),
             ("http://host:0/", "port 0"),

@@ -58,11 +58,11 @@ def verifies(key, message, signature):
 
 
 def entries(text):
-    """This vector's file has LF alone, no escapes and no duplicates."""
-    for line in text.split("\n"):
+    """Enough for this file: CR LF, one escape, no duplicates."""
+    for line in text.split("\r\n"):
         if line and not line.startswith(";"):
             key, _, value = line.partition("=")
-            yield key.strip().lower().encode(), value.strip().encode()
+            yield key.strip().lower().encode(), value.strip().replace("\\;", ";").encode()
 
 
 def main(path):

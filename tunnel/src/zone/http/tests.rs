@@ -251,7 +251,9 @@ fn https_without_certificates_to_trust_is_an_error_and_no_plain_request() {
     let server = Server::fixed("HTTP/1.1 200 OK\r\ncontent-length: 1", b"x");
     let url = format!("https://{}/z", server.at);
     assert!(matches!(fetch(&url, None), Err(FetchError::Tls(_))));
-    let url: Url = url.parse().unwrap();
+    assert_eq!(server.requests(), Vec::<String>::new());
+    let server = Server::fixed("HTTP/1.1 200 OK\r\ncontent-length: 1", b"x");
+    let url: Url = format!("https://{}/z", server.at).parse().unwrap();
     let fetcher = Fetcher {
         tls: Some(Arc::new(client_config(RootCertStore::empty()))),
     };
