@@ -184,6 +184,7 @@ fn start_overlay(
         peers,
         lan: settings.lan,
         security: security(settings.security),
+        relay: settings.relay,
         ..NodeConfig::default()
     };
     let learnt = settings.learnt.iter().map(|peer| Pin {
@@ -198,6 +199,12 @@ fn start_overlay(
     }
     overlay.import_pins(now, &learnt);
     overlay.import_records(now, &settings.records);
+    overlay.restore_registrations(now, &settings.registered);
+    if !settings.relays.is_empty() {
+        let zone = overlay.address().zone();
+        let count = u32::try_from(settings.relays.len()).unwrap_or(u32::MAX);
+        overlay.set_relays(now, zone, count, settings.relays);
+    }
     Ok(overlay)
 }
 

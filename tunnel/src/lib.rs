@@ -25,6 +25,7 @@ pub mod names;
 pub mod node;
 pub mod output;
 pub mod policy;
+pub mod relay;
 pub mod state;
 pub mod value;
 

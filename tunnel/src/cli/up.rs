@@ -18,19 +18,33 @@ use crate::names::{Held, peer_label};
 use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
 use crate::output::{self, Style};
 use crate::policy::Policy;
+use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, identity, learnt, sessions};
+use crate::state::{LockedState, identity, learnt, registered, sessions};
 use crate::value::{ValueError, udp_text};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
+    start(common, flags, false)
+}
+
+/// `anode relay`: the same without an interface and without a LAN, and it relays whatever the configuration says.
+pub(super) fn relay(common: &Common, flags: Up) -> Result<Done, Error> {
+    start(common, flags, true)
+}
+
+fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let start = Instant::now();
     if flags.die_with_parent {
         super::die_with_parent()?;
     }
     let dir = common.dir()?;
     let source = common.config_source(&dir);
-    let config = source.read()?;
+    let mut config = source.read()?;
+    if only_relay {
+        config.relay.get_or_insert_default();
+        config.lan.enabled = false;
+    }
     start_log(&flags, &config)?;
     privileges::return_freed_memory();
     let memory_locked = privileges::protect_memory()?;
@@ -45,6 +59,7 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
         address: *settings.identity.address(),
         mtu: settings.mtu,
         lan: settings.lan,
+        relay: settings.relay.is_some(),
         start,
     };
     let places = places(&state, &socket, &source);
@@ -144,6 +159,10 @@ fn settings(
         peers,
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
+        relay: config.relay.as_ref().map(Relay::config),
+        registered: registered::load(state.dir()),
+        relays: zone_relays(&config.relays)
+            .map_err(|error| Error::invalid("[[relays]]", error.to_string()))?,
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
         policy: Policy::new(&config.inbound, book)?,
         security: config.security,
@@ -187,6 +206,7 @@ struct Opening {
     address: Address,
     mtu: u16,
     lan: bool,
+    relay: bool,
     start: Instant,
 }
 
@@ -195,6 +215,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         address,
         mtu,
         lan: enabled,
+        relay,
         start,
     } = *opening;
     let listen: Vec<String> = info.listen.iter().copied().map(udp_text).collect();
@@ -223,6 +244,10 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         ("interface", interface),
         ("listen", listen.join(" ")),
         ("lan", lan),
+        (
+            "relay",
+            if relay { "for registered peers" } else { "off" }.to_owned(),
+        ),
     ];
     let style = Style::stderr();
     let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);

@@ -74,10 +74,15 @@ impl Node {
 
     /// Registrations of an earlier run, so that a restart costs the peers no more than the time it takes.
     pub fn restore_registrations(&mut self, now: Instant, known: &[Registration]) {
+        // The sockets may be others than then.
+        let reached = known
+            .iter()
+            .filter(|known| self.reaches(known.at.socket, &known.at.to));
+        let reached: Vec<&Registration> = reached.collect();
         let Some(relay) = self.relay.as_deref_mut() else {
             return;
         };
-        for known in known {
+        for known in reached {
             relay.registry.restore(now, known);
         }
         self.timers
