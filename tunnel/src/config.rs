@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::Error;
 use crate::policy::Inbound;
+use crate::relay::{Relay, RelayEntry};
 use crate::value::{
     AbsolutePath, InterfaceName, Listen, Mtu, Number, PeerDigit, PeerEndpoint, Text, ZoneText,
 };
@@ -38,6 +39,8 @@ pub struct Config {
     pub zone_file: Option<Text<ZoneFrom>>,
     /// `peer-id = 1`
     pub peer_id: Option<Number<PeerDigit>>,
+    /// `state = "relay-0"`: the state directory, from where the file is. Only in a file that `--config` names.
+    pub state: Option<PathBuf>,
     /// `control = "/run/anode/control.sock"`
     pub control: Option<Text<AbsolutePath>>,
     /// `log = "info"`: a level, or `target=level,…`
@@ -48,6 +51,10 @@ pub struct Config {
     pub inbound: Inbound,
     /// `[security]`
     pub security: Security,
+    /// `[relay]`: relay for others
+    pub relay: Option<Relay>,
+    /// `[[relays]]`: relays of our zone, where no zone file names them
+    pub relays: Vec<RelayEntry>,
 }
 
 /// The section `[security]` (docs/protocol.md): what may go unsealed, and whether keys must be post-quantum.
@@ -178,6 +185,16 @@ impl ConfigSource {
             },
             Self::Nothing => Ok(Config::default()),
         }
+    }
+
+    /// The state directory that the file names: only one that was named itself may do so, since the system's file is read
+    /// because of the state directory.
+    pub fn state(&self) -> Result<Option<PathBuf>, Error> {
+        let Self::File(path) = self else {
+            return Ok(None);
+        };
+        let directory = path.parent().unwrap_or(path);
+        Ok(Config::load(path)?.state.map(|state| directory.join(state)))
     }
 
     /// The file, if there is to be one.

@@ -185,6 +185,7 @@ fn start_overlay(
         peers,
         lan: settings.lan,
         security: security(settings.security),
+        relay: settings.relay,
         ..NodeConfig::default()
     };
     let learnt = settings.learnt.iter().map(|peer| Pin {
@@ -202,6 +203,7 @@ fn start_overlay(
     }
     overlay.import_pins(now, &learnt);
     overlay.import_records(now, &settings.records);
+    overlay.restore_registrations(now, &settings.registered);
     Ok(overlay)
 }
 

@@ -26,6 +26,7 @@ pub mod names;
 pub mod node;
 pub mod output;
 pub mod policy;
+pub mod relay;
 pub mod state;
 pub mod value;
 pub mod zone;

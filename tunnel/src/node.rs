@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
+use anode_routing::anode::{Registration, RelayConfig};
 use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -25,7 +26,7 @@ use crate::control::zone::ZoneDesk;
 use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, learnt, sessions};
+use crate::state::{LockedState, learnt, registered, sessions};
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
 use crate::{control, data};
@@ -51,6 +52,10 @@ pub struct Settings {
     pub learnt: Vec<PeerEndpoint>,
     /// Announce on the LAN and listen there.
     pub lan: bool,
+    /// Relay for others.
+    pub relay: Option<RelayConfig>,
+    /// Who was registered with this relay when it ended last.
+    pub registered: Vec<Registration>,
     /// Whose keys are known from the start.
     pub trusted: Vec<Address>,
     /// Who may reach this machine.
@@ -130,6 +135,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often learnt peers are written down, beside at the end and when a path to a new place was proven.
 const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 
+/// How often a relay writes down who is registered, if that has changed.
+const REGISTERED_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow; `met` for each peer
 /// that gets its first path, with the seconds since the start.
 ///
@@ -191,6 +199,7 @@ async fn live(
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), plan.zone, asks));
     let memory = tokio::spawn(remember(Arc::clone(&control)));
+    let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(met));
     let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
 
@@ -211,12 +220,14 @@ async fn live(
     notify::stopping();
     zone.abort();
     memory.abort();
+    registrations.abort();
     hearing.abort();
     let outcome = match outcome {
         Some(Ok(())) => Err(Error::refused("the data thread ended by itself")),
         Some(Err(error)) => Err(error),
         None => {
             save_learnt(&control).await;
+            save_registered(&control, &mut Vec::new()).await;
             stop(&data, ended, signals).await
         }
     };
@@ -337,6 +348,43 @@ async fn remember(control: Arc<Control>) {
         tokio::time::sleep(SAVE_INTERVAL).await;
         save_learnt(&control).await;
     }
+}
+
+/// Of a relay: writes down who is registered, when that has changed.
+async fn remember_registered(control: Arc<Control>) {
+    let mut written = Vec::new();
+    loop {
+        tokio::time::sleep(REGISTERED_INTERVAL).await;
+        if !save_registered(&control, &mut written).await {
+            return;
+        }
+    }
+}
+
+/// False: this node does not relay.
+async fn save_registered(control: &Control, written: &mut Vec<Registration>) -> bool {
+    let asked = tokio::time::timeout(STOP_TIMEOUT, control.data.ask(Command::Relay)).await;
+    let Ok(Ok(report)) = asked else {
+        return true;
+    };
+    let Some(report) = report else {
+        return false;
+    };
+    let is_same = |a: &Registration, b: &Registration| {
+        (a.address, a.digit, a.at) == (b.address, b.digit, b.at)
+    };
+    let same = written.len() == report.peers.len()
+        && written
+            .iter()
+            .zip(&report.peers)
+            .all(|(a, b)| is_same(a, b));
+    if !same {
+        if let Err(error) = registered::save(&control.state, &report.peers) {
+            tracing::warn!("{error}");
+        }
+        *written = report.peers;
+    }
+    true
 }
 
 async fn save_learnt(control: &Control) {

@@ -25,6 +25,7 @@ mod peers;
 mod ping;
 mod place;
 mod receive;
+mod relay;
 mod relays;
 mod sealing;
 #[cfg(test)]
@@ -36,13 +37,14 @@ mod tests;
 mod timers;
 
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
-pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, Security};
+pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
 pub use limits::Rate;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
 pub use path::{INITIAL_PACKET, Origin};
 pub use place::{Place, Transport};
-pub use relays::{MAX_RELAYS, ZoneRelay};
+pub use relay::{Onward, Registration};
+pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
@@ -60,7 +62,8 @@ use peers::{PeerRef, PeerTable};
 use ping::Pings;
 use rand_core::CryptoRng;
 use receive::Arrival;
-use relays::ZoneRelays;
+use relay::Relay;
+use relays::{Registrations, ZoneRelays};
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -95,6 +98,9 @@ pub struct Node {
     /// Where others see us, from NETID: latest last.
     external: VecDeque<SocketAddr>,
     zone_relays: Vec<ZoneRelays>,
+    registrations: Registrations,
+    relay: Option<Box<Relay>>,
+    forwarded: Queue,
     scratch: Vec<u8>,
 }
 
@@ -126,11 +132,19 @@ impl Node {
     /// sessions; both ask the system at each use outside of simulations (Q17).
     pub fn new(
         identity: Identity,
-        config: NodeConfig,
+        mut config: NodeConfig,
         rngs: [Box<dyn CryptoRng + Send>; 2],
         now: Now,
     ) -> Self {
         let [mut rng, sessions_rng] = rngs;
+        let mut session_limits = sealed::Limits::default();
+        if let Some(relay) = &config.relay {
+            // Who is registered must not have to make room for strangers.
+            let places = relay.peers + relay.peers / 4;
+            config.limits.strangers = config.limits.strangers.max(places);
+            session_limits.peers = session_limits.peers.max(places);
+            session_limits.agreements = session_limits.agreements.max(places);
+        }
         let mut key = || (rng.next_u64(), rng.next_u64());
         let limits = &config.limits;
         let budgets = Budgets {
@@ -144,13 +158,14 @@ impl Node {
             control_sources: SourceBuckets::new(limits.controls_per_source, key()),
         };
         let lan = Lan::new(limits, key());
+        let relay = config.relay.map(|relay| Box::new(Relay::new(relay, key())));
         let sessions = Sessions::new(
             &identity,
             sealed::Config {
                 peer: config.peer_id,
                 pq: config.security.pq,
                 plain: config.security.plain,
-                limits: sealed::Limits::default(),
+                limits: session_limits,
             },
             sessions_rng,
         );
@@ -177,6 +192,9 @@ impl Node {
             counters: Counters::default(),
             external: VecDeque::new(),
             zone_relays: Vec::new(),
+            registrations: Registrations::default(),
+            relay,
+            forwarded: Queue::new(limits.forwarded_bytes),
             scratch: Vec::new(),
             config,
         };
@@ -227,6 +245,7 @@ impl Node {
             self.interfaces = interfaces;
             self.announce(now);
             self.check_all_paths(now);
+            self.doubt_registrations(now);
         }
     }
 
@@ -377,7 +396,7 @@ impl Node {
 
     /// Answers a message the way it came: in the same session, or in plain.
     fn reply(&mut self, now: Instant, to: PeerRef, arrival: &Arrival, message: &Message<'_>) {
-        self.reply_at(now, to, arrival, arrival.way.reply_to(), message);
+        self.reply_at(now, to, arrival, self.answer_to(to, arrival), message);
     }
 
     /// The same, to another place.
@@ -413,6 +432,9 @@ impl Node {
     /// Small packets go before streams; datagrams and streams take turns.
     pub fn poll_transmit(&mut self, now: Instant, batch: &mut TransmitBatch) -> bool {
         self.control.pop_into(batch);
+        if batch.is_empty() {
+            self.forwarded.pop_into(batch);
+        }
         if batch.is_empty() && self.streams_next {
             self.fill_from_streams(now, batch);
             self.streams_next = false;
@@ -449,6 +471,8 @@ impl Node {
                 Timer::Stream(stream) => self.handle_stream_timer(now, stream),
                 Timer::Contact(target) => self.handle_contact_timer(now, target),
                 Timer::Lan => self.handle_lan_timer(now),
+                Timer::Relay => self.handle_relay_timer(now),
+                Timer::Registration => self.handle_registration_timer(now),
             }
         }
     }
@@ -465,7 +489,8 @@ impl Node {
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
-        if peer.silence_deadline().is_some_and(|at| at <= now) {
+        let silent = peer.silence_deadline().is_some_and(|at| at <= now);
+        if silent {
             peer.clear_awaiting();
             for path in &mut peer.paths {
                 path.probe(now);
@@ -482,7 +507,7 @@ impl Node {
             match peer.paths[index].act(now, in_use) {
                 Some(Action::Ask) => {
                     peer.paths[index].asked = Some(now);
-                    asks.push((peer.paths[index].endpoint, peer.paths[index].socket))
+                    asks.push(peer.paths[index].spot());
                 }
                 Some(Action::Lost) => {
                     self.counters.paths_lost += 1;
@@ -503,8 +528,12 @@ impl Node {
         }
         peer.choose_path(now);
         let (lost, ipv6) = (had_path && !peer.has_proven_path(), peer.ipv6);
-        for (endpoint, socket) in asks {
-            self.send_check(now, found, endpoint, socket);
+        for spot in asks {
+            self.send_check(now, found, spot);
+        }
+        self.follow_relay(found);
+        if silent {
+            self.doubt_relays(now, found);
         }
         if lost && in_use {
             // Whoever waits for this peer is told when no candidate answers either.
@@ -534,10 +563,12 @@ impl Node {
         now: Instant,
         found: PeerRef,
         way: &Way,
-        hops: u8,
         peer_id: PeerId,
         earned: usize,
     ) {
+        if way.hops > 0 {
+            return self.nominate_relayed(now, found, way, peer_id, earned);
+        }
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
@@ -554,8 +585,7 @@ impl Node {
                 return;
             }
         }
-        if hops > 0
-            || !is_dialable(&way.from, true)
+        if !is_dialable(&way.from, true)
             || !peer.nominations.take(now, self.config.limits.nominations)
         {
             self.counters.dropped_nominations += 1;

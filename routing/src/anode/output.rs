@@ -61,6 +61,8 @@ pub(super) struct Way {
     pub ecn: Ecn,
     /// Bytes of the datagram.
     pub len: usize,
+    /// Relays that it says it has passed; nobody vouches for that (A39).
+    pub hops: u8,
 }
 
 impl Way {

@@ -1,5 +1,6 @@
 //! One way to reach a peer: an underlay endpoint, and what is known of it (Anode 0.8 §4.2.4 and §4.2.5, D24).
 use super::Place;
+use super::peers::PeerRef;
 use anode_wire::PeerId;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -28,6 +29,17 @@ pub enum Origin {
     Hint,
     /// The source of an authentic packet.
     Nominated,
+    /// A relay of its zone that stands for it (A22).
+    Relay,
+}
+
+/// What is at the endpoint of a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Through {
+    /// The peer itself.
+    Direct,
+    /// A relay, which may be known to us (A16).
+    Relay(Option<PeerRef>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,8 +76,30 @@ pub(super) enum Action {
     Failed,
 }
 
+/// Where a path leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Spot {
+    pub endpoint: Place,
+    pub socket: usize,
+    pub through: Through,
+}
+
+impl Spot {
+    /// Whether that is one path: over a known relay wherever that is, else by the place.
+    pub fn is_same(&self, path: &Path) -> bool {
+        match self.through {
+            Through::Relay(Some(_)) => self.through == path.through,
+            Through::Relay(None) | Through::Direct => {
+                self.endpoint == path.endpoint
+                    && path.is_relayed() == (self.through != Through::Direct)
+            }
+        }
+    }
+}
+
 pub(super) struct Path {
     pub endpoint: Place,
+    pub through: Through,
     /// Index of the own socket that reaches it.
     pub socket: usize,
     pub origin: Origin,
@@ -93,6 +127,7 @@ impl Path {
     pub fn new(now: Instant, endpoint: Place, socket: usize, origin: Origin) -> Self {
         Self {
             endpoint,
+            through: Through::Direct,
             socket,
             origin,
             state: State::Candidate,
@@ -105,6 +140,28 @@ impl Path {
             credit: None,
             asked: None,
             greeted: None,
+        }
+    }
+
+    /// Where it leads, for a question that is to be asked there.
+    pub fn spot(&self) -> Spot {
+        Spot {
+            endpoint: self.endpoint,
+            socket: self.socket,
+            through: self.through,
+        }
+    }
+
+    /// A relay is on the way.
+    pub fn is_relayed(&self) -> bool {
+        self.through != Through::Direct
+    }
+
+    /// The relay on the way, where it is known.
+    pub fn relay(&self) -> Option<PeerRef> {
+        match self.through {
+            Through::Relay(relay) => relay,
+            Through::Direct => None,
         }
     }
 

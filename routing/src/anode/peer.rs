@@ -1,8 +1,9 @@
 //! One peer: its key, its paths, and what it was last seen doing.
 use super::lan::Heard;
 use super::limits::Bucket;
-use super::output::{Destination, Route};
-use super::path::{CHECK_AFTER, Origin, Path};
+use super::output::{Destination, Route, Way};
+use super::path::{CHECK_AFTER, Origin, Path, Through};
+use super::peers::PeerRef;
 use super::{Place, Transport};
 use anode_wire::sealed::PeerKey;
 use anode_wire::{Address, AddressId, Identity, MacKey, PeerId};
@@ -39,6 +40,8 @@ pub(super) struct Sources {
     pub lan: bool,
     pub whois: bool,
     pub peer: bool,
+    /// It is a relay of a zone.
+    pub zone: bool,
 }
 
 impl Sources {
@@ -49,6 +52,7 @@ impl Sources {
             (self.lan, "lan"),
             (self.whois, "whois"),
             (self.peer, "peer"),
+            (self.zone, "zone"),
         ]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
@@ -132,6 +136,10 @@ pub(super) struct Peer {
     pub mac_failures: Bucket,
     pub nominations: Bucket,
     pub hints: Bucket,
+    /// ERRORs of ours to it, as a relay (D40).
+    pub errors: Bucket,
+    /// When it asked us to relay for it from a place that is still to be proven (D40).
+    pub registers: Option<Instant>,
     replay: Option<Box<ReplayRing>>,
     pub streams: u32,
     pub pending_streams: u32,
@@ -170,6 +178,8 @@ impl Peer {
             mac_failures: Bucket::default(),
             nominations: Bucket::default(),
             hints: Bucket::default(),
+            errors: Bucket::default(),
+            registers: None,
             replay: None,
             streams: 0,
             pending_streams: 0,
@@ -240,6 +250,29 @@ impl Peer {
             .any(|path| path.is_proven() && path.endpoint == *source)
     }
 
+    /// Whether a packet that came this way came over a proven path: the way back of a relayed one leads over the peer's own
+    /// relays, and may be another than the way it came.
+    pub fn is_proven_way(&self, way: &Way) -> bool {
+        match way.hops {
+            0 => self.is_proven_at(&way.from),
+            _ => self
+                .paths
+                .iter()
+                .any(|path| path.is_relayed() && path.is_proven()),
+        }
+    }
+
+    /// Whether the used path, proven, is the one that a packet of this peer id took.
+    pub fn is_used_way(&self, way: &Way, digit: PeerId) -> bool {
+        self.active_path().is_some_and(|path| {
+            let took = match way.hops {
+                0 => path.endpoint == way.from,
+                _ => path.is_relayed(),
+            };
+            took && path.peer_id == digit && path.is_proven()
+        })
+    }
+
     pub fn path_mut(&mut self, endpoint: &Place) -> Option<&mut Path> {
         self.paths
             .iter_mut()
@@ -256,12 +289,14 @@ impl Peer {
         let Some(active) = self.active_path().filter(|path| path.is_proven()) else {
             return self.unproven_route();
         };
-        let path = if wanted == PeerId::ANY || active.peer_id == wanted {
+        // A relay finds any of the peers by the packet's own peer id (A45).
+        let leads_there = |path: &Path| path.peer_id == wanted || path.is_relayed();
+        let path = if wanted == PeerId::ANY || leads_there(active) {
             active
         } else {
             self.paths
                 .iter()
-                .find(|path| path.is_proven() && path.peer_id == wanted)
+                .find(|path| path.is_proven() && leads_there(path))
                 .unwrap_or(active)
         };
         Some(route_over(path, None))
@@ -339,7 +374,7 @@ impl Peer {
                 .filter(|index| {
                     let path = &self.paths[*index];
                     !path.is_proven()
-                        && path.origin != Origin::Configured
+                        && !matches!(path.origin, Origin::Configured | Origin::Relay)
                         && (!crowded || path.origin == origin)
                 })
                 .min_by_key(|index| self.paths[*index].touched)?;
@@ -347,6 +382,91 @@ impl Peer {
         }
         self.paths.push(Path::new(now, endpoint, socket, origin));
         self.paths.last_mut()
+    }
+
+    /// The paths over its relays are these; others, of an earlier zone file, go.
+    pub fn drop_relay_paths_except(&mut self, now: Instant, relays: &[PeerRef]) {
+        let stale = |path: &Path| {
+            path.origin == Origin::Relay
+                && path.relay().is_none_or(|relay| !relays.contains(&relay))
+        };
+        while let Some(index) = self.paths.iter().position(stale) {
+            self.remove_path(index);
+            self.choose_path(now);
+        }
+    }
+
+    /// A path over one of its relays, if there is none yet. It is no better than any candidate until the peer has answered.
+    pub fn add_relay_path(&mut self, now: Instant, relay: PeerRef, at: Place, socket: usize) {
+        if self.paths.iter().any(|path| path.relay() == Some(relay)) {
+            return;
+        }
+        // The relay that packets came through before it was known as one of the peer's.
+        let anonymous = |path: &Path| path.through == Through::Relay(None) && path.endpoint == at;
+        if let Some(index) = self.paths.iter().position(anonymous) {
+            self.paths[index].through = Through::Relay(Some(relay));
+            self.paths[index].origin = Origin::Relay;
+            return;
+        }
+        if let Some(path) = self.add_path(now, at, socket, Origin::Relay)
+            && path.origin == Origin::Relay
+        {
+            path.through = Through::Relay(Some(relay));
+            path.hops = 1;
+        }
+    }
+
+    pub fn has_relay_path(&self) -> bool {
+        self.paths.iter().any(Path::is_relayed)
+    }
+
+    /// Whether a path over this relay goes elsewhere than to this place.
+    pub fn leads_over(&self, relay: PeerRef, at: &Place) -> bool {
+        let mut over = self.paths.iter().filter(|p| p.relay() == Some(relay));
+        over.any(|path| path.endpoint != *at)
+    }
+
+    /// The relay is reached elsewhere now.
+    pub fn move_relay_path(&mut self, relay: PeerRef, at: Place, socket: usize) {
+        for path in &mut self.paths {
+            if path.relay() == Some(relay) {
+                path.endpoint = at;
+                path.socket = socket;
+            }
+        }
+    }
+
+    /// The relay path that a packet from this place stands for: the one that leads there, else the best.
+    fn relay_path_index(&self, at: &Place) -> Option<usize> {
+        let relayed = (0..self.paths.len()).filter(|index| self.paths[*index].is_relayed());
+        relayed.min_by_key(|index| {
+            let path = &self.paths[*index];
+            (path.endpoint != *at, !path.is_proven(), path.rtt)
+        })
+    }
+
+    /// See [`Self::relay_path_index`].
+    pub fn relay_path_mut(&mut self, at: &Place) -> Option<&mut Path> {
+        let index = self.relay_path_index(at)?;
+        self.paths.get_mut(index)
+    }
+
+    /// The path that a packet took.
+    pub fn path_taken(&mut self, way: &Way) -> Option<&mut Path> {
+        match way.hops {
+            0 => self.path_mut(&way.from),
+            _ => self.relay_path_mut(&way.from),
+        }
+    }
+
+    /// Where an answer to a relayed packet goes: over a proven relay path, if there is one.
+    pub fn relay_destination(&self, at: &Place) -> Option<Destination> {
+        let proven = |path: &&Path| path.is_relayed() && path.is_proven();
+        let path = match self.active_path().filter(proven) {
+            Some(active) => active,
+            None => &self.paths[self.relay_path_index(at)?],
+        };
+        Some(route_over(path, None).destination)
     }
 
     fn remove_path(&mut self, index: usize) {

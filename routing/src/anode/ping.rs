@@ -140,6 +140,7 @@ impl Node {
         arrival: Arrival,
         payload: &[u8],
     ) {
+        self.handle_registration(now, sender, &arrival);
         let reply = Message::Pong(payload);
         if self.may_reply(now, &arrival, &reply) {
             self.reply(now, sender, &arrival, &reply);
@@ -153,6 +154,9 @@ impl Node {
         arrival: Arrival,
         payload: &[u8],
     ) {
+        if self.handle_registered(now, sender, payload) {
+            return;
+        }
         self.pings.expire(now);
         let answered = payload
             .split_first_chunk::<TOKEN_LEN>()
@@ -172,10 +176,9 @@ impl Node {
             return;
         };
         let hops = arrival.hop_count;
-        let kind = if hops == 0 {
-            PathKind::Direct
-        } else {
-            PathKind::Relay
+        let kind = match hops {
+            0 => PathKind::Direct,
+            _ => PathKind::Relay,
         };
         let via = Via {
             kind,

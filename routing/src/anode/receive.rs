@@ -14,8 +14,19 @@ use std::time::Instant;
 const ERROR_RATE: Rate = Rate::per_second(1, 1);
 
 impl Node {
-    /// Datagrams have come from the underlay, all from one place. They are decrypted where they stand.
+    /// Datagrams have come from the underlay, all from one place. They are decrypted where they stand; those for others wait
+    /// for `poll_transmit` if we relay ([`Node::receive`] has them sent from where they stand).
     pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        received: Received<'_>,
+        sink: &mut dyn OverlaySink,
+    ) {
+        self.receive(now, received, sink, &mut |_| false);
+    }
+
+    /// Datagrams of which none is for others.
+    pub(super) fn handle_own(
         &mut self,
         now: Instant,
         received: Received<'_>,
@@ -29,12 +40,13 @@ impl Node {
             bytes,
             segment_size,
         } = received;
-        let way = |len| Way {
+        let way = |bytes: &[u8]| Way {
             from,
             socket,
             local_ip,
             ecn,
-            len,
+            len: bytes.len(),
+            hops: bytes.first().copied().unwrap_or_default(),
         };
         if bytes.is_empty() {
             self.counters.rx_packets += 1;
@@ -45,7 +57,7 @@ impl Node {
         for (place, bytes) in bytes.chunks_mut(segment_size.max(1)).enumerate() {
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += bytes.len() as u64;
-            let way = way(bytes.len());
+            let way = way(bytes);
             if self.config.security.plain != Plain::Only
                 && self.handle_session_packet(now, &way, bytes, sink)
             {
@@ -128,7 +140,7 @@ impl Node {
         let proven = self
             .peers
             .get(sender)
-            .is_some_and(|peer| peer.is_proven_at(&way.from));
+            .is_some_and(|peer| peer.is_proven_way(way));
         let arrival = Arrival {
             way: *way,
             hop_count: packet.hop_count(),
@@ -136,6 +148,7 @@ impl Node {
             recipient_peer: packet.recipient_peer(),
             body_len: packet.body().len(),
             session: None,
+            full_sender: matches!(packet.sender(), Party::Full(_)),
             proven,
             repeated,
         };
@@ -337,9 +350,7 @@ impl Node {
         }
         let ipv6 = peer.ipv6;
         peer.note_heard(now, way.len);
-        let on_used_path = peer
-            .active_path()
-            .is_some_and(|path| path.endpoint == way.from && path.peer_id == packet.sender_peer());
+        let on_used_path = peer.is_used_way(way, packet.sender_peer());
         // A new place is of use where the draft is spoken, or for a HELLO that somebody waits for (Q27). An EPC from a place
         // that was asked needs no other question.
         let of_use = self.config.security.plain != Plain::Deny || self.contacts.is_open(&ipv6);
@@ -347,16 +358,9 @@ impl Node {
             && self
                 .peers
                 .get_mut(sender)
-                .is_some_and(|peer| peer.path_mut(&way.from).is_some());
+                .is_some_and(|peer| peer.path_mut(&way.from).is_some() || way.hops > 0);
         if !on_used_path && of_use && !answers {
-            self.nominate(
-                now,
-                sender,
-                way,
-                packet.hop_count(),
-                packet.sender_peer(),
-                0,
-            );
+            self.nominate(now, sender, way, packet.sender_peer(), 0);
         }
         if !on_used_path {
             self.contact_known(now, sender, ipv6);
@@ -498,6 +502,8 @@ pub(super) struct Arrival {
     pub body_len: usize,
     /// The session it came in; `None`: in plain.
     pub session: Option<PeerKey>,
+    /// It names its sender in full.
+    pub full_sender: bool,
     /// It came over a path that an EPC has proven.
     pub proven: bool,
     /// The same bytes have come before.

@@ -1,4 +1,6 @@
 //! Nodes on a simulated underlay and virtual time. Everything follows from the seed.
+mod nat;
+
 use super::*;
 use crate::overlay::{OverlaySink, StreamId};
 use rand::rngs::StdRng;
@@ -7,6 +9,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+
+pub use nat::{Nat, behind};
 
 /// What the underlay does to packets.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +103,9 @@ pub struct Sim {
     pub back: Duration,
     /// Nothing passes between these two.
     pub cut: Vec<(SocketAddr, SocketAddr)>,
+    pub nats: Vec<Nat>,
+    /// What happens to every packet on its way, outside of NATs: it may be changed, or lost (false).
+    pub meddler: Option<fn(&mut Flying) -> bool>,
     /// Everything that was sent, if switched on.
     pub record: Option<Vec<(Instant, Flying)>>,
     wire: BinaryHeap<Reverse<(Instant, u64, Flying)>>,
@@ -146,6 +153,8 @@ impl Sim {
             link: Link::default(),
             back: Duration::ZERO,
             cut: Vec::new(),
+            nats: Vec::new(),
+            meddler: None,
             record: None,
             wire: BinaryHeap::new(),
             sequence: 0,
@@ -156,7 +165,11 @@ impl Sim {
 
     /// Adds host `number` (its key, its place) without LAN; returns its index.
     pub fn host(&mut self, number: u16, config: NodeConfig) -> usize {
-        let at = home(number);
+        self.host_at(home(number), number, config)
+    }
+
+    /// The same, elsewhere.
+    pub fn host_at(&mut self, at: SocketAddr, number: u16, config: NodeConfig) -> usize {
         let mut node = self.node(number, config);
         node.set_sockets(vec![SocketAddr::from(([0, 0, 0, 0], 8737))]);
         let program = Program {
@@ -263,7 +276,9 @@ impl Sim {
             .push(Reverse((self.now + delay, self.sequence, packet)));
     }
 
-    fn send(&mut self, packet: Flying) {
+    fn send(&mut self, mut packet: Flying) {
+        let inside = packet.from;
+        self.nats.iter_mut().for_each(|nat| nat.out(&mut packet));
         if let Some(record) = &mut self.record {
             record.push((self.now, packet.clone()));
         }
@@ -272,7 +287,7 @@ impl Sim {
             && let Some(host) = self
                 .hosts
                 .iter_mut()
-                .find(|host| Some(host.at) == packet.from.address())
+                .find(|host| Some(host.at) == inside.address())
         {
             host.line_free = host.line_free.max(self.now)
                 + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / self.link.rate);
@@ -413,7 +428,11 @@ impl Sim {
         true
     }
 
-    fn deliver(&mut self, packet: Flying) {
+    fn deliver(&mut self, mut packet: Flying) {
+        let meddled = self.meddler.is_none_or(|meddle| meddle(&mut packet));
+        if !meddled || !self.nats.iter().all(|nat| nat.back(&mut packet)) {
+            return;
+        }
         let Flying {
             from,
             to,

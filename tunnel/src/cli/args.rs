@@ -47,6 +47,8 @@ pub struct Common {
 pub enum Command {
     /// Bring the virtual interface up, in the foreground
     Up(Box<Up>),
+    /// Relay for others, in the foreground: neither interface nor root
+    Relay(Box<Relay>),
     /// What is up
     Status,
     /// Who is there
@@ -130,6 +132,47 @@ pub struct Up {
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     pub die_with_parent: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Relay {
+    #[command(subcommand)]
+    pub action: Option<RelayAction>,
+    /// The same as --config
+    #[arg(short = 'c', value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub run: RelayRun,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct RelayRun {
+    /// Where to listen; replaces the configuration's [default: port 8737 if free, else any]
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Vec<Listen>,
+    /// Zone of a new identity; on an existing one it must be the same
+    #[arg(long, value_name = "HEX")]
+    pub zone: Option<ZoneText>,
+    /// What to log: a level, or target=level,… [default: warn]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Log more; twice for debug
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// End when the process that started this one ends
+    #[arg(long, hide = true)]
+    pub die_with_parent: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RelayAction {
+    /// Who is registered, and what was passed on
+    Status {
+        /// The same as --config
+        #[arg(short = 'c', value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]

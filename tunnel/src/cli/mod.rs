@@ -5,6 +5,7 @@ mod doctor;
 mod identity;
 mod ping;
 mod policy;
+mod relay;
 mod show;
 mod tickets;
 mod trust;
@@ -52,6 +53,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
     let common = &cli.common;
     match cli.command {
         Command::Up(flags) => up::run(common, *flags),
+        Command::Relay(flags) => relay::run(common, *flags),
         Command::Status => show::status(common),
         Command::Peers => show::peers(common),
         Command::Paths => show::paths(common),
@@ -111,7 +113,16 @@ fn guard_routes(common: &Common, guard: Guard) -> Result<Done, Error> {
 
 impl Common {
     fn dir(&self) -> Result<StateDir, Error> {
-        StateDir::find(self.state.as_deref())
+        let configured = match (&self.state, &self.config) {
+            (None, Some(_)) => self.named_config().state()?,
+            _ => None,
+        };
+        StateDir::find(self.state.as_deref().or(configured.as_deref()))
+    }
+
+    /// What `--config` names, and nothing else.
+    fn named_config(&self) -> ConfigSource {
+        ConfigSource::new(self.config.as_deref(), false)
     }
 
     fn config(&self, dir: &StateDir) -> Result<Config, Error> {

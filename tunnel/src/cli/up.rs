@@ -18,21 +18,35 @@ use crate::names::{Held, peer_label};
 use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
 use crate::output::{self, Style};
 use crate::policy::Policy;
+use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, identity, learnt, sessions};
+use crate::state::{LockedState, identity, learnt, registered, sessions};
 use crate::value::{ValueError, udp_text};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
+    start(common, flags, false)
+}
+
+/// `anode relay`: the same without an interface and without a LAN, and it relays whatever the configuration says.
+pub(super) fn relay(common: &Common, flags: Up) -> Result<Done, Error> {
+    start(common, flags, true)
+}
+
+fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let start = Instant::now();
     if flags.die_with_parent {
         super::die_with_parent()?;
     }
     let dir = common.dir()?;
     let source = common.config_source(&dir);
-    let config = source.read()?;
+    let mut config = source.read()?;
+    if only_relay {
+        config.relay.get_or_insert_default();
+        config.lan.enabled = false;
+    }
     start_log(&flags, &config)?;
     privileges::return_freed_memory();
     let memory_locked = privileges::protect_memory()?;
@@ -47,6 +61,7 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
         address: *settings.identity.address(),
         mtu: settings.mtu,
         lan: settings.lan,
+        relay: settings.relay.is_some(),
         start,
     };
     let places = places(&state, &socket, &source, zone.from());
@@ -140,6 +155,8 @@ fn settings(
             ValueError::own_address().to_string(),
         ));
     }
+    let configured_relays = zone_relays(&config.relays, own.zone())
+        .map_err(|error| Error::invalid("[[relays]]", error.to_string()))?;
     let mut held = Held::default();
     let named = peers.iter().map(|peer| ("peer", peer.address));
     let trusted = book
@@ -166,10 +183,16 @@ fn settings(
         peers,
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
+        relay: config.relay.as_ref().map(Relay::config),
+        registered: registered::load(state.dir()),
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
         policy: Policy::new(&config.inbound, book, &keeper.members())?,
         security: config.security,
-        relays: keeper.known().map(|known| known.relays()),
+        // What the zone file says counts, as soon as there is one.
+        relays: keeper
+            .known()
+            .map(|known| known.relays())
+            .or(configured_relays),
         records: sessions::load(state.dir()),
         state_dir: state.dir().path().to_owned(),
     };
@@ -210,6 +233,7 @@ struct Opening {
     address: Address,
     mtu: u16,
     lan: bool,
+    relay: bool,
     start: Instant,
 }
 
@@ -218,6 +242,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         address,
         mtu,
         lan: enabled,
+        relay,
         start,
     } = *opening;
     let listen: Vec<String> = info.listen.iter().copied().map(udp_text).collect();
@@ -246,6 +271,10 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         ("interface", interface),
         ("listen", listen.join(" ")),
         ("lan", lan),
+        (
+            "relay",
+            if relay { "for registered peers" } else { "off" }.to_owned(),
+        ),
     ];
     let style = Style::stderr();
     let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);

@@ -19,10 +19,10 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Confinement, Invitation, InviteRequest, JoinRequest, Lookup, PING_SIZE_MAX,
+    ApiError, Confinement, Invitation, InviteRequest, JoinRequest, Lookup, OwnRelay, PING_SIZE_MAX,
     PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer, PolicyQuestion,
-    PolicyReloaded, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S, TargetRequest,
-    TrustRequest, Trusted, failure_text, millis,
+    PolicyReloaded, RelayStatus, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S,
+    TargetRequest, TrustRequest, Trusted, failure_text, millis,
 };
 use super::metrics;
 use super::tickets::{self, Desk};
@@ -94,6 +94,7 @@ pub fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
+        .route("/v1/relay", get(relay))
         .route("/v1/ping", post(ping))
         .route("/v1/lookup", post(lookup))
         .route("/v1/resolve", post(resolve))
@@ -333,6 +334,7 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
         peers: report.peers,
         reachable: report.reachable,
         streams: report.streams,
+        relays: report.relays.iter().map(OwnRelay::new).collect(),
         security: control.security.into(),
         confined: Confinement::new(&control.confined),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -349,6 +351,14 @@ async fn peers(State(control): State<Arc<Control>>) -> Answer<Vec<Peer>> {
             .map(|report| Peer::new(report, book.by_address(&report.address)))
             .collect(),
     ))
+}
+
+async fn relay(State(control): State<Arc<Control>>) -> Answer<RelayStatus> {
+    let report = control.ask(ANSWER_TIMEOUT, Command::Relay).await?;
+    let report = report.ok_or_else(|| {
+        Problem::not_found("this node does not relay: add [relay] to its configuration")
+    })?;
+    Ok(Json(RelayStatus::new(&control.address, &report)))
 }
 
 async fn ping(

@@ -67,6 +67,7 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
             Command::Status(reply) => {
                 let listen: SocketAddr = "[::]:8737".parse().unwrap();
                 let _ = reply.send(StatusReport {
+                    relays: Vec::new(),
                     peers: 3,
                     reachable: 1,
                     streams: 2,
@@ -75,6 +76,8 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
             }
             Command::Peers(reply) => {
                 let path = PathReport {
+                    relay: None,
+                    mtu: 1232,
                     via: via(),
                     rtt: Some(Duration::from_nanos(310_400)),
                     active: true,
@@ -118,6 +121,9 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
             Command::SetPolicy { policy, reply } => {
                 told.push(Told::Policy(policy.trusted.len()));
                 let _ = reply.send(());
+            }
+            Command::Relay(reply) => {
+                let _ = reply.send(None);
             }
             Command::Counters(reply) => {
                 let _ = reply.send(vec![("anode_rx_bytes_total".into(), 7)]);

@@ -12,7 +12,7 @@ use anode_wire::sealed::kind;
 
 use crate::adapter::Adapter;
 use crate::command::{
-    Command, LookupReport, News, PathReport, PeerReport, PingError, PingReport, Reply,
+    Command, LookupReport, News, PathReport, PeerReport, PingError, PingReport, RelayReport, Reply,
     StatusReport, Target,
 };
 
@@ -143,6 +143,9 @@ impl Control {
             }
             Command::Endpoints(reply) => {
                 let _ = reply.send(endpoints(adapter.first()));
+            }
+            Command::Relay(reply) => {
+                let _ = reply.send(relay(now, adapter.first()));
             }
             Command::Counters(reply) => {
                 let mut all = counters::all(adapter, tun_dropped);
@@ -309,12 +312,31 @@ fn status(overlay: &AnodeOverlay) -> StatusReport {
         peers: overlay.peers().len(),
         reachable: overlay.connected(),
         streams: overlay.stream_count(),
+        relays: overlay.relays(),
         listen: overlay
             .listen()
             .into_iter()
             .filter_map(super::udp)
             .collect(),
     }
+}
+
+/// What this relay does, with every reason for a packet that was not passed on.
+fn relay(now: Instant, overlay: &AnodeOverlay) -> Option<RelayReport> {
+    let config = overlay.relay_config()?;
+    let counters = overlay.counters();
+    let dropped = counters.iter().filter_map(|(name, count)| {
+        let why = name.strip_prefix("relay_")?;
+        let is_drop = !matches!(why, "registrations" | "expired");
+        is_drop.then_some((why, count))
+    });
+    Some(RelayReport {
+        peers: overlay.registrations(now),
+        peers_max: config.peers,
+        packets: counters.relayed_packets,
+        bytes: counters.relayed_bytes,
+        dropped: dropped.collect(),
+    })
 }
 
 fn report(peer: PeerSnapshot) -> PeerReport {
@@ -329,6 +351,8 @@ fn report(peer: PeerSnapshot) -> PeerReport {
                     hops: path.hops,
                 },
                 rtt: path.rtt,
+                relay: path.relay,
+                mtu: path.max_packet,
                 active: path.active,
             })
             .collect(),

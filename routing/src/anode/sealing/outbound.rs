@@ -1,6 +1,6 @@
 //! What goes out in sessions and for them: HELLOs to places, messages into queues.
 use super::Lane;
-use super::places::decode_destination;
+use super::places::decode_source;
 use crate::anode::output::Queue;
 use crate::anode::path::INITIAL_PACKET;
 use crate::anode::peers::PeerRef;
@@ -24,11 +24,11 @@ impl Node {
     pub(super) fn send_for_sessions(&mut self, now: Instant, transmit: Transmit) {
         let Transmit { to, packet } = transmit;
         match to {
-            To::Endpoint(endpoint) => {
-                if let Some(destination) = decode_destination(&endpoint) {
-                    self.push_raw(destination, &packet);
-                }
-            }
+            To::Endpoint(endpoint) => match decode_source(&endpoint) {
+                Some((back, None)) => self.push_raw(back, &packet),
+                Some((back, Some(sender))) => self.answer_relayed(back, &sender, &packet),
+                None => {}
+            },
             To::Peer(pair) => {
                 let Some(found) = self.peers.find(pair.address.as_bytes()) else {
                     return;
@@ -51,7 +51,7 @@ impl Node {
         }
     }
 
-    pub(super) fn push_raw(&mut self, destination: Destination, packet: &[u8]) {
+    pub(in crate::anode) fn push_raw(&mut self, destination: Destination, packet: &[u8]) {
         if !self
             .control
             .push(destination, |out| out.extend_from_slice(packet))

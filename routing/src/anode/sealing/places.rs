@@ -1,9 +1,10 @@
 //! Destinations as bytes: the sessions keep them with what they have to answer, and bind cookies to them.
 use crate::anode::{Destination, Place, Transport};
+use anode_wire::Address;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// A destination as the sessions keep it: transport, family, address, port, scope, socket, and own address.
-pub(super) const ENDPOINT_LEN: usize = 1 + 1 + 16 + 2 + 4 + 2 + 1 + 16;
+const ENDPOINT_LEN: usize = 1 + 1 + 16 + 2 + 4 + 2 + 1 + 16;
 
 /// Numbers of transports in these bytes, which never leave this machine.
 const TRANSPORTS: [Transport; 6] = [
@@ -15,10 +16,34 @@ const TRANSPORTS: [Transport; 6] = [
     Transport::Https,
 ];
 
-pub(super) fn encode_destination<'a>(
-    from: &Destination,
-    out: &'a mut [u8; ENDPOINT_LEN],
+/// The same, and whose packet it was, where that was relayed.
+pub(super) const SOURCE_LEN: usize = ENDPOINT_LEN + Address::LEN;
+
+/// Where a packet came from. The answer to a relayed one goes over the relays of its sender, so its address belongs to it.
+pub(super) fn encode_source<'a>(
+    back: &Destination,
+    relayed: Option<&[u8; Address::LEN]>,
+    out: &'a mut [u8; SOURCE_LEN],
 ) -> &'a [u8] {
+    if let Some(place) = out.first_chunk_mut() {
+        encode_destination(back, place);
+    }
+    match relayed {
+        Some(sender) => {
+            out[ENDPOINT_LEN..].copy_from_slice(sender);
+            out
+        }
+        None => &out[..ENDPOINT_LEN],
+    }
+}
+
+/// The way back, and the sender of what was relayed: not checked for anything.
+pub(super) fn decode_source(bytes: &[u8]) -> Option<(Destination, Option<[u8; Address::LEN]>)> {
+    let (place, sender) = bytes.split_at_checked(ENDPOINT_LEN)?;
+    Some((decode_destination(place)?, sender.try_into().ok()))
+}
+
+fn encode_destination<'a>(from: &Destination, out: &'a mut [u8; ENDPOINT_LEN]) -> &'a [u8] {
     let transport = from.to.transport();
     out[0] = transport as u8;
     match from.to {
@@ -46,7 +71,7 @@ pub(super) fn encode_destination<'a>(
     out
 }
 
-pub(super) fn decode_destination(bytes: &[u8]) -> Option<Destination> {
+fn decode_destination(bytes: &[u8]) -> Option<Destination> {
     let bytes: &[u8; ENDPOINT_LEN] = bytes.try_into().ok()?;
     let ip = |at: usize| -> Option<[u8; 16]> { bytes[at..at + 16].try_into().ok() };
     let port = u16::from_be_bytes([bytes[18], bytes[19]]);

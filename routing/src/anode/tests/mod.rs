@@ -9,6 +9,7 @@ use std::time::Duration;
 
 mod contact;
 mod hostile;
+mod relay;
 mod sealed;
 mod streams;
 
