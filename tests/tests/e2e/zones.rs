@@ -156,17 +156,12 @@ fn a_change_takes_effect_under_way_and_a_forgery_never() {
     let Some(mut zone) = Zone::new("2a") else {
         return;
     };
-    let member = "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020";
     zone.publish("zone", &zone.text());
     let at = SocketAddr::new(zone.web.v4().into(), 8080);
     zone.serve(at);
     let url = format!("http://{at}/zone");
-    let node = zone.node(&["--zone-file", &url]);
+    let mut node = zone.node(&["--zone-file", &url]);
     node.wait("the file", SOON, || revision(&node) == 1);
-    let verdict = || {
-        let answer = node.json(&["policy", "check", member, "tcp/22"]);
-        answer["verdict"].as_str().expect("a verdict").to_owned()
-    };
     let policy = "[lan]\nenabled = false\n[inbound]\nallow = [\"zone:2a tcp/22\"]\n";
     let config = node.state().with_extension("toml");
     fs::write(&config, policy).expect("written");
@@ -179,7 +174,7 @@ fn a_change_takes_effect_under_way_and_a_forgery_never() {
         "{refused}"
     );
 
-    // key 1 of zone 2a has another address than key 1 of zone 0: a member by the file is a member by its address
+    // a member of another zone than the file's is a mistake
     let stranger = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
     fs::write(
         zone.zone.join("zone"),
@@ -197,7 +192,6 @@ fn a_change_takes_effect_under_way_and_a_forgery_never() {
     zone.publish("zone", &zone.text());
     // a hangup looks, too
     fs::write(&config, "[lan]\nenabled = false\n").expect("written");
-    let mut node = node;
     node.process().signal(Signal::SIGHUP);
     node.wait("revision 2", SOON, || revision(&node) == 2);
     fs::write(&config, policy).expect("written");
@@ -269,7 +263,6 @@ fn a_change_takes_effect_under_way_and_a_forgery_never() {
     node.cli(&["zone", "accept", key]).expect_ok();
     assert_eq!(revision(&node), 1);
     // its members are gone, and with them what they might do
-    assert_eq!(verdict(), "reject");
     assert_eq!(
         verdict_of(node.json(&["policy", "check", &ipv6, "tcp/22"])),
         "reject"
