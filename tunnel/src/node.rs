@@ -179,8 +179,11 @@ async fn live(
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
     }
+    let mut keeper = plan.zone;
+    // Before anybody hears that the node stands: what was believed once is remembered, whatever happens next.
+    keeper.save(&plan.state)?;
 
-    let (zone, asks) = ZoneDesk::new(&plan.zone);
+    let (zone, asks) = ZoneDesk::new(&keeper);
     let control = Arc::new(Control {
         data: data.clone(),
         address,
@@ -197,7 +200,7 @@ async fn live(
         state: plan.state,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
-    let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), plan.zone, asks));
+    let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(met));

@@ -148,7 +148,6 @@ impl ZoneDesk {
 
 /// Looks for the file now and then, and when asked, and carries what it says to where it counts.
 pub async fn keep(control: Arc<Control>, mut keeper: Keeper, mut asks: mpsc::Receiver<Ask>) {
-    remember(&control, &mut keeper);
     let mut in_use = keeper.known().cloned();
     // A path was read before the start; a server is asked at once, now that the node stands.
     let mut wait = match keeper.from() {

@@ -209,14 +209,14 @@ fn sign_raises_the_revision_keeps_comments_and_check_names_the_line() {
         (good.replace("c=\r\n", ""), ": the entry c= is missing"),
         (
             good.replace("zone=0000002a", "zone=nowhere"),
-            ":10: zone=\"nowhere\" is not a zone",
+            ":9: zone=\"nowhere\" is not a zone",
         ),
         (
             good.replace("r=3", &format!("r={}", u64::MAX)),
             ": no revision is higher",
         ),
         (format!("{good}n=again\r\n"), ":1: \"n\" stands there again"),
-        (format!("{good}member.x=me\r\n"), ":13: member.x: "),
+        (format!("{good}member.x=me\r\n"), ":12: member.x: "),
     ] {
         fs::write(&file, &bad).unwrap();
         let error = state.fails_in_one_line(2, &["zone", "sign", &place]);
