@@ -218,6 +218,8 @@ fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Else a line that nobody reads any more is told on standard error, and that it cannot be told there is a panic.
+        .log_internal_errors(false)
         .with_ansi(colour);
     // The journal has its own clock.
     if std::env::var_os("JOURNAL_STREAM").is_some() {

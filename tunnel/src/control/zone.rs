@@ -167,10 +167,13 @@ pub async fn keep(control: Arc<Control>, mut keeper: Keeper, mut asks: mpsc::Rec
             wait = keeper.next();
             continue;
         }
+        let is_idle = keeper.is_idle();
         let looked = obey(&control, &mut keeper, ask.as_ref().map(|ask| ask.wish)).await;
         remember(&control, &mut keeper);
         wait = keeper.next();
-        control.zone.publish(&keeper, &looked, wait);
+        if !is_idle {
+            control.zone.publish(&keeper, &looked, wait);
+        }
         if let Some(known) = keeper.known()
             && !in_use.as_ref().is_some_and(|old| old.file == known.file)
         {
