@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use anode_platform::wake::Wake;
+use anode_routing::anode::{Registration, RelaySnapshot};
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use anode_wire::sealed::Record;
@@ -16,6 +17,7 @@ use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
 use tokio::sync::oneshot;
 
 use crate::policy::Policy;
+use crate::zone::Relays;
 
 /// Commands that may wait for the data thread. More than one client at a time is rare, so a full queue means it hangs.
 pub const QUEUE: usize = 64;
@@ -73,6 +75,13 @@ pub enum Command {
         /// Done.
         reply: Reply<()>,
     },
+    /// The zone's relays are these from now on.
+    SetRelays {
+        /// Replaces the old ones whole.
+        relays: Relays,
+        /// Done.
+        reply: Reply<()>,
+    },
     /// Uses a ticket: opens a session with its maker and shows the proof until there is an answer (Q29).
     Join {
         /// What the maker printed.
@@ -89,6 +98,8 @@ pub enum Command {
     },
     /// Where others can reach this node, the most promising first.
     Endpoints(Reply<Vec<SocketAddr>>),
+    /// What this relay does; `None`: the node does not relay.
+    Relay(Reply<Option<RelayReport>>),
     /// Every counter and gauge, named as in the metrics (`anode_rx_bytes_total`).
     Counters(Reply<Vec<(String, u64)>>),
     /// Close streams, remove the interface, end the thread.
@@ -132,7 +143,7 @@ pub enum Target {
 }
 
 /// Answer to [`Command::Status`].
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct StatusReport {
     /// Peers that are known.
     pub peers: usize,
@@ -140,6 +151,8 @@ pub struct StatusReport {
     pub reachable: usize,
     /// Open streams.
     pub streams: usize,
+    /// Relays through which others reach this node.
+    pub relays: Vec<RelaySnapshot>,
     /// Where it listens, as it is now (addresses may be unspecified).
     pub listen: Vec<SocketAddr>,
 }
@@ -168,8 +181,27 @@ pub struct PathReport {
     pub via: Via,
     /// Smoothed round trip, when it was measured.
     pub rtt: Option<Duration>,
+    /// The relay's address, where one is on the way and is known.
+    pub relay: Option<Address>,
+    /// Largest packet of the overlay in bytes.
+    pub mtu: u16,
     /// Whether traffic takes it now.
     pub active: bool,
+}
+
+/// Answer to [`Command::Relay`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct RelayReport {
+    /// Who is registered.
+    pub peers: Vec<Registration>,
+    /// How many may be.
+    pub peers_max: usize,
+    /// Packets passed on.
+    pub packets: u64,
+    /// Bytes passed on.
+    pub bytes: u64,
+    /// What was not passed on, or not registered, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
 }
 
 /// One answered echo.

@@ -8,10 +8,12 @@ use serde::Deserialize;
 
 use crate::Error;
 use crate::policy::Inbound;
+use crate::relay::{Relay, RelayEntry};
 use crate::value::{
     AbsolutePath, AddressText, DnsServer, InterfaceName, Listen, Loopback, Mtu, Number, PeerDigit,
     PeerEndpoint, PeerName, Text, ZoneText,
 };
+use crate::zone::ZoneFrom;
 
 /// Read when it exists and no `--config` is given, for the system's state directory only.
 pub const SYSTEM_CONFIG: &str = "/etc/anode/anode.toml";
@@ -35,8 +37,12 @@ pub struct Config {
     pub peer: Vec<Text<PeerEndpoint>>,
     /// `zone = "2a"`
     pub zone: Option<Text<ZoneText>>,
+    /// `zone-file = "zone"`: a path from the configuration's directory, a URL, or `none`
+    pub zone_file: Option<Text<ZoneFrom>>,
     /// `peer-id = 1`
     pub peer_id: Option<Number<PeerDigit>>,
+    /// `state = "relay-0"`: the state directory, from where the file is. Only in a file that `--config` names.
+    pub state: Option<PathBuf>,
     /// `control = "/run/anode/control.sock"`
     pub control: Option<Text<AbsolutePath>>,
     /// `log = "info"`: a level, or `target=level,…`
@@ -51,6 +57,10 @@ pub struct Config {
     pub dns: Dns,
     /// `[names]`: `box = "ADDRESS"`, for peers that are not trusted
     pub names: BTreeMap<Text<PeerName>, Text<AddressText>>,
+    /// `[relay]`: relay for others
+    pub relay: Option<Relay>,
+    /// `[[relays]]`: relays of our zone, where no zone file names them
+    pub relays: Vec<RelayEntry>,
 }
 
 /// The section `[dns]`: names for every program on this machine.
@@ -176,6 +186,10 @@ impl Config {
         let mut config: Self =
             toml::from_str(text).map_err(|error| toml_error(&error, text, path))?;
         config.inbound.locate(text, path)?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        config.zone_file = config
+            .zone_file
+            .map(|from| Text(from.0.relative_to(directory)));
         Ok(config)
     }
 }
@@ -211,6 +225,16 @@ impl ConfigSource {
             },
             Self::Nothing => Ok(Config::default()),
         }
+    }
+
+    /// The state directory that the file names: only one that was named itself may do so, since the system's file is read
+    /// because of the state directory.
+    pub fn state(&self) -> Result<Option<PathBuf>, Error> {
+        let Self::File(path) = self else {
+            return Ok(None);
+        };
+        let directory = path.parent().unwrap_or(path);
+        Ok(Config::load(path)?.state.map(|state| directory.join(state)))
     }
 
     /// The file, if there is to be one.
@@ -279,6 +303,7 @@ mod tests {
             no-tun = true
             listen = ["192.0.2.1:8737", "udp://[::]:0"]
             zone = "2a"
+            zone-file = "../zones/home"
             peer-id = 3
             control = "/run/anode/c.sock"
             log = "debug"
@@ -298,7 +323,9 @@ mod tests {
             [names]
             Box = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw"
         "#;
-        let config = Config::parse(text, Path::new("x")).unwrap();
+        let config = Config::parse(text, Path::new("/etc/anode/x")).unwrap();
+        let zone_file = ZoneFrom::Path("/etc/anode/../zones/home".into());
+        assert_eq!(config.zone_file.unwrap().0, zone_file);
         assert!(config.given_names().contains_key(&"box".parse().unwrap()));
         assert_eq!(config.name.unwrap().0.0, "net7");
         assert_eq!(config.mtu.unwrap().0, Mtu(1400));
@@ -353,10 +380,12 @@ mod tests {
                 "\"ssh\" is no port",
             ),
             (
-                "[inbound]\nallow = [\"any tcp/80\", \"zone:2a tcp/22\"]\n",
+                "[inbound]\nallow = [\"any tcp/80\", \"zone:2g tcp/22\"]\n",
                 ":2: ",
-                "any key may claim any zone",
+                "zone \"2g\": use 1 to 8 hex digits",
             ),
+            ("zone-file = \"\"\n", ":1: ", "zone-file is empty"),
+            ("zone-file = \"ftp://x/z\"\n", ":1: ", "use http or https"),
             ("[inbound]\nallow = \"any tcp/22\"\n", ":2: ", "sequence"),
             ("[inbound]\nallow = [22]\n", ":2: ", "a text in quotes"),
             (

@@ -25,7 +25,9 @@ use anode_netstack::Netstack;
 use anode_platform::tun::{Tun, TunConfig, is_gone};
 use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{ConfiguredPeer, Interface, NodeConfig, Pin, Plain, Pq, Security};
+use anode_routing::anode::{
+    ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, Security,
+};
 use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
@@ -35,6 +37,7 @@ use tokio::sync::mpsc;
 use crate::adapter::Adapter;
 use crate::command::{Command, DataHandle, News};
 use crate::node::{Interface as Wanted, ReadyInfo, Settings};
+use crate::zone::Relays;
 use crate::{Error, config};
 
 use control::Control;
@@ -159,12 +162,12 @@ fn start_overlay(
 ) -> Result<AnodeOverlay, Error> {
     let mut peers: Vec<ConfiguredPeer> = Vec::new();
     for peer in &settings.peers {
-        let endpoint = Endpoint::Udp(peer.endpoint);
+        let place = Place::Udp(peer.endpoint);
         match peers.iter_mut().find(|known| known.address == peer.address) {
-            Some(known) => known.endpoints.push(endpoint),
+            Some(known) => known.places.push(place),
             None => peers.push(ConfiguredPeer {
                 address: peer.address,
-                endpoints: vec![endpoint],
+                places: vec![place],
             }),
         }
     }
@@ -173,7 +176,7 @@ fn start_overlay(
         if !peers.iter().any(|known| known.address == *address) {
             peers.push(ConfiguredPeer {
                 address: *address,
-                endpoints: Vec::new(),
+                places: Vec::new(),
             });
         }
     }
@@ -182,11 +185,12 @@ fn start_overlay(
         peers,
         lan: settings.lan,
         security: security(settings.security),
+        relay: settings.relay,
         ..NodeConfig::default()
     };
     let learnt = settings.learnt.iter().map(|peer| Pin {
         address: peer.address,
-        endpoints: vec![peer.endpoint],
+        endpoints: vec![Place::Udp(peer.endpoint)],
     });
     let learnt: Vec<Pin> = learnt.collect();
     let mut overlay =
@@ -194,9 +198,17 @@ fn start_overlay(
     for address in &settings.trusted {
         overlay.trust(address);
     }
+    if let Some(relays) = settings.relays {
+        set_relays(&mut overlay, now, relays);
+    }
     overlay.import_pins(now, &learnt);
     overlay.import_records(now, &settings.records);
+    overlay.restore_registrations(now, &settings.registered);
     Ok(overlay)
+}
+
+fn set_relays(overlay: &mut AnodeOverlay, now: Instant, relays: Relays) {
+    overlay.set_relays(now, relays.zone, relays.count, relays.relays);
 }
 
 /// `[security]` in the overlay's terms.

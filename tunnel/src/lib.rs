@@ -4,6 +4,7 @@
 //!  cli ── output                       what people type and read; exit statuses
 //!   │
 //!   ├── config, value, names           flags and files to checked values, with the place of what is wrong
+//!   ├── zone                           the zone file: fetched, judged, kept, made
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
 //!   ├── dns                           names for other programs: a responder for .anode, systemd-resolved
@@ -27,7 +28,9 @@ pub mod names;
 pub mod node;
 pub mod output;
 pub mod policy;
+pub mod relay;
 pub mod state;
 pub mod value;
+pub mod zone;
 
 pub use error::Error;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
+use anode_routing::anode::{Registration, RelayConfig};
 use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,9 +19,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::Error;
 use crate::command::{Command, DataHandle, News, PeerReport};
 use crate::config::{ConfigSource, Security};
+use crate::control;
 use crate::control::listener::{Access, ControlSocket};
 use crate::control::server::{Control, InForce, router};
 use crate::control::tickets::Desk;
+use crate::control::zone::ZoneDesk;
 use crate::data;
 use crate::dns::responder::Responder;
 use crate::dns::{Hook, Names};
@@ -28,7 +31,9 @@ use crate::names::Given;
 use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, learnt, sessions};
+use crate::state::{LockedState, learnt, registered, sessions};
+use crate::zone::Relays;
+use crate::zone::keeper::Keeper;
 
 pub use crate::value::PeerEndpoint;
 
@@ -51,12 +56,18 @@ pub struct Settings {
     pub learnt: Vec<PeerEndpoint>,
     /// Announce on the LAN and listen there.
     pub lan: bool,
+    /// Relay for others.
+    pub relay: Option<RelayConfig>,
+    /// Who was registered with this relay when it ended last.
+    pub registered: Vec<Registration>,
     /// Whose keys are known from the start.
     pub trusted: Vec<Address>,
     /// Who may reach this machine.
     pub policy: Policy,
     /// What may go unsealed.
     pub security: Security,
+    /// The relays of the zone, as far as they are known at the start.
+    pub relays: Option<Relays>,
     /// What earlier sessions have taught.
     pub records: Vec<Record>,
     /// The state directory; locked by this process.
@@ -95,6 +106,8 @@ pub struct Plan {
     pub access: Access,
     /// Whom this machine trusts, with names.
     pub book: Book,
+    /// What keeps the zone's file.
+    pub zone: Keeper,
     /// `[inbound]`, of which the settings' policy was made.
     pub inbound: Inbound,
     /// Where it is read from again.
@@ -147,6 +160,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often learnt peers are written down, beside at the end and when a path to a new place was proven.
 const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 
+/// How often a relay writes down who is registered, if that has changed.
+const REGISTERED_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow.
 ///
 /// Whatever fails, nothing is left behind: the interface goes with its owner, the socket's file with its own.
@@ -175,6 +191,7 @@ async fn live(
     let in_force = InForce {
         inbound: plan.inbound,
         policy: plan.settings.policy.clone(),
+        members: plan.zone.members(),
     };
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
@@ -188,6 +205,9 @@ async fn live(
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
     }
+    let mut keeper = plan.zone;
+    // Before anybody hears that the node stands: what was believed once is remembered, whatever happens next.
+    keeper.save(&plan.state)?;
 
     let desk = Desk::new(&plan.book);
     let names = Arc::new(Names::new(
@@ -197,6 +217,7 @@ async fn live(
         responder.state(),
         data.clone(),
     ));
+    let (zone, asks) = ZoneDesk::new(&keeper);
     let control = Arc::new(Control {
         data: data.clone(),
         address,
@@ -205,6 +226,7 @@ async fn live(
         since: Instant::now(),
         desk,
         names: Arc::clone(&names),
+        zone,
         access: Mutex::new(in_force),
         source: plan.source,
         security,
@@ -212,7 +234,9 @@ async fn live(
         state: plan.state,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
+    let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
     let memory = tokio::spawn(remember(Arc::clone(&control)));
+    let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(tell.met));
     let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
     let responder = responder.start(names, address, info.interface.as_deref(), tell.named);
@@ -233,13 +257,16 @@ async fn live(
 
     notify::stopping();
     responder.stop().await;
+    zone.abort();
     memory.abort();
+    registrations.abort();
     hearing.abort();
     let outcome = match outcome {
         Some(Ok(())) => Err(Error::refused("the data thread ended by itself")),
         Some(Err(error)) => Err(error),
         None => {
             save_learnt(&control).await;
+            save_registered(&control, &mut Vec::new()).await;
             stop(&data, ended, signals).await
         }
     };
@@ -259,6 +286,7 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
             Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
         }
+        control.zone.look_soon();
     }
 }
 
@@ -355,6 +383,43 @@ async fn remember(control: Arc<Control>) {
         tokio::time::sleep(SAVE_INTERVAL).await;
         save_learnt(&control).await;
     }
+}
+
+/// Of a relay: writes down who is registered, when that has changed.
+async fn remember_registered(control: Arc<Control>) {
+    let mut written = Vec::new();
+    loop {
+        tokio::time::sleep(REGISTERED_INTERVAL).await;
+        if !save_registered(&control, &mut written).await {
+            return;
+        }
+    }
+}
+
+/// False: this node does not relay.
+async fn save_registered(control: &Control, written: &mut Vec<Registration>) -> bool {
+    let asked = tokio::time::timeout(STOP_TIMEOUT, control.data.ask(Command::Relay)).await;
+    let Ok(Ok(report)) = asked else {
+        return true;
+    };
+    let Some(report) = report else {
+        return false;
+    };
+    let is_same = |a: &Registration, b: &Registration| {
+        (a.address, a.digit, a.at) == (b.address, b.digit, b.at)
+    };
+    let same = written.len() == report.peers.len()
+        && written
+            .iter()
+            .zip(&report.peers)
+            .all(|(a, b)| is_same(a, b));
+    if !same {
+        if let Err(error) = registered::save(&control.state, &report.peers) {
+            tracing::warn!("{error}");
+        }
+        *written = report.peers;
+    }
+    true
 }
 
 async fn save_learnt(control: &Control) {

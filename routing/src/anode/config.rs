@@ -1,7 +1,8 @@
 //! What a node is told at its start.
+use super::Place;
 use super::limits::Rate;
 use anode_wire::sealed::{Plain, Pq};
-use anode_wire::{Address, Endpoint, PeerId};
+use anode_wire::{Address, PeerId};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct NodeConfig {
     pub lan: bool,
     /// What is sealed, and how.
     pub security: Security,
+    /// Relay packets for others.
+    pub relay: Option<RelayConfig>,
     /// Bounds of every table, queue and rate.
     pub limits: Limits,
     /// The stream protocol's tunables.
@@ -29,19 +32,20 @@ impl Default for NodeConfig {
             peers: Vec::new(),
             lan: true,
             security: Security::default(),
+            relay: None,
             limits: Limits::default(),
             stream: anode_stream::Config::default(),
         }
     }
 }
 
-/// A peer the operator named, with the endpoints where it may be.
+/// A peer the operator named, with the places where it may be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfiguredPeer {
     /// Its address.
     pub address: Address,
     /// Where it may be; may be empty (found by the LAN or by others).
-    pub endpoints: Vec<Endpoint>,
+    pub places: Vec<Place>,
 }
 
 /// `[security]`: sealed sessions with every peer, and what goes without one (DESIGN §5). Hints (EPC, EPI, NETID, WHOIS …)
@@ -52,6 +56,37 @@ pub struct Security {
     pub plain: Plain,
     /// Whether ML-KEM takes part in the keys.
     pub pq: Pq,
+}
+
+/// `[relay]`: this node passes packets on to peers that have registered with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RelayConfig {
+    /// Peers registered at once.
+    pub peers: usize,
+    /// Of these, how many from one source (an IPv4 address, an IPv6 /64).
+    pub peers_per_source: usize,
+    /// Bytes a second from one source, and to one peer; every packet counts for 256 bytes at least.
+    pub rate: u32,
+    /// Bytes a second in all.
+    pub rate_in_all: u32,
+    /// Also for addresses of other zones than our own.
+    pub any_zone: bool,
+    /// Tell registered peers of unreachable recipients (ERROR 0x04, D40), at most once a second each.
+    pub errors: bool,
+}
+
+impl Default for RelayConfig {
+    /// 100 Mbit/s for each and 1 Gbit/s for all.
+    fn default() -> Self {
+        Self {
+            peers: 10_000,
+            peers_per_source: 1024,
+            rate: 12_500_000,
+            rate_in_all: 125_000_000,
+            any_zone: false,
+            errors: false,
+        }
+    }
 }
 
 /// Bounds of every table, queue and rate.
@@ -113,6 +148,8 @@ pub struct Limits {
     pub control_bytes: usize,
     /// Bytes of datagrams queued for the sockets.
     pub datagram_bytes: usize,
+    /// Bytes of packets for others that no socket would take at once.
+    pub forwarded_bytes: usize,
     /// Events the program has not fetched, beyond which what can be repeated is dropped.
     pub events: usize,
 }
@@ -148,6 +185,7 @@ impl Default for Limits {
             controls_per_source: Rate::per_second(2, 10),
             control_bytes: 512 << 10,
             datagram_bytes: 1 << 20,
+            forwarded_bytes: 1 << 20,
             events: 65_536,
         }
     }

@@ -88,6 +88,11 @@ impl Contacts {
         self.open.contains_key(target)
     }
 
+    /// What is being searched.
+    pub fn targets(&self) -> Vec<Ipv6Addr> {
+        self.open.keys().copied().collect()
+    }
+
     pub fn len(&self) -> usize {
         self.open.len()
     }
@@ -195,6 +200,10 @@ impl Node {
             return;
         }
         peer.note_use(now, false);
+        self.add_relay_paths(now, found);
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         let stale = peer.is_stale(now);
         for path in &mut peer.paths {
             if path.deadline(true).is_none() {
@@ -300,6 +309,7 @@ impl Node {
             .failed
             .retain(|(_, target, _)| *target != ipv6);
         self.wake_streams_of(found);
+        self.relay_reached(now, found);
         let Some(contact) = self.contacts.open.get_mut(&ipv6) else {
             return;
         };

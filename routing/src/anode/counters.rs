@@ -28,7 +28,7 @@ counters! {
     dropped_malformed,
     /// Authentic, but its message could not be read.
     dropped_bad_message,
-    /// Hop count 255 (D18).
+    /// Hop count 255; to be relayed: above 16 (D18).
     dropped_hop_limit,
     /// Our own address as sender: reflected or looped.
     dropped_own_sender,
@@ -133,6 +133,36 @@ counters! {
     streams,
     /// Events that the program did not fetch in time.
     dropped_events,
+    /// Relays of ours that did not answer three PINGs.
+    relays_lost,
+    /// Packets passed on to registered peers.
+    relayed_packets,
+    /// Bytes passed on.
+    relayed_bytes,
+    /// Peers registered for relaying, again after an end among them.
+    relay_registrations,
+    /// Registrations that were not renewed.
+    relay_expired,
+    /// PINGs that did not register: of another zone, relayed, or in plain.
+    relay_refused,
+    /// Registrations beyond the table.
+    relay_full,
+    /// Registrations beyond what one source may have.
+    relay_full_source,
+    /// Registrations of an address whose short id another one has.
+    relay_same_id,
+    /// Packets for somebody who is not registered.
+    relay_unregistered,
+    /// Packets whose recipient is where they came from.
+    relay_back,
+    /// Packets of a source beyond its rate.
+    relay_source_limit,
+    /// Packets to a peer beyond its rate.
+    relay_recipient_limit,
+    /// Packets beyond the rate of all.
+    relay_limit,
+    /// Packets to be passed on that did not fit the queue.
+    relay_overflow,
     /// The network refused a packet: unreachable, too big, no buffer.
     tx_refused,
 }

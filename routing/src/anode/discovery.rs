@@ -1,15 +1,15 @@
 //! How endpoints and addresses are learned: EPC proves, EPI hints, NETID mirrors, WHOIS asks (Anode 0.8 §4.2.4 to §4.2.8, DESIGN §5).
-use super::path::{Origin, is_dialable};
+use super::path::{Origin, Path, Spot, Through, is_dialable};
 use super::peer::Standing;
 use super::peers::PeerRef;
 use super::receive::Arrival;
-use super::{Destination, Node, Plain, Sender};
+use super::{Destination, Node, Place, Plain, Sender};
 use anode_wire::message::iam_capacity;
 use anode_wire::sealed::{SEALED_BODY, SEALED_TAIL};
 use anode_wire::{Address, Endpoint, Message, PeerId};
 use rand_core::Rng as _;
 use std::collections::{HashMap, VecDeque};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 /// An EPC_REQ is answered within this time or not at all (D24).
@@ -32,7 +32,7 @@ pub(super) struct Checks {
 
 struct Check {
     peer: PeerRef,
-    endpoint: SocketAddr,
+    spot: Spot,
     sent: Instant,
     /// It was sent inside a session: only then is its answer a proof for traffic (Q25).
     sealed: bool,
@@ -52,15 +52,11 @@ impl Checks {
 
 impl Node {
     /// Asks an endpoint whether the peer is there.
-    pub(super) fn send_check(
-        &mut self,
-        now: Instant,
-        peer: PeerRef,
-        endpoint: SocketAddr,
-        socket: usize,
-    ) {
-        let same_family = |own: &SocketAddr| own.is_ipv4() == endpoint.is_ipv4();
-        if !self.sockets.get(socket).is_some_and(same_family) {
+    pub(super) fn send_check(&mut self, now: Instant, peer: PeerRef, spot: Spot) {
+        let Spot {
+            endpoint, socket, ..
+        } = spot;
+        if !self.reaches(socket, &endpoint) {
             self.counters.refused_endpoints += 1;
             return;
         }
@@ -92,7 +88,7 @@ impl Node {
             id,
             Check {
                 peer,
-                endpoint,
+                spot,
                 sent: now,
                 sealed,
             },
@@ -130,10 +126,13 @@ impl Node {
         self.checks.expire(now);
         let from = arrival.way.from;
         let answered = self.checks.open.get(&id).is_some_and(|check| {
-            check.peer == sender
-                && check.endpoint == from
-                && check.sealed == arrival.session.is_some()
-        }) && arrival.hop_count == 0;
+            // Over a relay the answer comes back over ours, wherever the question went.
+            let in_place = match check.spot.through {
+                Through::Direct => check.spot.endpoint == from && arrival.hop_count == 0,
+                Through::Relay(_) => true,
+            };
+            check.peer == sender && in_place && check.sealed == arrival.session.is_some()
+        });
         let Some(check) = answered.then(|| self.checks.open.remove(&id)).flatten() else {
             self.counters.epc_unexpected += 1;
             return;
@@ -141,7 +140,8 @@ impl Node {
         let Some(peer) = self.peers.get_mut(sender) else {
             return;
         };
-        let Some(path) = peer.path_mut(&from) else {
+        let of_check = |path: &&mut Path| check.spot.is_same(path);
+        let Some(path) = peer.paths.iter_mut().find(of_check) else {
             self.counters.epc_unexpected += 1;
             return;
         };
@@ -149,14 +149,22 @@ impl Node {
         path.prove(now, now.duration_since(check.sent));
         path.proven_sealed = check.sealed;
         path.peer_id = arrival.sender_peer;
+        let relayed = path.is_relayed();
+        if relayed {
+            path.hops = arrival.hop_count.max(1);
+        }
         let configured = peer.standing == Standing::Kept;
         peer.choose_path(now);
+        if !relayed {
+            self.register_proven(now, sender, &arrival);
+            self.follow_relay(sender);
+        }
         if first {
             self.tell_persist();
             self.counters.paths_proven += 1;
             self.contact_made(now, sender);
             // Before a session a proof counts for HELLO only (Q27).
-            if configured && self.channel(sender, PeerId::ANY).is_some() {
+            if configured && !relayed && self.channel(sender, PeerId::ANY).is_some() {
                 self.ask_netid(now, sender, &arrival);
             }
         }
@@ -173,11 +181,13 @@ impl Node {
     ) {
         let to = match endpoint {
             Endpoint::Unspecified => return,
-            Endpoint::Udp(to) if is_dialable(&to, false) && arrival.hop_count == 0 => to,
-            _ => {
-                self.counters.refused_endpoints += 1;
-                return;
-            }
+            Endpoint::Udp(to) => Some(Place::Udp(to)),
+            _ => None,
+        };
+        let acceptable = to.filter(|to| is_dialable(to, false) && arrival.hop_count == 0);
+        let Some(to) = acceptable else {
+            self.counters.refused_endpoints += 1;
+            return;
         };
         let Some(socket) = self.socket_for(&to) else {
             self.counters.refused_endpoints += 1;
@@ -216,7 +226,8 @@ impl Node {
         );
     }
 
-    /// Answers only towards the address that asked (any port): everything else would make us a reflector (D25, S21).
+    /// Answers only towards the address that asked (any port), and where a peer says that is registered with this relay:
+    /// everything else would make us a reflector (D25, S21).
     pub(super) fn handle_netid_req(
         &mut self,
         now: Instant,
@@ -228,10 +239,13 @@ impl Node {
         let from = arrival.way.from;
         let to = match endpoint {
             Endpoint::Unspecified => Some(from),
-            Endpoint::Udp(to) if to.ip() == from.ip() && is_dialable(&to, true) => Some(to),
+            Endpoint::Udp(to) => Some(Place::Udp(to)),
             _ => None,
         };
-        let Some(to) = to.filter(|_| {
+        let own = |to: &Place| *to == from || to.ip() == from.ip() && is_dialable(to, true);
+        let registered = self.is_registered(now, sender, arrival.sender_peer);
+        let allowed = |to: &Place| own(to) || registered && is_dialable(to, false);
+        let Some(to) = to.filter(allowed).filter(|_| {
             arrival.hop_count == 0 && self.budgets.netid.take(now, self.config.limits.netid)
         }) else {
             self.counters.dropped_netid += 1;
@@ -239,7 +253,7 @@ impl Node {
         };
         let reply = Message::Netid {
             id,
-            endpoint: Endpoint::Udp(to),
+            endpoint: to.to_endpoint(),
         };
         if self.may_reply(now, &arrival, &reply) {
             let destination = Destination {
@@ -260,7 +274,7 @@ impl Node {
         let Endpoint::Udp(seen) = endpoint else {
             return;
         };
-        if self.checks.netid != Some((id, sender)) || !is_dialable(&seen, true) {
+        if self.checks.netid != Some((id, sender)) || !is_dialable(&Place::Udp(seen), true) {
             self.counters.ignored_messages += 1;
             return;
         }
@@ -294,6 +308,10 @@ impl Node {
         for (_, _, peer, destination) in asked {
             self.send_control(now, peer, destination, Sender::Short, &question);
         }
+        // Whose zone it is nobody knows: relays that we have no session with are asked in plain.
+        for (relay, destination) in self.relays_without_route().into_iter().take(WHOIS_PEERS) {
+            self.send_control(now, relay, destination, Sender::Full, &question);
+        }
     }
 
     /// We answer for ourselves only; relays answer for those registered with them.
@@ -304,13 +322,18 @@ impl Node {
         arrival: Arrival,
         prefixes: &[Ipv6Addr],
     ) {
-        if !prefixes.contains(&self.own.ipv6) || iam_capacity(arrival.body_len) == 0 {
+        let address_of = |prefix: &Ipv6Addr| match *prefix == self.own.ipv6 {
+            true => Some(self.own.address),
+            false => self.registered_address(now, prefix),
+        };
+        let known = prefixes.iter().filter_map(address_of);
+        let known = known.map(|address| *address.as_bytes());
+        let addresses: Vec<_> = known.take(iam_capacity(arrival.body_len)).collect();
+        if addresses.is_empty() {
             self.counters.dropped_whois += 1;
             return;
         }
-        let reply = Message::Iam {
-            addresses: vec![*self.own.address.as_bytes()],
-        };
+        let reply = Message::Iam { addresses };
         if self.may_reply(now, &arrival, &reply) {
             self.reply(now, sender, &arrival, &reply);
         }

@@ -5,7 +5,7 @@
 use super::limits::{Bucket, SourceBuckets};
 use super::path::{Origin, is_dialable};
 use super::peer::Standing;
-use super::{Destination, Interface, Limits, Node, Timer, Way};
+use super::{Destination, Interface, Limits, Node, Place, Timer, Way};
 use anode_wire::message::kind;
 use anode_wire::{Address, AddressId, Endpoint, Header, Message, Packet, Party, PeerId};
 use rand_core::Rng as _;
@@ -152,7 +152,7 @@ impl Node {
             for (address, _) in &interface.addresses {
                 if address.is_ipv4() {
                     targets.push((
-                        SocketAddr::from((Ipv4Addr::BROADCAST, PORT)),
+                        Place::Udp(SocketAddr::from((Ipv4Addr::BROADCAST, PORT))),
                         Some(*address),
                     ));
                 }
@@ -164,7 +164,7 @@ impl Node {
             {
                 let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
                 targets.push((
-                    SocketAddrV6::new(all_nodes, PORT, 0, interface.index).into(),
+                    Place::Udp(SocketAddrV6::new(all_nodes, PORT, 0, interface.index).into()),
                     None,
                 ));
             }
@@ -173,7 +173,7 @@ impl Node {
             let usable = self
                 .sockets
                 .iter()
-                .position(|own| own.is_ipv4() == to.is_ipv4() && !own.ip().is_loopback());
+                .position(|own| own.is_ipv4() == to.ip().is_ipv4() && !own.ip().is_loopback());
             if let Some(socket) = usable {
                 self.send_beacon(Destination { to, socket, source });
             }
@@ -256,7 +256,7 @@ impl Node {
         let may_be_answer = sent.is_some_and(|at| now.duration_since(at) < ANSWERS_WITHIN);
         if peer
             .beacons
-            .wants_answer(now, way.from.is_ipv4(), may_be_answer)
+            .wants_answer(now, way.from.ip().is_ipv4(), may_be_answer)
         {
             self.answer_beacon(now, way);
         }
@@ -314,10 +314,12 @@ impl Node {
         self.timers.set(Timer::Lan, at, "beacon");
     }
 
-    fn is_neighbour(&self, from: &SocketAddr) -> bool {
+    fn is_neighbour(&self, from: &Place) -> bool {
         let scope = match from {
-            SocketAddr::V6(v6) => v6.scope_id(),
-            SocketAddr::V4(_) => 0,
+            Place::Udp(SocketAddr::V6(v6)) => v6.scope_id(),
+            Place::Udp(SocketAddr::V4(_)) => 0,
+            // Beacons are datagrams.
+            _ => return false,
         };
         self.interfaces
             .iter()

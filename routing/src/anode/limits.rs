@@ -43,6 +43,18 @@ impl Bucket {
         true
     }
 
+    /// Takes so many tokens if there are as many, or the bucket is full: what is larger than a burst passes a rested bucket.
+    pub fn take_many(&mut self, now: Instant, rate: Rate, tokens: u32) -> bool {
+        let full_at = self.full_at.map_or(now, |at| at.max(now));
+        let missing = full_at.duration_since(now);
+        let room = rate.interval * rate.burst.max(1);
+        if !missing.is_zero() && missing + rate.interval * tokens > room {
+            return false;
+        }
+        self.full_at = Some(full_at + rate.interval * tokens);
+        true
+    }
+
     /// Whether `take` would find nothing.
     pub fn is_empty(&self, now: Instant, rate: Rate) -> bool {
         let missing = self
@@ -75,6 +87,12 @@ impl SourceBuckets {
     pub fn take(&mut self, now: Instant, source: IpAddr) -> bool {
         let slot = self.slot(source);
         self.buckets[slot].take(now, self.rate)
+    }
+
+    /// Takes so many tokens of this source; see [`Bucket::take_many`].
+    pub fn take_many(&mut self, now: Instant, source: IpAddr, tokens: u32) -> bool {
+        let slot = self.slot(source);
+        self.buckets[slot].take_many(now, self.rate, tokens)
     }
 
     /// Whether this source has no token left.
@@ -112,6 +130,22 @@ mod tests {
             .filter(|i| bucket.take(start + Duration::from_millis(50 * i), rate))
             .count();
         assert_eq!(later, 10, "one second at ten a second");
+    }
+
+    #[test]
+    fn many_tokens_at_once_pass_at_the_same_rate() {
+        let (start, rate) = (Instant::now(), Rate::per_second(1_000_000, 100_000));
+        let mut bucket = Bucket::default();
+        let burst = (0..100)
+            .filter(|_| bucket.take_many(start, rate, 10_000))
+            .count();
+        assert_eq!(burst, 10);
+        let later: usize = (1..=100)
+            .filter(|i| bucket.take_many(start + Duration::from_millis(10 * i), rate, 10_000))
+            .count();
+        assert_eq!(later, 100, "a million a second");
+        assert!(bucket.take_many(start + Duration::from_secs(9), rate, 1_000_000));
+        assert!(!bucket.take_many(start + Duration::from_secs(9), rate, 1));
     }
 
     #[test]

@@ -23,8 +23,11 @@ mod path;
 mod peer;
 mod peers;
 mod ping;
+mod place;
 mod receive;
 mod refusal;
+mod relay;
+mod relays;
 mod sealing;
 #[cfg(test)]
 mod sim;
@@ -35,16 +38,19 @@ mod tests;
 mod timers;
 
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
-pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, Security};
+pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
 pub use limits::Rate;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
 pub use path::{INITIAL_PACKET, Origin};
+pub use place::{Place, Transport};
+pub use relay::{Onward, Registration};
+pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
 use anode_wire::sealed::{self, Sessions};
-use anode_wire::{Address, Endpoint, Identity, Message, PeerId};
+use anode_wire::{Address, Identity, Message, PeerId};
 use contact::Contacts;
 use discovery::Checks;
 use guard::{Envelope, Own};
@@ -57,6 +63,8 @@ use peers::{PeerRef, PeerTable};
 use ping::Pings;
 use rand_core::CryptoRng;
 use receive::Arrival;
+use relay::Relay;
+use relays::{Registrations, ZoneRelays};
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -90,6 +98,10 @@ pub struct Node {
     counters: Counters,
     /// Where others see us, from NETID: latest last.
     external: VecDeque<SocketAddr>,
+    zone_relays: Vec<ZoneRelays>,
+    registrations: Registrations,
+    relay: Option<Box<Relay>>,
+    forwarded: Queue,
     scratch: Vec<u8>,
 }
 
@@ -122,11 +134,19 @@ impl Node {
     /// sessions; both ask the system at each use outside of simulations (Q17).
     pub fn new(
         identity: Identity,
-        config: NodeConfig,
+        mut config: NodeConfig,
         rngs: [Box<dyn CryptoRng + Send>; 2],
         now: Now,
     ) -> Self {
         let [mut rng, sessions_rng] = rngs;
+        let mut session_limits = sealed::Limits::default();
+        if let Some(relay) = &config.relay {
+            // Who is registered must not have to make room for strangers.
+            let places = relay.peers + relay.peers / 4;
+            config.limits.strangers = config.limits.strangers.max(places);
+            session_limits.peers = session_limits.peers.max(places);
+            session_limits.agreements = session_limits.agreements.max(places);
+        }
         let mut key = || (rng.next_u64(), rng.next_u64());
         let limits = &config.limits;
         let budgets = Budgets {
@@ -141,13 +161,14 @@ impl Node {
             control_sources: SourceBuckets::new(limits.controls_per_source, key()),
         };
         let lan = Lan::new(limits, key());
+        let relay = config.relay.map(|relay| Box::new(Relay::new(relay, key())));
         let sessions = Sessions::new(
             &identity,
             sealed::Config {
                 peer: config.peer_id,
                 pq: config.security.pq,
                 plain: config.security.plain,
-                limits: sealed::Limits::default(),
+                limits: session_limits,
             },
             sessions_rng,
         );
@@ -173,11 +194,15 @@ impl Node {
             budgets,
             counters: Counters::default(),
             external: VecDeque::new(),
+            zone_relays: Vec::new(),
+            registrations: Registrations::default(),
+            relay,
+            forwarded: Queue::new(limits.forwarded_bytes),
             scratch: Vec::new(),
             config,
         };
         for peer in std::mem::take(&mut node.config.peers) {
-            node.add_peer(now.at, peer.address, &peer.endpoints, true);
+            node.add_peer(now.at, peer.address, &peer.places, true);
         }
         node
     }
@@ -223,6 +248,7 @@ impl Node {
             self.interfaces = interfaces;
             self.announce(now);
             self.check_all_paths(now);
+            self.doubt_registrations(now);
         }
     }
 
@@ -242,14 +268,8 @@ impl Node {
         }
     }
 
-    /// Names a peer and where it may be. A pinned one is never forgotten; UDP endpoints are dialled when traffic wants it.
-    pub fn add_peer(
-        &mut self,
-        now: Instant,
-        address: Address,
-        endpoints: &[Endpoint],
-        pinned: bool,
-    ) {
+    /// Names a peer and where it may be. A pinned one is never forgotten; its places are asked when traffic wants it.
+    pub fn add_peer(&mut self, now: Instant, address: Address, places: &[Place], pinned: bool) {
         if address == self.own.address {
             return;
         }
@@ -261,21 +281,13 @@ impl Node {
         let Some(found) = self.learn_peer(now, address, standing) else {
             return;
         };
-        for endpoint in endpoints {
+        for place in places {
             // Before the sockets are known any number will do: `set_sockets` corrects it.
-            let socket = match endpoint {
-                Endpoint::Udp(to) => self.socket_for(to).unwrap_or(0),
-                _ => 0,
-            };
+            let socket = self.socket_for(place).unwrap_or(0);
             let Some(peer) = self.peers.get_mut(found) else {
                 return;
             };
-            if !peer.endpoints.contains(endpoint) {
-                peer.endpoints.push(endpoint.clone());
-            }
-            if let Endpoint::Udp(to) = endpoint
-                && let Some(path) = peer.add_path(now, *to, socket, Origin::Configured)
-            {
+            if let Some(path) = peer.add_path(now, *place, socket, Origin::Configured) {
                 path.origin = Origin::Configured;
             }
         }
@@ -327,8 +339,12 @@ impl Node {
         found
     }
 
-    /// The socket that reaches an endpoint: one bound to everything, or to the same kind of address. `None`: we have none of its family.
-    fn socket_for(&self, to: &SocketAddr) -> Option<usize> {
+    /// The socket that reaches a place: one bound to everything, or to the same kind of address; `None`: we have none of its
+    /// family. What is not UDP finds its way by itself.
+    fn socket_for(&self, to: &Place) -> Option<usize> {
+        let Some(to) = to.udp() else {
+            return Some(0);
+        };
         let score = |own: &SocketAddr| match () {
             () if own.ip().is_unspecified() => 1,
             () if own.ip().is_loopback() == to.ip().is_loopback() => 2,
@@ -338,6 +354,14 @@ impl Node {
         let usable = usable.filter(|(_, own)| own.is_ipv4() == to.is_ipv4());
         let best = usable.max_by_key(|(index, own)| (score(own), std::cmp::Reverse(*index)));
         best.map(|(index, _)| index)
+    }
+
+    /// Whether this socket sends to that kind of place.
+    fn reaches(&self, socket: usize, to: &Place) -> bool {
+        to.udp().is_none_or(|to| {
+            let same_family = |own: &SocketAddr| own.is_ipv4() == to.is_ipv4();
+            self.sockets.get(socket).is_some_and(same_family)
+        })
     }
 
     /// Queues a message to a peer at a destination that may not be a path yet.
@@ -375,7 +399,7 @@ impl Node {
 
     /// Answers a message the way it came: in the same session, or in plain.
     fn reply(&mut self, now: Instant, to: PeerRef, arrival: &Arrival, message: &Message<'_>) {
-        self.reply_at(now, to, arrival, arrival.way.reply_to(), message);
+        self.reply_at(now, to, arrival, self.answer_to(to, arrival), message);
     }
 
     /// The same, to another place.
@@ -411,6 +435,9 @@ impl Node {
     /// Small packets go before streams; datagrams and streams take turns.
     pub fn poll_transmit(&mut self, now: Instant, batch: &mut TransmitBatch) -> bool {
         self.control.pop_into(batch);
+        if batch.is_empty() {
+            self.forwarded.pop_into(batch);
+        }
         if batch.is_empty() && self.streams_next {
             self.fill_from_streams(now, batch);
             self.streams_next = false;
@@ -447,6 +474,8 @@ impl Node {
                 Timer::Stream(stream) => self.handle_stream_timer(now, stream),
                 Timer::Contact(target) => self.handle_contact_timer(now, target),
                 Timer::Lan => self.handle_lan_timer(now),
+                Timer::Relay => self.handle_relay_timer(now),
+                Timer::Registration => self.handle_registration_timer(now),
             }
         }
     }
@@ -463,7 +492,8 @@ impl Node {
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
-        if peer.silence_deadline().is_some_and(|at| at <= now) {
+        let silent = peer.silence_deadline().is_some_and(|at| at <= now);
+        if silent {
             peer.clear_awaiting();
             for path in &mut peer.paths {
                 path.probe(now);
@@ -480,7 +510,7 @@ impl Node {
             match peer.paths[index].act(now, in_use) {
                 Some(Action::Ask) => {
                     peer.paths[index].asked = Some(now);
-                    asks.push((peer.paths[index].endpoint, peer.paths[index].socket))
+                    asks.push(peer.paths[index].spot());
                 }
                 Some(Action::Lost) => {
                     self.counters.paths_lost += 1;
@@ -501,8 +531,12 @@ impl Node {
         }
         peer.choose_path(now);
         let (lost, ipv6) = (had_path && !peer.has_proven_path(), peer.ipv6);
-        for (endpoint, socket) in asks {
-            self.send_check(now, found, endpoint, socket);
+        for spot in asks {
+            self.send_check(now, found, spot);
+        }
+        self.follow_relay(found);
+        if silent {
+            self.doubt_relays(now, found);
         }
         if lost && in_use {
             // Whoever waits for this peer is told when no candidate answers either.
@@ -532,10 +566,12 @@ impl Node {
         now: Instant,
         found: PeerRef,
         way: &Way,
-        hops: u8,
         peer_id: PeerId,
         earned: usize,
     ) {
+        if way.hops > 0 {
+            return self.nominate_relayed(now, found, way, peer_id, earned);
+        }
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
@@ -552,8 +588,7 @@ impl Node {
                 return;
             }
         }
-        if hops > 0
-            || !is_dialable(&way.from, true)
+        if !is_dialable(&way.from, true)
             || !peer.nominations.take(now, self.config.limits.nominations)
         {
             self.counters.dropped_nominations += 1;

@@ -1,7 +1,8 @@
 //! What goes to the sockets: packets to one destination lie one behind the other, so that they leave in one call (GSO).
+use super::Place;
 use anode_wire::PeerId;
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// Bytes of one batch at most: what UDP segmentation offload takes in one call, less headers.
 pub const MAX_BATCH_BYTES: usize = 65_000;
@@ -26,8 +27,8 @@ pub enum Ecn {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Destination {
     /// The endpoint.
-    pub to: SocketAddr,
-    /// Index in the list given to `set_sockets`.
+    pub to: Place,
+    /// Index in the list given to `set_sockets`; 0 for what is not UDP.
     pub socket: usize,
     /// The source address to use, where it matters: broadcasts (it chooses the interface) and answers.
     pub source: Option<IpAddr>,
@@ -37,8 +38,8 @@ pub struct Destination {
 #[derive(Debug)]
 pub struct Received<'a> {
     /// Who sent it.
-    pub from: SocketAddr,
-    /// Index of our socket that answers to it.
+    pub from: Place,
+    /// Index of our socket that answers to it; 0 for what is not UDP.
     pub socket: usize,
     /// The own address it was sent to, where the system tells.
     pub local_ip: Option<IpAddr>,
@@ -53,13 +54,15 @@ pub struct Received<'a> {
 /// How one datagram came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Way {
-    pub from: SocketAddr,
-    /// Index of our socket that answers to it.
+    pub from: Place,
+    /// Index of our socket that answers to it; 0 for what is not UDP.
     pub socket: usize,
     pub local_ip: Option<IpAddr>,
     pub ecn: Ecn,
     /// Bytes of the datagram.
     pub len: usize,
+    /// Relays that it says it has passed; nobody vouches for that (A39).
+    pub hops: u8,
 }
 
 impl Way {
@@ -95,7 +98,7 @@ impl TransmitBatch {
     /// An empty batch for a socket that takes `max_segments` packets in one call (1: no offload).
     pub fn new(max_segments: usize) -> Self {
         let nowhere = Destination {
-            to: SocketAddr::from(([0, 0, 0, 0], 0)),
+            to: Place::NOWHERE,
             socket: 0,
             source: None,
         };
@@ -268,10 +271,11 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
 
     fn to(port: u16) -> Destination {
         Destination {
-            to: SocketAddr::from(([192, 0, 2, 1], port)),
+            to: SocketAddr::from(([192, 0, 2, 1], port)).into(),
             socket: 0,
             source: None,
         }
@@ -289,7 +293,7 @@ mod tests {
             batch.clear(64);
             queue.pop_into(&mut batch);
             shapes.push((
-                batch.destination.to.port(),
+                batch.destination.to.udp().unwrap().port(),
                 batch.packets().map(<[u8]>::len).collect::<Vec<_>>(),
             ));
         }

@@ -1,6 +1,8 @@
 //! One way to reach a peer: an underlay endpoint, and what is known of it (Anode 0.8 §4.2.4 and §4.2.5, D24).
+use super::Place;
+use super::peers::PeerRef;
 use anode_wire::PeerId;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Largest packet on a path before anything larger was proven: the smallest IPv6 MTU less 48 (D36).
@@ -27,6 +29,17 @@ pub enum Origin {
     Hint,
     /// The source of an authentic packet.
     Nominated,
+    /// A relay of its zone that stands for it (A22).
+    Relay,
+}
+
+/// What is at the endpoint of a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Through {
+    /// The peer itself.
+    Direct,
+    /// A relay, which may be known to us (A16).
+    Relay(Option<PeerRef>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,8 +76,30 @@ pub(super) enum Action {
     Failed,
 }
 
+/// Where a path leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Spot {
+    pub endpoint: Place,
+    pub socket: usize,
+    pub through: Through,
+}
+
+impl Spot {
+    /// Whether that is one path: over a known relay wherever that is, else by the place.
+    pub fn is_same(&self, path: &Path) -> bool {
+        match self.through {
+            Through::Relay(Some(_)) => self.through == path.through,
+            Through::Relay(None) | Through::Direct => {
+                self.endpoint == path.endpoint
+                    && path.is_relayed() == (self.through != Through::Direct)
+            }
+        }
+    }
+}
+
 pub(super) struct Path {
-    pub endpoint: SocketAddr,
+    pub endpoint: Place,
+    pub through: Through,
     /// Index of the own socket that reaches it.
     pub socket: usize,
     pub origin: Origin,
@@ -89,9 +124,10 @@ pub(super) struct Path {
 }
 
 impl Path {
-    pub fn new(now: Instant, endpoint: SocketAddr, socket: usize, origin: Origin) -> Self {
+    pub fn new(now: Instant, endpoint: Place, socket: usize, origin: Origin) -> Self {
         Self {
             endpoint,
+            through: Through::Direct,
             socket,
             origin,
             state: State::Candidate,
@@ -104,6 +140,28 @@ impl Path {
             credit: None,
             asked: None,
             greeted: None,
+        }
+    }
+
+    /// Where it leads, for a question that is to be asked there.
+    pub fn spot(&self) -> Spot {
+        Spot {
+            endpoint: self.endpoint,
+            socket: self.socket,
+            through: self.through,
+        }
+    }
+
+    /// A relay is on the way.
+    pub fn is_relayed(&self) -> bool {
+        self.through != Through::Direct
+    }
+
+    /// The relay on the way, where it is known.
+    pub fn relay(&self) -> Option<PeerRef> {
+        match self.through {
+            Through::Relay(relay) => relay,
+            Through::Direct => None,
         }
     }
 
@@ -278,7 +336,12 @@ impl Path {
 
 /// Whether an endpoint that somebody else names may be dialled (S16). `own_source`: it is where a packet really came from,
 /// so loopback is this machine itself (the kernel drops such packets from outside).
-pub(super) fn is_dialable(endpoint: &SocketAddr, own_source: bool) -> bool {
+pub(super) fn is_dialable(place: &Place, own_source: bool) -> bool {
+    let endpoint = match place {
+        // One machine of that link, not a group of them.
+        Place::Ethernet { mac, .. } => return mac[0] & 1 == 0 && *mac != [0; 6],
+        Place::Udp(at) | Place::Tcp(at) | Place::Tls(at) | Place::Http(at) | Place::Https(at) => at,
+    };
     if endpoint.port() == 0 {
         return false;
     }
@@ -305,14 +368,14 @@ pub(super) fn is_dialable(endpoint: &SocketAddr, own_source: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
+
+    fn udp(text: &str) -> Place {
+        Place::Udp(text.parse::<SocketAddr>().unwrap())
+    }
 
     fn path(now: Instant) -> Path {
-        Path::new(
-            now,
-            "192.0.2.1:8737".parse().unwrap(),
-            0,
-            Origin::Configured,
-        )
+        Path::new(now, udp("192.0.2.1:8737"), 0, Origin::Configured)
     }
 
     #[test]
@@ -377,7 +440,7 @@ mod tests {
             "[::ffff:192.0.2.1]:1",
         ];
         for text in refused {
-            assert!(!is_dialable(&text.parse().unwrap(), false), "{text}");
+            assert!(!is_dialable(&udp(text), false), "{text}");
         }
         for text in [
             "192.0.2.1:8737",
@@ -386,10 +449,10 @@ mod tests {
             "[fe80::1]:8737",
             "[fd00::1]:8737",
         ] {
-            assert!(is_dialable(&text.parse().unwrap(), false), "{text}");
+            assert!(is_dialable(&udp(text), false), "{text}");
         }
         assert!(
-            is_dialable(&"127.0.0.1:1".parse().unwrap(), true),
+            is_dialable(&udp("127.0.0.1:1"), true),
             "a packet from this machine itself"
         );
     }

@@ -1,11 +1,13 @@
 //! One peer: its key, its paths, and what it was last seen doing.
 use super::lan::Heard;
 use super::limits::Bucket;
-use super::output::{Destination, Route};
-use super::path::{CHECK_AFTER, Origin, Path};
+use super::output::{Destination, Route, Way};
+use super::path::{CHECK_AFTER, Origin, Path, Through};
+use super::peers::PeerRef;
+use super::{Place, Transport};
 use anode_wire::sealed::PeerKey;
-use anode_wire::{Address, AddressId, Endpoint, Identity, MacKey, PeerId};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use anode_wire::{Address, AddressId, Identity, MacKey, PeerId};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// Paths of one peer at most.
@@ -38,6 +40,8 @@ pub(super) struct Sources {
     pub lan: bool,
     pub whois: bool,
     pub peer: bool,
+    /// It is a relay of a zone.
+    pub zone: bool,
 }
 
 impl Sources {
@@ -48,6 +52,7 @@ impl Sources {
             (self.lan, "lan"),
             (self.whois, "whois"),
             (self.peer, "peer"),
+            (self.zone, "zone"),
         ]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
@@ -100,6 +105,9 @@ pub(super) enum Speech {
     Draft { try_again: Instant },
 }
 
+/// What one path is better in than another, the smaller the better: overdue, relays passed, transport, round trip.
+type Rank = (bool, u8, Transport, Duration);
+
 pub(super) struct Peer {
     pub address: Address,
     pub id: AddressId,
@@ -112,12 +120,10 @@ pub(super) struct Peer {
     pub beacons: Heard,
     key: Option<MacKey>,
     pub paths: Vec<Path>,
-    /// Endpoints that the operator named, also those this node cannot dial.
-    pub endpoints: Vec<Endpoint>,
     /// Index into `paths` of the one that is used.
     active: Option<usize>,
     /// The last endpoint that was proven, for streams that still hope.
-    last_resort: Option<(SocketAddr, usize)>,
+    last_resort: Option<(Place, usize)>,
     pub last_heard: Option<Instant>,
     pub last_used: Option<Instant>,
     /// Since when something sent waits for anything authentic.
@@ -130,6 +136,10 @@ pub(super) struct Peer {
     pub mac_failures: Bucket,
     pub nominations: Bucket,
     pub hints: Bucket,
+    /// ERRORs of ours to it, as a relay (D40).
+    pub errors: Bucket,
+    /// When it asked us to relay for it from a place that is still to be proven (D40).
+    pub registers: Option<Instant>,
     replay: Option<Box<ReplayRing>>,
     pub streams: u32,
     pub pending_streams: u32,
@@ -158,7 +168,6 @@ impl Peer {
             beacons: Heard::default(),
             key: None,
             paths: Vec::new(),
-            endpoints: Vec::new(),
             active: None,
             last_resort: None,
             last_heard: None,
@@ -169,6 +178,8 @@ impl Peer {
             mac_failures: Bucket::default(),
             nominations: Bucket::default(),
             hints: Bucket::default(),
+            errors: Bucket::default(),
+            registers: None,
             replay: None,
             streams: 0,
             pending_streams: 0,
@@ -233,13 +244,36 @@ impl Peer {
         self.paths.iter().any(Path::is_proven)
     }
 
-    pub fn is_proven_at(&self, source: &SocketAddr) -> bool {
+    pub fn is_proven_at(&self, source: &Place) -> bool {
         self.paths
             .iter()
             .any(|path| path.is_proven() && path.endpoint == *source)
     }
 
-    pub fn path_mut(&mut self, endpoint: &SocketAddr) -> Option<&mut Path> {
+    /// Whether a packet that came this way came over a proven path: the way back of a relayed one leads over the peer's own
+    /// relays, and may be another than the way it came.
+    pub fn is_proven_way(&self, way: &Way) -> bool {
+        match way.hops {
+            0 => self.is_proven_at(&way.from),
+            _ => self
+                .paths
+                .iter()
+                .any(|path| path.is_relayed() && path.is_proven()),
+        }
+    }
+
+    /// Whether the used path, proven, is the one that a packet of this peer id took.
+    pub fn is_used_way(&self, way: &Way, digit: PeerId) -> bool {
+        self.active_path().is_some_and(|path| {
+            let took = match way.hops {
+                0 => path.endpoint == way.from,
+                _ => path.is_relayed(),
+            };
+            took && path.peer_id == digit && path.is_proven()
+        })
+    }
+
+    pub fn path_mut(&mut self, endpoint: &Place) -> Option<&mut Path> {
         self.paths
             .iter_mut()
             .find(|path| path.endpoint == *endpoint)
@@ -255,12 +289,14 @@ impl Peer {
         let Some(active) = self.active_path().filter(|path| path.is_proven()) else {
             return self.unproven_route();
         };
-        let path = if wanted == PeerId::ANY || active.peer_id == wanted {
+        // A relay finds any of the peers by the packet's own peer id (A45).
+        let leads_there = |path: &Path| path.peer_id == wanted || path.is_relayed();
+        let path = if wanted == PeerId::ANY || leads_there(active) {
             active
         } else {
             self.paths
                 .iter()
-                .find(|path| path.is_proven() && path.peer_id == wanted)
+                .find(|path| path.is_proven() && leads_there(path))
                 .unwrap_or(active)
         };
         Some(route_over(path, None))
@@ -274,7 +310,7 @@ impl Peer {
     }
 
     /// Bytes go to an endpoint: they count where it is not proven.
-    pub fn spend(&mut self, to: &SocketAddr, bytes: usize) {
+    pub fn spend(&mut self, to: &Place, bytes: usize) {
         if let Some(path) = self.path_mut(to) {
             path.spend(bytes);
         }
@@ -319,7 +355,7 @@ impl Peer {
     pub fn add_path(
         &mut self,
         now: Instant,
-        endpoint: SocketAddr,
+        endpoint: Place,
         socket: usize,
         origin: Origin,
     ) -> Option<&mut Path> {
@@ -338,7 +374,7 @@ impl Peer {
                 .filter(|index| {
                     let path = &self.paths[*index];
                     !path.is_proven()
-                        && path.origin != Origin::Configured
+                        && !matches!(path.origin, Origin::Configured | Origin::Relay)
                         && (!crowded || path.origin == origin)
                 })
                 .min_by_key(|index| self.paths[*index].touched)?;
@@ -346,6 +382,91 @@ impl Peer {
         }
         self.paths.push(Path::new(now, endpoint, socket, origin));
         self.paths.last_mut()
+    }
+
+    /// The paths over its relays are these; others, of an earlier zone file, go.
+    pub fn drop_relay_paths_except(&mut self, now: Instant, relays: &[PeerRef]) {
+        let stale = |path: &Path| {
+            path.origin == Origin::Relay
+                && path.relay().is_none_or(|relay| !relays.contains(&relay))
+        };
+        while let Some(index) = self.paths.iter().position(stale) {
+            self.remove_path(index);
+            self.choose_path(now);
+        }
+    }
+
+    /// A path over one of its relays, if there is none yet. It is no better than any candidate until the peer has answered.
+    pub fn add_relay_path(&mut self, now: Instant, relay: PeerRef, at: Place, socket: usize) {
+        if self.paths.iter().any(|path| path.relay() == Some(relay)) {
+            return;
+        }
+        // The relay that packets came through before it was known as one of the peer's.
+        let anonymous = |path: &Path| path.through == Through::Relay(None) && path.endpoint == at;
+        if let Some(index) = self.paths.iter().position(anonymous) {
+            self.paths[index].through = Through::Relay(Some(relay));
+            self.paths[index].origin = Origin::Relay;
+            return;
+        }
+        if let Some(path) = self.add_path(now, at, socket, Origin::Relay)
+            && path.origin == Origin::Relay
+        {
+            path.through = Through::Relay(Some(relay));
+            path.hops = 1;
+        }
+    }
+
+    pub fn has_relay_path(&self) -> bool {
+        self.paths.iter().any(Path::is_relayed)
+    }
+
+    /// Whether a path over this relay goes elsewhere than to this place.
+    pub fn leads_over(&self, relay: PeerRef, at: &Place) -> bool {
+        let mut over = self.paths.iter().filter(|p| p.relay() == Some(relay));
+        over.any(|path| path.endpoint != *at)
+    }
+
+    /// The relay is reached elsewhere now.
+    pub fn move_relay_path(&mut self, relay: PeerRef, at: Place, socket: usize) {
+        for path in &mut self.paths {
+            if path.relay() == Some(relay) {
+                path.endpoint = at;
+                path.socket = socket;
+            }
+        }
+    }
+
+    /// The relay path that a packet from this place stands for: the one that leads there, else the best.
+    fn relay_path_index(&self, at: &Place) -> Option<usize> {
+        let relayed = (0..self.paths.len()).filter(|index| self.paths[*index].is_relayed());
+        relayed.min_by_key(|index| {
+            let path = &self.paths[*index];
+            (path.endpoint != *at, !path.is_proven(), path.rtt)
+        })
+    }
+
+    /// See [`Self::relay_path_index`].
+    pub fn relay_path_mut(&mut self, at: &Place) -> Option<&mut Path> {
+        let index = self.relay_path_index(at)?;
+        self.paths.get_mut(index)
+    }
+
+    /// The path that a packet took.
+    pub fn path_taken(&mut self, way: &Way) -> Option<&mut Path> {
+        match way.hops {
+            0 => self.path_mut(&way.from),
+            _ => self.relay_path_mut(&way.from),
+        }
+    }
+
+    /// Where an answer to a relayed packet goes: over a proven relay path, if there is one.
+    pub fn relay_destination(&self, at: &Place) -> Option<Destination> {
+        let proven = |path: &&Path| path.is_relayed() && path.is_proven();
+        let path = match self.active_path().filter(proven) {
+            Some(active) => active,
+            None => &self.paths[self.relay_path_index(at)?],
+        };
+        Some(route_over(path, None).destination)
     }
 
     fn remove_path(&mut self, index: usize) {
@@ -364,7 +485,8 @@ impl Peer {
         }
     }
 
-    /// Chooses the path that is used: direct before relayed, then the lower round trip, and a change only for a clear gain (D24, S17).
+    /// Chooses the path that is used: direct before relayed, datagrams before streams (A25), then the lower round
+    /// trip, and a change only for a clear gain (D24, S17).
     pub fn choose_path(&mut self, now: Instant) {
         let best = (0..self.paths.len())
             .filter(|index| self.paths[*index].is_proven())
@@ -375,7 +497,8 @@ impl Peer {
                 // Asked at the same time as the newcomer and slower to answer: then the newcomer is the way the peer is at now.
                 let overtaken = self.paths[active].asked_since().is_some()
                     && self.paths[best].asked_since().is_none();
-                !overtaken && (new.0, new.1) >= (old.0, old.1) && new.2 * 5 >= old.2 * 4
+                let coarse = |rank: &Rank| (rank.0, rank.1, rank.2);
+                !overtaken && coarse(&new) >= coarse(&old) && new.3 * 5 >= old.3 * 4
             }
             _ => false,
         };
@@ -387,7 +510,7 @@ impl Peer {
         }
     }
 
-    fn rank(&self, index: usize, now: Instant) -> (bool, u8, Duration) {
+    fn rank(&self, index: usize, now: Instant) -> Rank {
         let path = &self.paths[index];
         let waiting = path
             .asked_since()
@@ -395,6 +518,7 @@ impl Peer {
         (
             path.is_suspect(),
             path.hops,
+            path.endpoint.transport(),
             path.rtt.unwrap_or(Duration::MAX / 8).max(waiting),
         )
     }

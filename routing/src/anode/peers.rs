@@ -131,6 +131,18 @@ impl PeerTable {
         }
     }
 
+    /// The opposite for a peer that was to be kept: it is one of those that have to make room now.
+    pub fn release(&mut self, peer: PeerRef) {
+        let Some(found) = self.get_mut(peer) else {
+            return;
+        };
+        if found.standing == Standing::Kept {
+            found.standing = Standing::Met;
+            self.count[Standing::Kept as usize] -= 1;
+            self.count[Standing::Met as usize] += 1;
+        }
+    }
+
     pub fn remove(&mut self, peer: PeerRef) -> Option<Peer> {
         self.get(peer)?;
         let (_, old) = self.peers.remove(peer.slot as usize);

@@ -9,7 +9,7 @@ use super::{Node, Sender};
 use crate::overlay::{Failure, OverlayEvent, PathKind, Via};
 use anode_wire::address::split_digit;
 use anode_wire::packet::FULL_SENDER_HEADER;
-use anode_wire::{Endpoint, Message, PeerId};
+use anode_wire::{Message, PeerId};
 use rand_core::Rng as _;
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv6Addr;
@@ -140,6 +140,7 @@ impl Node {
         arrival: Arrival,
         payload: &[u8],
     ) {
+        self.handle_registration(now, sender, &arrival);
         let reply = Message::Pong(payload);
         if self.may_reply(now, &arrival, &reply) {
             self.reply(now, sender, &arrival, &reply);
@@ -153,6 +154,9 @@ impl Node {
         arrival: Arrival,
         payload: &[u8],
     ) {
+        if self.handle_registered(now, sender, payload) {
+            return;
+        }
         self.pings.expire(now);
         let answered = payload
             .split_first_chunk::<TOKEN_LEN>()
@@ -172,14 +176,13 @@ impl Node {
             return;
         };
         let hops = arrival.hop_count;
-        let kind = if hops == 0 {
-            PathKind::Direct
-        } else {
-            PathKind::Relay
+        let kind = match hops {
+            0 => PathKind::Direct,
+            _ => PathKind::Relay,
         };
         let via = Via {
             kind,
-            endpoint: Endpoint::Udp(arrival.way.from).to_string(),
+            endpoint: arrival.way.from.to_string(),
             hops,
         };
         let rtt = now.duration_since(ping.sent);

@@ -3,20 +3,30 @@ use super::guard::{self, Recipient, Refusal};
 use super::limits::Rate;
 use super::peer::Standing;
 use super::peers::PeerRef;
-use super::{Node, Plain, Received, Way};
+use super::{Node, Place, Plain, Received, Way};
 use crate::overlay::OverlaySink;
 use anode_wire::message::{error_code, kind};
 use anode_wire::sealed::{self, PeerKey};
 use anode_wire::{Address, Message, Packet, Party, PeerId};
-use std::net::SocketAddr;
 use std::time::Instant;
 
 /// ERRORs of ours, all together (A50: sending is optional and throttled).
 const ERROR_RATE: Rate = Rate::per_second(1, 1);
 
 impl Node {
-    /// Datagrams have come from the underlay, all from one place. They are decrypted where they stand.
+    /// Datagrams have come from the underlay, all from one place. They are decrypted where they stand; those for others wait
+    /// for `poll_transmit` if we relay ([`Node::receive`] has them sent from where they stand).
     pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        received: Received<'_>,
+        sink: &mut dyn OverlaySink,
+    ) {
+        self.receive(now, received, sink, &mut |_| false);
+    }
+
+    /// Datagrams of which none is for others.
+    pub(super) fn handle_own(
         &mut self,
         now: Instant,
         received: Received<'_>,
@@ -30,12 +40,13 @@ impl Node {
             bytes,
             segment_size,
         } = received;
-        let way = |len| Way {
+        let way = |bytes: &[u8]| Way {
             from,
             socket,
             local_ip,
             ecn,
-            len,
+            len: bytes.len(),
+            hops: bytes.first().copied().unwrap_or_default(),
         };
         if bytes.is_empty() {
             self.counters.rx_packets += 1;
@@ -46,7 +57,7 @@ impl Node {
         for (place, bytes) in bytes.chunks_mut(segment_size.max(1)).enumerate() {
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += bytes.len() as u64;
-            let way = way(bytes.len());
+            let way = way(bytes);
             if self.config.security.plain != Plain::Only
                 && self.handle_session_packet(now, &way, bytes, sink)
             {
@@ -61,7 +72,7 @@ impl Node {
 
     /// Datagrams that came together from a proven path of a known peer are checked side by side: one after the other they
     /// wait for the cipher's latency at every block. `None`, and false verdicts: to be judged one by one.
-    fn verify_group(&self, from: &SocketAddr, bytes: &[u8], size: usize) -> Option<Vouched> {
+    fn verify_group(&self, from: &Place, bytes: &[u8], size: usize) -> Option<Vouched> {
         if bytes.len() <= size || self.config.security.plain == Plain::Deny {
             return None;
         }
@@ -130,7 +141,7 @@ impl Node {
         let proven = self
             .peers
             .get(sender)
-            .is_some_and(|peer| peer.is_proven_at(&way.from));
+            .is_some_and(|peer| peer.is_proven_way(way));
         let arrival = Arrival {
             way: *way,
             hop_count: packet.hop_count(),
@@ -138,6 +149,7 @@ impl Node {
             recipient_peer: packet.recipient_peer(),
             body_len: packet.body().len(),
             session: None,
+            full_sender: matches!(packet.sender(), Party::Full(_)),
             proven,
             repeated,
         };
@@ -339,9 +351,7 @@ impl Node {
         }
         let ipv6 = peer.ipv6;
         peer.note_heard(now, way.len);
-        let on_used_path = peer
-            .active_path()
-            .is_some_and(|path| path.endpoint == way.from && path.peer_id == packet.sender_peer());
+        let on_used_path = peer.is_used_way(way, packet.sender_peer());
         // A new place is of use where the draft is spoken, or for a HELLO that somebody waits for (Q27). An EPC from a place
         // that was asked needs no other question.
         let of_use = self.config.security.plain != Plain::Deny || self.contacts.is_open(&ipv6);
@@ -349,16 +359,9 @@ impl Node {
             && self
                 .peers
                 .get_mut(sender)
-                .is_some_and(|peer| peer.path_mut(&way.from).is_some());
+                .is_some_and(|peer| peer.path_mut(&way.from).is_some() || way.hops > 0);
         if !on_used_path && of_use && !answers {
-            self.nominate(
-                now,
-                sender,
-                way,
-                packet.hop_count(),
-                packet.sender_peer(),
-                0,
-            );
+            self.nominate(now, sender, way, packet.sender_peer(), 0);
         }
         if !on_used_path {
             self.contact_known(now, sender, ipv6);
@@ -505,6 +508,8 @@ pub(super) struct Arrival {
     pub body_len: usize,
     /// The session it came in; `None`: in plain.
     pub session: Option<PeerKey>,
+    /// It names its sender in full.
+    pub full_sender: bool,
     /// It came over a path that an EPC has proven.
     pub proven: bool,
     /// The same bytes have come before.

@@ -49,6 +49,7 @@ impl Node {
             sender_peer: packet.sender_peer(),
             recipient_peer: packet.recipient_peer(),
             body_len: packet.body().len(),
+            full_sender: matches!(packet.sender(), Party::Full(_)),
             session: None,
             proven: false,
             repeated: false,

@@ -1,4 +1,6 @@
 //! Nodes on a simulated underlay and virtual time. Everything follows from the seed.
+mod nat;
+
 use super::*;
 use crate::overlay::{OverlaySink, StreamId};
 use rand::rngs::StdRng;
@@ -7,6 +9,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+
+pub use nat::{Nat, behind};
 
 /// What the underlay does to packets.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +44,8 @@ impl Default for Link {
 /// A packet on its way, or recorded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Flying {
-    pub from: SocketAddr,
-    pub to: SocketAddr,
+    pub from: Place,
+    pub to: Place,
     /// It may be marked instead of dropped (ECT(0)).
     pub ecn_capable: bool,
     pub bytes: Vec<u8>,
@@ -99,6 +103,9 @@ pub struct Sim {
     pub back: Duration,
     /// Nothing passes between these two.
     pub cut: Vec<(SocketAddr, SocketAddr)>,
+    pub nats: Vec<Nat>,
+    /// What happens to every packet on its way, outside of NATs: it may be changed, or lost (false).
+    pub meddler: Option<fn(&mut Flying) -> bool>,
     /// Everything that was sent, if switched on.
     pub record: Option<Vec<(Instant, Flying)>>,
     wire: BinaryHeap<Reverse<(Instant, u64, Flying)>>,
@@ -146,6 +153,8 @@ impl Sim {
             link: Link::default(),
             back: Duration::ZERO,
             cut: Vec::new(),
+            nats: Vec::new(),
+            meddler: None,
             record: None,
             wire: BinaryHeap::new(),
             sequence: 0,
@@ -156,7 +165,11 @@ impl Sim {
 
     /// Adds host `number` (its key, its place) without LAN; returns its index.
     pub fn host(&mut self, number: u16, config: NodeConfig) -> usize {
-        let at = home(number);
+        self.host_at(home(number), number, config)
+    }
+
+    /// The same, elsewhere.
+    pub fn host_at(&mut self, at: SocketAddr, number: u16, config: NodeConfig) -> usize {
         let mut node = self.node(number, config);
         node.set_sockets(vec![SocketAddr::from(([0, 0, 0, 0], 8737))]);
         let program = Program {
@@ -247,10 +260,10 @@ impl Sim {
     }
 
     /// Puts bytes on the wire as if `from` had sent them.
-    pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+    pub fn inject(&mut self, from: impl Into<Place>, to: impl Into<Place>, bytes: Vec<u8>) {
         let packet = Flying {
-            from,
-            to,
+            from: from.into(),
+            to: to.into(),
             ecn_capable: false,
             bytes,
         };
@@ -263,13 +276,18 @@ impl Sim {
             .push(Reverse((self.now + delay, self.sequence, packet)));
     }
 
-    fn send(&mut self, packet: Flying) {
+    fn send(&mut self, mut packet: Flying) {
+        let inside = packet.from;
+        self.nats.iter_mut().for_each(|nat| nat.out(&mut packet));
         if let Some(record) = &mut self.record {
             record.push((self.now, packet.clone()));
         }
         let mut queued = Duration::ZERO;
         if self.link.rate > 0
-            && let Some(host) = self.hosts.iter_mut().find(|host| host.at == packet.from)
+            && let Some(host) = self
+                .hosts
+                .iter_mut()
+                .find(|host| Some(host.at) == inside.address())
         {
             host.line_free = host.line_free.max(self.now)
                 + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / self.link.rate);
@@ -306,7 +324,9 @@ impl Sim {
                 if !host.node.poll_transmit(self.now, &mut self.batch) {
                     break;
                 }
-                let (from, to) = (host.at, self.batch.destination.to);
+                let to = self.batch.destination.to;
+                let transport = to.transport();
+                let from = Place::over(transport, host.at).expect("hosts have IP alone");
                 let ecn_capable = self.batch.ecn == Ecn::Capable0;
                 let packets: Vec<Vec<u8>> = self.batch.packets().map(<[u8]>::to_vec).collect();
                 for bytes in packets {
@@ -317,7 +337,7 @@ impl Sim {
                             .hosts
                             .iter()
                             .filter(|host| host.up)
-                            .map(|host| host.at)
+                            .map(|host| Place::Udp(host.at))
                             .collect();
                         neighbours.into_iter().for_each(|to| {
                             self.send(Flying {
@@ -408,25 +428,33 @@ impl Sim {
         true
     }
 
-    fn deliver(&mut self, packet: Flying) {
+    fn deliver(&mut self, mut packet: Flying) {
+        let meddled = self.meddler.is_none_or(|meddle| meddle(&mut packet));
+        if !meddled || !self.nats.iter().all(|nat| nat.back(&mut packet)) {
+            return;
+        }
         let Flying {
             from,
             to,
             ecn_capable,
             mut bytes,
         } = packet;
+        let (Some(near), Some(far)) = (from.address(), to.address()) else {
+            return;
+        };
+        let ends = (near, far);
         let marked = ecn_capable && self.rng.random_range(0..1000) < self.link.mark;
         if self
             .cut
             .iter()
-            .any(|(a, b)| (*a, *b) == (from, to) || (*b, *a) == (from, to))
+            .any(|(a, b)| [(*a, *b), (*b, *a)].contains(&ends))
         {
             return;
         }
         for host in self
             .hosts
             .iter_mut()
-            .filter(|host| host.up && host.at == to)
+            .filter(|host| host.up && Some(host.at) == to.address())
         {
             let received = Received {
                 from,
@@ -520,7 +548,7 @@ impl Sim {
             .paths
             .into_iter()
             .find(|path| path.active)
-            .map(|path| path.endpoint)
+            .map(|path| path.endpoint.to_string())
     }
 }
 
@@ -536,7 +564,7 @@ pub fn quiet() -> NodeConfig {
 pub fn knows(numbers: &[u16]) -> NodeConfig {
     let peers = numbers.iter().map(|number| ConfiguredPeer {
         address: address(*number),
-        endpoints: vec![Endpoint::Udp(home(*number))],
+        places: vec![home(*number).into()],
     });
     NodeConfig {
         peers: peers.collect(),

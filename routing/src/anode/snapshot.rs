@@ -1,10 +1,10 @@
 //! What people and files want to know of a node, as plain data.
-use super::path::{Origin, Path};
+use super::path::{Origin, Path, Through};
 use super::peer::{Peer, Standing};
-use super::{Node, Timer};
+use super::{Node, Place, Timer, Transport};
 use crate::overlay::{Failure, PathKind};
 use anode_wire::address::{is_synthetic, split_digit};
-use anode_wire::{Address, Endpoint, PeerId};
+use anode_wire::{Address, PeerId};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -40,10 +40,12 @@ pub struct PeerSnapshot {
 pub struct PathSnapshot {
     /// Direct, or over a relay.
     pub kind: PathKind,
-    /// `udp`.
-    pub transport: &'static str,
-    /// `udp://192.0.2.1:8737`.
-    pub endpoint: String,
+    /// `udp`, `tcp`, …
+    pub transport: Transport,
+    /// `udp://192.0.2.1:8737`
+    pub endpoint: Place,
+    /// The relay on the way, where there is one and it is known.
+    pub relay: Option<Address>,
     /// Relays passed.
     pub hops: u8,
     /// Smoothed round trip of its checks.
@@ -73,7 +75,7 @@ pub struct Pin {
     /// Its address.
     pub address: Address,
     /// Where it was proven to be.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Place>,
 }
 
 impl Node {
@@ -81,7 +83,7 @@ impl Node {
     pub fn peers(&self) -> Vec<PeerSnapshot> {
         let mut peers: Vec<&Peer> = self.peers.iter().map(|(_, peer)| peer).collect();
         peers.sort_by_key(|peer| (std::cmp::Reverse(peer.standing), peer.ipv6));
-        peers.into_iter().map(snapshot).collect()
+        peers.into_iter().map(|peer| self.snapshot(peer)).collect()
     }
 
     /// Peers with a proven path.
@@ -113,7 +115,7 @@ impl Node {
             .find_ipv6(&base)
             .and_then(|found| self.peers.get(found))
         {
-            return Lookup::Found(snapshot(peer));
+            return Lookup::Found(self.snapshot(peer));
         }
         if !self.contacts.is_open(&base) {
             if let Some(failure) = self.contacts.recent_failure(now, &base) {
@@ -138,7 +140,7 @@ impl Node {
                 endpoints: peer
                     .paths
                     .iter()
-                    .filter(|path| path.is_proven())
+                    .filter(|path| path.is_proven() && !path.is_relayed())
                     .map(|path| path.endpoint)
                     .collect(),
             })
@@ -174,37 +176,41 @@ impl Node {
     }
 }
 
-fn snapshot(peer: &Peer) -> PeerSnapshot {
-    let active = peer.active_path().map(|path| path.endpoint);
-    let mut paths: Vec<&Path> = peer.paths.iter().collect();
-    paths.sort_by_key(|path| (Some(path.endpoint) != active, !path.is_proven(), path.rtt));
-    PeerSnapshot {
-        address: peer.address,
-        ipv6: peer.ipv6,
-        configured: peer.standing == Standing::Kept,
-        authenticated: peer.last_heard.is_some(),
-        sources: peer.sources.names(),
-        paths: paths
-            .into_iter()
-            .map(|path| path_snapshot(path, Some(path.endpoint) == active))
-            .collect(),
-        rx_bytes: peer.rx_bytes,
-        tx_bytes: peer.tx_bytes,
-        streams: peer.streams,
-        sealed: peer.is_sealed(),
-        pq: peer.is_sealed() && peer.tunnels.iter().all(|tunnel| tunnel.pq),
+impl Node {
+    fn snapshot(&self, peer: &Peer) -> PeerSnapshot {
+        let active = peer.active_path().map(Path::spot);
+        let is_active = |path: &Path| active == Some(path.spot());
+        let mut paths: Vec<&Path> = peer.paths.iter().collect();
+        paths.sort_by_key(|path| (!is_active(path), !path.is_proven(), path.rtt));
+        let relay = |path: &Path| Some(self.peers.get(path.relay()?)?.address);
+        PeerSnapshot {
+            address: peer.address,
+            ipv6: peer.ipv6,
+            configured: peer.standing == Standing::Kept,
+            authenticated: peer.last_heard.is_some(),
+            sources: peer.sources.names(),
+            paths: paths
+                .into_iter()
+                .map(|path| path_snapshot(path, relay(path), is_active(path)))
+                .collect(),
+            rx_bytes: peer.rx_bytes,
+            tx_bytes: peer.tx_bytes,
+            streams: peer.streams,
+            sealed: peer.is_sealed(),
+            pq: peer.is_sealed() && peer.tunnels.iter().all(|tunnel| tunnel.pq),
+        }
     }
 }
 
-fn path_snapshot(path: &Path, active: bool) -> PathSnapshot {
+fn path_snapshot(path: &Path, relay: Option<Address>, active: bool) -> PathSnapshot {
     PathSnapshot {
-        kind: if path.hops == 0 {
-            PathKind::Direct
-        } else {
-            PathKind::Relay
+        kind: match path.through {
+            Through::Direct => PathKind::Direct,
+            Through::Relay(_) => PathKind::Relay,
         },
-        transport: "udp",
-        endpoint: Endpoint::Udp(path.endpoint).to_string(),
+        relay,
+        transport: path.endpoint.transport(),
+        endpoint: path.endpoint,
         hops: path.hops,
         rtt: path.rtt,
         proven: path.is_proven(),

@@ -17,6 +17,10 @@ pub(super) enum Timer {
     Contact(Ipv6Addr),
     /// LAN beacons.
     Lan,
+    /// Registrations of others with this node.
+    Relay,
+    /// Our own registrations with relays.
+    Registration,
 }
 
 #[derive(Default)]

@@ -3,11 +3,11 @@ mod lan;
 mod udp;
 
 use crate::anode::{
-    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Received, Record,
-    Timestamp, TransmitBatch,
+    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
+    Registration, RelayConfig, RelaySnapshot, Timestamp, TransmitBatch, ZoneRelay,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
-use anode_wire::{Address, Endpoint, Identity};
+use anode_wire::{Address, Endpoint, Identity, Zone};
 use lan::BeaconSockets;
 use rand::rngs::SysRng;
 use rand_core::{CryptoRng, UnwrapErr};
@@ -95,6 +95,31 @@ impl AnodeOverlay {
         })
     }
 
+    /// The relays of a zone are these from now on; see [`Node::set_relays`].
+    pub fn set_relays(&mut self, now: Instant, zone: Zone, count: u32, relays: Vec<ZoneRelay>) {
+        self.node.set_relays(now, zone, count, relays);
+    }
+
+    /// The relays through which others reach this node.
+    pub fn relays(&self) -> Vec<RelaySnapshot> {
+        self.node.relays()
+    }
+
+    /// Peers that can be reached through this node, if it relays.
+    pub fn registrations(&self, now: Instant) -> Vec<Registration> {
+        self.node.registrations(now)
+    }
+
+    /// Registrations of an earlier run; see [`Node::restore_registrations`].
+    pub fn restore_registrations(&mut self, now: Instant, known: &[Registration]) {
+        self.node.restore_registrations(now, known);
+    }
+
+    /// How this node relays; `None`: it does not.
+    pub fn relay_config(&self) -> Option<RelayConfig> {
+        self.node.relay_config()
+    }
+
     /// The machine's interfaces have changed; without the overlay's own.
     pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<Interface>) {
         self.beacons.follow(&interfaces);
@@ -108,14 +133,8 @@ impl AnodeOverlay {
     }
 
     /// Names a peer; see [`Node::add_peer`].
-    pub fn add_peer(
-        &mut self,
-        now: Instant,
-        address: Address,
-        endpoints: &[Endpoint],
-        pinned: bool,
-    ) {
-        self.node.add_peer(now, address, endpoints, pinned);
+    pub fn add_peer(&mut self, now: Instant, address: Address, places: &[Place], pinned: bool) {
+        self.node.add_peer(now, address, places, pinned);
     }
 
     /// Forgets a peer; false if it was not known.
@@ -290,14 +309,14 @@ impl Overlay for AnodeOverlay {
         let mut more = false;
         for (index, socket) in sockets.iter().enumerate() {
             more |= buffers.receive(socket, &mut |datagram| {
-                node.handle_datagram(
-                    now,
-                    Received {
-                        socket: index,
-                        ..datagram
-                    },
-                    sink,
-                )
+                let datagram = Received {
+                    socket: index,
+                    ..datagram
+                };
+                node.receive(now, datagram, sink, &mut |packets| {
+                    let socket = sockets.get(packets.destination.socket);
+                    socket.is_some_and(|socket| socket.send_onward(&packets))
+                })
             });
         }
         beacons.receive(buffers, &mut |datagram| {

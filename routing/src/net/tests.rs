@@ -72,7 +72,8 @@ impl Pair {
             overlay_with(2, listen, security),
         );
         let address = *b.address();
-        a.add_peer(Instant::now(), address, &b.listen(), true);
+        let at: Vec<Place> = b.listen().iter().filter_map(Place::from_endpoint).collect();
+        a.add_peer(Instant::now(), address, &at, true);
         Self {
             a,
             b,

@@ -1,6 +1,6 @@
 //! UDP sockets with what the kernel offers: segmentation offload both ways, ECN, batched calls (through quinn-udp).
 use super::NetError;
-use crate::anode::{Ecn, Received, TransmitBatch};
+use crate::anode::{Ecn, Onward, Place, Received, TransmitBatch};
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
@@ -52,6 +52,31 @@ impl UdpSocket {
         self.state.max_gso_segments()
     }
 
+    /// Sends what is relayed from where it lies. False: nothing was taken, as it does not go over UDP, or there is no room.
+    pub fn send_onward(&self, packets: &Onward<'_>) -> bool {
+        let Some(destination) = packets.destination.to.udp() else {
+            return false;
+        };
+        let max_bytes = packets.segment_size * self.max_segments();
+        for call in packets.bytes.chunks(max_bytes.max(1)) {
+            let transmit = Transmit {
+                destination,
+                ecn: to_codepoint(packets.ecn),
+                contents: call,
+                segment_size: Some(packets.segment_size),
+                src_ip: packets.destination.source,
+            };
+            if self
+                .state
+                .try_send((&self.socket).into(), &transmit)
+                .is_err()
+            {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Sends a batch; returns how many of its packets the network refused. `WouldBlock`: nothing was taken.
     pub fn send(&self, batch: &TransmitBatch) -> io::Result<usize> {
         let source = batch.destination.source;
@@ -74,8 +99,11 @@ impl UdpSocket {
         segment_size: Option<usize>,
         src_ip: Option<IpAddr>,
     ) -> io::Result<()> {
+        let Some(destination) = batch.destination.to.udp() else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
         let transmit = Transmit {
-            destination: batch.destination.to,
+            destination,
             ecn: to_codepoint(batch.ecn),
             contents,
             segment_size,
@@ -137,7 +165,7 @@ impl ReceiveBuffers {
             .take(count)
         {
             each(Received {
-                from: meta.addr,
+                from: Place::Udp(meta.addr),
                 socket: 0,
                 local_ip: meta.dst_ip,
                 ecn: from_codepoint(meta.ecn),

@@ -19,3 +19,4 @@ mod reach;
 mod sealed;
 mod streams;
 mod tickets;
+mod zones;

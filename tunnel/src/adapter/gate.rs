@@ -219,6 +219,7 @@ mod tests {
     use super::*;
     use crate::policy::Otherwise;
     use crate::state::book::Book;
+    use crate::zone::Members;
 
     const PEER: &str = "fda0::10";
     const OWN: &str = "fda0::90";
@@ -247,7 +248,7 @@ mod tests {
     fn gate(allow: &[&str]) -> Gate {
         let rules = allow.iter().map(|text| {
             let rule: crate::policy::RuleText = text.parse().unwrap();
-            rule.resolve(&Book::default()).unwrap()
+            rule.resolve(&Book::default(), &Members::default()).unwrap()
         });
         Gate::new(Policy {
             otherwise: Otherwise::Reject,

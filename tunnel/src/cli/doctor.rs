@@ -254,7 +254,11 @@ fn state(dir: &StateDir) -> Check {
 fn policy(common: &Common, dir: &StateDir) -> Check {
     let made = Book::load(dir).and_then(|book| {
         let config = common.config(dir)?;
-        Ok((Policy::new(&config.inbound, &book)?, config.security))
+        let members = super::zone::members(&config, dir)?;
+        Ok((
+            Policy::new(&config.inbound, &book, &members)?,
+            config.security,
+        ))
     });
     match made {
         Ok((policy, security)) => Check::ok(

@@ -5,10 +5,12 @@ mod doctor;
 mod identity;
 mod ping;
 mod policy;
+mod relay;
 mod show;
 mod tickets;
 mod trust;
 mod up;
+mod zone;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +53,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
     let common = &cli.common;
     match cli.command {
         Command::Up(flags) => up::run(common, *flags),
+        Command::Relay(flags) => relay::run(common, *flags),
         Command::Status => show::status(common),
         Command::Peers => show::peers(common),
         Command::Paths => show::paths(common),
@@ -64,6 +67,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Invite(flags) => tickets::invite(common, &flags),
         Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
+        Command::Zone(action) => zone::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),
@@ -109,7 +113,16 @@ fn guard_routes(common: &Common, guard: Guard) -> Result<Done, Error> {
 
 impl Common {
     fn dir(&self) -> Result<StateDir, Error> {
-        StateDir::find(self.state.as_deref())
+        let configured = match (&self.state, &self.config) {
+            (None, Some(_)) => self.named_config().state()?,
+            _ => None,
+        };
+        StateDir::find(self.state.as_deref().or(configured.as_deref()))
+    }
+
+    /// What `--config` names, and nothing else.
+    fn named_config(&self) -> ConfigSource {
+        ConfigSource::new(self.config.as_deref(), false)
     }
 
     fn config(&self, dir: &StateDir) -> Result<Config, Error> {
@@ -147,7 +160,7 @@ impl Common {
 }
 
 /// Runs a command's talk with the node.
-fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

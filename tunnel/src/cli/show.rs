@@ -8,7 +8,7 @@ use super::args::Common;
 use super::{Done, block_on};
 use crate::Error;
 use crate::command::Target;
-use crate::control::api::{Lookup, Path, Peer, Resolved, Status, TargetRequest};
+use crate::control::api::{Lookup, OwnRelay, Path, Peer, Resolved, Status, TargetRequest};
 use crate::dns::first_address;
 use crate::dns::host::HostName;
 use crate::dns::real::Real;
@@ -26,6 +26,7 @@ pub(super) fn status(common: &Common) -> Result<Done, Error> {
         Some(name) => format!("{name} (mtu {})", status.mtu),
         None => "none".to_owned(),
     };
+    let relays: Vec<String> = status.relays.iter().map(relay_text).collect();
     let style = Style::stdout();
     let rows = [
         (
@@ -51,6 +52,13 @@ pub(super) fn status(common: &Common) -> Result<Done, Error> {
         (
             "peers",
             format!("{} known, {} reachable", status.peers, status.reachable),
+        ),
+        (
+            "relays",
+            match relays.as_slice() {
+                [] => "none".to_owned(),
+                some => some.join(", "),
+            },
         ),
         ("streams", status.streams.to_string()),
         (
@@ -133,6 +141,7 @@ pub(super) fn paths(common: &Common) -> Result<Done, Error> {
             name(peer),
             path.kind.as_str().to_owned(),
             path.endpoint.clone(),
+            path.relay.as_deref().map_or("-".to_owned(), short),
             path.hops.to_string(),
             path.rtt_ms.map_or("-".to_owned(), output::rtt),
             if path.active { "active" } else { "standby" }.to_owned(),
@@ -143,9 +152,19 @@ pub(super) fn paths(common: &Common) -> Result<Done, Error> {
         output::print("no paths yet\n")?;
         return Ok(Done::Yes);
     }
-    let head = ["NAME", "KIND", "ENDPOINT", "HOPS", "RTT", "STATE"];
+    let head = ["NAME", "KIND", "ENDPOINT", "RELAY", "HOPS", "RTT", "STATE"];
     output::print(&output::table(Style::stdout(), &head, &rows))?;
     Ok(Done::Yes)
+}
+
+/// A relay of ours, and whether it knows us.
+fn relay_text(relay: &OwnRelay) -> String {
+    let place = relay.endpoint.as_deref().unwrap_or("not reached");
+    let state = match relay.registered {
+        true => "registered",
+        false => "not registered",
+    };
+    format!("{} ({place}, {state})", short(&relay.address))
 }
 
 fn name(peer: &Peer) -> String {

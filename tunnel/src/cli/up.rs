@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anode_platform::privileges::{self, Places};
-use anode_wire::{Address, PeerId};
+use anode_wire::{Address, PeerId, Zone};
 use nix::unistd::geteuid;
 use tracing_subscriber::EnvFilter;
 
@@ -22,19 +22,35 @@ use crate::names::{Given, Held, peer_label};
 use crate::node::{self, DnsPlan, Interface, Plan, ReadyInfo, Settings, Told};
 use crate::output::{self, Style};
 use crate::policy::Policy;
+use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, identity, learnt, sessions};
+use crate::state::{LockedState, identity, learnt, registered, sessions};
 use crate::value::{PeerName, ValueError, udp_text};
+use crate::zone::ZoneFrom;
+use crate::zone::keeper::{Keeper, Start};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
+    start(common, flags, false)
+}
+
+/// `anode relay`: the same without an interface and without a LAN, and it relays whatever the configuration says.
+pub(super) fn relay(common: &Common, flags: Up) -> Result<Done, Error> {
+    start(common, flags, true)
+}
+
+fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let start = Instant::now();
     if flags.die_with_parent {
         super::die_with_parent()?;
     }
     let dir = common.dir()?;
     let source = common.config_source(&dir);
-    let config = source.read()?;
+    let mut config = source.read()?;
+    if only_relay {
+        config.relay.get_or_insert_default();
+        config.lan.enabled = false;
+    }
     start_log(&flags, &config)?;
     privileges::return_freed_memory();
     let memory_locked = privileges::protect_memory()?;
@@ -46,21 +62,23 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let inbound = config.inbound.clone();
     let dns = config.dns.clone();
     let others = config.given_names();
-    let (settings, unsaved) = settings(flags, config, &state, &book)?;
+    let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
     let dns = dns_plan(dns, others, &settings);
     let opening = Opening {
         address: *settings.identity.address(),
         mtu: settings.mtu,
         lan: settings.lan,
+        relay: settings.relay.is_some(),
         start,
     };
-    let places = places(&state, &socket, &source, &dns);
+    let places = places(&state, &socket, &source, &dns, zone.from());
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
         socket,
         access,
         book,
+        zone,
         inbound,
         source,
         places,
@@ -76,21 +94,35 @@ pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
 }
 
 /// What a running node reads and writes: its state, its control socket, its configuration.
-fn places(state: &LockedState, socket: &Path, source: &ConfigSource, dns: &DnsPlan) -> Places {
+fn places(
+    state: &LockedState,
+    socket: &Path,
+    source: &ConfigSource,
+    dns: &DnsPlan,
+    zone: &ZoneFrom,
+) -> Places {
     let (resolver_files, resolver_directory) = resolver_places(dns);
     let directory = |path: &Path| path.parent().map(Path::to_owned);
-    // A file may be replaced by another one of its name, and may be a link into another directory.
-    let target = source.path().and_then(|path| path.canonicalize().ok());
+    let zone_file = match zone {
+        ZoneFrom::Path(path) => Some(path.as_path()),
+        _ => None,
+    };
+    let files = [source.path(), zone_file].into_iter().flatten();
     Places {
         write: vec![state.dir().path().to_owned()],
         remove: directory(socket).into_iter().collect(),
-        read: [source.path(), target.as_deref()]
-            .into_iter()
+        read: files
+            .flat_map(|file| {
+                // A file may be replaced by another one of its name, and may be a link into another directory.
+                let target = file.canonicalize().ok();
+                [Some(file.to_owned()), target]
+            })
             .flatten()
-            .filter_map(directory)
+            .filter_map(|file| directory(&file))
             .chain(resolver_directory)
             .collect(),
         read_files: resolver_files,
+        names: zone.needs_names(),
     }
 }
 
@@ -134,12 +166,23 @@ fn settings(
     config: Config,
     state: &LockedState,
     book: &Book,
-) -> Result<(Settings, Option<Unsaved>), Error> {
-    let zone = flags
+) -> Result<(Settings, Option<Unsaved>, Keeper), Error> {
+    let wanted = flags
         .zone
         .or(config.zone.map(|zone| zone.0))
         .map(|zone| zone.0);
-    let (identity, unsaved) = identity::load_or_generate(state.dir(), zone)?;
+    let from = match flags.zone_file {
+        Some(from) => from.relative_to(Path::new("")),
+        None => config.zone_file.map(|from| from.0).unwrap_or_default(),
+    };
+    let zone = match identity::zone(state.dir(), wanted)? {
+        None if matches!(from, ZoneFrom::Draft) => Some(Zone::LOCAL),
+        zone => zone,
+    };
+    let needs_members = config.inbound.names_a_zone();
+    let start = Start::new(from, zone, needs_members, state.dir())?;
+    let (identity, unsaved) = identity::load_or_generate(state.dir(), Some(start.zone))?;
+    let keeper = start.keeper;
     let name = flags.name.or(config.name.map(|name| name.0));
     let interface = match name {
         _ if flags.no_tun || config.no_tun == Some(true) => Interface::None,
@@ -164,6 +207,8 @@ fn settings(
             ValueError::own_address().to_string(),
         ));
     }
+    let configured_relays = zone_relays(&config.relays, own.zone())
+        .map_err(|error| Error::invalid("[[relays]]", error.to_string()))?;
     let mut held = Held::default();
     let named = peers.iter().map(|peer| ("peer", peer.address));
     let trusted = book
@@ -190,13 +235,20 @@ fn settings(
         peers,
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
+        relay: config.relay.as_ref().map(Relay::config),
+        registered: registered::load(state.dir()),
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
-        policy: Policy::new(&config.inbound, book)?,
+        policy: Policy::new(&config.inbound, book, &keeper.members())?,
         security: config.security,
+        // What the zone file says counts, as soon as there is one.
+        relays: keeper
+            .known()
+            .map(|known| known.relays())
+            .or(configured_relays),
         records: sessions::load(state.dir()),
         state_dir: state.dir().path().to_owned(),
     };
-    Ok((settings, unsaved))
+    Ok((settings, unsaved, keeper))
 }
 
 /// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.
@@ -218,6 +270,8 @@ fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Else a line that nobody reads any more is told on standard error, and that it cannot be told there is a panic.
+        .log_internal_errors(false)
         .with_ansi(colour);
     // The journal has its own clock.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
@@ -233,6 +287,7 @@ struct Opening {
     address: Address,
     mtu: u16,
     lan: bool,
+    relay: bool,
     start: Instant,
 }
 
@@ -241,6 +296,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         address,
         mtu,
         lan: enabled,
+        relay,
         start,
     } = *opening;
     let listen: Vec<String> = info.listen.iter().copied().map(udp_text).collect();
@@ -269,6 +325,10 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         ("interface", interface),
         ("listen", listen.join(" ")),
         ("lan", lan),
+        (
+            "relay",
+            if relay { "for registered peers" } else { "off" }.to_owned(),
+        ),
     ];
     let style = Style::stderr();
     let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);

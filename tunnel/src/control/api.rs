@@ -1,21 +1,24 @@
 //! The documents of the control API and of `--json`, as both sides read and write them.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anode_platform::privileges::{Confined, Landlock};
+use anode_routing::anode::{Registration, RelaySnapshot};
 use anode_routing::overlay::{Failure, PathKind};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{LookupReport, PathReport, PeerReport, Target};
+use crate::command::{LookupReport, PathReport, PeerReport, RelayReport, Target};
 use crate::config::Security;
 use crate::dns::{Hook, Names, State, by_hand};
 use crate::policy::{A_STRANGER, Policy, Protocol, What, Who, WhoText};
 use crate::state::book::{Book, Entry};
 use crate::value::ValueError;
-use anode_wire::PeerId;
+use crate::zone::Members;
 use anode_wire::sealed::Timestamp;
 use anode_wire::sealed::ticket::Issued;
+use anode_wire::{Address, PeerId};
 
 /// `anode status --json`
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -40,6 +43,9 @@ pub struct Status {
     pub reachable: usize,
     /// Open streams.
     pub streams: usize,
+    /// Relays through which others reach this node.
+    #[serde(default)]
+    pub relays: Vec<OwnRelay>,
     /// `[security]`
     pub security: SecurityStatus,
     /// Names for other programs.
@@ -50,6 +56,87 @@ pub struct Status {
     pub version: String,
     /// Process id.
     pub pid: u32,
+}
+
+/// A relay with which the node is registered, or tries to be.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct OwnRelay {
+    /// 64 base32 characters.
+    pub address: String,
+    /// It has answered the last PING.
+    pub registered: bool,
+    /// Where it is reached.
+    pub endpoint: Option<String>,
+    /// Round trip to it in milliseconds.
+    pub rtt_ms: Option<f64>,
+}
+
+impl OwnRelay {
+    /// As JSON has it.
+    pub fn new(relay: &RelaySnapshot) -> Self {
+        Self {
+            address: relay.address.to_string(),
+            registered: relay.registered,
+            endpoint: relay.endpoint.clone(),
+            rtt_ms: relay.rtt.map(millis),
+        }
+    }
+}
+
+/// `anode relay status --json`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// The relay's own address.
+    pub address: String,
+    /// Peers registered.
+    pub registered: usize,
+    /// Peers that may be registered.
+    pub peers_max: usize,
+    /// Packets passed on.
+    pub relayed_packets: u64,
+    /// Bytes passed on.
+    pub relayed_bytes: u64,
+    /// What was not passed on, or not registered, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Who is registered.
+    pub peers: Vec<RelayPeer>,
+}
+
+/// One of `peers` of [`RelayStatus`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RelayPeer {
+    /// 64 base32 characters.
+    pub address: String,
+    /// Which of the peers that share it; 0 without one.
+    pub peer_id: u8,
+    /// Where it was proven to be, as `udp://192.0.2.1:8737`.
+    pub endpoint: String,
+    /// Seconds until it is forgotten, unless it asks again.
+    pub expires_s: f64,
+}
+
+impl RelayStatus {
+    /// As JSON has it.
+    pub fn new(address: &Address, report: &RelayReport) -> Self {
+        let peer = |known: &Registration| RelayPeer {
+            address: known.address.to_string(),
+            peer_id: known.digit.get(),
+            endpoint: known.at.to.to_string(),
+            expires_s: millis(known.left) / 1e3,
+        };
+        let dropped = report.dropped.iter();
+        Self {
+            address: address.to_string(),
+            registered: report.peers.len(),
+            peers_max: report.peers_max,
+            relayed_packets: report.packets,
+            relayed_bytes: report.bytes,
+            dropped: dropped
+                .map(|(why, count)| ((*why).to_owned(), *count))
+                .collect(),
+            peers: report.peers.iter().map(peer).collect(),
+        }
+    }
 }
 
 /// What the node demands of sessions, as in the configuration.
@@ -192,10 +279,16 @@ pub struct Path {
     pub transport: String,
     /// `udp://192.0.2.1:8737`
     pub endpoint: String,
+    /// The relay's address: 64 base32 characters, `null` without a relay, and where it is not known.
+    #[serde(default)]
+    pub relay: Option<String>,
     /// Relays passed.
     pub hops: u8,
     /// Milliseconds, `null` when not measured.
     pub rtt_ms: Option<f64>,
+    /// Largest packet of the overlay in bytes.
+    #[serde(default)]
+    pub mtu: u16,
     /// Whether traffic takes it now.
     pub active: bool,
 }
@@ -249,8 +342,10 @@ impl Path {
             kind: report.via.kind.into(),
             transport,
             endpoint,
+            relay: report.relay.map(|relay| relay.to_string()),
             hops: report.via.hops,
             rtt_ms: report.rtt.map(millis),
+            mtu: report.mtu,
             active: report.active,
         }
     }
@@ -468,19 +563,27 @@ impl PolicyQuestion {
                 self.what
             ))
         })?;
-        Ok(ParsedQuestion {
-            who: self.who.parse()?,
-            what,
-        })
+        let who: WhoText = self.who.parse()?;
+        if let WhoText::Zone(_) = who {
+            return Err(not_one());
+        }
+        Ok(ParsedQuestion { who, what })
     }
+}
+
+fn not_one() -> ValueError {
+    ValueError::new(
+        "ask about one peer: an address, an overlay IPv6, a name, or any; not about a zone",
+    )
 }
 
 impl ParsedQuestion {
     /// What `policy` says; names by `book`.
     pub fn answer(&self, policy: &Policy, book: &Book) -> Result<PolicyAnswer, ValueError> {
-        let from = match self.who.resolve(book)? {
+        let from = match self.who.resolve(book, &Members::default())? {
             Who::Any => A_STRANGER,
             Who::Peer(ip) => ip,
+            Who::Members(_) => return Err(not_one()),
         };
         let (protocol, port) = self.what;
         let (verdict, reason) = policy.verdict(from, protocol, port);

@@ -21,12 +21,14 @@ use serde::de::DeserializeOwned;
 
 use super::api::{
     ApiError, Confinement, DnsStatus, Invitation, InviteRequest, IssuedTicket, JoinRequest, Lookup,
-    PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer,
-    PolicyQuestion, PolicyReloaded, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S,
-    TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text, millis,
+    OwnRelay, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer,
+    PolicyQuestion, PolicyReloaded, RelayStatus, Resolved, Status as NodeStatus,
+    TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text,
+    millis,
 };
 use super::metrics;
 use super::tickets::{self, Desk, id_text, parse_id};
+use super::zone::{self, ZoneDesk};
 use crate::command::{Command, CommandError, DataHandle, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
 use crate::dns::Names;
@@ -36,6 +38,7 @@ use crate::policy::{Inbound, Policy};
 use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::value::{PeerName, ValueError, parse_address, udp_text};
+use crate::zone::Members;
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 16 * 1024;
@@ -65,6 +68,8 @@ pub struct Control {
     pub names: Arc<Names>,
     /// The tickets that it has issued.
     pub desk: Desk,
+    /// The zone's file.
+    pub zone: ZoneDesk,
     /// Who may reach this machine.
     pub access: Mutex<InForce>,
     /// Where `[inbound]` is read from again.
@@ -81,8 +86,10 @@ pub struct Control {
 pub struct InForce {
     /// `[inbound]` as it was read last.
     pub inbound: Inbound,
-    /// With the names of the trust book.
+    /// With the names of the trust book, and the members of the zone.
     pub policy: Policy,
+    /// The members of the zone.
+    pub members: Members,
 }
 
 /// All routes over `control`.
@@ -90,6 +97,7 @@ pub fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
+        .route("/v1/relay", get(relay))
         .route("/v1/ping", post(ping))
         .route("/v1/lookup", post(lookup))
         .route("/v1/resolve", post(resolve))
@@ -101,6 +109,9 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/join", post(join))
         .route("/v1/policy/check", post(policy_check))
         .route("/v1/policy/reload", post(policy_reload))
+        .route("/v1/zone", get(zone::show))
+        .route("/v1/zone/refresh", post(zone::refresh))
+        .route("/v1/zone/accept", post(zone::accept))
         .route("/metrics", get(metrics_text))
         .fallback(async || Problem::not_found("no such path in the control API"))
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -109,7 +120,7 @@ pub fn router(control: Arc<Control>) -> Router {
 
 /// A failed request: its status and one line.
 #[derive(Debug)]
-struct Problem(StatusCode, String);
+pub(super) struct Problem(pub(super) StatusCode, pub(super) String);
 
 impl Problem {
     fn not_found(text: impl Into<String>) -> Self {
@@ -152,7 +163,7 @@ impl From<JsonRejection> for Problem {
 }
 
 /// A JSON body whose refusal is an [`ApiError`] too.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -166,9 +177,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 /// A request that says all by its path: `{}`.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 impl Control {
     async fn ask<T>(
@@ -228,19 +239,37 @@ impl Control {
     /// Reads `[inbound]` again. A file that is wrong changes nothing.
     pub(crate) async fn reload(&self) -> Result<PolicyReloaded, crate::Error> {
         let inbound = self.source.read()?.inbound;
-        let policy = Policy::new(&inbound, &self.book())?;
+        let members = self.access().members.clone();
+        let policy = Policy::new(&inbound, &self.book(), &members)?;
         let done = PolicyReloaded::new(&policy);
-        *self.access() = InForce { inbound, policy };
+        *self.access() = InForce {
+            inbound,
+            policy,
+            members,
+        };
         self.enforce().await?;
         Ok(done)
     }
 
-    /// The book has changed: names mean other peers, others are trusted. What the rules lost is returned.
+    /// The zone has other members.
+    pub(crate) async fn follow_zone(&self, members: Members) -> Result<(), crate::Error> {
+        if self.access().members == members {
+            return Ok(());
+        }
+        self.access().members = members;
+        if let Some(lost) = self.follow_book().await? {
+            tracing::warn!("{lost}");
+        }
+        Ok(())
+    }
+
+    /// The book or the zone has changed: names mean other peers, others are trusted. What the rules lost is returned.
     async fn follow_book(&self) -> Result<Option<String>, crate::Error> {
         let lost = {
             let book = self.book();
             let mut access = self.access();
-            let (policy, lost) = Policy::lenient(&access.inbound, &book, &access.policy);
+            let (policy, lost) =
+                Policy::lenient(&access.inbound, &book, &access.members, &access.policy);
             access.policy = policy;
             lost
         };
@@ -250,17 +279,24 @@ impl Control {
         }))
     }
 
-    /// Brings the policy to the data thread. It must arrive: what is on disk and what is in force would differ.
+    /// Brings the policy to the data thread.
     async fn enforce(&self) -> Result<(), crate::Error> {
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
-        loop {
+        self.insist(|reply| {
             // Taken anew each time and sent before anything else runs: the last one sent is the last one made.
             let policy = Box::new(self.access().policy.clone());
-            let sent = self
-                .data
-                .ask(|reply| Command::SetPolicy { policy, reply })
-                .await;
-            match sent {
+            Command::SetPolicy { policy, reply }
+        })
+        .await
+    }
+
+    /// Asks until the data thread has heard it: what is on disk and what is in force would differ.
+    pub(crate) async fn insist(
+        &self,
+        make: impl Fn(Reply<()>) -> Command,
+    ) -> Result<(), crate::Error> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            match self.data.ask(&make).await {
                 Err(CommandError::Busy) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -300,6 +336,7 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
         peers: report.peers,
         reachable: report.reachable,
         streams: report.streams,
+        relays: report.relays.iter().map(OwnRelay::new).collect(),
         security: control.security.into(),
         dns: DnsStatus::new(&control.names),
         confined: Confinement::new(&control.confined),
@@ -323,6 +360,14 @@ async fn peers(State(control): State<Arc<Control>>) -> Answer<Vec<Peer>> {
             })
             .collect(),
     ))
+}
+
+async fn relay(State(control): State<Arc<Control>>) -> Answer<RelayStatus> {
+    let report = control.ask(ANSWER_TIMEOUT, Command::Relay).await?;
+    let report = report.ok_or_else(|| {
+        Problem::not_found("this node does not relay: add [relay] to its configuration")
+    })?;
+    Ok(Json(RelayStatus::new(&control.address, &report)))
 }
 
 async fn ping(
@@ -578,6 +623,7 @@ async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, P
         "anode_uptime_seconds".to_owned(),
         control.since.elapsed().as_secs(),
     ));
+    counters.extend(control.zone.counters());
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((kind, metrics::render(&counters)).into_response())
 }

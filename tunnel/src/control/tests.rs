@@ -22,6 +22,7 @@ use super::client::Client;
 use super::listener::{Access, ControlSocket};
 use super::server::{Control, InForce, router};
 use super::tickets::Desk;
+use super::zone::ZoneDesk;
 use crate::Error;
 use crate::command::{
     Command, DataHandle, LookupReport, PathReport, PeerReport, PingReport, StatusReport, Target,
@@ -34,6 +35,9 @@ use crate::policy::{Inbound, Policy};
 use crate::state::StateDir;
 use crate::state::book::Book;
 use crate::state::testing::TestDir;
+use crate::zone::http::Fetcher;
+use crate::zone::keeper::Keeper;
+use crate::zone::{Members, ZoneFrom};
 
 fn address(number: u8) -> Address {
     let mut scalar = [0; 32];
@@ -65,6 +69,7 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
             Command::Status(reply) => {
                 let listen: SocketAddr = "[::]:8737".parse().unwrap();
                 let _ = reply.send(StatusReport {
+                    relays: Vec::new(),
                     peers: 3,
                     reachable: 1,
                     streams: 2,
@@ -73,6 +78,8 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
             }
             Command::Peers(reply) => {
                 let path = PathReport {
+                    relay: None,
+                    mtu: 1232,
                     via: via(),
                     rtt: Some(Duration::from_nanos(310_400)),
                     active: true,
@@ -112,9 +119,13 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
                 told.push(Told::Trust(address));
                 let _ = reply.send(());
             }
+            Command::SetRelays { reply, .. } => reply.send(()).unwrap(),
             Command::SetPolicy { policy, reply } => {
                 told.push(Told::Policy(policy.trusted.len()));
                 let _ = reply.send(());
+            }
+            Command::Relay(reply) => {
+                let _ = reply.send(None);
             }
             Command::Counters(reply) => {
                 let _ = reply.send(vec![("anode_rx_bytes_total".into(), 7)]);
@@ -154,6 +165,15 @@ impl Node {
         let socket = test.path().join("control.sock");
         let (data, commands) = DataHandle::new(Arc::new(Wake::new().unwrap()));
         let thread = std::thread::spawn(move || data_thread(commands));
+        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
+        let keeper = Keeper::new(
+            ZoneFrom::Nowhere,
+            Zone::LOCAL,
+            Fetcher::plain(),
+            state.dir(),
+        )
+        .unwrap();
+        let (zone, _) = ZoneDesk::new(&keeper);
         let control = Control {
             data: data.clone(),
             address: own,
@@ -172,9 +192,11 @@ impl Node {
                 data.clone(),
             )),
             desk: Desk::new(&Book::default()),
+            zone,
             access: Mutex::new(InForce {
                 inbound: Inbound::default(),
                 policy: Policy::default(),
+                members: Members::default(),
             }),
             source: ConfigSource::File(test.path().join("anode.toml")),
             security: Security::default(),
@@ -184,7 +206,7 @@ impl Node {
                 landlock: Landlock::Partly,
                 memory_locked: false,
             },
-            state: StateDir::find(Some(test.path())).unwrap().lock().unwrap(),
+            state,
         };
         let listener = ControlSocket::bind(&socket, Access::Owner).unwrap();
         let server = tokio::spawn(axum::serve(listener, router(Arc::new(control))).into_future());

@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{Lookup, PeerSnapshot};
+use anode_routing::anode::{Lookup, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
+use anode_wire::PeerId;
 use anode_wire::sealed::kind;
-use anode_wire::{Endpoint, PeerId};
 
 use crate::adapter::Adapter;
 use crate::command::{
-    Command, LookupReport, News, PathReport, PeerReport, PingError, PingReport, Reply,
+    Command, LookupReport, News, PathReport, PeerReport, PingError, PingReport, RelayReport, Reply,
     StatusReport, Target,
 };
 
@@ -106,8 +106,8 @@ impl Control {
                 pinned,
                 reply,
             } => {
-                let endpoints: Vec<_> = endpoints.into_iter().map(Endpoint::Udp).collect();
-                adapter.first().add_peer(now, address, &endpoints, pinned);
+                let places: Vec<_> = endpoints.into_iter().map(Place::Udp).collect();
+                adapter.first().add_peer(now, address, &places, pinned);
                 let _ = reply.send(());
             }
             Command::Trust { address, reply } => {
@@ -126,6 +126,10 @@ impl Control {
                 adapter.set_policy(now, *policy);
                 let _ = reply.send(());
             }
+            Command::SetRelays { relays, reply } => {
+                super::set_relays(adapter.first(), now, relays);
+                let _ = reply.send(());
+            }
             Command::Join { ticket, reply } => {
                 self.joins.start(now, ticket, reply, adapter.first());
             }
@@ -139,6 +143,9 @@ impl Control {
             }
             Command::Endpoints(reply) => {
                 let _ = reply.send(endpoints(adapter.first()));
+            }
+            Command::Relay(reply) => {
+                let _ = reply.send(relay(now, adapter.first()));
             }
             Command::Counters(reply) => {
                 let mut all = counters::all(adapter, tun_dropped);
@@ -242,7 +249,11 @@ impl Control {
                     let _ = waiting.reply.send(Some(LookupReport {
                         address: peer.address,
                         sources: peer.sources.iter().map(|&source| source.into()).collect(),
-                        endpoints: peer.paths.into_iter().map(|path| path.endpoint).collect(),
+                        endpoints: peer
+                            .paths
+                            .into_iter()
+                            .map(|path| path.endpoint.to_string())
+                            .collect(),
                     }));
                 }
                 Lookup::Searching if now < waiting.deadline => self.lookups.push(waiting),
@@ -299,12 +310,31 @@ fn status(overlay: &AnodeOverlay) -> StatusReport {
         peers: overlay.peers().len(),
         reachable: overlay.connected(),
         streams: overlay.stream_count(),
+        relays: overlay.relays(),
         listen: overlay
             .listen()
             .into_iter()
             .filter_map(super::udp)
             .collect(),
     }
+}
+
+/// What this relay does, with every reason for a packet that was not passed on.
+fn relay(now: Instant, overlay: &AnodeOverlay) -> Option<RelayReport> {
+    let config = overlay.relay_config()?;
+    let counters = overlay.counters();
+    let dropped = counters.iter().filter_map(|(name, count)| {
+        let why = name.strip_prefix("relay_")?;
+        let is_drop = !matches!(why, "registrations" | "expired");
+        is_drop.then_some((why, count))
+    });
+    Some(RelayReport {
+        peers: overlay.registrations(now),
+        peers_max: config.peers,
+        packets: counters.relayed_packets,
+        bytes: counters.relayed_bytes,
+        dropped: dropped.collect(),
+    })
 }
 
 fn report(peer: PeerSnapshot) -> PeerReport {
@@ -315,10 +345,12 @@ fn report(peer: PeerSnapshot) -> PeerReport {
             .map(|path| PathReport {
                 via: anode_routing::overlay::Via {
                     kind: path.kind,
-                    endpoint: path.endpoint,
+                    endpoint: path.endpoint.to_string(),
                     hops: path.hops,
                 },
                 rtt: path.rtt,
+                relay: path.relay,
+                mtu: path.max_packet,
                 active: path.active,
             })
             .collect(),

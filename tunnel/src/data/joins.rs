@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
+use anode_routing::anode::Place;
 use anode_routing::overlay::Failure;
+use anode_wire::Address;
 use anode_wire::sealed::kind;
 use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
-use anode_wire::{Address, Endpoint};
 use tokio::sync::mpsc;
 
 use crate::adapter::ControlMessage;
@@ -64,9 +65,9 @@ impl Joins {
             return;
         }
         // This machine's operator has put in where the other is, as with `--peer`.
-        let udp = |endpoint: &&Endpoint| matches!(endpoint, Endpoint::Udp(_));
-        let endpoints: Vec<Endpoint> = ticket.endpoints.iter().filter(udp).cloned().collect();
-        overlay.add_peer(now, ticket.address, &endpoints, false);
+        let places = ticket.endpoints.iter().filter_map(Place::from_endpoint);
+        let places: Vec<Place> = places.collect();
+        overlay.add_peer(now, ticket.address, &places, false);
         self.under_way.push(Joining {
             ticket,
             deadline: now + JOIN_TIMEOUT,

@@ -7,12 +7,14 @@
 //!   trust.toml        peers that are let in, with their names, and the tickets that were issued
 //!   learnt.toml       where peers were last met: hints for the next start
 //!   sessions.toml     what sessions have taught about peers: timestamps, pins
+//!   registered.toml   of a relay: who is registered, so that a restart costs nobody more than its time
 //!   control.sock      the running node's control socket
 //! ```
 
 pub mod book;
 pub mod identity;
 pub mod learnt;
+pub mod registered;
 pub mod sessions;
 
 use std::fs;

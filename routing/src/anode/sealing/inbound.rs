@@ -1,5 +1,5 @@
 //! What comes out of the sessions: packets that they opened, and events.
-use super::places::{ENDPOINT_LEN, encode_destination};
+use super::places::{SOURCE_LEN, encode_source};
 use crate::anode::Node;
 use crate::anode::limits::source_prefix;
 use crate::anode::output::Way;
@@ -24,9 +24,10 @@ impl Node {
         bytes: &mut [u8],
         sink: &mut dyn OverlaySink,
     ) -> bool {
-        let mut endpoint = [0; ENDPOINT_LEN];
+        let mut endpoint = [0; SOURCE_LEN];
+        let relayed = self.relayed_sender(way, bytes);
         let source = Source {
-            endpoint: encode_destination(&way.reply_to(), &mut endpoint),
+            endpoint: encode_source(&way.reply_to(), relayed.as_ref(), &mut endpoint),
             network: source_prefix(way.from.ip()),
         };
         let clock = self.sealing.clock(now);
@@ -70,10 +71,11 @@ impl Node {
             recipient_peer: self.own.peer_id,
             body_len: body.len(),
             session: Some(from.peer),
+            full_sender: false,
             proven: self
                 .peers
                 .get(sender)
-                .is_some_and(|peer| peer.is_proven_at(&way.from)),
+                .is_some_and(|peer| peer.is_proven_way(way)),
             repeated: false,
         };
         match message_kind {
@@ -97,10 +99,7 @@ impl Node {
         let (found, digit) = self.peer_of(now, from.peer)?;
         let peer = self.peers.get_mut(found)?;
         peer.note_heard(now, way.len);
-        let on_used_path = peer.active_path().is_some_and(|path| {
-            path.endpoint == way.from && path.peer_id == digit && path.is_proven()
-        });
-        if on_used_path && peer.is_sealed() {
+        if peer.is_used_way(way, digit) && peer.is_sealed() {
             return Some((found, digit));
         }
         if !peer.is_sealed() {
@@ -112,8 +111,8 @@ impl Node {
             self.peers.promote(now, found, Standing::Met, limit);
         }
         if from.newest && nominate {
-            self.nominate(now, found, way, from.hop_count, digit, way.len);
-        } else if let Some(path) = self.peers.get_mut(found)?.path_mut(&way.from) {
+            self.nominate(now, found, way, digit, way.len);
+        } else if let Some(path) = self.peers.get_mut(found)?.path_taken(way) {
             path.earn(way.len);
         }
         if let Some(peer) = self.peers.get_mut(found)

@@ -1,17 +1,16 @@
 //! What goes out in sessions and for them: HELLOs to places, messages into queues.
 use super::Lane;
-use super::places::decode_destination;
+use super::places::decode_source;
 use crate::anode::output::Queue;
 use crate::anode::path::INITIAL_PACKET;
 use crate::anode::peers::PeerRef;
-use crate::anode::{Destination, Node};
+use crate::anode::{Destination, Node, Place};
 use crate::overlay::Failure;
 use anode_wire::Message;
 use anode_wire::packet::{FLAG_FULL_SENDER, FULL_SENDER_HEADER};
 use anode_wire::sealed::{
     MAX_DATAGRAM, PeerKey, SEALED_BODY, SEALED_OVERHEAD, SEALED_TAIL, Sealer, To, Transmit, kind,
 };
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// The same HELLO goes to one endpoint no more often than this.
@@ -25,11 +24,11 @@ impl Node {
     pub(super) fn send_for_sessions(&mut self, now: Instant, transmit: Transmit) {
         let Transmit { to, packet } = transmit;
         match to {
-            To::Endpoint(endpoint) => {
-                if let Some(destination) = decode_destination(&endpoint) {
-                    self.push_raw(destination, &packet);
-                }
-            }
+            To::Endpoint(endpoint) => match decode_source(&endpoint) {
+                Some((back, None)) => self.push_raw(back, &packet),
+                Some((back, Some(sender))) => self.answer_relayed(back, &sender, &packet),
+                None => {}
+            },
             To::Peer(pair) => {
                 let Some(found) = self.peers.find(pair.address.as_bytes()) else {
                     return;
@@ -52,7 +51,7 @@ impl Node {
         }
     }
 
-    pub(super) fn push_raw(&mut self, destination: Destination, packet: &[u8]) {
+    pub(in crate::anode) fn push_raw(&mut self, destination: Destination, packet: &[u8]) {
         if !self
             .control
             .push(destination, |out| out.extend_from_slice(packet))
@@ -70,7 +69,7 @@ impl Node {
             .active_path()
             .filter(|path| path.is_proven() && !path.is_suspect() && !peer.is_stale(now))
             .map(|path| path.endpoint);
-        let places: Vec<(SocketAddr, usize)> = peer
+        let places: Vec<(Place, usize)> = peer
             .paths
             .iter()
             .filter(|path| sure.is_none_or(|sure| path.endpoint == sure || path.is_probed()))
@@ -103,11 +102,10 @@ impl Node {
         &mut self,
         now: Instant,
         found: PeerRef,
-        endpoint: SocketAddr,
+        endpoint: Place,
         socket: usize,
     ) {
-        let same_family = |own: &SocketAddr| own.is_ipv4() == endpoint.is_ipv4();
-        if !self.sockets.get(socket).is_some_and(same_family) {
+        if !self.reaches(socket, &endpoint) {
             return;
         }
         let Some(peer) = self.peers.get_mut(found) else {

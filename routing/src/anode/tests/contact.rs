@@ -227,7 +227,7 @@ fn lookups_and_pins_are_plain_data() {
         pins,
         [Pin {
             address: address(1),
-            endpoints: vec![home(1)]
+            endpoints: vec![home(1).into()]
         }]
     );
     sim.restart(1, 2, draft());
@@ -427,7 +427,7 @@ fn a_configured_endpoint_is_asked_from_a_socket_of_its_family() {
     let v6: SocketAddr = "[2001:db8::2]:8737".parse().unwrap();
     let peer = |number, endpoint| ConfiguredPeer {
         address: address(number),
-        endpoints: vec![Endpoint::Udp(endpoint)],
+        places: vec![Place::Udp(endpoint)],
     };
     let config = NodeConfig {
         peers: vec![peer(2, v6), peer(3, home(3))],
@@ -445,11 +445,11 @@ fn a_configured_endpoint_is_asked_from_a_socket_of_its_family() {
         assert!(node.poll_transmit(sim.now, &mut batch));
         asked.push((batch.destination.to, batch.destination.socket));
     }
-    assert_eq!(asked, [(v6, 1), (home(3), 0)]);
+    assert_eq!(asked, [(Place::Udp(v6), 1), (Place::Udp(home(3)), 0)]);
     // Without a socket of that family nothing is sent, and the failure comes in its time.
     node.set_sockets(vec![bound("0.0.0.0:8737")]);
     node.remove_peer(sim.now, &address(2));
-    node.add_peer(sim.now, address(2), &[Endpoint::Udp(v6)], true);
+    node.add_peer(sim.now, address(2), &[Place::Udp(v6)], true);
     node.ping(sim.now, ipv6(2), 2, b"x").unwrap();
     batch.clear(64);
     assert!(!node.poll_transmit(sim.now, &mut batch));

@@ -152,7 +152,7 @@ fn a_replayed_packet_from_another_source_does_not_move_the_path() {
         .take()
         .unwrap()
         .into_iter()
-        .filter(|(_, f)| f.from == home(1))
+        .filter(|(_, f)| f.from == Place::Udp(home(1)))
         .map(|(_, f)| f.bytes)
         .collect();
     assert!(tape.len() > 40);
@@ -578,7 +578,9 @@ fn a_flood_of_beacons_is_bounded_and_costs_no_key_agreement() {
         .record
         .iter()
         .flatten()
-        .filter(|(_, f)| f.from == home(1) && f.to.ip().to_string() != "255.255.255.255")
+        .filter(|(_, f)| {
+            f.from == Place::Udp(home(1)) && f.to.ip().to_string() != "255.255.255.255"
+        })
         .count();
     assert!(answers <= 110, "{answers} unicast beacons in ten seconds");
     assert_eq!(recorded(&sim, home(1), kind::EPC_REQ).len(), 0);

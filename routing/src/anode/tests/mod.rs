@@ -4,11 +4,12 @@ use super::*;
 use crate::overlay::PathKind;
 use anode_wire::message::kind;
 use anode_wire::packet::FLAG_FULL_SENDER;
-use anode_wire::{AddressId, Header, MacKey, Packet, Party};
+use anode_wire::{AddressId, Endpoint, Header, MacKey, Packet, Party};
 use std::time::Duration;
 
 mod contact;
 mod hostile;
+mod relay;
 mod sealed;
 mod soak;
 mod streams;
@@ -72,7 +73,8 @@ fn elsewhere(last: u8) -> SocketAddr {
 }
 
 /// What was recorded of one kind, sent by `from`.
-fn recorded(sim: &Sim, from: SocketAddr, wanted: u8) -> Vec<Vec<u8>> {
+fn recorded(sim: &Sim, from: impl Into<Place>, wanted: u8) -> Vec<Vec<u8>> {
+    let from = from.into();
     let all = sim.record.iter().flatten();
     all.filter(|(_, flying)| {
         flying.from == from && Packet::new_checked(&flying.bytes[..]).unwrap().kind() == wanted
@@ -82,7 +84,8 @@ fn recorded(sim: &Sim, from: SocketAddr, wanted: u8) -> Vec<Vec<u8>> {
 }
 
 /// Bytes that went to an endpoint.
-fn sent_to(sim: &Sim, to: SocketAddr) -> usize {
+fn sent_to(sim: &Sim, to: impl Into<Place>) -> usize {
+    let to = to.into();
     sim.record
         .iter()
         .flatten()

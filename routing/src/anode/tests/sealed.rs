@@ -156,7 +156,7 @@ fn a_node_that_seals_and_one_that_never_does_tell_their_programs_so() {
             // The one that never seals calls: its packets are heard as hints alone.
             sim.ping(1, ipv6(1)).unwrap_err();
             let now = sim.now;
-            let at = [Endpoint::Udp(home(1))];
+            let at = [Place::Udp(home(1))];
             sim.hosts[1].node.add_peer(now, address(1), &at, true);
             sim.run(secs(3));
             datagram(&mut sim, 1, 1, SECRET).unwrap();
@@ -715,10 +715,10 @@ fn an_endpoint_that_has_not_proven_itself_gets_three_times_what_came_from_it() {
         sim.record = Some(Vec::new());
         sim.run(ms(50));
         for (_, flying) in sim.record.take().unwrap() {
-            if flying.from == home(1) {
+            if flying.from == Place::Udp(home(1)) {
                 passed_on += flying.bytes.len();
                 sim.inject(victim, home(2), flying.bytes);
-            } else if flying.to == victim {
+            } else if flying.to == Place::Udp(victim) {
                 to_victim += flying.bytes.len();
             }
         }

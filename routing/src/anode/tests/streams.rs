@@ -424,7 +424,7 @@ fn datagrams_that_come_joined_are_judged_one_by_one() {
         let before = sim.counters(1);
         let host = &mut sim.hosts[1];
         let received = Received {
-            from: home(1),
+            from: Place::Udp(home(1)),
             socket: 0,
             local_ip: None,
             ecn: Ecn::NotCapable,

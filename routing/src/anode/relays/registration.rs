@@ -1,0 +1,297 @@
+//! Being reachable: this node registers with the relay that its address designates and with the next one, and stays
+//! registered (A26, D40, DESIGN §7).
+use crate::anode::peers::PeerRef;
+use crate::anode::sealing::{Channel, Lane};
+use crate::anode::{Node, Sender, Timer};
+use anode_wire::{Address, Message, PeerId};
+use rand_core::Rng as _;
+use std::time::{Duration, Instant};
+
+/// A registration is renewed this often: NAT bindings live 30 s (D40).
+const RENEW_EVERY: Duration = Duration::from_secs(25);
+/// How long each PING is waited for; then the relay is dead (D40).
+const WAITS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+/// A relay that cannot be reached is tried again after this time, doubling up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(16);
+/// Doubts about a relay lead to no more than one PING in this time.
+const DOUBT_SPACING: Duration = Duration::from_secs(1);
+
+/// Where a registration stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// No session with the relay, or no way to it.
+    Away { next: Instant, wait: Duration },
+    /// A PING is under way; `tries` of them so far.
+    Asking {
+        token: u64,
+        tries: usize,
+        next: Instant,
+        /// The relay answered the last time, too.
+        renewal: bool,
+    },
+    /// The relay has answered.
+    Registered { at: Instant },
+}
+
+impl State {
+    fn deadline(&self) -> Instant {
+        match self {
+            Self::Away { next, .. } | Self::Asking { next, .. } => *next,
+            Self::Registered { at } => *at + RENEW_EVERY,
+        }
+    }
+
+    fn is_registered(&self) -> bool {
+        matches!(
+            self,
+            Self::Registered { .. } | Self::Asking { renewal: true, .. }
+        )
+    }
+}
+
+struct Registration {
+    relay: PeerRef,
+    address: Address,
+    state: State,
+    doubted: Option<Instant>,
+}
+
+/// Our registrations; two at most.
+#[derive(Default)]
+pub(in crate::anode) struct Registrations {
+    wanted: Vec<Registration>,
+}
+
+impl Registrations {
+    fn deadline(&self) -> Option<Instant> {
+        self.wanted.iter().map(|one| one.state.deadline()).min()
+    }
+}
+
+/// A relay through which this node is reachable, or should be.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RelaySnapshot {
+    /// Its address.
+    pub address: Address,
+    /// It has answered our last PING.
+    pub registered: bool,
+    /// Where it is reached, as `udp://192.0.2.1:8737`, if anywhere.
+    pub endpoint: Option<String>,
+    /// Round trip to it.
+    pub rtt: Option<Duration>,
+}
+
+impl Node {
+    /// The relays through which others reach this node.
+    pub fn relays(&self) -> Vec<RelaySnapshot> {
+        let snapshot = |one: &Registration| {
+            let path = self
+                .peers
+                .get(one.relay)
+                .and_then(|peer| peer.active_path());
+            RelaySnapshot {
+                address: one.address,
+                registered: one.state.is_registered(),
+                endpoint: path.map(|path| path.endpoint.to_string()),
+                rtt: path.and_then(|path| path.rtt),
+            }
+        };
+        self.registrations.wanted.iter().map(snapshot).collect()
+    }
+
+    /// The zone's relays have changed: which ones stand for us now?
+    pub(super) fn choose_registrations(&mut self, now: Instant) {
+        let own = self.own.address;
+        let wanted: Vec<Address> = self
+            .relays_for(own.as_bytes())
+            .map(|relay| relay.address)
+            .collect();
+        self.registrations
+            .wanted
+            .retain(|known| wanted.contains(&known.address));
+        for address in wanted {
+            let known = |one: &Registration| one.address == address;
+            if self.registrations.wanted.iter().any(known) {
+                continue;
+            }
+            let Some(relay) = self.peers.find(address.as_bytes()) else {
+                continue;
+            };
+            self.registrations.wanted.push(Registration {
+                relay,
+                address,
+                state: State::Away {
+                    next: now,
+                    wait: FIRST_WAIT,
+                },
+                doubted: None,
+            });
+        }
+        self.schedule_registrations(now);
+    }
+
+    fn schedule_registrations(&mut self, now: Instant) {
+        if let Some(at) = self.registrations.deadline() {
+            self.timers
+                .set(Timer::Registration, at.max(now), "relay registration");
+        }
+    }
+
+    pub(in crate::anode) fn handle_registration_timer(&mut self, now: Instant) {
+        for index in 0..self.registrations.wanted.len() {
+            if self.registrations.wanted[index].state.deadline() <= now {
+                self.drive_registration(now, index);
+            }
+        }
+        self.schedule_registrations(now);
+    }
+
+    /// The next step of one registration.
+    fn drive_registration(&mut self, now: Instant, index: usize) {
+        let Registration { relay, state, .. } = self.registrations.wanted[index];
+        let next = match state {
+            State::Away { wait, .. } => match self.ping_relay(now, relay) {
+                Some(token) => State::Asking {
+                    token,
+                    tries: 1,
+                    next: now + WAITS[0],
+                    renewal: false,
+                },
+                None => {
+                    self.contact_relay(now, relay);
+                    State::Away {
+                        next: now + wait,
+                        wait: (wait * 2).min(LONGEST_WAIT),
+                    }
+                }
+            },
+            State::Registered { .. } => self.ask_relay(now, relay, 0, true),
+            State::Asking { tries, renewal, .. } if tries < WAITS.len() => {
+                self.ask_relay(now, relay, tries, renewal)
+            }
+            State::Asking { .. } => {
+                // Dead where it was: it may be alive at another of its places (A25).
+                self.counters.relays_lost += 1;
+                if let Some(peer) = self.peers.get_mut(relay) {
+                    peer.paths.iter_mut().for_each(|path| path.probe(now));
+                }
+                self.contact_relay(now, relay);
+                State::Away {
+                    next: now + FIRST_WAIT,
+                    wait: FIRST_WAIT,
+                }
+            }
+        };
+        self.registrations.wanted[index].state = next;
+    }
+
+    /// Sends the PING number `tries`; without a session the relay is looked for anew.
+    fn ask_relay(&mut self, now: Instant, relay: PeerRef, tries: usize, renewal: bool) -> State {
+        match self.ping_relay(now, relay) {
+            Some(token) => State::Asking {
+                token,
+                tries: tries + 1,
+                next: now + WAITS[tries],
+                renewal,
+            },
+            None => {
+                self.contact_relay(now, relay);
+                State::Away {
+                    next: now + FIRST_WAIT,
+                    wait: FIRST_WAIT,
+                }
+            }
+        }
+    }
+
+    /// Has somebody look for the relay: session and path.
+    pub(super) fn contact_relay(&mut self, now: Instant, relay: PeerRef) {
+        if let Some(ipv6) = self.peers.get(relay).map(|peer| peer.ipv6) {
+            self.start_contact(now, ipv6, PeerId::ANY);
+        }
+    }
+
+    /// The PING that registers, if there is a session and a way; its token.
+    fn ping_relay(&mut self, now: Instant, relay: PeerRef) -> Option<u64> {
+        let token = self.rng.next_u64();
+        let body = token.to_be_bytes();
+        if !self.can_carry(relay, PeerId::ANY, body.len()) {
+            return None;
+        }
+        let channel = self.channel(relay, PeerId::ANY)?;
+        let destination = self.peers.get(relay)?.route(PeerId::ANY)?.destination;
+        let message = Message::Ping(&body);
+        match channel {
+            Channel::Plain => {
+                self.send_control(now, relay, destination, Sender::Full, &message);
+            }
+            Channel::Sealed(key) => {
+                self.push_sealed(now, relay, key, destination, Lane::Control, &message)
+                    .ok()?;
+            }
+        }
+        Some(token)
+    }
+
+    /// A session or a path has come to be: if it is to one of our relays, that one is asked at once.
+    pub(in crate::anode) fn relay_reached(&mut self, now: Instant, found: PeerRef) {
+        let away =
+            |one: &Registration| one.relay == found && matches!(one.state, State::Away { .. });
+        if let Some(index) = self.registrations.wanted.iter().position(away) {
+            self.drive_registration(now, index);
+            self.schedule_registrations(now);
+        }
+    }
+
+    /// A PONG has come. True: it was the answer of a relay with which we register.
+    pub(in crate::anode) fn handle_registered(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        payload: &[u8],
+    ) -> bool {
+        let answers = |one: &Registration| match one.state {
+            State::Asking { token, .. } => {
+                one.relay == sender && payload == token.to_be_bytes().as_slice()
+            }
+            State::Away { .. } | State::Registered { .. } => false,
+        };
+        let found = self
+            .registrations
+            .wanted
+            .iter_mut()
+            .find(|one| answers(one));
+        let Some(registration) = found else {
+            return false;
+        };
+        let renewal = registration.state.is_registered();
+        registration.state = State::Registered { at: now };
+        self.schedule_registrations(now);
+        if !renewal {
+            // What we have sent so far could not be answered.
+            self.use_relays_for_contacts(now);
+        }
+        true
+    }
+
+    /// Something says that a relay may have forgotten us, or that we are elsewhere now: ask it, not too often.
+    pub(in crate::anode) fn doubt_registrations(&mut self, now: Instant) {
+        for index in 0..self.registrations.wanted.len() {
+            let registration = &mut self.registrations.wanted[index];
+            let lately = registration
+                .doubted
+                .is_some_and(|at| now < at + DOUBT_SPACING);
+            if lately || !matches!(registration.state, State::Registered { .. }) {
+                continue;
+            }
+            registration.doubted = Some(now);
+            self.drive_registration(now, index);
+        }
+        self.schedule_registrations(now);
+    }
+}
