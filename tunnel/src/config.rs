@@ -325,7 +325,7 @@ mod tests {
         "#;
         let config = Config::parse(text, Path::new("/etc/anode/x")).unwrap();
         let zone_file = ZoneFrom::Path("/etc/anode/../zones/home".into());
-        assert_eq!(config.zone_file.unwrap().0, zone_file);
+        assert_eq!(config.zone_file.as_ref().unwrap().0, zone_file);
         assert!(config.given_names().contains_key(&"box".parse().unwrap()));
         assert_eq!(config.name.unwrap().0.0, "net7");
         assert_eq!(config.mtu.unwrap().0, Mtu(1400));

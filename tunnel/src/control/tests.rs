@@ -247,6 +247,7 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
         "address": address(1).to_string(), "ipv6": "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020",
         "interface": "anode0", "mtu": 1280, "listen": ["udp://[::]:8737"], "lan": ["eth0"],
         "peers": 3, "reachable": 1, "streams": 2, "security": {"plain": "deny", "pq": "prefer"},
+        "relays": [],
         "dns": {"listen": null, "name": null, "resolved": null, "problem": null},
         "confined": {
             "capabilities": ["CAP_NET_ADMIN"], "no_new_privileges": true, "seccomp": true,
@@ -264,7 +265,7 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
         "name": "box", "trusted": true, "sealed": true, "pq": true, "rx_bytes": 10, "tx_bytes": 20,
         "paths": [{
             "kind": "direct", "transport": "udp", "endpoint": "udp://192.0.2.1:8737",
-            "hops": 0, "rtt_ms": 0.31, "active": true,
+            "relay": null, "hops": 0, "rtt_ms": 0.31, "mtu": 1232, "active": true,
         }],
     }]);
     assert_eq!(peers, expected);
