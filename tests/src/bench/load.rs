@@ -19,9 +19,25 @@ pub struct Streams<'a> {
     pub to: &'a Host,
     pub to_ip: IpAddr,
     pub count: usize,
+    /// Of the senders' kernel.
+    pub congestion: &'static str,
+    /// Not counted.
+    pub warm_up: Duration,
 }
 
-impl Streams<'_> {
+impl<'a> Streams<'a> {
+    /// CUBIC, and the usual time to get warm.
+    pub fn new(from: &'a Host, to: &'a Host, to_ip: IpAddr, count: usize) -> Self {
+        Self {
+            from,
+            to,
+            to_ip,
+            count,
+            congestion: "cubic",
+            warm_up: WARM_UP,
+        }
+    }
+
     /// Bits per second that arrived once warm, and all bytes that arrived.
     pub fn run(&self, length: Duration) -> (f64, u64) {
         let address = SocketAddr::new(self.to_ip, PORT);
@@ -39,7 +55,7 @@ impl Streams<'_> {
             let _ = nix::sys::socket::setsockopt(
                 &near,
                 nix::sys::socket::sockopt::TcpCongestion,
-                &"cubic".into(),
+                &self.congestion.into(),
             );
             threads.push(thread::spawn({
                 let stop = stop.clone();
@@ -50,7 +66,7 @@ impl Streams<'_> {
                 move || receive(far, &arrived)
             }));
         }
-        thread::sleep(WARM_UP);
+        thread::sleep(self.warm_up);
         let (start, before) = (Instant::now(), arrived.load(Ordering::Relaxed));
         thread::sleep(length);
         let (bytes, seconds) = (

@@ -132,12 +132,10 @@ impl Line {
     }
 
     fn longest_piece(&self, whole: &Super<'_>) -> usize {
-        self.conditions
-            .bottleneck
-            .map_or(usize::MAX, |bottleneck| {
-                let bytes = bottleneck.rate / 8.0 * LONGEST_BURST.as_secs_f64();
-                ((bytes / whole.segment_size().max(1) as f64) as usize).max(1)
-            })
+        self.conditions.bottleneck.map_or(usize::MAX, |bottleneck| {
+            let bytes = bottleneck.rate / 8.0 * LONGEST_BURST.as_secs_f64();
+            ((bytes / whole.segment_size().max(1) as f64) as usize).max(1)
+        })
     }
 
     fn hold(&mut self, now: Instant, whole: &Super<'_>, range: Range<usize>) {
@@ -152,8 +150,7 @@ impl Line {
                 self.counts.queue_full += segments;
                 return self.spare.push(buffer);
             }
-            leaves =
-                starts + Duration::from_secs_f64(buffer.len() as f64 * 8.0 / bottleneck.rate);
+            leaves = starts + Duration::from_secs_f64(buffer.len() as f64 * 8.0 / bottleneck.rate);
             self.free_at = Some(leaves);
         }
         if self.held_bytes + buffer.len() > HOLD_AT_MOST {
@@ -280,7 +277,11 @@ mod tests {
             send(&mut single, start, 100);
             cut.take(start, header, &packet);
         }
-        assert!((30..=70).contains(&single.counts().lost), "{:?}", single.counts());
+        assert!(
+            (30..=70).contains(&single.counts().lost),
+            "{:?}",
+            single.counts()
+        );
         let counts = cut.counts();
         assert_eq!(counts.arrived, 20_000);
         assert!((1_800..=2_200).contains(&counts.lost), "{counts:?}");

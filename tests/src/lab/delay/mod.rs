@@ -131,10 +131,7 @@ fn carry(mut line: Line, from: &Tun, to: &Tun, shared: &Shared, way: usize) {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner),
             );
-            shared
-                .counts
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)[way] = line.counts();
+            shared.counts.lock().unwrap_or_else(PoisonError::into_inner)[way] = line.counts();
         }
         let mut drained = false;
         for _ in 0..BATCH {
