@@ -20,7 +20,7 @@ mod peers;
 mod report;
 
 pub use long::Condition;
-pub use options::{Group, Options};
+pub use options::{Group, Options, USAGE};
 pub use report::Report;
 
 use crate::lab::Lab;
