@@ -107,8 +107,13 @@ pub enum News {
         /// That the proof is bound to.
         handshake_hash: [u8; 32],
     },
-    /// What is known of sessions, to be written to disk.
-    Records(Vec<Record>),
+    /// What is known of peers, to be written to disk.
+    Learnt {
+        /// Their sessions.
+        records: Vec<Record>,
+        /// Where they are.
+        peers: Vec<PeerReport>,
+    },
 }
 
 /// Somebody, as people name them.

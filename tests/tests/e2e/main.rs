@@ -8,6 +8,7 @@ mod cleanup;
 mod command_line;
 mod common;
 mod datagrams;
+mod demo;
 mod harness;
 mod plain;
 mod policy;

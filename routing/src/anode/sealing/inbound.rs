@@ -198,11 +198,14 @@ impl Node {
                     }
                 }
             }
-            Event::Persist(_) => {
-                if !std::mem::replace(&mut self.sealing.persist_told, true) {
-                    self.event(OverlayEvent::Persist);
-                }
-            }
+            Event::Persist(_) => self.tell_persist(),
+        }
+    }
+
+    /// What must survive has changed: the program is told once, until it has fetched it.
+    pub(in crate::anode) fn tell_persist(&mut self) {
+        if !std::mem::replace(&mut self.sealing.persist_told, true) {
+            self.event(OverlayEvent::Persist);
         }
     }
 
