@@ -27,6 +27,24 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// Every unit.
+    pub(super) const ALL: [Self; 9] = [
+        Self::GigabitsPerSecond,
+        Self::PacketsPerSecond,
+        Self::Microseconds,
+        Self::Milliseconds,
+        Self::Seconds,
+        Self::MebiBytes,
+        Self::Percent,
+        Self::MegabitsPerSecond,
+        Self::PerSecond,
+    ];
+
+    /// The unit of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| unit.name() == name)
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::GigabitsPerSecond => "Gbit/s",

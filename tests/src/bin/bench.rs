@@ -99,8 +99,12 @@ fn compare(arguments: impl Iterator<Item = String>) -> ExitCode {
     let Some(lab) = Lab::open() else {
         return ExitCode::FAILURE;
     };
+    if let Some(child) = &options.child {
+        compare::child(&lab, &options, child);
+        return ExitCode::SUCCESS;
+    }
     let before = load_average();
-    match compare::run(&lab, &options) {
+    match compare::run(&options) {
         Ok(report) => println!(
             "{} runs of {:?}, medians; in parentheses the ratio to the best rival of the row, which is bold\n\n{report}\n\
              load average before and after: {before} – {}",

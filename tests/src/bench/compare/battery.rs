@@ -1,7 +1,7 @@
 //! What is measured of one peer in one run, from its start to its end.
 
 use super::peers::{End, Peer, Role, Site};
-use super::report::{Better, Figure, Report};
+use super::report::{Better, Figure};
 use super::{Group, Options, connects, echo};
 use crate::bench::load::{Datagrams, Streams};
 use crate::bench::{Unit, machine_seconds};
@@ -83,14 +83,14 @@ impl<'a> Running<'a> {
 /// Runs everything of `options` but the long line.
 ///
 /// # Panics
-/// If the peer fails; what it gave until then is kept.
-pub fn run(peer: &Peer, directory: &Path, options: &Options, report: &mut Report) {
+/// If the peer fails; what it gave until then was told.
+pub fn run(peer: &Peer, directory: &Path, options: &Options, tell: &mut dyn FnMut(&Figure, f64)) {
     let (near, far) = wired(Family::V4);
     let (mut running, first_reply) = Running::start(peer, directory, [&near, &far]);
     let carries = peer.role != Role::Link;
     let mut note = |name: &str, unit, better, value| {
         let name = name.to_owned();
-        report.note(Figure { name, unit, better }, peer.name, value);
+        tell(&Figure { name, unit, better }, value);
     };
     if carries && options.has(Group::Start) {
         note(

@@ -21,7 +21,8 @@ impl Idle {
     /// If one cannot be opened.
     pub fn open(hosts: [&Host; 2], to_ip: IpAddr, count: usize) -> Self {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("Linux knows");
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the own hard limit is allowed");
+        let wanted = hard.max(count as u64 * 2 + 1_000);
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).expect("root may raise its limit");
         hosts[0].sysctl("net/ipv4/ip_local_port_range", "1024 65000");
         let address = SocketAddr::new(to_ip, PORT);
         let listener = traffic::listen(hosts[1], address);

@@ -3,7 +3,7 @@
 use super::Options;
 use super::battery::Running;
 use super::peers::Peer;
-use super::report::{Better, Figure, Report};
+use super::report::{Better, Figure};
 use crate::bench::Unit;
 use crate::lab::Host;
 use crate::lab::delay::{Bottleneck, Conditions, long_line};
@@ -30,8 +30,8 @@ pub struct Condition {
 /// Measures one stream under every condition of `options`.
 ///
 /// # Panics
-/// If the peer fails; what it gave until then is kept.
-pub fn run(peer: &Peer, directory: &Path, options: &Options, report: &mut Report) {
+/// If the peer fails; what it gave until then was told.
+pub fn run(peer: &Peer, directory: &Path, options: &Options, tell: &mut dyn FnMut(&Figure, f64)) {
     let (near, far, line) = long_line(SEED);
     for host in [&near, &far] {
         widen(host);
@@ -57,7 +57,7 @@ pub fn run(peer: &Peer, directory: &Path, options: &Options, report: &mut Report
                 unit: Unit::MegabitsPerSecond,
                 better: Better::More,
             };
-            report.note(figure, peer.name, bits_per_second / 1e6);
+            tell(&figure, bits_per_second / 1e6);
         }
     }
 }

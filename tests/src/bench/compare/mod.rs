@@ -20,22 +20,20 @@ mod peers;
 mod report;
 
 pub use long::Condition;
-pub use options::{Group, Options, USAGE};
+pub use options::{Child, Group, Options, USAGE};
 pub use report::Report;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, command};
+use options::Part;
 use peers::Peer;
-use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 /// Measures.
 ///
 /// # Errors
 /// If a peer is asked for that there is none of.
-pub fn run(lab: &Lab, options: &Options) -> Result<Report, String> {
+pub fn run(options: &Options) -> Result<Report, String> {
     let mut report = Report::default();
     let mut present = Vec::new();
     for peer in options.columns()? {
@@ -54,47 +52,50 @@ pub fn run(lab: &Lab, options: &Options) -> Result<Report, String> {
         }
         for peer in &order {
             if battery {
-                attempt(lab, peer, run, options, &mut report, battery::run);
+                attempt(peer, run, Part::Battery, options, &mut report);
             }
         }
         for peer in &order {
             if options.has(Group::Long) {
-                attempt(lab, peer, run, options, &mut report, long::run);
+                attempt(peer, run, Part::Long, options, &mut report);
             }
         }
     }
     Ok(report)
 }
 
-type Measure = fn(&Peer, &Path, &Options, &mut Report);
-
-/// One peer's failure is a line of the report and does not end the others' runs.
-fn attempt(
-    lab: &Lab,
-    peer: &Peer,
-    run: u32,
-    options: &Options,
-    report: &mut Report,
-    measure: Measure,
-) {
+/// One peer's measures in a process of its own: what breaks there is a line of the report, and ends nobody else's run.
+fn attempt(peer: &Peer, run: u32, part: Part, options: &Options, report: &mut Report) {
     eprintln!("run {}: {}", run + 1, peer.name);
-    let directory = directory(lab);
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        measure(peer, &directory, options, report);
-    }));
-    if let Err(panic) = outcome {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        report.failed(peer.name, text.unwrap_or("a thread panicked"));
+    let own = std::env::current_exe().expect("Linux knows the program");
+    let mut child = command(own);
+    child.arg("compare").args(&options.arguments);
+    child.args(["--child", &format!("{}:{}", part.name(), peer.name)]);
+    match child.output() {
+        Ok(output) => {
+            for line in String::from_utf8_lossy(&output.stdout).lines() {
+                report.read(peer.name, line);
+            }
+            if !output.status.success() {
+                report.failed(peer.name, &String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        Err(error) => report.failed(peer.name, &error.to_string()),
     }
-    let _ = fs::remove_dir_all(&directory);
     // The kernel takes namespaces apart in the background.
     thread::sleep(Duration::from_millis(300));
 }
 
-fn directory(lab: &Lab) -> PathBuf {
-    let path = lab.directory().join("peer");
-    let _ = fs::remove_dir_all(&path);
-    fs::create_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    path
+/// What [`run`] starts for each peer: measures and prints each figure at once.
+///
+/// # Panics
+/// If the peer fails.
+pub fn child(lab: &Lab, options: &Options, child: &Child) {
+    let directory = lab.directory().join("peer");
+    fs::create_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+    let mut tell = |figure: &report::Figure, value| println!("{}", report::line(figure, value));
+    match child.part {
+        Part::Battery => battery::run(child.peer, &directory, options, &mut tell),
+        Part::Long => long::run(child.peer, &directory, options, &mut tell),
+    }
 }

@@ -54,7 +54,7 @@ impl Group {
 }
 
 /// What to measure, of whom, how often and for how long.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Alternations.
     pub runs: u32,
@@ -66,8 +66,35 @@ pub struct Options {
     pub peers: Vec<String>,
     /// Of the long line.
     pub conditions: Vec<Condition>,
+    /// As they were given.
+    pub arguments: Vec<String>,
+    /// Only this, for [`super::run`].
+    pub child: Option<Child>,
     /// Its bottleneck in bits per second, if it shall have one; the queue before it holds one round trip.
     pub rate: Option<f64>,
+}
+
+/// What one process measures of one peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Child {
+    pub(super) part: Part,
+    pub(super) peer: &'static Peer,
+}
+
+/// A share of the work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    Battery,
+    Long,
+}
+
+impl Part {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Battery => "battery",
+            Self::Long => "long",
+        }
+    }
 }
 
 impl Options {
@@ -110,6 +137,8 @@ impl Options {
             peers: Vec::new(),
             conditions: Vec::new(),
             rate: Some(1e9),
+            arguments: arguments.clone(),
+            child: None,
         };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
@@ -132,6 +161,7 @@ impl Options {
                     let megabits = number(&value, 0.0, 1e5)?;
                     options.rate = (megabits > 0.0).then_some(megabits * 1e6);
                 }
+                "--child" => options.child = Some(child(&value)?),
                 _ => return Err(format!("no option `{argument}`")),
             }
         }
@@ -155,6 +185,18 @@ fn list<T>(text: &str, each: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T
 fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
     let read = text.parse().ok().filter(|n| (least..=most).contains(n));
     read.ok_or_else(|| format!("`{text}` is no number from {least} to {most}"))
+}
+
+/// `PART:PEER`.
+fn child(text: &str) -> Result<Child, String> {
+    let (part, peer) = text.split_once(':').unwrap_or((text, ""));
+    let part = [Part::Battery, Part::Long]
+        .into_iter()
+        .find(|known| known.name() == part);
+    let peer = peers::ALL.iter().find(|known| known.name == peer);
+    part.zip(peer)
+        .map(|(part, peer)| Child { part, peer })
+        .ok_or_else(|| format!("`{text}` is not for people"))
 }
 
 fn group(name: &str) -> Result<Group, String> {

@@ -40,6 +40,15 @@ struct Row {
     values: BTreeMap<&'static str, Vec<f64>>,
 }
 
+/// One measure, for [`Report::read`].
+pub fn line(figure: &Figure, value: f64) -> String {
+    let better = match figure.better {
+        Better::More => "more",
+        Better::Less => "less",
+    };
+    format!("{}\t{}\t{better}\t{value}", figure.name, figure.unit.name())
+}
+
 /// What a figure of ours must reach.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Bound {
@@ -69,6 +78,25 @@ impl Report {
             self.rows.len() - 1
         });
         self.rows[at].values.entry(peer).or_default().push(value);
+    }
+
+    /// Notes a measure that [`line`] wrote; `false` if it is none.
+    pub fn read(&mut self, peer: &'static str, line: &str) -> bool {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, unit, better, value] = fields[..] else {
+            return false;
+        };
+        let better = match better {
+            "more" => Better::More,
+            "less" => Better::Less,
+            _ => return false,
+        };
+        let (Some(unit), Ok(value)) = (Unit::named(unit), value.parse()) else {
+            return false;
+        };
+        let name = name.to_owned();
+        self.note(Figure { name, unit, better }, peer, value);
+        true
     }
 
     /// Notes a run that broke off.
@@ -310,6 +338,21 @@ mod tests {
             text.contains("| 12.0 MiB | 24.0 MiB | **floor missed** |"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_measure_is_read_as_it_was_written() {
+        let mut report = report();
+        let rows = report.rows.len();
+        for unit in Unit::ALL {
+            let written = line(&figure(unit.name(), unit, Better::Less), 2.5);
+            assert!(report.read("anode", &written), "{written}");
+        }
+        assert_eq!(report.rows.len(), rows + Unit::ALL.len());
+        assert_eq!(report.rows[rows].figure.unit, Unit::ALL[0]);
+        for noise in ["", "ready", "a\tb\tmore\t1", "a\t%\tmore\tx"] {
+            assert!(!report.read("anode", noise), "{noise}");
+        }
     }
 
     #[test]

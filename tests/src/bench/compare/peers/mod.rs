@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// One way to carry traffic between two machines.
+#[derive(Debug)]
 pub struct Peer {
     /// Its column.
     pub name: &'static str,
@@ -48,7 +49,7 @@ pub enum Role {
 }
 
 /// Every peer, in the order of the columns.
-pub const ALL: [Peer; 11] = [
+pub static ALL: [Peer; 11] = [
     Peer {
         name: "link",
         role: Role::Link,
