@@ -36,6 +36,8 @@ fn main() -> ExitCode {
     let (mut mode, mut rate, mut json) = (Mode::Ratios, 50_000.0, false);
     let mut arguments = std::env::args().skip(1).peekable();
     match arguments.peek().map(String::as_str) {
+        // What `compare` starts to hold the far ends of idle connections.
+        Some("hold") => return hold(arguments.nth(1)),
         Some("compare") => return compare(arguments.skip(1)),
         Some("delaybox") => mode = Mode::DelayBox,
         Some("flood") => mode = Mode::Flood,
@@ -118,6 +120,16 @@ fn compare(arguments: impl Iterator<Item = String>) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn hold(address: Option<String>) -> ExitCode {
+    let Some(address) = address.and_then(|text| text.parse().ok()) else {
+        return usage();
+    };
+    if let Err(error) = compare::hold(address) {
+        eprintln!("{address}: {error}");
+    }
+    ExitCode::FAILURE
 }
 
 fn load_average() -> String {

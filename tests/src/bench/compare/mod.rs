@@ -19,6 +19,7 @@ mod options;
 mod peers;
 mod report;
 
+pub use flows::hold;
 pub use long::Condition;
 pub use options::{Child, Group, Options, USAGE};
 pub use report::Report;
