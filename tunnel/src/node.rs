@@ -300,11 +300,7 @@ enum Asked {
 async fn hear(control: Arc<Control>, mut news: mpsc::Receiver<News>, mut met: Option<Met>) {
     while let Some(word) = news.recv().await {
         match word {
-            News::Join {
-                from,
-                join,
-                handshake_hash,
-            } => control.joined_by(from, join, handshake_hash).await,
+            News::Join(shown) => control.joined_by(shown).await,
             News::Learnt { records, peers } => {
                 if let Err(error) = sessions::save(&control.state, &records) {
                     tracing::warn!("{error}");

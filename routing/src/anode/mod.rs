@@ -24,6 +24,7 @@ mod peer;
 mod peers;
 mod ping;
 mod receive;
+mod refusal;
 mod sealing;
 #[cfg(test)]
 mod sim;
@@ -99,6 +100,7 @@ struct Budgets {
     reply_sources: SourceBuckets,
     netid: Bucket,
     errors: Bucket,
+    sealed_only: Bucket,
     controls: Bucket,
     control_sources: SourceBuckets,
 }
@@ -134,6 +136,7 @@ impl Node {
             reply_sources: SourceBuckets::new(limits.replies_per_source, key()),
             netid: Bucket::default(),
             errors: Bucket::default(),
+            sealed_only: Bucket::default(),
             controls: Bucket::default(),
             control_sources: SourceBuckets::new(limits.controls_per_source, key()),
         };

@@ -10,6 +10,7 @@ mod common;
 mod datagrams;
 mod demo;
 mod harness;
+mod large;
 mod plain;
 mod policy;
 mod programs;

@@ -185,9 +185,7 @@ impl Control {
     /// Hands on the answers that came, and gives up what waited too long.
     pub fn settle(&mut self, now: Instant, adapter: &mut Adapter<AnodeOverlay>) {
         for message in adapter.take_control_messages() {
-            let overlay = adapter.first();
-            self.joins
-                .heard(message.from, message.kind, &message.body, overlay);
+            self.joins.heard(&message);
         }
         self.joins.poll(now, adapter.first());
         if adapter.take_persist() {

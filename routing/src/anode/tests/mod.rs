@@ -10,6 +10,7 @@ use std::time::Duration;
 mod contact;
 mod hostile;
 mod sealed;
+mod soak;
 mod streams;
 
 const fn ms(n: u64) -> Duration {
