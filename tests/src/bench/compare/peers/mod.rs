@@ -137,12 +137,15 @@ pub struct Site<'a> {
     pub hosts: [&'a Host; 2],
 }
 
+/// Starts the processes of an end and gives it its interface.
+type Start = Box<dyn Fn(&Host) -> Vec<Proc>>;
+
 /// A peer on one machine. Dropped, it is stopped.
 pub struct End {
     /// What the other machine calls this one.
     pub ip: IpAddr,
     host: Host,
-    start: Box<dyn Fn(&Host) -> Vec<Proc>>,
+    start: Start,
     stop: Box<dyn Fn()>,
     running: Vec<Proc>,
 }
