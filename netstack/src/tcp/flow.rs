@@ -17,6 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the kernel may leave sent data, a FIN or a window probe (at most 60 s apart) unanswered. A kernel that lives
 /// answers at once, so this only ends flows whose address was taken away.
 const UNANSWERED: Duration = Duration::from_secs(180);
+/// How often a SYN is sent again at once because the kernel still held an earlier connection of the same ports.
+const REDIALS: u8 = 3;
 /// What a segment may hold at least, whatever the MSS option says: the same as smoltcp's and Linux' lower bound.
 const MIN_MSS: u16 = 48;
 /// What a missing MSS option means (RFC 9293 §3.7.1, for IPv6).
@@ -47,8 +49,8 @@ impl Clock {
 /// How far a flow with a socket is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// Our SYN is out.
-    Connecting { until: Instant },
+    /// Our SYN is out; it may be sent again at once so often.
+    Connecting { until: Instant, redials: u8 },
     /// The SYN-ACK may go; the program's ACK is awaited.
     Accepted,
     /// Data may flow.
@@ -194,19 +196,42 @@ impl Live {
         seed: u64,
         now: Instant,
     ) -> Option<Self> {
-        let until = now + CONNECT_TIMEOUT;
-        let mut live = Self::new(socket, link, ours, seed, Phase::Connecting { until }, now);
+        let phase = Phase::Connecting {
+            until: now + CONNECT_TIMEOUT,
+            redials: REDIALS,
+        };
+        let mut live = Self::new(socket, link, ours, seed, phase, now);
+        live.dial(endpoint(ours), endpoint(program)).then_some(live)
+    }
+
+    /// A SYN with a fresh sequence number, with the next `egress`.
+    fn dial(&mut self, ours: IpEndpoint, program: IpEndpoint) -> bool {
         let Self {
             interface,
             sockets,
             handle,
             ..
-        } = &mut live;
-        sockets
-            .get_mut::<tcp::Socket>(*handle)
-            .connect(interface.context(), endpoint(program), endpoint(ours))
-            .ok()?;
-        Some(live)
+        } = self;
+        let socket = sockets.get_mut::<tcp::Socket>(*handle);
+        socket.connect(interface.context(), program, ours).is_ok()
+    }
+
+    /// The kernel answered our SYN out of an earlier connection of the same ports: TIME-WAIT, most often. The reset that
+    /// just went back ends that one, and our SYN has to go again (RFC 9293 §3.5.1, figure 9). At once: smoltcp waits a
+    /// second, and under many short connections that is soon the fate of most.
+    fn redial(&mut self) {
+        let Phase::Connecting { redials, .. } = &mut self.phase else {
+            return;
+        };
+        let Some(left) = redials.checked_sub(1) else {
+            return;
+        };
+        *redials = left;
+        let socket = self.socket_mut();
+        if let (Some(ours), Some(program)) = (socket.local_endpoint(), socket.remote_endpoint()) {
+            socket.abort();
+            self.dial(ours, program);
+        }
     }
 
     fn socket(&self) -> &tcp::Socket<'static> {
@@ -273,6 +298,10 @@ impl Live {
             .poll_ingress_single(time, &mut device, &mut self.sockets);
         let sent = device.sent;
         let after = self.socket().state();
+        let stale = sent && segment.ack && !segment.syn && !segment.rst;
+        if stale && (before, after) == (State::SynSent, State::SynSent) {
+            self.redial();
+        }
         // After RST smoltcp is closed, or listens again if it had listened: our only chance to tell RST from FIN (N3).
         let reset = segment.rst
             && before != State::Closed
@@ -372,7 +401,7 @@ impl Live {
         let state = self.socket().state();
         match self.phase {
             Phase::Resetting => return Rest::Over(End::Silent),
-            Phase::Connecting { until } if now >= until => {
+            Phase::Connecting { until, .. } if now >= until => {
                 return Rest::Over(End::Refused { timed_out: true });
             }
             Phase::Open if self.incoming == Incoming::Finished => match state {
@@ -406,7 +435,9 @@ impl Live {
             None => None,
         };
         Rest::Until(match self.phase {
-            Phase::Connecting { until } => Some(wanted.map_or(until, |wanted| wanted.min(until))),
+            Phase::Connecting { until, .. } => {
+                Some(wanted.map_or(until, |wanted| wanted.min(until)))
+            }
             _ => wanted,
         })
     }

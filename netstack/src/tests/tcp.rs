@@ -367,6 +367,58 @@ fn connecting_to_a_local_program() {
 }
 
 #[test]
+fn a_kernel_in_time_wait_is_reset_and_called_again_at_once() {
+    // N12, N13
+    let mut world = World::new(config(false));
+    let flow = world
+        .net
+        .tcp_connect(world.now, peer(80), program(50_000))
+        .unwrap();
+    let mut sent = Vec::new();
+    let mut next = |world: &mut World| {
+        let mut out = Vec::new();
+        world.net.poll_packet(world.now, &mut out)?;
+        let header = etherparse::TcpHeaderSlice::from_slice(&out[40..]).unwrap();
+        sent.push(header.to_header());
+        sent.last().cloned()
+    };
+    let old = |tcp: &mut etherparse::TcpHeader| {
+        tcp.ack = true;
+        tcp.acknowledgment_number = 7_777;
+    };
+    let mut syns = Vec::new();
+    // The first and three more; no time passes.
+    for _ in 0..4 {
+        let syn = next(&mut world).expect("a SYN at once");
+        assert!(syn.syn && !syn.ack);
+        assert!(!syns.contains(&syn.sequence_number), "a fresh one");
+        syns.push(syn.sequence_number);
+        let mut answer = segment(50_000, 9_000, old, b"");
+        world
+            .net
+            .handle_packet(world.now, Offload::default(), &mut answer, &mut world.sink);
+        let reset = next(&mut world).expect("a reset");
+        assert!(reset.rst && reset.sequence_number == 7_777);
+    }
+    // A kernel that never forgets is not called without end: what is left is smoltcp's own second.
+    assert!(next(&mut world).is_none());
+    let deadline = world.net.deadline().unwrap().0;
+    assert!(deadline > world.now + Duration::from_millis(500));
+
+    let last = *syns.last().unwrap();
+    let accepts = |tcp: &mut etherparse::TcpHeader| {
+        tcp.syn = true;
+        tcp.ack = true;
+        tcp.acknowledgment_number = last.wrapping_add(1);
+    };
+    let mut answer = segment(50_000, 9_000, accepts, b"");
+    world
+        .net
+        .handle_packet(world.now, Offload::default(), &mut answer, &mut world.sink);
+    assert_eq!(world.net.poll_event(), Some(Event::TcpConnected { flow }));
+}
+
+#[test]
 fn a_finish_before_the_connection_stands_is_not_lost() {
     both(|mut world| {
         let server = world.listen(22);

@@ -76,12 +76,7 @@ pub fn run(lab: &Lab, plan: &Plan, rate: f64) -> Report {
     b.trust(&a, "a");
     programs::first_ping(&host_a, b.ipv6().into(), Duration::from_secs(10));
 
-    let streams = Streams {
-        from: &host_a,
-        to: &host_b,
-        to_ip: b.ipv6().into(),
-        count: 1,
-    };
+    let streams = Streams::new(&host_a, &host_b, b.ipv6().into(), 1);
     let capacity = median(&[(); 3].map(|()| streams.run(plan.length).0)).unwrap_or(f64::NAN) / 8.0;
     let pace = capacity / 2.0;
     let flow = PacedStream::start(&host_a, &host_b, b.ipv6().into(), pace);

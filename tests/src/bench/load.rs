@@ -19,9 +19,25 @@ pub struct Streams<'a> {
     pub to: &'a Host,
     pub to_ip: IpAddr,
     pub count: usize,
+    /// Of the senders' kernel.
+    pub congestion: &'static str,
+    /// Not counted.
+    pub warm_up: Duration,
 }
 
-impl Streams<'_> {
+impl<'a> Streams<'a> {
+    /// CUBIC, and the usual time to get warm.
+    pub fn new(from: &'a Host, to: &'a Host, to_ip: IpAddr, count: usize) -> Self {
+        Self {
+            from,
+            to,
+            to_ip,
+            count,
+            congestion: "cubic",
+            warm_up: WARM_UP,
+        }
+    }
+
     /// Bits per second that arrived once warm, and all bytes that arrived.
     pub fn run(&self, length: Duration) -> (f64, u64) {
         let address = SocketAddr::new(self.to_ip, PORT);
@@ -39,7 +55,7 @@ impl Streams<'_> {
             let _ = nix::sys::socket::setsockopt(
                 &near,
                 nix::sys::socket::sockopt::TcpCongestion,
-                &"cubic".into(),
+                &self.congestion.into(),
             );
             threads.push(thread::spawn({
                 let stop = stop.clone();
@@ -50,7 +66,7 @@ impl Streams<'_> {
                 move || receive(far, &arrived)
             }));
         }
-        thread::sleep(WARM_UP);
+        thread::sleep(self.warm_up);
         let (start, before) = (Instant::now(), arrived.load(Ordering::Relaxed));
         thread::sleep(length);
         let (bytes, seconds) = (
@@ -165,23 +181,39 @@ pub struct Datagrams<'a> {
 const LOSS_ALLOWED: f64 = 0.001;
 
 impl Datagrams<'_> {
-    /// The highest rate found at which (nearly) all arrive, in packets per second.
+    /// The highest rate found at which (nearly) all arrive, in packets per second: doubled from 10,000 until packets are lost
+    /// or the sender cannot, then halved between what went well and what did not. A rate that loses gets a second chance:
+    /// what else runs on the machine costs packets, too.
     pub fn lossless_rate(&self, length: Duration) -> f64 {
         let trial = length / 4;
-        let (mut highest, loss) = self.trial(f64::INFINITY, trial);
-        if loss <= LOSS_ALLOWED {
-            return highest;
-        }
-        // What arrives at full speed is near what can; step down from a little above.
-        highest *= 1.2;
-        for _ in 0..20 {
-            let (arrived, loss) = self.trial(highest, trial);
-            if loss <= LOSS_ALLOWED {
-                return arrived;
+        let carried = |rate| {
+            [(); 2].into_iter().find_map(|()| {
+                let (arrived, loss) = self.trial(rate, trial);
+                (loss <= LOSS_ALLOWED).then_some(arrived)
+            })
+        };
+        let (mut good, mut bad) = (0.0, 10_000.0);
+        let mut best: f64 = 0.0;
+        while let Some(arrived) = carried(bad) {
+            best = best.max(arrived);
+            good = bad;
+            bad *= 2.0;
+            if arrived < good * 0.9 {
+                // The sender is the limit.
+                return best;
             }
-            highest *= 0.88;
         }
-        0.0
+        for _ in 0..4 {
+            let middle = (good + bad) / 2.0;
+            match carried(middle) {
+                Some(arrived) => {
+                    best = best.max(arrived);
+                    good = middle;
+                }
+                None => bad = middle,
+            }
+        }
+        best
     }
 
     /// Arrived packets per second and the share that did not.
@@ -232,11 +264,7 @@ fn offer(sender: &UdpSocket, packet: &[u8], rate: f64, length: Duration) -> (u64
         if passed >= length {
             return (sent, passed.as_secs_f64());
         }
-        let due = if rate.is_finite() {
-            (passed.as_secs_f64() * rate) as u64
-        } else {
-            sent + 32
-        };
+        let due = (passed.as_secs_f64() * rate) as u64;
         for _ in 0..due.saturating_sub(sent).min(32) {
             // A full queue refuses (ENOBUFS): such a packet was not offered.
             sent += u64::from(sender.send(packet).is_ok());

@@ -6,6 +6,8 @@
 //!     anode                anode          the overlay's (anode), one after the other, several times
 //! ```
 
+pub mod compare;
+pub mod delaybox;
 pub mod flood;
 mod load;
 mod report;
@@ -16,6 +18,7 @@ pub use report::{Report, Unit};
 use crate::lab::{Family, Host, Lab, Node, wired};
 use crate::programs;
 use load::{Datagrams, Streams};
+use report::median;
 use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -141,12 +144,7 @@ impl Way<'_> {
             ("TCP, 4 streams, b to a", 4, self.reversed()),
         ] {
             let before = (nodes.as_mut().map(cpu_of), machine_seconds());
-            let streams = Streams {
-                from: way.from,
-                to: way.to,
-                to_ip: way.to_ip,
-                count: streams,
-            };
+            let streams = Streams::new(way.from, way.to, way.to_ip, streams);
             let (bits_per_second, bytes) = streams.run(plan.length);
             note(name, Unit::GigabitsPerSecond, bits_per_second / 1e9);
             if name == "TCP, 1 stream, a to b" {

@@ -18,12 +18,34 @@ pub enum Unit {
     Seconds,
     /// Less is better.
     MebiBytes,
-    /// Of one processor; less is better.
+    /// Of whatever the figure names.
     Percent,
+    /// 10⁶ bits a second; more is better.
+    MegabitsPerSecond,
+    /// Events; more is better.
+    PerSecond,
 }
 
 impl Unit {
-    fn name(self) -> &'static str {
+    /// Every unit.
+    pub(super) const ALL: [Self; 9] = [
+        Self::GigabitsPerSecond,
+        Self::PacketsPerSecond,
+        Self::Microseconds,
+        Self::Milliseconds,
+        Self::Seconds,
+        Self::MebiBytes,
+        Self::Percent,
+        Self::MegabitsPerSecond,
+        Self::PerSecond,
+    ];
+
+    /// The unit of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| unit.name() == name)
+    }
+
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::GigabitsPerSecond => "Gbit/s",
             Self::PacketsPerSecond => "packets/s",
@@ -32,15 +54,18 @@ impl Unit {
             Self::Seconds => "s",
             Self::MebiBytes => "MiB",
             Self::Percent => "%",
+            Self::MegabitsPerSecond => "Mbit/s",
+            Self::PerSecond => "/s",
         }
     }
 
-    fn show(self, value: f64) -> String {
+    pub(super) fn show(self, value: f64) -> String {
         match self {
             Self::PacketsPerSecond | Self::Microseconds | Self::Milliseconds => {
                 format!("{value:.0}")
             }
-            Self::MebiBytes | Self::Percent => format!("{value:.1}"),
+            Self::PerSecond => format!("{value:.0}"),
+            Self::MebiBytes | Self::Percent | Self::MegabitsPerSecond => format!("{value:.1}"),
             Self::GigabitsPerSecond | Self::Seconds => format!("{value:.2}"),
         }
     }

@@ -1,24 +1,28 @@
-//! `bench [flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]`: measures in the lab. Needs root.
+//! `bench [compare|delaybox|flood|restart] …`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
-use anode_tests::bench::{self, Plan, flood, restart};
+use anode_tests::bench::compare::{self, Options};
+use anode_tests::bench::{self, Plan, delaybox, flood, restart};
 use anode_tests::lab::Lab;
 use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [compare|delaybox|flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
+  compare      every other overlay that is installed beside ours (bench compare --help)
+  delaybox     what the lab's long line can carry
   flood        a paced flow under a flood of forged first packets
   restart      from the end of a node to traffic again
   --runs N     alternations, the median counts (default 5)
   --seconds S  length of one measure (default 2)
   --rate N     forged packets per second (default 50000; only flood)
-  --plain      only the plain link (not for flood and restart)
-  --json       medians and single values for programs (not for flood and restart)";
+  --plain      only the plain link (only without a word)
+  --json       medians and single values for programs (only without a word)";
 
 enum Mode {
     Ratios,
+    DelayBox,
     Flood,
     Restart,
 }
@@ -32,6 +36,10 @@ fn main() -> ExitCode {
     let (mut mode, mut rate, mut json) = (Mode::Ratios, 50_000.0, false);
     let mut arguments = std::env::args().skip(1).peekable();
     match arguments.peek().map(String::as_str) {
+        // What `compare` starts to hold the far ends of idle connections.
+        Some("hold") => return hold(arguments.nth(1)),
+        Some("compare") => return compare(arguments.skip(1)),
+        Some("delaybox") => mode = Mode::DelayBox,
         Some("flood") => mode = Mode::Flood,
         Some("restart") => mode = Mode::Restart,
         _ => {}
@@ -68,6 +76,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     match mode {
+        Mode::DelayBox => println!("{}", delaybox::run(&plan)),
         Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
         Mode::Restart => println!("{}", restart::run(&lab, &plan)),
         Mode::Ratios if json => println!("{}", bench::run(&lab, &plan).json()),
@@ -79,6 +88,53 @@ fn main() -> ExitCode {
         ),
     }
     ExitCode::SUCCESS
+}
+
+fn compare(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let options = match Options::parse(arguments) {
+        Ok(options) => options,
+        Err(why) => {
+            eprintln!("{why}\n{}", compare::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    let Some(lab) = Lab::open() else {
+        return ExitCode::FAILURE;
+    };
+    if let Some(child) = &options.child {
+        compare::child(&lab, &options, child);
+        return ExitCode::SUCCESS;
+    }
+    let before = load_average();
+    match compare::run(&options) {
+        Ok(report) => println!(
+            "{} runs of {:?}, medians; in parentheses the ratio to the best rival of the row, which is bold\n\n{report}\n\
+             load average before and after: {before} – {}",
+            options.runs,
+            options.length,
+            load_average()
+        ),
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn hold(address: Option<String>) -> ExitCode {
+    let Some(address) = address.and_then(|text| text.parse().ok()) else {
+        return usage();
+    };
+    if let Err(error) = compare::hold(address) {
+        eprintln!("{address}: {error}");
+    }
+    ExitCode::FAILURE
+}
+
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
 fn usage() -> ExitCode {

@@ -56,11 +56,7 @@ impl Deref for Host {
 
 /// Two machines, numbers 1 and 2, on one cable without a switch.
 pub fn wired(family: Family) -> (Host, Host) {
-    let host = |number| Host {
-        ns: Ns::new(&format!("wired{number}")),
-        family,
-        number,
-    };
+    let host = |number| Host::bare(&format!("wired{number}"), family, number);
     let (left, right) = (host(1), host(2));
     left.prepare();
     right.prepare();
@@ -90,11 +86,7 @@ impl Lan {
 
     /// A new machine in it, number 1, 2, 3, …
     pub fn host(&self, name: &str) -> Host {
-        let host = Host {
-            ns: Ns::new(name),
-            family: self.family,
-            number: self.hosts.get() + 1,
-        };
+        let host = Host::bare(name, self.family, self.hosts.get() + 1);
         self.hosts.set(host.number);
         host.prepare();
         let port = host.port();
@@ -118,6 +110,15 @@ impl Lan {
 }
 
 impl Host {
+    /// A machine that has no interface yet.
+    pub(super) fn bare(name: &str, family: Family, number: u8) -> Self {
+        Self {
+            ns: Ns::new(name),
+            family,
+            number,
+        }
+    }
+
     /// Its namespace.
     pub fn ns(&self) -> &Ns {
         &self.ns

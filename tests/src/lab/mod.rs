@@ -4,10 +4,12 @@
 //!   Lab ── directory of this test, what the machine must offer
 //!    ├─ Ns ── a network namespace, held by one thread; processes and sockets are made inside it
 //!    │   └─ Proc ── a process there, with its output and a deadline for everything
+//!    ├─ DelayBox ── a long line between two hosts: delay, loss, a bottleneck
 //!    ├─ Lan ── a bridge in a namespace of its own, hosts plugged in
 //!    └─ Node ── `anode up` on a host, and the commands a user gives it
 //! ```
 
+pub mod delay;
 mod link;
 mod node;
 mod ns;

@@ -324,38 +324,12 @@ impl Node {
 
     /// Processor time it has used, user and system, in seconds.
     pub fn cpu_seconds(&mut self) -> f64 {
-        let stat = self.proc_file("stat");
-        // The second field, in parentheses, may hold spaces.
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or("")
-            .split_whitespace()
-            .collect();
-        let ticks: u64 = [11, 12]
-            .iter()
-            .map(|&i| fields[i].parse::<u64>().unwrap_or(0))
-            .sum();
-        // USER_HZ is 100 on every Linux that Rust runs on.
-        ticks as f64 / 100.0
+        self.process().cpu_seconds()
     }
 
     /// Resident memory in KiB.
     pub fn memory_kib(&mut self) -> u64 {
-        let status = self.proc_file("status");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("Linux reports VmRSS");
-        line.trim()
-            .trim_end_matches(" kB")
-            .parse()
-            .expect("VmRSS is a number")
-    }
-
-    fn proc_file(&mut self, name: &str) -> String {
-        let path = format!("/proc/{}/{name}", self.process().pid());
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+        self.process().memory_kib()
     }
 
     /// Its counters, from its control socket.

@@ -1,6 +1,7 @@
 //! The lab itself, proven on plain links without any anode.
 
 use anode_tests::capture::{Capture, Datagram, Forger};
+use anode_tests::lab::delay::{Bottleneck, Conditions, long_line};
 use anode_tests::lab::{Family, Host, Lab, Lan, Ns, command};
 use anode_tests::{programs, traffic};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
@@ -166,4 +167,53 @@ fn the_switch_sees_datagrams_and_a_forged_one_arrives() {
         (&buffer[..size], from),
         (&b"false"[..], SocketAddr::V4(forged.from))
     );
+}
+
+#[test]
+fn a_long_line_delays_loses_and_damages_nothing() {
+    let Some(_lab) = Lab::open() else { return };
+    let (near, far, line) = long_line(7);
+    let ms = Duration::from_millis;
+    line.set(Conditions {
+        delay: ms(15),
+        ..Conditions::default()
+    });
+    let pinged = programs::ping(&near, far.v4().into(), 56, 5);
+    assert_eq!(pinged.received, 5);
+    assert!(
+        pinged.rtt_ms.iter().all(|rtt| *rtt >= 30.0),
+        "{:?}",
+        pinged.rtt_ms
+    );
+
+    // Loss takes segments out of super-packets, which makes new ones of the rest: every byte has to arrive all the same.
+    line.set(Conditions {
+        delay: ms(1),
+        loss: 0.01,
+        bottleneck: Some(Bottleneck {
+            rate: 400e6,
+            queue: 1 << 20,
+        }),
+    });
+    let (sender, receiver) = traffic::pair(&near, &far, SocketAddr::new(far.v4().into(), 5_000));
+    const SIZE: u64 = 16 << 20;
+    let sending = std::thread::spawn(move || traffic::send_noise(sender, 3, SIZE));
+    let received = traffic::receive_all(receiver).expect("the stream ends in order");
+    let sent = sending.join().expect("the sender does not panic");
+    assert_eq!(received, (SIZE, sent.expect("all was sent")));
+    let snmp = far.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"));
+    let snmp = snmp.expect("Linux counts");
+    let tcp: Vec<Vec<&str>> = snmp
+        .lines()
+        .filter(|line| line.starts_with("Tcp:"))
+        .map(|line| line.split(' ').collect())
+        .collect();
+    let column = tcp[0].iter().position(|name| *name == "InCsumErrors");
+    assert_eq!(tcp[1][column.expect("Linux counts bad checksums")], "0");
+
+    std::thread::sleep(ms(200));
+    let counts = line.counts()[0];
+    let share = counts.lost as f64 / counts.arrived as f64;
+    assert!((0.005..0.02).contains(&share), "{counts:?}");
+    assert_eq!(line.refused(), 0);
 }
