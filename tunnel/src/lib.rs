@@ -8,6 +8,7 @@
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
 //!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
 //!   │                        ├ policy   who may reach this machine
+//!   │                        ├ relay    relaying and relays, as the configuration has them
 //!   │                        └ adapter  flows of the netstack joined to streams of the overlays
 //!   └── demo                           two nodes in namespaces of their own
 //! ```

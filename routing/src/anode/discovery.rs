@@ -116,9 +116,13 @@ impl Node {
         id: u32,
     ) {
         let reply = Message::Epc { id };
-        if self.may_reply(now, &arrival, &reply) {
-            self.reply(now, sender, &arrival, &reply);
+        if !self.may_reply(now, &arrival, &reply) {
+            return;
         }
+        if arrival.hop_count == 0 {
+            return self.reply(now, sender, &arrival, &reply);
+        }
+        self.answer_over_relays(now, sender, &arrival, &reply);
     }
 
     /// An endpoint is learned here and nowhere else (A53).

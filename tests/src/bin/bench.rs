@@ -1,16 +1,17 @@
-//! `bench [flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]`: measures in the lab. Needs root.
+//! `bench [flood|restart|relay] [--runs N] [--seconds S] [--rate N] [--plain] [--json]`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
-use anode_tests::bench::{self, Plan, flood, restart};
+use anode_tests::bench::{self, Plan, flood, relay, restart};
 use anode_tests::lab::Lab;
 use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [flood|restart|relay] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
   flood        a paced flow under a flood of forged first packets
   restart      from the end of a node to traffic again
+  relay        what passing packets on costs, beside a loop without logic
   --runs N     alternations, the median counts (default 5)
   --seconds S  length of one measure (default 2)
   --rate N     forged packets per second (default 50000; only flood)
@@ -21,6 +22,7 @@ enum Mode {
     Ratios,
     Flood,
     Restart,
+    Relay,
 }
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     match arguments.peek().map(String::as_str) {
         Some("flood") => mode = Mode::Flood,
         Some("restart") => mode = Mode::Restart,
+        Some("relay") => mode = Mode::Relay,
         _ => {}
     }
     if !matches!(mode, Mode::Ratios) {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     };
     match mode {
         Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
+        Mode::Relay => println!("{}", relay::run(&lab, &plan)),
         Mode::Restart => println!("{}", restart::run(&lab, &plan)),
         Mode::Ratios if json => println!("{}", bench::run(&lab, &plan).json()),
         Mode::Ratios => println!(

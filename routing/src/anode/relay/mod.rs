@@ -21,7 +21,7 @@ use super::limits::{Bucket, Rate, SourceBuckets};
 use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::{Node, Plain, RelayConfig, Timer};
-use anode_wire::{Address, PeerId};
+use anode_wire::{Address, Message, PeerId};
 use registry::{Bounds, NotRegistered, Registry};
 use std::time::{Duration, Instant};
 
@@ -95,12 +95,19 @@ impl Node {
     }
 
     /// A PING has come: whoever asks a relay is registered with it (A26), if it is who it says, and where it says (D40).
-    pub(super) fn handle_registration(&mut self, now: Instant, sender: PeerRef, arrival: &Arrival) {
+    /// True: the answer waits for the proof of that place, so that it says that its sender is registered.
+    pub(super) fn handle_registration(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: &Arrival,
+        payload: &[u8],
+    ) -> bool {
         let Some(relay) = self.relay.as_deref() else {
-            return;
+            return false;
         };
         let Some(peer) = self.peers.get_mut(sender) else {
-            return;
+            return false;
         };
         let in_order = match arrival.session {
             Some(_) => true,
@@ -109,12 +116,16 @@ impl Node {
         let ours = relay.config.any_zone || peer.address.zone() == self.own.address.zone();
         if arrival.hop_count > 0 || !in_order || !ours {
             self.counters.relay_refused += 1;
-            return;
+            return false;
         }
-        peer.registers = Some(now);
         if arrival.proven {
             self.register(now, sender, arrival);
+            return false;
         }
+        // Ours are all so long; others get their answer at once, and are registered a moment later.
+        let token = payload.try_into().ok();
+        peer.registers = Some((now, token));
+        token.is_some()
     }
 
     /// A place of a peer was proven: if it has just asked, or was registered elsewhere, it is registered there.
@@ -125,13 +136,16 @@ impl Node {
         let Some(peer) = self.peers.get(sender) else {
             return;
         };
-        let asked = peer.registers.is_some_and(|at| now < at + PROOF_WITHIN);
-        if asked
+        let asked = peer.registers.filter(|(at, _)| now < *at + PROOF_WITHIN);
+        if asked.is_some()
             || relay
                 .registry
                 .knows(now, &peer.address, arrival.sender_peer)
         {
             self.register(now, sender, arrival);
+        }
+        if let Some((_, Some(token))) = asked {
+            self.reply(now, sender, arrival, &Message::Pong(&token));
         }
     }
 
