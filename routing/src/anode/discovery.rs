@@ -144,6 +144,8 @@ impl Node {
         let Some(peer) = self.peers.get_mut(sender) else {
             return;
         };
+        let before = peer.active_path().filter(|path| path.is_proven());
+        let before = before.map(Path::spot);
         let of_check = |path: &&mut Path| check.spot.is_same(path);
         let Some(path) = peer.paths.iter_mut().find(of_check) else {
             self.counters.epc_unexpected += 1;
@@ -158,7 +160,7 @@ impl Node {
             path.hops = arrival.hop_count.max(1);
         }
         let configured = peer.standing == Standing::Kept;
-        peer.choose_path(now);
+        self.choose_path(now, sender, before);
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(sender);
