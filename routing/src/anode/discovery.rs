@@ -64,6 +64,10 @@ impl Node {
             return;
         };
         let sealed = entry.is_sealed();
+        // Of the peers that share the address, the one that is there: only its session is known to it.
+        let path = entry.paths.iter().find(|path| spot.is_same(path));
+        let digit = path.map_or(PeerId::ANY, |path| path.peer_id);
+        let digit = entry.tunnel(digit).map_or(PeerId::ANY, |_| digit);
         if sealed
             && entry
                 .path_mut(&endpoint)
@@ -99,13 +103,8 @@ impl Node {
             socket,
             source: None,
         };
-        self.send_control(
-            now,
-            peer,
-            destination,
-            Sender::Full,
-            &Message::EpcReq { id },
-        );
+        let question = Message::EpcReq { id };
+        self.send_control_to(now, peer, digit, destination, Sender::Full, &question);
     }
 
     pub(super) fn handle_epc_req(

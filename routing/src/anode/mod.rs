@@ -370,10 +370,23 @@ impl Node {
         sender: Sender,
         message: &Message<'_>,
     ) {
+        self.send_control_to(now, to, PeerId::ANY, destination, sender, message);
+    }
+
+    /// The same, to just this peer of the address.
+    fn send_control_to(
+        &mut self,
+        now: Instant,
+        to: PeerRef,
+        digit: PeerId,
+        destination: Destination,
+        sender: Sender,
+        message: &Message<'_>,
+    ) {
         let Some(peer) = self.peers.get_mut(to) else {
             return;
         };
-        if let Some(tunnel) = peer.tunnel(PeerId::ANY) {
+        if let Some(tunnel) = peer.tunnel(digit) {
             let key = tunnel.key;
             return self.send_sealed_control(now, to, key, destination, message);
         }

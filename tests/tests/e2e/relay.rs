@@ -95,7 +95,7 @@ impl Zone2 {
 /// Waits until a node is registered with all relays that stand for it.
 #[track_caller]
 fn registered(node: &Node) {
-    node.wait(LIMIT, "registration", |node| {
+    node.wait("registration", LIMIT, || {
         let status = node.json(&["status"]);
         let relays = status["relays"].as_array().expect("a list");
         !relays.is_empty() && relays.iter().all(|relay| relay["registered"] == true)

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 
 /// The table is looked through this often for what was not renewed.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Bytes of a PING's body where its PONG shall say that the sender is registered.
+const TOKEN: usize = 8;
 /// ERRORs to one peer (D40).
 const ERROR_RATE: Rate = Rate::per_second(1, 1);
 /// A PING from a place that is not proven yet registers its sender when the proof comes within this time.
@@ -119,11 +121,11 @@ impl Node {
             return false;
         }
         if arrival.proven {
-            self.register(now, sender, arrival);
-            return false;
+            // Who is not registered shall look for another relay.
+            return !self.register(now, sender, arrival) && payload.len() == TOKEN;
         }
         // Ours are all so long; others get their answer at once, and are registered a moment later.
-        let token = payload.try_into().ok();
+        let token: Option<[u8; TOKEN]> = payload.try_into().ok();
         peer.registers = Some((now, token));
         token.is_some()
     }
@@ -142,17 +144,18 @@ impl Node {
                 .registry
                 .knows(now, &peer.address, arrival.sender_peer)
         {
-            self.register(now, sender, arrival);
-        }
-        if let Some((_, Some(token))) = asked {
-            self.reply(now, sender, arrival, &Message::Pong(&token));
+            let registered = self.register(now, sender, arrival);
+            if let Some((_, Some(token))) = asked.filter(|_| registered) {
+                self.reply(now, sender, arrival, &Message::Pong(&token));
+            }
         }
     }
 
-    fn register(&mut self, now: Instant, sender: PeerRef, arrival: &Arrival) {
+    /// False: there is no room.
+    fn register(&mut self, now: Instant, sender: PeerRef, arrival: &Arrival) -> bool {
         let (Some(relay), Some(peer)) = (self.relay.as_deref_mut(), self.peers.get_mut(sender))
         else {
-            return;
+            return false;
         };
         peer.registers = None;
         let (at, source) = (arrival.way.reply_to(), arrival.way.from.ip());
@@ -164,11 +167,13 @@ impl Node {
                 self.counters.relay_registrations += u64::from(new);
                 self.timers
                     .set(Timer::Relay, now + SWEEP_EVERY, "registrations");
+                return true;
             }
             Err(NotRegistered::Full) => self.counters.relay_full += 1,
             Err(NotRegistered::Source) => self.counters.relay_full_source += 1,
             Err(NotRegistered::SameId) => self.counters.relay_same_id += 1,
         }
+        false
     }
 
     /// Whether the peer that sent this is registered here: it may ask for a NETID at another place of its own (D25).
