@@ -21,5 +21,6 @@ pub mod bench;
 pub mod capture;
 pub mod coverage;
 pub mod lab;
+pub mod light;
 pub mod programs;
 pub mod traffic;

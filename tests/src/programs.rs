@@ -107,6 +107,27 @@ pub fn ping_every(ns: &Ns, target: IpAddr, size: usize, count: u32, interval: Du
     }
 }
 
+/// Pings `count` times, `interval` apart; when each answer came, in seconds of the wall clock.
+pub fn ping_times(ns: &Ns, target: IpAddr, count: u32, interval: Duration) -> Vec<f64> {
+    let mut command = command(need("ping"));
+    command.args([
+        "-n",
+        "-D",
+        "-W",
+        "2",
+        "-i",
+        &interval.as_secs_f64().to_string(),
+    ]);
+    command.args(["-c", &count.to_string(), &target.to_string()]);
+    let done = ns.finish(command, Duration::from_secs(20) + interval * count);
+    assert!(done.code() <= 1, "{done}");
+    let time = |line: &str| {
+        let (time, _) = line.strip_prefix('[')?.split_once(']')?;
+        line.contains("bytes from").then(|| time.parse().ok())?
+    };
+    done.stdout().lines().filter_map(time).collect()
+}
+
 /// Waits until `target` answers one ping; how long that took.
 ///
 /// # Panics

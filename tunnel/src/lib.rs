@@ -10,6 +10,7 @@
 //!   ├── dns                           names for other programs: a responder for .anode, systemd-resolved
 //!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
 //!   │                        ├ policy   who may reach this machine
+//!   │                        ├ relay    relaying and relays, as the configuration has them
 //!   │                        └ adapter  flows of the netstack joined to streams of the overlays
 //!   └── demo                           two nodes in namespaces of their own
 //! ```

@@ -64,6 +64,10 @@ impl Node {
             return;
         };
         let sealed = entry.is_sealed();
+        // Of the peers that share the address, the one that is there: only its session is known to it.
+        let path = entry.paths.iter().find(|path| spot.is_same(path));
+        let digit = path.map_or(PeerId::ANY, |path| path.peer_id);
+        let digit = entry.tunnel(digit).map_or(PeerId::ANY, |_| digit);
         if sealed
             && entry
                 .path_mut(&endpoint)
@@ -99,13 +103,8 @@ impl Node {
             socket,
             source: None,
         };
-        self.send_control(
-            now,
-            peer,
-            destination,
-            Sender::Full,
-            &Message::EpcReq { id },
-        );
+        let question = Message::EpcReq { id };
+        self.send_control_to(now, peer, digit, destination, Sender::Full, &question);
     }
 
     pub(super) fn handle_epc_req(
@@ -116,9 +115,13 @@ impl Node {
         id: u32,
     ) {
         let reply = Message::Epc { id };
-        if self.may_reply(now, &arrival, &reply) {
-            self.reply(now, sender, &arrival, &reply);
+        if !self.may_reply(now, &arrival, &reply) {
+            return;
         }
+        if arrival.hop_count == 0 {
+            return self.reply(now, sender, &arrival, &reply);
+        }
+        self.answer_over_relays(now, sender, &arrival, &reply);
     }
 
     /// An endpoint is learned here and nowhere else (A53).
@@ -140,6 +143,8 @@ impl Node {
         let Some(peer) = self.peers.get_mut(sender) else {
             return;
         };
+        let before = peer.active_path().filter(|path| path.is_proven());
+        let before = before.map(Path::spot);
         let of_check = |path: &&mut Path| check.spot.is_same(path);
         let Some(path) = peer.paths.iter_mut().find(of_check) else {
             self.counters.epc_unexpected += 1;
@@ -154,7 +159,7 @@ impl Node {
             path.hops = arrival.hop_count.max(1);
         }
         let configured = peer.standing == Standing::Kept;
-        peer.choose_path(now);
+        self.choose_path(now, sender, before);
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(sender);

@@ -169,6 +169,11 @@ impl Path {
         matches!(self.state, State::Proven { .. })
     }
 
+    /// The last proof is older than this.
+    pub fn proven_before(&self, now: Instant, age: Duration) -> bool {
+        matches!(self.state, State::Proven { at, .. } if now.duration_since(at) > age)
+    }
+
     /// It was asked and an answer is overdue.
     pub fn is_suspect(&self) -> bool {
         matches!(self.state, State::Proven { check: Check::Asking { misses, .. }, .. } if misses > 0)

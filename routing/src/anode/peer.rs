@@ -18,6 +18,8 @@ const SHORT_SENDER_FOR: Duration = Duration::from_secs(60);
 const IN_USE_FOR: Duration = Duration::from_secs(30);
 /// Stream data that stops for so long may have lost its way to us.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
+/// A relay path that was proven so recently is not questioned because the peer questions its own.
+const QUESTION_AGAIN: Duration = Duration::from_secs(1);
 /// Something was sent that wants an answer, and nothing authentic came: the shortest wait before the paths are questioned (DESIGN §7).
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
@@ -138,8 +140,8 @@ pub(super) struct Peer {
     pub hints: Bucket,
     /// ERRORs of ours to it, as a relay (D40).
     pub errors: Bucket,
-    /// When it asked us to relay for it from a place that is still to be proven (D40).
-    pub registers: Option<Instant>,
+    /// When it asked us to relay for it from a place that is still to be proven, and what the answer will say (D40).
+    pub registers: Option<(Instant, Option<[u8; 8]>)>,
     replay: Option<Box<ReplayRing>>,
     pub streams: u32,
     pub pending_streams: u32,
@@ -459,14 +461,34 @@ impl Peer {
         }
     }
 
-    /// Where an answer to a relayed packet goes: over a proven relay path, if there is one.
+    /// Where an answer to a relayed packet goes: over the relay that it came through if that is one of the peer's, as it is
+    /// alive; else over the used path, if that is proven; else over the best.
     pub fn relay_destination(&self, at: &Place) -> Option<Destination> {
         let proven = |path: &&Path| path.is_relayed() && path.is_proven();
-        let path = match self.active_path().filter(proven) {
-            Some(active) => active,
-            None => &self.paths[self.relay_path_index(at)?],
+        let path = &self.paths[self.relay_path_index(at)?];
+        let path = match path.endpoint == *at {
+            true => path,
+            false => self.active_path().filter(proven).unwrap_or(path),
         };
         Some(route_over(path, None).destination)
+    }
+
+    /// All relays of the peer, for what must come through while one of them is dead.
+    pub fn relay_destinations(&self) -> impl Iterator<Item = Destination> {
+        let relayed = self.paths.iter().filter(|path| path.is_relayed());
+        relayed.map(|path| route_over(path, None).destination)
+    }
+
+    /// The peer questions its paths over relays: ours may be as dead as its. True if there is something to ask.
+    pub fn question_relay_paths(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for path in self.paths.iter_mut().filter(|path| path.is_relayed()) {
+            if path.proven_before(now, QUESTION_AGAIN) {
+                path.check(now);
+                any = true;
+            }
+        }
+        any
     }
 
     fn remove_path(&mut self, index: usize) {

@@ -140,7 +140,9 @@ impl Node {
         arrival: Arrival,
         payload: &[u8],
     ) {
-        self.handle_registration(now, sender, &arrival);
+        if self.handle_registration(now, sender, &arrival, payload) {
+            return;
+        }
         let reply = Message::Pong(payload);
         if self.may_reply(now, &arrival, &reply) {
             self.reply(now, sender, &arrival, &reply);

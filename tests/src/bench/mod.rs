@@ -1,5 +1,5 @@
 //! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians. And what a flood of
-//! forged packets ([`flood`]) and the end of a node ([`restart`]) cost.
+//! forged packets ([`flood`]), the end of a node ([`restart`]) and relaying ([`relay`]) cost.
 //!
 //! ```text
 //!   machine a ──veth── machine b          every measure is taken over the link's own addresses (plain) and over
@@ -10,6 +10,7 @@ pub mod compare;
 pub mod delaybox;
 pub mod flood;
 mod load;
+pub mod relay;
 mod report;
 pub mod restart;
 

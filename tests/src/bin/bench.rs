@@ -1,19 +1,20 @@
-//! `bench [compare|delaybox|flood|restart] …`: measures in the lab. Needs root.
+//! `bench [compare|delaybox|flood|relay|restart] …`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
 use anode_tests::bench::compare::{self, Options};
-use anode_tests::bench::{self, Plan, delaybox, flood, restart};
+use anode_tests::bench::{self, Plan, delaybox, flood, relay, restart};
 use anode_tests::lab::Lab;
 use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [compare|delaybox|flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [compare|delaybox|flood|relay|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
   compare      every other overlay that is installed beside ours (bench compare --help)
   delaybox     what the lab's long line can carry
   flood        a paced flow under a flood of forged first packets
   restart      from the end of a node to traffic again
+  relay        what passing packets on costs, beside a loop without logic
   --runs N     alternations, the median counts (default 5)
   --seconds S  length of one measure (default 2)
   --rate N     forged packets per second (default 50000; only flood)
@@ -25,6 +26,7 @@ enum Mode {
     DelayBox,
     Flood,
     Restart,
+    Relay,
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Some("delaybox") => mode = Mode::DelayBox,
         Some("flood") => mode = Mode::Flood,
         Some("restart") => mode = Mode::Restart,
+        Some("relay") => mode = Mode::Relay,
         _ => {}
     }
     if !matches!(mode, Mode::Ratios) {
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
     match mode {
         Mode::DelayBox => println!("{}", delaybox::run(&plan)),
         Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
+        Mode::Relay => println!("{}", relay::run(&lab, &plan)),
         Mode::Restart => println!("{}", restart::run(&lab, &plan)),
         Mode::Ratios if json => println!("{}", bench::run(&lab, &plan).json()),
         Mode::Ratios => println!(

@@ -6,16 +6,19 @@
 //!    │   └─ Proc ── a process there, with its output and a deadline for everything
 //!    ├─ DelayBox ── a long line between two hosts: delay, loss, a bottleneck
 //!    ├─ Lan ── a bridge in a namespace of its own, hosts plugged in
+//!    │   └─ Nat ── a symmetric NAT plugged in, with machines behind it
 //!    └─ Node ── `anode up` on a host, and the commands a user gives it
 //! ```
 
 pub mod delay;
 mod link;
+mod nat;
 mod node;
 mod ns;
 mod process;
 
 pub use link::{Family, Host, Lan, cable, wired};
+pub use nat::Nat;
 pub use node::{Metrics, Node, NodeBuilder, anode_binary};
 pub use ns::Ns;
 pub use process::{Done, Proc, command};

@@ -74,6 +74,7 @@ pub struct NodeBuilder {
     arguments: Vec<String>,
     config: String,
     wrapper: Vec<String>,
+    verb: &'static str,
 }
 
 impl NodeBuilder {
@@ -100,6 +101,12 @@ impl NodeBuilder {
     pub fn peer(self, peer: &Node, endpoint: &str) -> Self {
         let value = format!("{}@{endpoint}", peer.address());
         self.args(&["--peer", &value])
+    }
+
+    /// It is a relay: `anode relay` instead of `anode up`.
+    pub fn relay(mut self) -> Self {
+        self.verb = "relay";
+        self
     }
 
     /// Runs it through another program, such as `setpriv --…`.
@@ -149,7 +156,7 @@ impl NodeBuilder {
             None => command(binary),
         };
         command
-            .arg("up")
+            .arg(self.verb)
             .arg("--state")
             .arg(&self.state)
             .args(&self.arguments);
@@ -179,6 +186,7 @@ impl Node {
             arguments: Vec::new(),
             config: String::new(),
             wrapper: Vec::new(),
+            verb: "up",
         }
     }
 

@@ -16,6 +16,7 @@ mod plain;
 mod policy;
 mod programs;
 mod reach;
+mod relay;
 mod sealed;
 mod streams;
 mod tickets;

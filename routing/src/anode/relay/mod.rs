@@ -21,12 +21,14 @@ use super::limits::{Bucket, Rate, SourceBuckets};
 use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::{Node, Plain, RelayConfig, Timer};
-use anode_wire::{Address, PeerId};
+use anode_wire::{Address, Message, PeerId};
 use registry::{Bounds, NotRegistered, Registry};
 use std::time::{Duration, Instant};
 
 /// The table is looked through this often for what was not renewed.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Bytes of a PING's body where its PONG shall say that the sender is registered.
+const TOKEN: usize = 8;
 /// ERRORs to one peer (D40).
 const ERROR_RATE: Rate = Rate::per_second(1, 1);
 /// A PING from a place that is not proven yet registers its sender when the proof comes within this time.
@@ -95,12 +97,19 @@ impl Node {
     }
 
     /// A PING has come: whoever asks a relay is registered with it (A26), if it is who it says, and where it says (D40).
-    pub(super) fn handle_registration(&mut self, now: Instant, sender: PeerRef, arrival: &Arrival) {
+    /// True: the answer waits for the proof of that place, so that it says that its sender is registered.
+    pub(super) fn handle_registration(
+        &mut self,
+        now: Instant,
+        sender: PeerRef,
+        arrival: &Arrival,
+        payload: &[u8],
+    ) -> bool {
         let Some(relay) = self.relay.as_deref() else {
-            return;
+            return false;
         };
         let Some(peer) = self.peers.get_mut(sender) else {
-            return;
+            return false;
         };
         let in_order = match arrival.session {
             Some(_) => true,
@@ -109,12 +118,16 @@ impl Node {
         let ours = relay.config.any_zone || peer.address.zone() == self.own.address.zone();
         if arrival.hop_count > 0 || !in_order || !ours {
             self.counters.relay_refused += 1;
-            return;
+            return false;
         }
-        peer.registers = Some(now);
         if arrival.proven {
-            self.register(now, sender, arrival);
+            // Who is not registered shall look for another relay.
+            return !self.register(now, sender, arrival) && payload.len() == TOKEN;
         }
+        // Ours are all so long; others get their answer at once, and are registered a moment later.
+        let token: Option<[u8; TOKEN]> = payload.try_into().ok();
+        peer.registers = Some((now, token));
+        token.is_some()
     }
 
     /// A place of a peer was proven: if it has just asked, or was registered elsewhere, it is registered there.
@@ -125,20 +138,24 @@ impl Node {
         let Some(peer) = self.peers.get(sender) else {
             return;
         };
-        let asked = peer.registers.is_some_and(|at| now < at + PROOF_WITHIN);
-        if asked
+        let asked = peer.registers.filter(|(at, _)| now < *at + PROOF_WITHIN);
+        if asked.is_some()
             || relay
                 .registry
                 .knows(now, &peer.address, arrival.sender_peer)
         {
-            self.register(now, sender, arrival);
+            let registered = self.register(now, sender, arrival);
+            if let Some((_, Some(token))) = asked.filter(|_| registered) {
+                self.reply(now, sender, arrival, &Message::Pong(&token));
+            }
         }
     }
 
-    fn register(&mut self, now: Instant, sender: PeerRef, arrival: &Arrival) {
+    /// False: there is no room.
+    fn register(&mut self, now: Instant, sender: PeerRef, arrival: &Arrival) -> bool {
         let (Some(relay), Some(peer)) = (self.relay.as_deref_mut(), self.peers.get_mut(sender))
         else {
-            return;
+            return false;
         };
         peer.registers = None;
         let (at, source) = (arrival.way.reply_to(), arrival.way.from.ip());
@@ -150,11 +167,13 @@ impl Node {
                 self.counters.relay_registrations += u64::from(new);
                 self.timers
                     .set(Timer::Relay, now + SWEEP_EVERY, "registrations");
+                return true;
             }
             Err(NotRegistered::Full) => self.counters.relay_full += 1,
             Err(NotRegistered::Source) => self.counters.relay_full_source += 1,
             Err(NotRegistered::SameId) => self.counters.relay_same_id += 1,
         }
+        false
     }
 
     /// Whether the peer that sent this is registered here: it may ask for a NETID at another place of its own (D25).

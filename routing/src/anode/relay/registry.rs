@@ -292,3 +292,135 @@ fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anode::Place;
+    use crate::anode::sim::address;
+    use std::net::SocketAddr;
+
+    fn at(port: u16) -> Destination {
+        Destination {
+            to: Place::Udp(SocketAddr::from(([198, 51, 100, 1], port))),
+            socket: 0,
+            source: None,
+        }
+    }
+
+    fn digit(digit: u8) -> PeerId {
+        PeerId::new(digit).unwrap()
+    }
+
+    fn registry() -> Registry {
+        Registry::new(Bounds {
+            peers: 100,
+            per_source: 100,
+        })
+    }
+
+    fn register(registry: &mut Registry, now: Instant, number: u16, peer: u8, port: u16) {
+        let place = at(port);
+        let result = registry.register(now, &address(number), digit(peer), place, place.to.ip());
+        assert!(result.is_ok());
+    }
+
+    fn found(
+        registry: &mut Registry,
+        now: Instant,
+        sender: &Party<'_>,
+        recipient: &Party<'_>,
+        peer: u8,
+    ) -> Option<Place> {
+        let found = registry.find(now, sender, recipient, digit(peer));
+        found.map(|(destination, _)| destination.to)
+    }
+
+    #[test]
+    fn a_named_peer_gets_its_packets_and_a_conversation_stays_in_one_place() {
+        // A45, DESIGN §5
+        let (mut registry, now) = (registry(), Instant::now());
+        let (to, senders) = (address(1), (100..200).map(address));
+        for (peer, port) in [(3, 3), (5, 5), (9, 9)] {
+            register(&mut registry, now, 1, peer, port);
+        }
+        let id = Party::Id(to.id());
+        let full = Party::Full(to.as_bytes());
+        let mut places = Vec::new();
+        for sender in senders {
+            let forms = [Party::Id(sender.id()), Party::Full(sender.as_bytes())];
+            for peer in [3, 5, 9] {
+                let expected = Some(at(u16::from(peer)).to);
+                assert_eq!(found(&mut registry, now, &forms[0], &id, peer), expected);
+            }
+            // Whoever names nobody, or somebody who is not there, in whatever form.
+            let mut chosen = Vec::new();
+            for form in &forms {
+                for recipient in [&id, &full] {
+                    for peer in [0, 7] {
+                        chosen.push(found(&mut registry, now, form, recipient, peer));
+                    }
+                }
+            }
+            chosen.dedup();
+            assert_eq!(chosen.len(), 1);
+            places.extend(chosen);
+        }
+        for port in [3, 5, 9] {
+            let share = places.iter().filter(|place| **place == Some(at(port).to));
+            assert!(share.count() > 15, "about a third of the senders");
+        }
+    }
+
+    #[test]
+    fn the_latest_place_counts_and_an_earlier_one_stands_in() {
+        let (mut registry, start) = (registry(), Instant::now());
+        let (sender, id) = (Party::Id(address(9).id()), address(1).id());
+        for (seconds, port) in [(0, 1), (10, 2), (20, 3), (30, 4)] {
+            register(
+                &mut registry,
+                start + Duration::from_secs(seconds),
+                1,
+                0,
+                port,
+            );
+        }
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let mut place = |now| found(&mut registry, now, &sender, &Party::Id(id), 0);
+        assert_eq!(place(later(31)), Some(at(4).to));
+        assert_eq!(place(later(149)), Some(at(4).to));
+        assert_eq!(place(later(150)), None, "120 s after the last PING");
+        assert_eq!(registry.len(), 1);
+        registry.sweep(later(150));
+        assert_eq!((registry.len(), registry.expired), (0, 1));
+        assert!(registry.by_ipv6.is_empty() && registry.sources.is_empty());
+    }
+
+    #[test]
+    fn a_full_recipient_that_is_another_address_is_nobody() {
+        // S10: one short id, two addresses
+        let (mut registry, now) = (registry(), Instant::now());
+        register(&mut registry, now, 1, 0, 1);
+        let sender = Party::Id(address(9).id());
+        assert!(
+            found(
+                &mut registry,
+                now,
+                &sender,
+                &Party::Full(address(1).as_bytes()),
+                0
+            )
+            .is_some()
+        );
+        assert!(
+            found(
+                &mut registry,
+                now,
+                &sender,
+                &Party::Full(address(2).as_bytes()),
+                0
+            )
+            .is_none()
+        );
+    }
+}

@@ -84,6 +84,11 @@ impl Node {
             relays,
         });
         self.release_relays();
+        let relayed = self.peers.iter().filter(|(_, peer)| peer.has_relay_path());
+        let relayed: Vec<_> = relayed.map(|(found, _)| found).collect();
+        for found in relayed {
+            self.add_relay_paths(now, found);
+        }
         self.choose_registrations(now);
         self.use_relays_for_contacts(now);
     }

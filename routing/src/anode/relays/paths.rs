@@ -4,7 +4,7 @@ use crate::anode::path::{Origin, Through};
 use crate::anode::peers::PeerRef;
 use crate::anode::receive::Arrival;
 use crate::anode::{ASK_AGAIN, Node, Place};
-use anode_wire::{Address, Packet, Party, PeerId};
+use anode_wire::{Address, Message, Packet, Party, PeerId};
 use std::time::Instant;
 
 impl Node {
@@ -175,6 +175,32 @@ impl Node {
         let peer = self.peers.get(found);
         peer.and_then(|peer| peer.relay_destination(&arrival.way.from))
             .unwrap_or(back)
+    }
+
+    /// The answer to a question about a relay path goes over all relays of the asker: the one that we use may be just the one
+    /// that is dead, and then our own paths are to be questioned, too.
+    pub(in crate::anode) fn answer_over_relays(
+        &mut self,
+        now: Instant,
+        found: PeerRef,
+        arrival: &Arrival,
+        answer: &Message<'_>,
+    ) {
+        let peer = self.peers.get(found);
+        let over = peer.map(|peer| peer.relay_destinations().collect::<Vec<_>>());
+        match over.filter(|over| !over.is_empty()) {
+            Some(over) => {
+                for destination in over {
+                    self.reply_at(now, found, arrival, destination, answer);
+                }
+            }
+            None => self.reply(now, found, arrival, answer),
+        }
+        if let Some(peer) = self.peers.get_mut(found)
+            && peer.question_relay_paths(now)
+        {
+            self.handle_peer_timer(now, found);
+        }
     }
 
     /// A packet of the sessions answers one that was relayed, whose sender may be known by nothing but its address: it goes

@@ -139,3 +139,523 @@ fn a_stream_goes_over_a_relay_that_loses_and_reorders() {
     let program = &sim.hosts[b].program;
     assert!(program.read.values().any(|read| *read == data));
 }
+
+/// The longest time between two answers while host `from` pings `to` every 50 ms.
+fn longest_silence(sim: &mut Sim, from: usize, to: u16, time: Duration) -> Duration {
+    let (begin, until) = (sim.now, sim.now + time);
+    let mut token = 1 << 32;
+    let tokens = token..;
+    while sim.now < until {
+        let now = sim.now;
+        // A failure is silence, too.
+        let _ = sim.hosts[from].node.ping(now, ipv6(to), token, b"again");
+        token += 1;
+        sim.run(ms(50));
+    }
+    let events = sim.hosts[from].program.events.iter();
+    let events = events.filter(|(at, _)| *at >= begin);
+    let answers = events.filter_map(|(at, event)| match event {
+        OverlayEvent::Pong { token, .. } if tokens.contains(token) => Some(*at),
+        _ => None,
+    });
+    let times: Vec<Instant> = [begin].into_iter().chain(answers).chain([until]).collect();
+    times
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .max()
+        .unwrap()
+}
+
+/// Which relay (as host index) host `index` uses towards `number`.
+fn used_relay(sim: &Sim, index: usize, number: u16) -> usize {
+    let relay = active(sim, index, number).unwrap().relay.unwrap();
+    (0..8)
+        .find(|index| address(R + *index as u16) == relay)
+        .unwrap()
+}
+
+#[test]
+fn a_dead_relay_is_left_for_the_next_within_a_second() {
+    // D40, DESIGN §7
+    for count in [2, 5] {
+        let (mut sim, a, b) = two_behind_nats(20 + u64::from(count), count);
+        learn(&mut sim, a, 2);
+        sim.ping(a, ipv6(2)).unwrap();
+        // Both on the way there and on the way back.
+        for (end, other) in [(a, 2), (b, 1)] {
+            let dead = used_relay(&sim, end, other);
+            sim.hosts[dead].up = false;
+            let silence = longest_silence(&mut sim, a, 2, secs(5));
+            assert!(silence <= secs(1), "{count} relays: {silence:?}");
+            sim.hosts[dead].up = true;
+            sim.run(secs(30));
+        }
+    }
+}
+
+#[test]
+fn a_relay_that_forgets_everything_knows_its_peers_again_within_seconds() {
+    // D40
+    for kept in [true, false] {
+        let (mut sim, a, _) = two_behind_nats(31, 1);
+        learn(&mut sim, a, 2);
+        sim.ping(a, ipv6(2)).unwrap();
+        let now = sim.now;
+        let known = sim.hosts[0].node.registrations(now);
+        assert_eq!(known.len(), 2);
+        sim.restart(0, R, relay());
+        if kept {
+            sim.hosts[0].node.restore_registrations(now, &known);
+        }
+        let silence = longest_silence(&mut sim, a, 2, secs(10));
+        let limit = if kept { ms(150) } else { secs(3) };
+        assert!(silence <= limit, "registrations kept: {kept}: {silence:?}");
+        sim.run(secs(30));
+        let now = sim.now;
+        assert_eq!(sim.hosts[0].node.registrations(now).len(), 2);
+    }
+}
+
+#[test]
+fn a_transfer_survives_the_death_of_its_relay() {
+    let (mut sim, a, b) = two_behind_nats(33, 2);
+    learn(&mut sim, a, 2);
+    sim.ping(a, ipv6(2)).unwrap();
+    let (_, data) = transfer(&mut sim, a, 2, 3_000_000);
+    sim.link.rate = 1_000_000;
+    sim.until(secs(30), "half of it", |sim| received(sim, b) > 1_000_000);
+    let dead = used_relay(&sim, a, 2);
+    sim.hosts[dead].up = false;
+    let (at, before) = (sim.now, received(&sim, b));
+    sim.until(secs(5), "more of it", |sim| {
+        received(sim, b) > before + 100_000
+    });
+    let gap = sim.now - at;
+    assert!(gap <= ms(1500), "{gap:?}");
+    sim.until(secs(60), "the rest", |sim| received(sim, b) == data.len());
+}
+
+#[test]
+fn a_nat_that_forgets_is_noticed_by_traffic_and_by_renewal() {
+    // D40, A2
+    let (mut sim, a, b) = two_behind_nats(35, 2);
+    learn(&mut sim, a, 2);
+    sim.ping(a, ipv6(2)).unwrap();
+    sim.nats[1].forget();
+    let silence = longest_silence(&mut sim, b, 1, secs(4));
+    assert!(
+        silence <= secs(2),
+        "its own packets open it again: {silence:?}"
+    );
+    sim.nats[0].forget();
+    sim.nats[1].forget();
+    sim.run(secs(27));
+    assert!(sim.ping(a, ipv6(2)).unwrap() <= ms(500));
+}
+
+#[test]
+fn the_direct_path_is_preferred_once_proven_and_left_when_it_dies() {
+    // D24, Q25, DESIGN §7
+    let mut sim = relays(37, 2);
+    let (a, b) = (sim.host(1, knows(&[2])), sim.host(2, quiet()));
+    join(&mut sim, a, 2);
+    join(&mut sim, b, 2);
+    sim.until(secs(5), "registration", |sim| {
+        is_registered(sim, a) && is_registered(sim, b)
+    });
+    let ends = (home(1), home(2));
+    sim.cut.push(ends);
+    sim.ping(a, ipv6(2)).unwrap();
+    assert_eq!(active(&sim, a, 2).unwrap().kind, PathKind::Relay);
+    sim.cut.clear();
+    longest_silence(&mut sim, a, 2, secs(30));
+    assert_eq!(active(&sim, a, 2).unwrap().kind, PathKind::Direct);
+    assert_eq!(active(&sim, a, 2).unwrap().hops, 0);
+    sim.cut.push(ends);
+    let silence = longest_silence(&mut sim, a, 2, secs(5));
+    assert!(silence <= secs(1), "{silence:?}");
+    assert_eq!(active(&sim, a, 2).unwrap().kind, PathKind::Relay);
+}
+
+#[test]
+fn peers_of_one_address_are_told_apart_by_their_digit() {
+    // A44, A45, A46, S18
+    let mut sim = relays(39, 2);
+    let digits = [3, 5].map(|digit| PeerId::new(digit).unwrap());
+    let shared = |digit| NodeConfig {
+        peer_id: digit,
+        ..quiet()
+    };
+    let a = natted(&mut sim, 1, 2, quiet());
+    let machines = digits.map(|digit| natted(&mut sim, 2, 2, shared(digit)));
+    sim.until(secs(5), "registration", |sim| {
+        is_registered(sim, a) && machines.iter().all(|index| is_registered(sim, *index))
+    });
+    learn(&mut sim, a, 2);
+    for (machine, digit) in machines.iter().zip(digits) {
+        let to = address(2).ipv6(digit);
+        for payload in 0..3u8 {
+            let now = sim.now;
+            let node = &mut sim.hosts[a].node;
+            node.send_datagram(now, 7, to, 9, &[payload]).unwrap();
+            sim.run(ms(500));
+        }
+        let got = &sim.hosts[*machine].program.datagrams;
+        assert_eq!(got.len(), 3, "digit {}", digit.get());
+        assert!(got.iter().all(|(_, _, at, ..)| *at == to));
+    }
+    // Digit 0 reaches one of them, and always the same one.
+    let before = machines.map(|index| sim.hosts[index].program.datagrams.len());
+    for _ in 0..6 {
+        let now = sim.now;
+        let node = &mut sim.hosts[a].node;
+        node.send_datagram(now, 7, ipv6(2), 9, b"any").unwrap();
+        sim.run(ms(100));
+    }
+    let more = [0, 1].map(|i| sim.hosts[machines[i]].program.datagrams.len() - before[i]);
+    assert!(more == [6, 0] || more == [0, 6], "{more:?}");
+    assert!(sim.hosts[0].node.registrations(sim.now).len() >= 3);
+}
+
+/// A packet for host `to` that came to the relay from elsewhere.
+fn stray(from: u16, to: u16, hops: u8) -> Vec<u8> {
+    let mut bytes = packet(from, to, &Message::Ping(b"stray"), true);
+    bytes[0] = hops;
+    bytes
+}
+
+#[test]
+fn what_must_not_be_relayed_is_dropped_and_counted() {
+    // A19, A39, D18, D40, S15
+    let (mut sim, _, _) = two_behind_nats(41, 1);
+    let relayed = |sim: &Sim| sim.counters(0).relayed_packets;
+    let send = |sim: &mut Sim, from, bytes| {
+        sim.inject(from, home(R), bytes);
+        sim.run(ms(100));
+    };
+    let before = relayed(&sim);
+    send(&mut sim, elsewhere(9), stray(9, 2, 16));
+    assert_eq!(relayed(&sim), before + 1, "16 relays are allowed");
+    for hops in [17, 200, 255] {
+        send(&mut sim, elsewhere(9), stray(9, 2, hops));
+    }
+    assert_eq!(sim.counters(0).dropped_hop_limit, 3);
+    send(&mut sim, elsewhere(9), stray(9, 77, 0));
+    assert_eq!(sim.counters(0).relay_unregistered, 1);
+    let now = sim.now;
+    let at = sim.hosts[0].node.registrations(now);
+    let at = at.iter().find(|known| known.address == address(2)).unwrap();
+    let back = at.at.to.udp().unwrap();
+    send(&mut sim, back, stray(9, 2, 0));
+    assert_eq!(sim.counters(0).relay_back, 1);
+    assert_eq!(relayed(&sim), before + 1);
+    // For itself: never out again.
+    send(&mut sim, elsewhere(9), stray(9, R, 0));
+    assert_eq!(relayed(&sim), before + 1);
+}
+
+#[test]
+fn two_relays_that_point_at_each_other_make_no_loop() {
+    // D18, S15: a forger that forwards between the two has them believe that host 2 is at the other
+    let mut sim = relays(43, 2);
+    let now = sim.now;
+    for (index, other) in [(0, R + 1), (1, R)] {
+        let known = Registration {
+            address: address(2),
+            digit: PeerId::ANY,
+            at: Destination {
+                to: Place::Udp(home(other)),
+                socket: 0,
+                source: None,
+            },
+            left: secs(100),
+        };
+        sim.hosts[index].node.restore_registrations(now, &[known]);
+    }
+    sim.inject(elsewhere(9), home(R), stray(9, 2, 0));
+    sim.run(secs(5));
+    let relayed: u64 = (0..2)
+        .map(|index| sim.counters(index).relayed_packets)
+        .sum();
+    // It goes over once, and would come back to where it came from.
+    assert_eq!(relayed, 1);
+    assert_eq!(sim.counters(1).relay_back, 1);
+}
+
+#[test]
+fn nobody_registers_for_another_nor_from_elsewhere() {
+    // D38, D40, S7, S17, S18
+    let (mut sim, a, _) = two_behind_nats(45, 1);
+    let now = sim.now;
+    let before = sim.hosts[0].node.registrations(now);
+    sim.record = Some(Vec::new());
+    sim.run(secs(26));
+    let nat = before
+        .iter()
+        .find(|known| known.address == address(1))
+        .unwrap();
+    let sealed = recorded(&sim, nat.at.to, anode_wire::sealed::kind::SEALED);
+    assert!(!sealed.is_empty(), "the PING of the renewal is among them");
+    // Replayed from elsewhere, with a right MAC in plain, forged, and relayed.
+    for bytes in sealed {
+        sim.inject(elsewhere(9), home(R), bytes);
+    }
+    sim.inject(
+        elsewhere(9),
+        home(R),
+        packet(1, R, &Message::Ping(b"here"), true),
+    );
+    let mut forged = packet(1, R, &Message::Ping(b"here"), true);
+    forged[4] ^= 1;
+    sim.inject(elsewhere(9), home(R), forged);
+    let mut relayed = packet(9, R, &Message::Ping(b"here"), true);
+    relayed[0] = 1;
+    sim.inject(elsewhere(9), home(R), relayed);
+    sim.run(secs(3));
+    let now = sim.now;
+    let after = sim.hosts[0].node.registrations(now);
+    let places = |all: &[Registration]| -> Vec<_> {
+        all.iter()
+            .map(|known| (known.address, known.at.to))
+            .collect()
+    };
+    assert_eq!(places(&before), places(&after));
+    learn(&mut sim, a, 2);
+    assert!(sim.ping(a, ipv6(2)).is_ok());
+}
+
+#[test]
+fn draft_peers_register_where_the_policy_hears_them() {
+    // D40: PING with full sender address and a valid MAC, from a place that has answered an EPC_REQ
+    for (security, registers) in [(DRAFT, true), (Security::default(), false)] {
+        let mut sim = Sim::new(47);
+        sim.host(
+            R,
+            NodeConfig {
+                security,
+                ..relay()
+            },
+        );
+        let a = sim.host(1, draft());
+        join(&mut sim, a, 1);
+        sim.run(secs(5));
+        let now = sim.now;
+        let known = sim.hosts[0].node.registrations(now);
+        assert_eq!(known.len(), usize::from(registers), "{security:?}");
+    }
+}
+
+#[test]
+fn registrations_end_and_tables_are_bounded() {
+    // D40, S32
+    let mut sim = Sim::new(49);
+    let config = RelayConfig {
+        peers: 3,
+        peers_per_source: 2,
+        ..RelayConfig::default()
+    };
+    let limited = NodeConfig {
+        relay: Some(config),
+        ..quiet()
+    };
+    sim.host(R, limited);
+    sim.nats.push(Nat::new(1));
+    for number in 1..=3 {
+        let index = sim.host_at(behind(1, number), number, quiet());
+        join(&mut sim, index, 1);
+    }
+    sim.run(secs(5));
+    let registered = |sim: &Sim| sim.hosts[0].node.registrations(sim.now).len();
+    assert_eq!(registered(&sim), 2, "one source has two places");
+    assert!(sim.counters(0).relay_full_source > 0);
+    for number in 4..=5 {
+        natted(&mut sim, number, 1, quiet());
+    }
+    sim.run(secs(5));
+    assert_eq!(registered(&sim), 3, "the table has three places");
+    assert!(sim.counters(0).relay_full > 0);
+    for host in &mut sim.hosts[1..] {
+        host.up = false;
+    }
+    sim.run(LIFETIME + secs(31));
+    assert_eq!(registered(&sim), 0);
+    assert_eq!(sim.counters(0).relay_expired, 3);
+    let why = sim.hosts[0].node.deadline().map(|(_, why)| why);
+    assert_ne!(why, Some("registrations"), "nothing to wake up for");
+}
+
+#[test]
+fn a_flood_is_cut_to_its_rate_and_others_go_on() {
+    // A19, S20
+    let mut sim = Sim::new(51);
+    let config = RelayConfig {
+        rate: 100_000,
+        ..RelayConfig::default()
+    };
+    let limited = NodeConfig {
+        relay: Some(config),
+        ..quiet()
+    };
+    sim.host(R, limited);
+    let a = natted(&mut sim, 1, 1, quiet());
+    let _b = natted(&mut sim, 2, 1, quiet());
+    let _c = natted(&mut sim, 3, 1, quiet());
+    sim.run(secs(2));
+    learn(&mut sim, a, 2);
+    sim.ping(a, ipv6(2)).unwrap();
+    let before = sim.counters(0).relayed_bytes;
+    // One source floods host 3, ten times what it may.
+    for _ in 0..100 {
+        for _ in 0..100 {
+            let mut bytes = stray(9, 3, 0);
+            bytes.resize(1000, 0);
+            sim.inject(elsewhere(9), home(R), bytes);
+        }
+        sim.run(ms(100));
+        assert!(sim.ping(a, ipv6(2)).is_ok());
+    }
+    let passed = sim.counters(0).relayed_bytes - before;
+    assert!(passed < 2_000_000, "{passed} of 10 MB in 12 s");
+    let dropped = sim.counters(0).relay_recipient_limit + sim.counters(0).relay_source_limit;
+    assert!(dropped > 8_000, "{dropped}");
+}
+
+#[test]
+fn a_relay_that_alters_or_drops_costs_time_and_nothing_else() {
+    // Q25, Q27, S15
+    let alters: fn(&mut Flying) -> bool = |packet| {
+        // From the first relay: hop counts that lie, bits turned, every third lost.
+        if packet.from == Place::Udp(home(R)) {
+            let number = packet.bytes[packet.bytes.len() - 1];
+            packet.bytes[0] = number % 3;
+            if number.is_multiple_of(3) {
+                return false;
+            }
+            if number % 3 == 1 {
+                let last = packet.bytes.len() / 2;
+                packet.bytes[last] ^= 0x10;
+            }
+        }
+        true
+    };
+    let (mut sim, a, b) = two_behind_nats(53, 2);
+    sim.meddler = Some(alters);
+    learn(&mut sim, a, 2);
+    let (_, data) = transfer(&mut sim, a, 2, 50_000);
+    sim.until(secs(120), "the transfer", |sim| {
+        received(sim, b) == data.len()
+    });
+    let program = &sim.hosts[b].program;
+    assert!(program.read.values().any(|read| *read == data));
+}
+
+#[test]
+fn a_new_zone_file_moves_everybody_to_its_relays() {
+    // A22, D4
+    let (mut sim, a, b) = two_behind_nats(55, 1);
+    learn(&mut sim, a, 2);
+    sim.ping(a, ipv6(2)).unwrap();
+    sim.host(R + 1, relay());
+    let now = sim.now;
+    let new = ZoneRelay {
+        index: 0,
+        address: address(R + 1),
+        endpoints: vec![Endpoint::Udp(home(R + 1))],
+    };
+    for index in [a, b] {
+        let node = &mut sim.hosts[index].node;
+        node.set_relays(now, anode_wire::Zone(0), 1, vec![new.clone()]);
+    }
+    sim.hosts[0].up = false;
+    sim.run(secs(5));
+    assert!(is_registered(&sim, a) && is_registered(&sim, b));
+    longest_silence(&mut sim, a, 2, secs(5));
+    let path = active(&sim, a, 2).unwrap();
+    assert_eq!(path.relay, Some(address(R + 1)));
+}
+
+#[test]
+fn an_address_whose_number_is_missing_has_no_relay() {
+    // D7, A22
+    let mut sim = Sim::new(57);
+    let a = sim.host(1, quiet());
+    let now = sim.now;
+    let sum = address(1).byte_sum();
+    for missing in 0..4 {
+        let relays: Vec<ZoneRelay> = zone(4);
+        let relays = relays.into_iter().filter(|relay| relay.index != missing);
+        let node = &mut sim.hosts[a].node;
+        node.set_relays(now, anode_wire::Zone(0), 4, relays.collect());
+        let wanted = [sum % 4, (sum + 1) % 4].into_iter();
+        let wanted = wanted.filter(|index| *index != missing);
+        let wanted: Vec<Address> = wanted.map(|index| address(R + index as u16)).collect();
+        let chosen: Vec<Address> = node.relays().iter().map(|relay| relay.address).collect();
+        let sorted = |mut all: Vec<Address>| {
+            all.sort();
+            all
+        };
+        assert_eq!(sorted(chosen), sorted(wanted), "without {missing}");
+    }
+}
+
+#[test]
+fn only_a_registered_peer_may_have_its_netid_sent_elsewhere() {
+    // D25, S21
+    let mut sim = Sim::new(59);
+    let open = NodeConfig {
+        security: DRAFT,
+        ..relay()
+    };
+    sim.host(R, open);
+    let a = sim.host(1, draft());
+    join(&mut sim, a, 1);
+    sim.until(secs(5), "registration", |sim| is_registered(sim, a));
+    sim.record = Some(Vec::new());
+    let third = elsewhere(33);
+    let message = Message::NetidReq {
+        id: 7,
+        endpoint: Endpoint::Udp(third),
+    };
+    sim.inject(elsewhere(9), home(R), packet(9, R, &message, true));
+    sim.run(secs(1));
+    assert_eq!(
+        (sent_to(&sim, third), sim.counters(0).dropped_netid),
+        (0, 1)
+    );
+    sim.inject(home(1), home(R), packet(1, R, &message, true));
+    sim.run(secs(1));
+    assert!(sent_to(&sim, third) > 0);
+    assert_eq!(sim.counters(0).dropped_netid, 1);
+}
+
+#[test]
+fn groups_for_one_recipient_leave_as_one_batch() {
+    let (mut sim, _, _) = two_behind_nats(61, 1);
+    let now = sim.now;
+    let mut group = Vec::new();
+    for _ in 0..10 {
+        let mut bytes = stray(9, 2, 0);
+        bytes.resize(600, 7);
+        group.extend_from_slice(&bytes);
+    }
+    let mut other = stray(9, 1, 0);
+    other.resize(600, 7);
+    group.extend_from_slice(&other);
+    let mut sizes = Vec::new();
+    let received = Received {
+        from: elsewhere(9).into(),
+        socket: 0,
+        local_ip: None,
+        ecn: Ecn::Capable0,
+        bytes: &mut group,
+        segment_size: 600,
+    };
+    let Host { node, program, .. } = &mut sim.hosts[0];
+    node.receive(now, received, program, &mut |packets| {
+        assert_eq!(packets.ecn, Ecn::Capable0);
+        assert!(packets.bytes.chunks(600).all(|packet| packet[0] == 1));
+        sizes.push(packets.bytes.len() / packets.segment_size);
+        true
+    });
+    assert_eq!(sizes, [10, 1]);
+}

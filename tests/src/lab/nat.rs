@@ -1,0 +1,77 @@
+//! NAT boxes: a namespace between a LAN and the machines behind it (RFC 4787), built of nftables.
+
+use super::{Host, Lan, Ns, cable, command};
+use anode_platform::Prefix;
+use anode_platform::netlink::Route;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// A symmetric NAT: another, random port for each place that is sent to, open for just that place.
+pub struct Nat {
+    outside: Host,
+    number: u8,
+    hosts: std::cell::Cell<u8>,
+}
+
+impl Nat {
+    /// A box whose outer interface is on `lan`, with 10.`number`.0.0/24 behind it.
+    pub fn new(lan: &Lan, number: u8) -> Self {
+        let outside = lan.host(&format!("nat{number}"));
+        outside.netlink(|netlink| netlink.bridge_add("in0"));
+        let index = outside.index("in0");
+        outside.netlink(|netlink| netlink.set_up(index, true));
+        add_address(&outside, "in0", Ipv4Addr::new(10, number, 0, 1));
+        outside.sysctl("net/ipv4/ip_forward", "1");
+        let nat = Self {
+            outside,
+            number,
+            hosts: std::cell::Cell::new(1),
+        };
+        nat.rules(
+            "table ip nat {\n chain post {\n  type nat hook postrouting priority 100\n  oifname \"eth0\" masquerade fully-random\n }\n}\n\
+             table ip filter {\n chain forward {\n  type filter hook forward priority 0\n  iifname \"eth0\" ct state established,related accept\n  iifname \"eth0\" drop\n }\n}\n",
+        );
+        nat
+    }
+
+    /// A new machine behind it: 10.N.0.2, 10.N.0.3, …
+    pub fn machine(&self, name: &str) -> Ns {
+        let number = self.hosts.get() + 1;
+        self.hosts.set(number);
+        let machine = Ns::new(name);
+        let port = format!("in{number}");
+        cable(&machine, "eth0", &self.outside, &port);
+        let (bridge, port) = (self.outside.index("in0"), self.outside.index(&port));
+        self.outside
+            .netlink(|netlink| netlink.set_master(port, Some(bridge)));
+        add_address(&machine, "eth0", Ipv4Addr::new(10, self.number, 0, number));
+        let everywhere = Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).expect("a prefix");
+        let gateway = Ipv4Addr::new(10, self.number, 0, 1);
+        machine.netlink(|netlink| netlink.route_add(&Route::via(everywhere, gateway)));
+        machine
+    }
+
+    /// The box itself.
+    pub fn ns(&self) -> &Ns {
+        self.outside.ns()
+    }
+
+    /// Loads rules.
+    fn rules(&self, text: &str) {
+        let mut nft = command("nft");
+        nft.args(["-f", "-"]).stdin(Stdio::piped());
+        let mut process = self.outside.start(nft);
+        let mut input = process.stdin().expect("it reads rules");
+        input.write_all(text.as_bytes()).expect("nft reads");
+        drop(input);
+        process.finish(Duration::from_secs(10)).expect_ok();
+    }
+}
+
+fn add_address(ns: &Ns, link: &str, address: Ipv4Addr) {
+    let index = ns.index(link);
+    let prefix = Prefix::new(IpAddr::V4(address), 24).expect("a prefix");
+    ns.netlink(|netlink| netlink.address_add(index, prefix));
+}
