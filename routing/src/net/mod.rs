@@ -1,6 +1,9 @@
 //! The Anode overlay on real sockets: one [`Node`] behind UDP sockets, served by whoever polls `fds()`.
 mod lan;
+mod streams;
 mod udp;
+
+pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError};
 
 use crate::anode::{
     Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
@@ -40,6 +43,9 @@ pub enum NetError {
     /// Neither IPv4 nor IPv6 gives a UDP socket.
     #[error("cannot open a UDP socket: {0}")]
     NoSocket(io::Error),
+    /// What connections need cannot be had.
+    #[error("cannot prepare for connections: {0}")]
+    Streams(io::Error),
 }
 
 /// The Anode overlay with its sockets.
