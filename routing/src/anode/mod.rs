@@ -207,7 +207,10 @@ impl Node {
                 .into_iter()
                 .flat_map(|peer| &peer.paths);
             let chosen: Vec<usize> = paths
-                .map(|path| self.socket_for(&path.endpoint).unwrap_or(0))
+                .map(|path| match path.endpoint {
+                    Place::Udp(_) => self.socket_for(&path.endpoint).unwrap_or(0),
+                    _ => path.socket,
+                })
                 .collect();
             if let Some(peer) = self.peers.get_mut(found) {
                 for (path, socket) in peer.paths.iter_mut().zip(chosen) {
@@ -463,13 +466,13 @@ impl Node {
         };
         if peer.silence_deadline().is_some_and(|at| at <= now) {
             peer.clear_awaiting();
-            for path in &mut peer.paths {
-                path.probe(now);
-            }
+            peer.probe_paths(now, true);
         }
         if peer.has_fallen_quiet(now) {
             peer.paths.iter_mut().for_each(|path| path.check(now));
         }
+        peer.stand_down_connections();
+        peer.try_datagrams_again(now);
         let in_use = peer.is_in_use(now);
         let had_path = peer.has_proven_path();
         let mut asks = Vec::new();
@@ -587,6 +590,37 @@ impl Node {
         Counters {
             key_agreements: self.counters.key_agreements + self.sessions.key_agreements(),
             ..self.counters
+        }
+    }
+
+    /// The connection to a place has ended. One that had been dialled from there leads nowhere now; one of ours is asked
+    /// again, which dials it.
+    pub fn note_gone(&mut self, now: Instant, place: &Place, socket: usize) {
+        let there: Vec<PeerRef> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.paths.iter().any(|path| path.endpoint == *place))
+            .map(|(found, _)| found)
+            .collect();
+        for found in there {
+            let Some(peer) = self.peers.get_mut(found) else {
+                continue;
+            };
+            let was_used = peer
+                .active_path()
+                .is_some_and(|path| path.endpoint == *place);
+            peer.lose_place(place, socket == Place::ACCEPTED);
+            let in_use = peer.is_in_use(now);
+            if was_used && in_use {
+                peer.probe_paths(now, true);
+                self.counters.paths_lost += 1;
+            }
+            peer.choose_path(now);
+            let (lost, ipv6) = (was_used && !peer.has_proven_path(), peer.ipv6);
+            self.handle_peer_timer(now, found);
+            if lost && in_use {
+                self.start_contact(now, ipv6, PeerId::ANY);
+            }
         }
     }
 

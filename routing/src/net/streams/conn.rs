@@ -131,6 +131,8 @@ pub(super) struct Conn {
     pub stuck: Option<Instant>,
     /// Packets went out over it: somebody here cares about who is there.
     pub answered: bool,
+    /// Something complete has come over it.
+    pub brought: bool,
 }
 
 impl Conn {
@@ -148,6 +150,7 @@ impl Conn {
             unfinished: None,
             stuck: None,
             answered: false,
+            brought: false,
         }
     }
 

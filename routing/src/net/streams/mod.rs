@@ -590,10 +590,10 @@ impl Streams {
         let _ = conn.write(now);
         let _ = self.epoll.delete(&conn.pipe);
         let place = conn.place;
-        let answered = conn.answered;
+        let worked = conn.brought;
         conn.pipe.close();
         if let Some(place) = place {
-            self.lose(now, place, id, answered, &closed);
+            self.lose(now, place, id, worked, &closed);
         }
     }
 
@@ -614,6 +614,9 @@ impl Streams {
                 *slot = None;
                 // A server may end a connection that it has answered on; the next one is dialled at once.
                 if worked && matches!(closed, Closed::Ended) {
+                    if !std::mem::replace(&mut link.listed, true) {
+                        self.listed.push(place);
+                    }
                     return;
                 }
             }
@@ -632,6 +635,10 @@ impl Streams {
             return;
         }
         if matches!(closed, Closed::Idle) {
+            if !matches!(&link.carrier, Carrier::Asking(asks) if asks.post.or(asks.poll).is_some())
+            {
+                link.carrier = Carrier::Nothing;
+            }
             return;
         }
         // Old packets are worth nothing on a new connection.

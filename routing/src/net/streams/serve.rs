@@ -102,7 +102,7 @@ impl Streams {
                     self.counters.rx_packets += brought;
                     (conn.active, link.active) = (now, now);
                     link.failures = 0;
-                    conn.answered |= !link.accepted;
+                    conn.brought = true;
                 }
                 Ok(())
             }
@@ -346,7 +346,7 @@ impl Streams {
                     asking.open.pop_front();
                     conn.unfinished = None;
                     conn.active = now;
-                    conn.answered = true;
+                    conn.brought = true;
                     if let Some(link) = self.links.get_mut(&place) {
                         link.failures = 0;
                     }
