@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Programs that tests use, with the Debian package of each.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("capsh", "libcap2-bin"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
@@ -23,6 +23,7 @@ const PACKAGES: [(&str, &str); 13] = [
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("tinyproxy", "tinyproxy-bin"),
 ];
 
 const DIRECTORIES: [&str; 6] = [

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use anode_platform::wake::Wake;
+use anode_routing::anode::Place;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use anode_wire::sealed::Record;
@@ -130,7 +131,9 @@ pub struct StatusReport {
     /// Open streams.
     pub streams: usize,
     /// Where it listens, as it is now (addresses may be unspecified).
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Place>,
+    /// Peers whose packets go through a connection, because datagrams do not get there.
+    pub tunnelled: usize,
 }
 
 /// One peer of the answer to [`Command::Peers`].

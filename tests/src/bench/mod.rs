@@ -1,5 +1,5 @@
-//! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians. And what a flood of
-//! forged packets ([`flood`]) and the end of a node ([`restart`]) cost.
+//! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians. What a flood of
+//! forged packets ([`flood`]) and the end of a node ([`restart`]) cost. And what goes through each of the [`transports`].
 //!
 //! ```text
 //!   machine a ──veth── machine b          every measure is taken over the link's own addresses (plain) and over
@@ -10,6 +10,7 @@ pub mod flood;
 mod load;
 mod report;
 pub mod restart;
+pub mod transports;
 
 pub use report::{Report, Unit};
 

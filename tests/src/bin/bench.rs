@@ -1,4 +1,4 @@
-//! `bench [flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]`: measures in the lab. Needs root.
+//! `bench [flood|restart|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
 use anode_tests::bench::{self, Plan, flood, restart};
@@ -7,20 +7,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [flood|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [flood|restart|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
   flood        a paced flow under a flood of forged first packets
   restart      from the end of a node to traffic again
+  transports   one TCP stream through UDP, TCP, TLS, HTTP and HTTPS, beside the plain link
   --runs N     alternations, the median counts (default 5)
   --seconds S  length of one measure (default 2)
   --rate N     forged packets per second (default 50000; only flood)
-  --plain      only the plain link (not for flood and restart)
-  --json       medians and single values for programs (not for flood and restart)";
+  --plain      only the plain link (only without a mode)
+  --json       medians and single values for programs (only without a mode)";
 
 enum Mode {
     Ratios,
     Flood,
     Restart,
+    Transports,
 }
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     match arguments.peek().map(String::as_str) {
         Some("flood") => mode = Mode::Flood,
         Some("restart") => mode = Mode::Restart,
+        Some("transports") => mode = Mode::Transports,
         _ => {}
     }
     if !matches!(mode, Mode::Ratios) {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     };
     match mode {
         Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
+        Mode::Transports => println!("{}", bench::transports::run(&lab, &plan)),
         Mode::Restart => println!("{}", restart::run(&lab, &plan)),
         Mode::Ratios if json => println!("{}", bench::run(&lab, &plan).json()),
         Mode::Ratios => println!(

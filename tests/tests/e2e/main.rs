@@ -16,3 +16,4 @@ mod reach;
 mod sealed;
 mod streams;
 mod tickets;
+mod transports;

@@ -1,10 +1,12 @@
 //! `anode up`: flags over configuration over defaults, then a node in the foreground.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Instant;
 
 use anode_platform::privileges::{self, Places};
+use anode_routing::anode::Place;
 use anode_wire::{Address, PeerId};
 use tracing_subscriber::EnvFilter;
 
@@ -12,7 +14,7 @@ use super::Done;
 use super::args::{Common, Up};
 use crate::Error;
 use crate::command::PeerReport;
-use crate::config::{Config, ConfigSource};
+use crate::config::{self, Config, ConfigSource};
 use crate::control::listener::Access;
 use crate::names::{Held, peer_label};
 use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
@@ -21,7 +23,7 @@ use crate::policy::Policy;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, sessions};
-use crate::value::{ValueError, udp_text};
+use crate::value::{EndpointText, ValueError};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     let start = Instant::now();
@@ -141,6 +143,7 @@ fn settings(
             .unwrap_or_default()
             .0,
         listen: listen.into_iter().map(|listen| listen.0).collect(),
+        proxy: proxy(&config.proxy)?,
         peers,
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
@@ -151,6 +154,34 @@ fn settings(
         state_dir: state.dir().path().to_owned(),
     };
     Ok((settings, unsaved))
+}
+
+/// The HTTP proxy that connections go through: the configuration's, or that of the environment.
+fn proxy(wanted: &config::Proxy) -> Result<Option<SocketAddr>, Error> {
+    let named = match &wanted.http {
+        Some(text) => Some(("[proxy] http", text.clone())),
+        None => ["HTTPS_PROXY", "https_proxy"].into_iter().find_map(|name| {
+            Some((
+                name,
+                std::env::var(name).ok().filter(|text| !text.is_empty())?,
+            ))
+        }),
+    };
+    let Some((place, text)) = named.filter(|(_, text)| text != "off") else {
+        return Ok(None);
+    };
+    match text.parse::<EndpointText>().and_then(|text| text.place()) {
+        Ok(Place::Http(address)) => Ok(Some(address)),
+        _ if wanted.http.is_some() => Err(Error::invalid(
+            place,
+            format!("{text:?}: write http://IP:PORT, or \"off\""),
+        )),
+        // Made for other programs: what this one cannot use must not keep it from starting.
+        _ => {
+            tracing::warn!("{place}={text:?} is not used: it is not of the form http://IP:PORT");
+            Ok(None)
+        }
+    }
 }
 
 /// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.
@@ -197,7 +228,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         lan: enabled,
         start,
     } = *opening;
-    let listen: Vec<String> = info.listen.iter().copied().map(udp_text).collect();
+    let listen: Vec<String> = info.listen.iter().map(ToString::to_string).collect();
     let ipv6 = address.ipv6(PeerId::ANY);
     if json {
         output::json(&serde_json::json!({

@@ -35,6 +35,9 @@ pub struct Status {
     pub peers: usize,
     /// Peers with a live path.
     pub reachable: usize,
+    /// Of these, reached through a connection because datagrams do not get there.
+    #[serde(default)]
+    pub tunnelled: usize,
     /// Open streams.
     pub streams: usize,
     /// `[security]`

@@ -289,12 +289,19 @@ fn status(overlay: &AnodeOverlay) -> StatusReport {
         peers: overlay.peers().len(),
         reachable: overlay.connected(),
         streams: overlay.stream_count(),
-        listen: overlay
-            .listen()
-            .into_iter()
-            .filter_map(super::udp)
-            .collect(),
+        listen: super::places(overlay.listen()),
+        tunnelled: overlay
+            .peers()
+            .iter()
+            .filter(|peer| is_tunnelled(peer))
+            .count(),
     }
+}
+
+/// Datagrams do not get there: its packets go through a connection.
+fn is_tunnelled(peer: &PeerSnapshot) -> bool {
+    let active = peer.paths.iter().find(|path| path.active);
+    active.is_some_and(|path| path.transport.is_stream())
 }
 
 fn report(peer: PeerSnapshot) -> PeerReport {
