@@ -99,6 +99,8 @@ pub struct Sim {
     pub back: Duration,
     /// Nothing passes between these two.
     pub cut: Vec<(SocketAddr, SocketAddr)>,
+    /// Datagrams vanish; connections stand.
+    pub no_datagrams: bool,
     /// Everything that was sent, if switched on.
     pub record: Option<Vec<(Instant, Flying)>>,
     wire: BinaryHeap<Reverse<(Instant, u64, Flying)>>,
@@ -146,6 +148,7 @@ impl Sim {
             link: Link::default(),
             back: Duration::ZERO,
             cut: Vec::new(),
+            no_datagrams: false,
             record: None,
             wire: BinaryHeap::new(),
             sequence: 0,
@@ -423,6 +426,9 @@ impl Sim {
         let (Some(near), Some(far)) = (from.address(), to.address()) else {
             return;
         };
+        if self.no_datagrams && matches!(to, Place::Udp(_)) {
+            return;
+        }
         let ends = (near, far);
         let marked = ecn_capable && self.rng.random_range(0..1000) < self.link.mark;
         if self

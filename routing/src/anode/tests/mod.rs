@@ -11,6 +11,7 @@ mod contact;
 mod hostile;
 mod sealed;
 mod streams;
+mod transports;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

@@ -501,18 +501,17 @@ impl Streams {
         for id in due {
             self.overdue(now, id);
         }
-        let idle = |link: &Link| now.duration_since(link.active) >= IDLE;
         let idle: Vec<Place> = self
             .links
             .iter()
-            .filter(|(_, link)| idle(link) || link.is_abandoned(now))
+            .filter(|(_, link)| link.due() <= now)
             .map(|(place, _)| *place)
             .collect();
         for place in idle {
             self.drop_link(now, place);
         }
         self.due = self.conns.iter().map(|(_, conn)| conn.due()).min();
-        let links = self.links.values().map(|link| link.active + IDLE).min();
+        let links = self.links.values().map(Link::due).min();
         self.due = [self.due, links].into_iter().flatten().min();
     }
 
@@ -624,6 +623,8 @@ impl Streams {
                 ids.retain(|known| *known != id);
                 // A session outlives its connections for a moment.
                 if !ids.is_empty() || self.sessions.values().any(|at| *at == place) {
+                    let due = link.due();
+                    self.due = Some(self.due.map_or(due, |at| at.min(due)));
                     return;
                 }
             }
@@ -676,9 +677,9 @@ impl Link {
         }
     }
 
-    /// An HTTP session whose connections are all gone.
-    fn is_abandoned(&self, now: Instant) -> bool {
-        matches!(&self.carrier, Carrier::Serving(ids) if ids.is_empty())
-            && now.duration_since(self.active) >= SESSION_FOR
+    /// When it is forgotten, if no packet comes or goes until then.
+    fn due(&self) -> Instant {
+        let abandoned = matches!(&self.carrier, Carrier::Serving(ids) if ids.is_empty());
+        self.active + if abandoned { SESSION_FOR } else { IDLE }
     }
 }

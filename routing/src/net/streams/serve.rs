@@ -52,6 +52,14 @@ impl Streams {
             }
         }
         self.read = buffer;
+        let serving = self
+            .conns
+            .get(id)
+            .is_some_and(|conn| matches!(conn.role, Role::Serving(_)));
+        if serving && result.is_ok() {
+            // Answered after the node has seen what came, so that the answer brings what it has to say.
+            return self.watch(id);
+        }
         self.settle(now, id, result);
     }
 
