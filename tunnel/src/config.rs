@@ -47,6 +47,16 @@ pub struct Config {
     pub security: Security,
     /// `[proxy]`
     pub proxy: Proxy,
+    /// `[ethernet]`
+    pub ethernet: Ethernet,
+}
+
+/// The section `[ethernet]`: packets in raw frames, between machines of one link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Ethernet {
+    /// `interfaces = ["eth0"]`: where frames are taken; those of `eth://` peers are without being named
+    pub interfaces: Vec<Text<InterfaceName>>,
 }
 
 /// The section `[proxy]`: how connections get out of a network that lets nothing else out.

@@ -10,6 +10,7 @@
 
 mod control;
 mod counters;
+mod frames;
 mod interfaces;
 mod joins;
 mod vnet;
@@ -204,6 +205,9 @@ fn start_overlay(
     };
     let mut overlay = AnodeOverlay::new(settings.identity, config, &datagrams, interfaces, now)?;
     overlay.configure_streams(now, streams)?;
+    for link in frames::open(&settings.ethernet, &settings.peers)? {
+        overlay.add_link(link);
+    }
     for address in &settings.trusted {
         overlay.trust(address);
     }

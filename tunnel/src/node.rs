@@ -42,6 +42,8 @@ pub struct Settings {
     /// Where to listen. Empty: `[::]` and `0.0.0.0` on 8737 if that is free, else on any port. A port given here that is busy
     /// is an error.
     pub listen: Vec<Place>,
+    /// Interfaces that take packets in raw frames, beside those of configured peers.
+    pub ethernet: Vec<String>,
     /// The HTTP proxy that connections go through.
     pub proxy: Option<SocketAddr>,
     /// Peers of flags and config, one entry per endpoint.

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use anode_routing::anode::Place;
 use anode_wire::{Address, Endpoint, PeerId, Zone};
+use nix::net::if_::if_nametoindex;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
@@ -176,7 +177,7 @@ impl EndpointText {
         }
     }
 
-    /// Where packets are sent. Names are not looked up here, and raw Ethernet is not spoken yet.
+    /// Where packets are sent. Host names are not looked up here.
     pub fn place(&self) -> Result<Place, ValueError> {
         let named = |text: &str| {
             ValueError::new(format!(
@@ -196,9 +197,16 @@ impl EndpointText {
                     .filter(|_| !bare.contains(['/', '?', '#']))
                     .ok_or_else(|| named(text))
             }
-            Self::Ethernet { .. } => Err(ValueError::new(
-                "transport eth is not supported yet: use udp://IP:PORT".to_owned(),
-            )),
+            Self::Ethernet { interface, mac } => match if_nametoindex(interface.0.as_str()) {
+                Ok(interface) => Ok(Place::Ethernet {
+                    interface,
+                    mac: *mac,
+                }),
+                Err(_) => Err(ValueError::new(format!(
+                    "there is no interface named {:?}: `ip link` lists them",
+                    interface.0
+                ))),
+            },
         }
     }
 }
@@ -486,8 +494,12 @@ mod tests {
             ("tls://relay.example.org:443", Err("write tls://IP:PORT")),
             ("https://192.0.2.1/path", Err("write https://IP:PORT")),
             (
-                "eth://eth0/02:00:00:00:00:01",
-                Err("transport eth is not supported yet"),
+                "eth://lo/02:00:00:00:00:01",
+                Ok("eth://1/02:00:00:00:00:01"),
+            ),
+            (
+                "eth://nothere0/02:00:00:00:00:01",
+                Err("no interface named \"nothere0\""),
             ),
         ];
         for (text, expected) in places {

@@ -1,8 +1,10 @@
 //! The Anode overlay on real sockets: one [`Node`] behind UDP sockets, served by whoever polls `fds()`.
+mod ethernet;
 mod lan;
 mod streams;
 mod udp;
 
+pub use ethernet::{ETHER_TYPE, FrameLink};
 pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError};
 
 use crate::anode::{
@@ -11,6 +13,7 @@ use crate::anode::{
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
 use anode_wire::{Address, Endpoint, Identity};
+use ethernet::Links;
 use lan::BeaconSockets;
 use rand::rngs::SysRng;
 use rand_core::{CryptoRng, UnwrapErr};
@@ -57,6 +60,7 @@ pub struct AnodeOverlay {
     buffers: ReceiveBuffers,
     batch: TransmitBatch,
     streams: Streams,
+    links: Links,
     /// `batch` holds packets that the socket did not take yet.
     blocked: Option<Instant>,
     interfaces: Vec<Interface>,
@@ -99,6 +103,7 @@ impl AnodeOverlay {
             buffers: ReceiveBuffers::new(),
             batch: TransmitBatch::new(max_segments),
             streams: Streams::new(now, StreamConfig::default())?,
+            links: Links::new(),
             blocked: None,
             interfaces,
         })
@@ -112,6 +117,11 @@ impl AnodeOverlay {
     ) -> Result<(), NetError> {
         self.streams = Streams::new(now, config)?;
         Ok(())
+    }
+
+    /// Packets to and from `eth://` places go over this link from now on.
+    pub fn add_link(&mut self, link: Box<dyn FrameLink>) {
+        self.links.add(link);
     }
 
     /// What `GET /z` gives to whoever connects; `None`: nothing.
@@ -326,6 +336,11 @@ impl AnodeOverlay {
                 self.node.note_refused(refused);
                 continue;
             }
+            if let Place::Ethernet { .. } = self.batch.destination.to {
+                let refused = self.links.send(&self.batch);
+                self.node.note_refused(refused);
+                continue;
+            }
             let Some(socket) = self.sockets.get(self.batch.destination.socket) else {
                 return;
             };
@@ -364,6 +379,7 @@ impl Overlay for AnodeOverlay {
             .map(AsFd::as_fd)
             .chain(self.beacons.fds())
             .chain([self.streams.fd()])
+            .chain(self.links.fds())
             .collect()
     }
 
@@ -375,6 +391,7 @@ impl Overlay for AnodeOverlay {
             beacons,
             buffers,
             streams,
+            links,
             ..
         } = self;
         let mut more = false;
@@ -394,6 +411,7 @@ impl Overlay for AnodeOverlay {
             node.handle_datagram(now, datagram, sink)
         });
         more |= streams.receive(now, &mut |packets| node.handle_datagram(now, packets, sink));
+        more |= links.receive(&mut |packet| node.handle_datagram(now, packet, sink));
         self.tell_gone(now);
         more
     }

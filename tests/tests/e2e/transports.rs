@@ -178,6 +178,54 @@ fn https_alone_carries_everything() {
     alone(Family::V4, "https", TCP_ALONE);
 }
 
+fn hardware_address(host: &Host) -> String {
+    let found = host.run(|| {
+        let mut all = nix::ifaddrs::getifaddrs().expect("interfaces");
+        all.find_map(|entry| {
+            let link = entry.address?.as_link_addr()?.addr()?;
+            (entry.interface_name == "eth0").then_some(link)
+        })
+    });
+    let bytes = found.expect("it has an eth0");
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[test]
+fn raw_ethernet_alone_carries_everything() {
+    // A35: no IP between the two at all
+    let Some(lab) = Lab::open() else { return };
+    let lan = Lan::new(&lab, Family::V4);
+    let (host_a, host_b) = (lan.host("a"), lan.host("b"));
+    only_out(&host_a, "ether type 0x88b5");
+    only_out(&host_b, "ether type 0x88b5");
+    let mac = hardware_address(&host_b);
+    let b = Node::on(&host_b, lab.directory(), "b")
+        .no_lan()
+        .config("[ethernet]\ninterfaces = [\"eth0\"]")
+        .start();
+    let builder = Node::on(&host_a, lab.directory(), "a")
+        .no_lan()
+        .peer(&b, &format!("eth://eth0/{}", mac));
+    let prepared = builder.clone().prepare();
+    prepared.trust(&b, "b");
+    b.trust(&prepared, "a");
+    let a = builder.start();
+    let took = programs::first_ping(&host_a, b.ipv6().into(), REACHED_WITHIN);
+    println!("raw Ethernet alone: first reply after {took:?}");
+    let peer = a.peer(&b).expect("the peer is listed");
+    let path = &peer["paths"][0];
+    assert_eq!(path["transport"], "ethernet", "{peer}");
+    assert_eq!(path["endpoint"], format!("eth://eth0/{}", mac), "{peer}");
+    assert_eq!(peer["sealed"], true, "{peer}");
+    let (near, far) = traffic::pair(&host_a, &host_b, SocketAddr::new(b.ipv6().into(), 5000));
+    let received = std::thread::scope(|scope| {
+        let sender = scope.spawn(move || traffic::send_noise(&near, 3, 2_000_000).expect("sent"));
+        let received = traffic::receive_all(&far).expect("all");
+        (received, sender.join().expect("no panic"))
+    });
+    assert_eq!(received.0, (2_000_000, received.1));
+}
+
 #[test]
 fn where_udp_is_blocked_a_node_is_on_the_overlay_within_three_seconds() {
     // A25, D40

@@ -143,6 +143,12 @@ fn settings(
             .unwrap_or_default()
             .0,
         listen: listen.into_iter().map(|listen| listen.0).collect(),
+        ethernet: config
+            .ethernet
+            .interfaces
+            .into_iter()
+            .map(|name| name.0.0)
+            .collect(),
         proxy: proxy(&config.proxy)?,
         peers,
         learnt: learnt::load(state.dir()),

@@ -134,7 +134,7 @@ pub struct Peer {
 pub struct Path {
     /// Over what.
     pub kind: Kind,
-    /// `udp`, `tcp`, …: the scheme of the endpoint.
+    /// `udp`, `ethernet`, `tcp`, `tls`, `http`, `https`
     pub transport: String,
     /// `udp://192.0.2.1:8737`
     pub endpoint: String,
@@ -187,10 +187,12 @@ pub fn millis(duration: Duration) -> f64 {
 impl Path {
     fn new(report: &PathReport) -> Self {
         let endpoint = report.via.endpoint.clone();
-        let transport = endpoint
-            .split_once("://")
-            .map_or("udp", |(scheme, _)| scheme)
-            .to_owned();
+        let transport = match endpoint.split_once("://") {
+            Some(("eth", _)) => "ethernet",
+            Some((scheme, _)) => scheme,
+            None => "udp",
+        };
+        let transport = transport.to_owned();
         Self {
             kind: report.via.kind.into(),
             transport,

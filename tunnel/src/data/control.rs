@@ -312,7 +312,7 @@ fn report(peer: PeerSnapshot) -> PeerReport {
             .map(|path| PathReport {
                 via: anode_routing::overlay::Via {
                     kind: path.kind,
-                    endpoint: path.endpoint.to_string(),
+                    endpoint: super::frames::text(&path.endpoint),
                     hops: path.hops,
                 },
                 rtt: path.rtt,
