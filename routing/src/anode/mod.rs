@@ -240,6 +240,7 @@ impl Node {
         for found in connected {
             if let Some(peer) = self.peers.get_mut(found) {
                 peer.paths.iter_mut().for_each(|path| path.check(now));
+                peer.want_datagrams(now);
             }
             self.handle_peer_timer(now, found);
         }
@@ -270,7 +271,11 @@ impl Node {
         }
         if let Some(peer) = self.peers.get_mut(found) {
             peer.sources.config |= pinned;
+            if places.iter().any(|place| !place.transport().is_stream()) {
+                peer.want_datagrams(now);
+            }
         }
+        self.schedule_peer(now, found);
         if pinned {
             self.trust(&address);
         }

@@ -408,6 +408,11 @@ impl Peer {
         }
     }
 
+    /// Something has changed: datagrams may work where they did not.
+    pub fn want_datagrams(&mut self, now: Instant) {
+        self.datagrams_again = Some(now);
+    }
+
     /// A peer that is reached through a connection: datagrams are tried again now and then.
     pub fn try_datagrams_again(&mut self, now: Instant) {
         let through_connection = self

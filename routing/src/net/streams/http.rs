@@ -486,7 +486,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             (post.method, post.target.as_str(), len),
-            (Method::Post, "/a?s=1", 51)
+            (Method::Post, "/a?s=1", 52)
         );
         assert!(post.keep_alive && !post.expects);
         assert_eq!(read(post.body, b"abcd", 1), Ok(Some((b"abc".to_vec(), 3))));
