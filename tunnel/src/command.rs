@@ -100,16 +100,27 @@ pub enum Command {
 #[derive(Debug)]
 pub enum News {
     /// Somebody shows a ticket; the answer is [`Command::Joined`].
-    Join {
-        /// Who.
-        from: Address,
-        /// Its proof.
-        join: Join,
-        /// That the proof is bound to.
-        handshake_hash: [u8; 32],
+    Join(JoinNews),
+    /// What is known of peers, to be written to disk.
+    Learnt {
+        /// Their sessions.
+        records: Vec<Record>,
+        /// Where they are.
+        peers: Vec<PeerReport>,
     },
-    /// What is known of sessions, to be written to disk.
-    Records(Vec<Record>),
+}
+
+/// A ticket that is shown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JoinNews {
+    /// By whom.
+    pub from: Address,
+    /// From which network: wrong tickets are counted by it (Q30).
+    pub network: u64,
+    /// Of the session that it came in, which the proof is bound to.
+    pub handshake_hash: [u8; 32],
+    /// The proof.
+    pub join: Join,
 }
 
 /// Somebody, as people name them.

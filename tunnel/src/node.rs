@@ -1,5 +1,6 @@
 //! A running node: what it is made of, and its life from start to clean end.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -124,7 +125,7 @@ pub fn overlay_prefixes() -> [Prefix; 2] {
 /// How long the data thread may take to say goodbye to its peers and remove what it made.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often learnt peers are written down, beside at the end.
+/// How often learnt peers are written down, beside at the end and when a path to a new place was proven.
 const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow; `met` for each peer
@@ -184,10 +185,8 @@ async fn live(
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let memory = tokio::spawn(remember(Arc::clone(&control)));
-    let hearing = tokio::spawn(hear(Arc::clone(&control), news));
-    let news = plan
-        .watched
-        .then(|| tokio::spawn(announce(Arc::clone(&control), met)));
+    let met = plan.watched.then(|| Met::new(met));
+    let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
 
     let told = ready(&info);
     notify::ready(&format!(
@@ -206,9 +205,6 @@ async fn live(
     notify::stopping();
     memory.abort();
     hearing.abort();
-    if let Some(news) = news {
-        news.abort();
-    }
     let outcome = match outcome {
         Some(Ok(())) => Err(Error::refused("the data thread ended by itself")),
         Some(Err(error)) => Err(error),
@@ -306,17 +302,17 @@ enum Asked {
 }
 
 /// Does what the data thread has word of.
-async fn hear(control: Arc<Control>, mut news: mpsc::Receiver<News>) {
+async fn hear(control: Arc<Control>, mut news: mpsc::Receiver<News>, mut met: Option<Met>) {
     while let Some(word) = news.recv().await {
         match word {
-            News::Join {
-                from,
-                join,
-                handshake_hash,
-            } => control.joined_by(from, join, handshake_hash).await,
-            News::Records(records) => {
+            News::Join(shown) => control.joined_by(shown).await,
+            News::Learnt { records, peers } => {
                 if let Err(error) = sessions::save(&control.state, &records) {
                     tracing::warn!("{error}");
+                }
+                keep_learnt(&control, &peers);
+                if let Some(met) = &mut met {
+                    met.tell(&control, &peers);
                 }
             }
         }
@@ -337,7 +333,11 @@ async fn save_learnt(control: &Control) {
     else {
         return;
     };
-    let peers = learnt::from_reports(&reports);
+    keep_learnt(control, &reports);
+}
+
+fn keep_learnt(control: &Control, reports: &[PeerReport]) {
+    let peers = learnt::from_reports(reports);
     if peers.is_empty() {
         return;
     }
@@ -347,24 +347,24 @@ async fn save_learnt(control: &Control) {
 }
 
 /// Tells of each peer when it gets its first path.
-async fn announce(control: Arc<Control>, met: fn(&Book, &PeerReport, f64)) {
-    let mut known = std::collections::HashSet::new();
-    loop {
-        let Ok(reports) = control.data.ask(Command::Peers).await else {
-            return;
-        };
-        for report in reports
-            .iter()
-            .filter(|report| report.paths.iter().any(|path| path.active))
-        {
-            if known.len() < learnt::MAX_ENTRIES && known.insert(report.address) {
-                met(
-                    &control.book(),
-                    report,
-                    control.since.elapsed().as_secs_f64(),
-                );
+struct Met {
+    known: HashSet<Address>,
+    tell: fn(&Book, &PeerReport, f64),
+}
+
+impl Met {
+    fn new(tell: fn(&Book, &PeerReport, f64)) -> Self {
+        let known = HashSet::new();
+        Self { known, tell }
+    }
+
+    fn tell(&mut self, control: &Control, peers: &[PeerReport]) {
+        let reached = |peer: &&PeerReport| peer.paths.iter().any(|path| path.active);
+        for peer in peers.iter().filter(reached) {
+            if self.known.len() < learnt::MAX_ENTRIES && self.known.insert(peer.address) {
+                let seconds = control.since.elapsed().as_secs_f64();
+                (self.tell)(&control.book(), peer, seconds);
             }
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

@@ -151,6 +151,7 @@ impl Node {
         let configured = peer.standing == Standing::Kept;
         peer.choose_path(now);
         if first {
+            self.tell_persist();
             self.counters.paths_proven += 1;
             self.contact_made(now, sender);
             // Before a session a proof counts for HELLO only (Q27).

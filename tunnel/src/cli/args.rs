@@ -180,6 +180,12 @@ pub struct Invite {
     /// How long the ticket is good: 30s, 10m, 12h, 7d, at most 30d
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = lifetime)]
     pub expires: Duration,
+    /// Show the tickets that have not expired, in place of making one
+    #[arg(long, conflicts_with_all = ["expires", "withdraw"])]
+    pub list: bool,
+    /// Take a ticket back before it is used; trust that it has brought stays
+    #[arg(long, value_name = "ID", conflicts_with = "expires")]
+    pub withdraw: Option<String>,
 }
 
 #[derive(Args, Debug)]

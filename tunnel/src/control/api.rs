@@ -13,6 +13,8 @@ use crate::policy::{A_STRANGER, Policy, Protocol, What, Who, WhoText};
 use crate::state::book::{Book, Entry};
 use crate::value::ValueError;
 use anode_wire::PeerId;
+use anode_wire::sealed::Timestamp;
+use anode_wire::sealed::ticket::Issued;
 
 /// `anode status --json`
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -497,12 +499,45 @@ pub const TICKET_LIFETIME_MAX_S: u64 = 30 * 86400;
 /// `anode invite --json`
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invitation {
+    /// Its name, for `anode invite --withdraw`: 16 hex digits.
+    pub id: String,
     /// The line for `anode join`.
     pub ticket: String,
     /// Where the joiner will look for this node, as `udp://IP:PORT`.
     pub endpoints: Vec<String>,
     /// Seconds from now.
     pub lifetime_s: u64,
+}
+
+/// One line of `anode invite --list --json`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IssuedTicket {
+    /// 16 hex digits; not secret.
+    pub id: String,
+    /// Seconds that are left.
+    pub expires_in_s: u64,
+    /// Who has used it.
+    pub taken_by: Option<String>,
+}
+
+impl IssuedTicket {
+    /// As it stands at `now`.
+    pub fn new(issued: &Issued, now: Timestamp) -> Self {
+        let left = Duration::from_micros(issued.expires.0.saturating_sub(now.0));
+        Self {
+            id: super::tickets::id_text(issued.id),
+            expires_in_s: left.as_secs(),
+            taken_by: issued.taken_by.map(|address| address.to_string()),
+        }
+    }
+}
+
+/// A ticket is not to be used anymore.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WithdrawRequest {
+    /// As listed.
+    pub id: String,
 }
 
 /// A ticket is to be used.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::Confined;
 use anode_routing::overlay::Failure;
-use anode_wire::sealed::ticket::{Join, MAX_ENTRIES, Status};
+use anode_wire::sealed::ticket::{MAX_ENTRIES, Status};
 use anode_wire::{Address, Endpoint, PeerId};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
@@ -19,14 +19,14 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Confinement, Invitation, InviteRequest, JoinRequest, Lookup, PING_SIZE_MAX,
-    PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer, PolicyQuestion,
-    PolicyReloaded, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S, TargetRequest,
-    TrustRequest, Trusted, failure_text, millis,
+    ApiError, Confinement, Invitation, InviteRequest, IssuedTicket, JoinRequest, Lookup,
+    PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer,
+    PolicyQuestion, PolicyReloaded, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S,
+    TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text, millis,
 };
 use super::metrics;
-use super::tickets::{self, Desk};
-use crate::command::{Command, CommandError, DataHandle, Reply, Target};
+use super::tickets::{self, Desk, id_text, parse_id};
+use crate::command::{Command, CommandError, DataHandle, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
 use crate::names::Named;
 use crate::node::ReadyInfo;
@@ -95,6 +95,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/trust", post(trust))
         .route("/v1/distrust", post(distrust))
         .route("/v1/invite", post(invite))
+        .route("/v1/invite/withdraw", post(withdraw))
+        .route("/v1/tickets", get(tickets_issued))
         .route("/v1/join", post(join))
         .route("/v1/policy/check", post(policy_check))
         .route("/v1/policy/reload", post(policy_reload))
@@ -187,15 +189,11 @@ impl Control {
     }
 
     /// Somebody shows a ticket (Q30). Its maker's people were not asked again: the ticket is their word.
-    pub(crate) async fn joined_by(&self, from: Address, join: Join, handshake_hash: [u8; 32]) {
-        let judged = self.desk.judge(
-            Instant::now(),
-            &from,
-            &handshake_hash,
-            &join,
-            &mut self.book(),
-            &self.state,
-        );
+    pub(crate) async fn joined_by(&self, shown: JoinNews) {
+        let from = shown.from;
+        let judged = self
+            .desk
+            .judge(Instant::now(), &shown, &mut self.book(), &self.state);
         let Some((joined, changed)) = judged else {
             return;
         };
@@ -458,6 +456,7 @@ async fn invite(
         .to_text()
         .map_err(|error| crate::Error::refused(error.to_string()))?;
     Ok(Json(Invitation {
+        id: id_text(ticket.id),
         ticket: text.to_string(),
         endpoints: endpoints
             .into_iter()
@@ -465,6 +464,33 @@ async fn invite(
             .collect(),
         lifetime_s: request.lifetime_s,
     }))
+}
+
+/// The tickets that have not expired.
+async fn tickets_issued(State(control): State<Arc<Control>>) -> Answer<Vec<IssuedTicket>> {
+    let now = tickets::wall();
+    let book = control.book();
+    let live = book.tickets().iter().filter(|issued| now <= issued.expires);
+    Ok(Json(
+        live.map(|issued| IssuedTicket::new(issued, now)).collect(),
+    ))
+}
+
+async fn withdraw(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<WithdrawRequest>,
+) -> Answer<IssuedTicket> {
+    let id = parse_id(&request.id)?;
+    let withdrawn = control
+        .desk
+        .withdraw(id, &mut control.book(), &control.state)?;
+    match withdrawn {
+        Some(issued) => Ok(Json(IssuedTicket::new(&issued, tickets::wall()))),
+        None => Err(Problem::not_found(format!(
+            "no ticket {} is open: `anode invite --list` shows those that are",
+            request.id
+        ))),
+    }
 }
 
 async fn join(

@@ -35,9 +35,12 @@ impl Protocol {
 }
 
 /// Whether packets of this next header may cross the overlay by an inbound rule (DESIGN §6): no extension headers, and
-/// ICMPv6 (58) has its own ways, echo and errors.
+/// ICMPv6 (58) has its own ways, echo and errors. 253 and 254 are for experiments (RFC 3692), which somebody may want to make.
 pub fn carried(next_header: u8) -> bool {
-    !matches!(next_header, 0 | 6 | 17 | 43 | 44 | 58 | 60 | 135 | 139..)
+    !matches!(
+        next_header,
+        0 | 6 | 17 | 43 | 44 | 58 | 60 | 135 | 139..=252 | 255
+    )
 }
 
 /// The right half of a line: `tcp/22`, `udp/5000-5010`, `icmp`, `ip/132`, `any`.
