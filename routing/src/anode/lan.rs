@@ -256,7 +256,7 @@ impl Node {
         let may_be_answer = sent.is_some_and(|at| now.duration_since(at) < ANSWERS_WITHIN);
         if peer
             .beacons
-            .wants_answer(now, way.from.is_ipv4(), may_be_answer)
+            .wants_answer(now, way.from.ip().is_ipv4(), may_be_answer)
         {
             self.answer_beacon(now, way);
         }

@@ -16,7 +16,7 @@ fn filter(host: &Host, rules: &str) {
     nft.args(["-f", "-"]).stdin(Stdio::piped());
     let mut process = host.start(nft);
     let mut input = process.stdin().expect("piped");
-    write!(input, "table inet lab {{ {rules} }}").expect("nft listens");
+    writeln!(input, "table inet lab {{\n{rules}\n}}").expect("nft listens");
     drop(input);
     process.finish(Duration::from_secs(10)).expect_ok();
 }
@@ -24,10 +24,15 @@ fn filter(host: &Host, rules: &str) {
 /// Only this goes out of the host and comes in as answer to it; everything else vanishes, as behind a careless firewall.
 fn only_out(host: &Host, what: &str) {
     let rules = format!(
-        "chain out {{ type filter hook output priority 0; policy drop; \
-           oifname \"lo\" accept; oifname \"anode*\" accept; {what} accept; }} \
-         chain in {{ type filter hook input priority 0; policy drop; \
-           iifname \"lo\" accept; iifname \"anode*\" accept; ct state established,related accept; }}"
+        "chain out {{
+             type filter hook output priority 0; policy drop;
+             oifname \"lo\" accept; oifname \"anode*\" accept; {what} accept;
+         }}
+         chain in {{
+             type filter hook input priority 0; policy drop;
+             iifname \"lo\" accept; iifname \"anode*\" accept; meta l4proto icmpv6 accept;
+             ct state established,related accept;
+         }}"
     );
     filter(host, &rules);
 }
@@ -196,8 +201,8 @@ fn raw_ethernet_alone_carries_everything() {
     let Some(lab) = Lab::open() else { return };
     let lan = Lan::new(&lab, Family::V4);
     let (host_a, host_b) = (lan.host("a"), lan.host("b"));
-    only_out(&host_a, "ether type 0x88b5");
-    only_out(&host_b, "ether type 0x88b5");
+    only_out(&host_a, "ip daddr 127.0.0.1");
+    only_out(&host_b, "ip daddr 127.0.0.1");
     let mac = hardware_address(&host_b);
     let b = Node::on(&host_b, lab.directory(), "b")
         .no_lan()

@@ -87,14 +87,35 @@ pub(super) struct Owed {
     pub keep_alive: bool,
 }
 
+/// An answer whose body is coming.
+pub(super) struct Answer {
+    pub body: Body,
+    pub frames: FrameDecoder,
+    pub brought: bool,
+}
+
 /// HTTP from the side that asks.
 pub(super) struct Asking {
     pub errand: Errand,
     /// A head that is not complete.
     pub head: Vec<u8>,
-    pub answer: Option<(Body, FrameDecoder)>,
+    pub answer: Option<Answer>,
     /// When each request went out whose answer is not complete.
     pub open: VecDeque<Instant>,
+    /// The other side does not hold polls: none goes out before.
+    pub pause: Option<Instant>,
+}
+
+impl Asking {
+    pub fn new(errand: Errand) -> Self {
+        Self {
+            errand,
+            head: Vec::new(),
+            answer: None,
+            open: VecDeque::new(),
+            pause: None,
+        }
+    }
 }
 
 /// What goes out next.
@@ -164,10 +185,9 @@ impl Conn {
                     Errand::Poll => POLL_WITHIN,
                     _ => ANSWER_WITHIN,
                 };
-                asking
-                    .open
-                    .front()
-                    .map_or(self.active + IDLE, |at| *at + within)
+                let answer = asking.open.front().map(|at| *at + within);
+                let patience = answer.unwrap_or(self.active + IDLE);
+                asking.pause.map_or(patience, |at| patience.min(at))
             }
             Role::Framed(_) => self.active + IDLE,
             Role::Serving(serving) => match serving.owed.front() {

@@ -7,7 +7,6 @@ use anode_wire::framing::FrameDecoder;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
-use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
@@ -217,12 +216,7 @@ impl Streams {
         }
         conn.role = match plan.errand {
             Errand::Frames => Role::Framed(FrameDecoder::new()),
-            errand => Role::Asking(Asking {
-                errand,
-                head: Vec::new(),
-                answer: None,
-                open: VecDeque::new(),
-            }),
+            errand => Role::Asking(Asking::new(errand)),
         };
         conn.active = now;
         // In TLS the handshake comes first; what goes behind it waits in its buffer.

@@ -450,7 +450,7 @@ impl Streams {
                     };
                     let length = link.outbox.fitting(CHUNK);
                     let wanted = match asking.errand {
-                        Errand::Poll => asking.open.len() < POLLS,
+                        Errand::Poll => asking.open.len() < POLLS && asking.pause.is_none(),
                         _ => length > 0 && asking.open.len() < POSTS,
                     };
                     let length = if asking.errand == Errand::Poll {
@@ -529,6 +529,16 @@ impl Streams {
                 if self.conns.get(id).is_some_and(|conn| conn.due() <= now) {
                     self.counters.timed_out += 1;
                     self.close(now, id, Closed::TooLong);
+                }
+            }
+            Role::Asking(asking) if asking.pause.is_some_and(|at| at <= now) => {
+                if let Some(Role::Asking(asking)) =
+                    self.conns.get_mut(id).map(|conn| &mut conn.role)
+                {
+                    asking.pause = None;
+                }
+                if let Some(place) = place {
+                    self.flush_link(now, place);
                 }
             }
             _ => {

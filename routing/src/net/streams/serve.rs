@@ -1,5 +1,5 @@
 //! What comes over connections: frames, requests, answers.
-use super::conn::{Asking, Group, Incoming, Owed, Role, Serving};
+use super::conn::{Answer, Asking, Errand, Group, Incoming, Owed, Role, Serving};
 use super::http::{self, Method, Piece};
 use super::outbox::Outbox;
 use super::{CHUNK, Carrier, Closed, Link, READS, ServedZone, Streams};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// A poll is answered after this time, whether packets wait or not (D15).
 const HOLD: Duration = Duration::from_secs(20);
+/// Polls that are answered at once with nothing are not repeated sooner.
+const POLL_PAUSE: Duration = Duration::from_secs(1);
 /// Requests without an answer on one connection at most.
 const MAX_OWED: usize = 16;
 /// Connections of one HTTP session at most.
@@ -323,7 +325,7 @@ impl Streams {
             let (Role::Asking(asking), Some(place)) = (&mut conn.role, conn.place) else {
                 return Ok(());
             };
-            let Some((body, decoder)) = &mut asking.answer else {
+            let Some(answer) = &mut asking.answer else {
                 if input.is_empty() {
                     return Ok(());
                 }
@@ -334,24 +336,32 @@ impl Streams {
                 conn.unfinished = Some(now);
                 continue;
             };
-            match body.next(&mut input)? {
+            match answer.body.next(&mut input)? {
                 Piece::More => return Ok(()),
                 Piece::Content(mut content) => {
+                    let decoder = &mut answer.frames;
                     let link = self.links.get_mut(&place).ok_or(Closed::Idle)?;
                     let group = &mut self.group;
                     let brought =
                         frames(decoder, &mut content, place, Place::DIALLED, group, each)?;
                     self.counters.rx_packets += brought;
                     if brought > 0 {
+                        answer.brought = true;
                         link.active = now;
                     }
                 }
                 Piece::End => {
-                    if !decoder.is_at_boundary() {
+                    if !answer.frames.is_at_boundary() {
                         return Err(Closed::Protocol("a packet that ends with its answer"));
                     }
+                    let empty = !answer.brought;
                     asking.answer = None;
-                    asking.open.pop_front();
+                    let asked = asking.open.pop_front();
+                    // Who only knows the draft may answer every poll at once.
+                    let at_once = asked.is_some_and(|at| now < at + POLL_PAUSE);
+                    if asking.errand == Errand::Poll && empty && at_once {
+                        asking.pause = Some(now + POLL_PAUSE);
+                    }
                     conn.unfinished = None;
                     conn.active = now;
                     conn.brought = true;
@@ -383,7 +393,11 @@ fn begin_answer(asking: &mut Asking, input: &mut &[u8]) -> Result<bool, Closed> 
     if response.status != 200 {
         return Err(Closed::Protocol("an answer that is no success"));
     }
-    asking.answer = Some((response.body, FrameDecoder::new()));
+    asking.answer = Some(Answer {
+        body: response.body,
+        frames: FrameDecoder::new(),
+        brought: false,
+    });
     Ok(true)
 }
 

@@ -420,3 +420,49 @@ fn who_takes_nothing_loses_old_packets_and_then_the_connection() {
     served.pass(Duration::from_secs(16));
     assert_eq!(served.streams.len(), 0);
 }
+
+// A34: a server that knows the draft alone need not hold a poll
+#[test]
+fn a_server_that_answers_polls_at_once_is_not_asked_without_pause() {
+    let mut asking = Served::new(StreamLimits::default());
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = Place::Http(server.local_addr().unwrap());
+    let mut batch = TransmitBatch::new(64);
+    batch.contents.extend_from_slice(&[1; 60]);
+    let to = crate::anode::Destination {
+        to: place,
+        socket: Place::DIALLED,
+        source: None,
+    };
+    batch.commit(to, crate::anode::Ecn::NotCapable, 60);
+    assert_eq!(asking.streams.send(asking.now, &batch), 0);
+    asking.turn();
+    // One brings the packet, the other one polls.
+    let mut clients: Vec<TcpStream> = (0..2).map(|_| server.accept().unwrap().0).collect();
+    let mut polls = 0;
+    for _ in 0..5 {
+        asking.turn();
+        for client in &mut clients {
+            client
+                .set_read_timeout(Some(Duration::from_millis(5)))
+                .unwrap();
+            let mut buffer = [0; 65_536];
+            let len = client.read(&mut buffer).unwrap_or(0);
+            let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+            for _ in 0..text.matches("POST ").count() {
+                let mut answer = Vec::new();
+                http::write_packets_head(&mut answer, 0, true);
+                client.write_all(&answer).unwrap();
+            }
+            polls += text.matches("Content-Length: 0").count();
+        }
+    }
+    assert_eq!(polls, POLLS);
+    asking.pass(Duration::from_secs(2));
+    let mut more = [0; 4096];
+    let again = clients
+        .iter_mut()
+        .filter(|client| (&**client).read(&mut more).is_ok())
+        .count();
+    assert_eq!(again, 1, "the next round of polls");
+}
