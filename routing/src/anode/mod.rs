@@ -621,6 +621,10 @@ impl Node {
             let in_use = peer.is_in_use(now);
             if was_used && in_use {
                 peer.probe_paths(now, true);
+                // It has just worked: dialled again without waiting for its turn.
+                if let Some(path) = peer.path_mut(place) {
+                    path.probe(now);
+                }
                 self.counters.paths_lost += 1;
             }
             peer.choose_path(now);
