@@ -409,7 +409,10 @@ pub(super) fn answer(
     out: &mut Vec<u8>,
 ) -> bool {
     let due = |owed: &Owed| !outbox.is_empty() || owed.by <= now;
-    let Some(owed) = serving.owed.pop_front_if(|owed| due(owed)) else {
+    if !serving.owed.front().is_some_and(due) {
+        return false;
+    }
+    let Some(owed) = serving.owed.pop_front() else {
         return false;
     };
     let length = outbox.fitting(CHUNK);
