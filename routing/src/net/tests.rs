@@ -240,7 +240,7 @@ fn every_kind_of_connection_carries_pings_datagrams_and_streams_sealed() {
             let peer = &overlay.peers()[0];
             assert!(peer.sealed && peer.ipv6 != own);
             assert_eq!(peer.paths[0].transport, transport);
-            assert_eq!(overlay.counters().rx_bytes > 0, true);
+            assert!(overlay.counters().rx_bytes > 0);
         }
         transfer(&mut pair, 10 << 20);
         println!("{:?}", pair.b.stream_counters());
