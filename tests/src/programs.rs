@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Programs that tests use, with the Debian package of each.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("capsh", "libcap2-bin"),
     ("curl", "curl"),
     ("dbus-daemon", "dbus-daemon"),
@@ -24,6 +24,7 @@ const PACKAGES: [(&str, &str); 14] = [
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("tinyproxy", "tinyproxy-bin"),
 ];
 
 const DIRECTORIES: [&str; 6] = [

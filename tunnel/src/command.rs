@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use anode_platform::wake::Wake;
-use anode_routing::anode::{Registration, RelaySnapshot};
+use anode_routing::anode::{Place, Registration, RelaySnapshot};
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use anode_wire::sealed::Record;
@@ -154,7 +154,9 @@ pub struct StatusReport {
     /// Relays through which others reach this node.
     pub relays: Vec<RelaySnapshot>,
     /// Where it listens, as it is now (addresses may be unspecified).
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Place>,
+    /// Peers whose packets go through a connection, because datagrams do not get there.
+    pub tunnelled: usize,
 }
 
 /// One peer of the answer to [`Command::Peers`].

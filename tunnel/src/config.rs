@@ -61,6 +61,10 @@ pub struct Config {
     pub relay: Option<Relay>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
+    /// `[proxy]`
+    pub proxy: Proxy,
+    /// `[ethernet]`
+    pub ethernet: Ethernet,
 }
 
 /// The section `[dns]`: names for every program on this machine.
@@ -95,6 +99,22 @@ impl Config {
             |(name, address): (&Text<PeerName>, &Text<AddressText>)| (name.0.clone(), address.0.0);
         self.names.iter().map(entry).collect()
     }
+}
+
+/// The section `[ethernet]`: packets in raw frames, between machines of one link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Ethernet {
+    /// `interfaces = ["eth0"]`: where frames are taken; those of `eth://` peers are without being named
+    pub interfaces: Vec<Text<InterfaceName>>,
+}
+
+/// The section `[proxy]`: how connections get out of a network that lets nothing else out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Proxy {
+    /// `http = "http://192.0.2.1:3128"`; `"off"`: none, whatever the environment says
+    pub http: Option<String>,
 }
 
 /// The section `[security]` (docs/protocol.md): what may go unsealed, and whether keys must be post-quantum.
@@ -330,7 +350,7 @@ mod tests {
         assert_eq!(config.name.unwrap().0.0, "net7");
         assert_eq!(config.mtu.unwrap().0, Mtu(1400));
         assert_eq!(config.no_tun, Some(true));
-        assert_eq!(config.listen[1].0.0, "[::]:0".parse().unwrap());
+        assert_eq!(config.listen[1].0.0.to_string(), "udp://[::]:0");
         assert_eq!(config.zone.unwrap().0.0, anode_wire::Zone(0x2a));
         assert_eq!(config.peer_id.unwrap().0.0.get(), 3);
         assert_eq!(config.control.unwrap().0.0, Path::new("/run/anode/c.sock"));
@@ -408,9 +428,9 @@ mod tests {
                 "the port is missing",
             ),
             (
-                "listen = [\"tcp://192.0.2.1:1\"]\n",
+                "listen = [\"tls://192.0.2.1:1\"]\n",
                 ":1: ",
-                "transport tcp is not supported yet: use udp://",
+                "use udp://IP:PORT or tcp://IP:PORT",
             ),
             ("peer = [\"nobody\"]\n", ":1: ", "write ADDRESS@ENDPOINT"),
             (

@@ -10,6 +10,7 @@
 
 mod control;
 mod counters;
+mod frames;
 mod interfaces;
 mod joins;
 mod vnet;
@@ -28,6 +29,7 @@ use anode_routing::AnodeOverlay;
 use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, Security,
 };
+use anode_routing::net::StreamConfig;
 use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
@@ -109,7 +111,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let overlay = start_overlay(settings, seen, now)?;
     let ready = ReadyInfo {
         interface: tun.as_ref().map(|tun| tun.name().to_owned()),
-        listen: overlay.listen().into_iter().filter_map(udp).collect(),
+        listen: places(overlay.listen()),
         lan,
     };
     let netstack = Netstack::new(
@@ -162,7 +164,7 @@ fn start_overlay(
 ) -> Result<AnodeOverlay, Error> {
     let mut peers: Vec<ConfiguredPeer> = Vec::new();
     for peer in &settings.peers {
-        let place = Place::Udp(peer.endpoint);
+        let place = peer.endpoint;
         match peers.iter_mut().find(|known| known.address == peer.address) {
             Some(known) => known.places.push(place),
             None => peers.push(ConfiguredPeer {
@@ -190,11 +192,24 @@ fn start_overlay(
     };
     let learnt = settings.learnt.iter().map(|peer| Pin {
         address: peer.address,
-        endpoints: vec![Place::Udp(peer.endpoint)],
+        endpoints: vec![peer.endpoint],
     });
     let learnt: Vec<Pin> = learnt.collect();
-    let mut overlay =
-        AnodeOverlay::new(settings.identity, config, &settings.listen, interfaces, now)?;
+    let datagrams: Vec<SocketAddr> = settings.listen.iter().filter_map(Place::udp).collect();
+    let connections = settings.listen.iter().filter_map(|place| match place {
+        Place::Tcp(address) => Some(*address),
+        _ => None,
+    });
+    let streams = StreamConfig {
+        listen: connections.collect(),
+        proxy: settings.proxy,
+        ..StreamConfig::default()
+    };
+    let mut overlay = AnodeOverlay::new(settings.identity, config, &datagrams, interfaces, now)?;
+    overlay.configure_streams(now, streams)?;
+    for link in frames::open(&settings.ethernet, &settings.peers)? {
+        overlay.add_link(link);
+    }
     for address in &settings.trusted {
         overlay.trust(address);
     }
@@ -233,6 +248,11 @@ fn seed() -> Result<[u8; 32], Error> {
         .try_fill_bytes(&mut seed)
         .map_err(|error| Error::refused(format!("the system gives no randomness: {error}")))?;
     Ok(seed)
+}
+
+/// Endpoints of our own, as places.
+fn places(endpoints: Vec<Endpoint>) -> Vec<Place> {
+    endpoints.iter().filter_map(Place::from_endpoint).collect()
 }
 
 fn udp(endpoint: Endpoint) -> Option<SocketAddr> {

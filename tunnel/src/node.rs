@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
-use anode_routing::anode::{Registration, RelayConfig};
+use anode_routing::anode::{Place, Registration, RelayConfig};
 use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -49,7 +49,11 @@ pub struct Settings {
     pub mtu: u16,
     /// Where to listen. Empty: `[::]` and `0.0.0.0` on 8737 if that is free, else on any port. A port given here that is busy
     /// is an error.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Place>,
+    /// Interfaces that take packets in raw frames, beside those of configured peers.
+    pub ethernet: Vec<String>,
+    /// The HTTP proxy that connections go through.
+    pub proxy: Option<SocketAddr>,
     /// Peers of flags and config, one entry per endpoint.
     pub peers: Vec<PeerEndpoint>,
     /// Peers learnt in earlier runs: hints only, tried when traffic wants them.
@@ -90,8 +94,8 @@ pub enum Interface {
 pub struct ReadyInfo {
     /// The interface's name, `None` without one.
     pub interface: Option<String>,
-    /// The UDP sockets' own addresses.
-    pub listen: Vec<SocketAddr>,
+    /// The sockets' own addresses.
+    pub listen: Vec<Place>,
     /// Names of the interfaces that are announced on.
     pub lan: Vec<String>,
 }

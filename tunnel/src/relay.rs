@@ -69,7 +69,7 @@ pub fn zone_relays(entries: &[RelayEntry], zone: Zone) -> Result<Option<Relays>,
     let mut count = 0;
     for entry in entries {
         let endpoints = entry.endpoints.iter();
-        let endpoints = endpoints.map(|endpoint| Ok(Endpoint::Udp(endpoint.0.clone().udp()?)));
+        let endpoints = endpoints.map(|endpoint| Ok(endpoint.0.place()?.to_endpoint()));
         relays.push(ZoneRelay {
             index: count,
             address: entry.address.0.0,

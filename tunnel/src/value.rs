@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anode_wire::{Address, PeerId, Zone};
+use anode_routing::anode::Place;
+use anode_wire::{Address, Endpoint, PeerId, Zone};
+use nix::net::if_::if_nametoindex;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
@@ -175,14 +177,36 @@ impl EndpointText {
         }
     }
 
-    /// The socket address of the one transport that this version speaks.
-    pub fn udp(&self) -> Result<SocketAddr, ValueError> {
+    /// Where packets are sent. Host names are not looked up here.
+    pub fn place(&self) -> Result<Place, ValueError> {
+        let named = |text: &str| {
+            ValueError::new(format!(
+                "endpoint {text:?}: write {}://IP:PORT (host names and paths are not looked up here)",
+                self.transport()
+            ))
+        };
         match self {
-            Self::Udp(address) => Ok(*address),
-            other => Err(ValueError::new(format!(
-                "transport {} is not supported yet: use udp://IP:PORT",
-                other.transport()
-            ))),
+            Self::Udp(address) => Ok(Place::Udp(*address)),
+            Self::Tcp(address) => Ok(Place::Tcp(*address)),
+            Self::Tls(text) => text.parse().map(Place::Tls).map_err(|_| named(text)),
+            Self::Http(text) | Self::Https(text) => {
+                let place = Place::from_endpoint(&Endpoint::Http(text.clone()));
+                let authority = text.splitn(3, '/').nth(2).unwrap_or_default();
+                let bare = authority.trim_end_matches('/');
+                place
+                    .filter(|_| !bare.contains(['/', '?', '#']))
+                    .ok_or_else(|| named(text))
+            }
+            Self::Ethernet { interface, mac } => match if_nametoindex(interface.0.as_str()) {
+                Ok(interface) => Ok(Place::Ethernet {
+                    interface,
+                    mac: *mac,
+                }),
+                Err(_) => Err(ValueError::new(format!(
+                    "there is no interface named {:?}: `ip link` lists them",
+                    interface.0
+                ))),
+            },
         }
     }
 }
@@ -246,20 +270,21 @@ fn ethernet(rest: &str, whole: &str) -> Result<EndpointText, ValueError> {
     Ok(EndpointText::Ethernet { interface, mac })
 }
 
-/// How JSON and people see a UDP socket address.
-pub fn udp_text(address: SocketAddr) -> String {
-    format!("udp://{address}")
-}
-
-/// Where to listen: `IP:PORT` or `udp://IP:PORT`; port 0 takes any.
+/// Where to listen: `IP:PORT` or `udp://IP:PORT`, or `tcp://IP:PORT` for connections of all kinds; port 0 takes any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Listen(pub SocketAddr);
+pub struct Listen(pub Place);
 
 impl FromStr for Listen {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        text.parse::<EndpointText>()?.udp().map(Self)
+        match text.parse::<EndpointText>()?.place()? {
+            place @ (Place::Udp(_) | Place::Tcp(_)) => Ok(Self(place)),
+            other => Err(ValueError::new(format!(
+                "listen {text:?}: use udp://IP:PORT or tcp://IP:PORT; the latter takes {} too",
+                other.transport().as_str()
+            ))),
+        }
     }
 }
 
@@ -269,7 +294,7 @@ pub struct PeerEndpoint {
     /// Who.
     pub address: Address,
     /// Where.
-    pub endpoint: SocketAddr,
+    pub endpoint: Place,
 }
 
 impl FromStr for PeerEndpoint {
@@ -283,8 +308,10 @@ impl FromStr for PeerEndpoint {
             ))
         })?;
         let address = parse_address(address)?;
-        let endpoint = endpoint.parse::<EndpointText>()?.udp()?;
-        if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
+        let endpoint = endpoint.parse::<EndpointText>()?.place()?;
+        let ip = endpoint.ip();
+        let no_port = endpoint.address().is_some_and(|at| at.port() == 0);
+        if no_port || ip.is_unspecified() || ip.is_multicast() {
             return Err(ValueError::new(format!(
                 "endpoint {endpoint}: a peer needs an address of one machine and a port above 0"
             )));
@@ -504,15 +531,33 @@ mod tests {
         for (text, transport) in cases {
             let endpoint: EndpointText = text.parse().unwrap();
             assert_eq!(endpoint.transport(), transport, "{text}");
-            match endpoint.udp() {
-                Ok(_) => assert_eq!(transport, "udp"),
-                Err(error) => {
-                    let expected =
-                        format!("transport {transport} is not supported yet: use udp://IP:PORT");
-                    assert_eq!(error.to_string(), expected);
-                }
+        }
+        let places = [
+            ("192.0.2.1:1", Ok("udp://192.0.2.1:1")),
+            ("tcp://[2001:db8::1]:1", Ok("tcp://[2001:db8::1]:1")),
+            ("tls://192.0.2.1:443", Ok("tls://192.0.2.1:443")),
+            ("http://192.0.2.1", Ok("http://192.0.2.1:80")),
+            ("https://192.0.2.1:8443/", Ok("https://192.0.2.1:8443")),
+            ("tls://relay.example.org:443", Err("write tls://IP:PORT")),
+            ("https://192.0.2.1/path", Err("write https://IP:PORT")),
+            (
+                "eth://lo/02:00:00:00:00:01",
+                Ok("eth://1/02:00:00:00:00:01"),
+            ),
+            (
+                "eth://nothere0/02:00:00:00:00:01",
+                Err("no interface named \"nothere0\""),
+            ),
+        ];
+        for (text, expected) in places {
+            let place = text.parse::<EndpointText>().unwrap().place();
+            match (place, expected) {
+                (Ok(place), Ok(expected)) => assert_eq!(place.to_string(), expected),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                other => panic!("{text}: {other:?}"),
             }
         }
+        assert!("tls://192.0.2.1:1".parse::<Listen>().is_err());
     }
 
     #[test]
@@ -551,7 +596,7 @@ mod tests {
     fn a_peer_is_an_address_at_an_endpoint() {
         let peer: PeerEndpoint = format!("{ADDRESS}@192.0.2.1:8737").parse().unwrap();
         assert_eq!(peer.address.to_string(), ADDRESS);
-        assert_eq!(peer.endpoint, "192.0.2.1:8737".parse().unwrap());
+        assert_eq!(peer.endpoint.to_string(), "udp://192.0.2.1:8737");
         let cases = [
             (ADDRESS.to_owned(), "ADDRESS@ENDPOINT"),
             (format!("{ADDRESS}@"), "write IP:PORT"),
@@ -560,7 +605,7 @@ mod tests {
             (format!("{ADDRESS}@[ff02::1]:1"), "one machine"),
             (
                 format!("{ADDRESS}@tls://example.org:443"),
-                "transport tls is not supported yet",
+                "write tls://IP:PORT",
             ),
             (format!("{}@192.0.2.1:1", &ADDRESS[1..]), "address \"eaaaaa"),
         ];

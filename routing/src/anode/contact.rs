@@ -205,12 +205,9 @@ impl Node {
             return;
         };
         let stale = peer.is_stale(now);
-        for path in &mut peer.paths {
-            if path.deadline(true).is_none() {
-                path.probe(now);
-            } else if stale {
-                path.check(now);
-            }
+        peer.probe_paths(now, false);
+        if stale {
+            peer.paths.iter_mut().for_each(|path| path.check(now));
         }
         self.contact_known(now, found, ipv6);
         let digits = self.contacts.open.get(&ipv6).map(|c| c.digits.clone());

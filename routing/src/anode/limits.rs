@@ -108,7 +108,7 @@ impl SourceBuckets {
 }
 
 /// Who counts as one source: an IPv4 address, or the /64 that one IPv6 host can fill at will.
-pub(super) fn source_prefix(source: IpAddr) -> u64 {
+pub(crate) fn source_prefix(source: IpAddr) -> u64 {
     match source {
         IpAddr::V4(ip) => u64::from(u32::from(ip)),
         IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64 ^ 1 << 63,

@@ -41,6 +41,7 @@ pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
 pub use limits::Rate;
+pub(crate) use limits::source_prefix;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
 pub use path::{INITIAL_PACKET, Origin};
 pub use place::{Place, Transport};
@@ -232,7 +233,10 @@ impl Node {
                 .into_iter()
                 .flat_map(|peer| &peer.paths);
             let chosen: Vec<usize> = paths
-                .map(|path| self.socket_for(&path.endpoint).unwrap_or(0))
+                .map(|path| match path.endpoint {
+                    Place::Udp(_) => self.socket_for(&path.endpoint).unwrap_or(0),
+                    _ => path.socket,
+                })
                 .collect();
             if let Some(peer) = self.peers.get_mut(found) {
                 for (path, socket) in peer.paths.iter_mut().zip(chosen) {
@@ -263,6 +267,7 @@ impl Node {
         for found in connected {
             if let Some(peer) = self.peers.get_mut(found) {
                 peer.paths.iter_mut().for_each(|path| path.check(now));
+                peer.want_datagrams(now);
             }
             self.handle_peer_timer(now, found);
         }
@@ -293,7 +298,11 @@ impl Node {
         }
         if let Some(peer) = self.peers.get_mut(found) {
             peer.sources.config |= pinned;
+            if places.iter().any(|place| !place.transport().is_stream()) {
+                peer.want_datagrams(now);
+            }
         }
+        self.schedule_peer(now, found);
         if pinned {
             self.trust(&address);
         }
@@ -508,9 +517,7 @@ impl Node {
         let silent = peer.silence_deadline().is_some_and(|at| at <= now);
         if silent {
             peer.clear_awaiting();
-            for path in &mut peer.paths {
-                path.probe(now);
-            }
+            peer.probe_paths(now, true);
         }
         if peer.has_fallen_quiet(now) {
             peer.paths.iter_mut().for_each(|path| path.check(now));
@@ -519,6 +526,8 @@ impl Node {
             .active_path()
             .filter(|path| path.is_proven())
             .map(Path::spot);
+        peer.stand_down_connections();
+        peer.try_datagrams_again(now);
         let in_use = peer.is_in_use(now);
         let had_path = peer.has_proven_path();
         let mut asks = Vec::new();
@@ -666,6 +675,41 @@ impl Node {
         Counters {
             key_agreements: self.counters.key_agreements + self.sessions.key_agreements(),
             ..self.counters
+        }
+    }
+
+    /// The connection to a place has ended. One that had been dialled from there leads nowhere now; one of ours is asked
+    /// again, which dials it.
+    pub fn note_gone(&mut self, now: Instant, place: &Place, socket: usize) {
+        let there: Vec<PeerRef> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.paths.iter().any(|path| path.endpoint == *place))
+            .map(|(found, _)| found)
+            .collect();
+        for found in there {
+            let Some(peer) = self.peers.get_mut(found) else {
+                continue;
+            };
+            let was_used = peer
+                .active_path()
+                .is_some_and(|path| path.endpoint == *place);
+            peer.lose_place(place, socket == Place::ACCEPTED);
+            let in_use = peer.is_in_use(now);
+            if was_used && in_use {
+                peer.probe_paths(now, true);
+                // It has just worked: dialled again without waiting for its turn.
+                if let Some(path) = peer.path_mut(place) {
+                    path.probe(now);
+                }
+                self.counters.paths_lost += 1;
+            }
+            peer.choose_path(now);
+            let (lost, ipv6) = (was_used && !peer.has_proven_path(), peer.ipv6);
+            self.handle_peer_timer(now, found);
+            if lost && in_use {
+                self.start_contact(now, ipv6, PeerId::ANY);
+            }
         }
     }
 

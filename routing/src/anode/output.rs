@@ -155,7 +155,7 @@ impl TransmitBatch {
     }
 
     /// Says that `len` bytes more in `contents` are the next packet; it must have fitted.
-    pub(super) fn commit(&mut self, destination: Destination, ecn: Ecn, len: usize) {
+    pub(crate) fn commit(&mut self, destination: Destination, ecn: Ecn, len: usize) {
         if self.segments == 0 {
             self.destination = destination;
             self.ecn = ecn;

@@ -207,6 +207,26 @@ impl Path {
         }
     }
 
+    /// Starts to ask a candidate, but not before `at`: others have the first word until then.
+    pub fn probe_from(&mut self, now: Instant, at: Instant) {
+        match &mut self.state {
+            State::Candidate => {
+                self.state = State::Probing {
+                    attempt: 0,
+                    next: at,
+                }
+            }
+            State::Probing { attempt: 0, next } => *next = (*next).min(at),
+            State::Probing { .. } => {}
+            State::Proven { .. } => self.check(now),
+        }
+    }
+
+    /// Nobody asks here any more: a better path works.
+    pub fn stand_down(&mut self) {
+        self.state = State::Candidate;
+    }
+
     /// Asks a proven path whether it still is one.
     pub fn check(&mut self, now: Instant) {
         if let State::Proven { check, .. } = &mut self.state
@@ -232,6 +252,13 @@ impl Path {
         };
         self.credit = None;
         self.touched = now;
+    }
+
+    /// What led there is gone.
+    pub fn lose(&mut self) {
+        self.state = State::Candidate;
+        self.credit = None;
+        self.greeted = None;
     }
 
     /// A session begins: what only the draft's MAC has proven must prove itself again (Q27).

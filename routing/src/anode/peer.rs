@@ -16,6 +16,10 @@ const MAX_PATHS: usize = 8;
 const SHORT_SENDER_FOR: Duration = Duration::from_secs(60);
 /// A peer counts as in use for so long after its last traffic.
 const IN_USE_FOR: Duration = Duration::from_secs(30);
+/// A connection is dialled where datagrams have had no answer for so long (DESIGN §7).
+const RACE_AFTER: Duration = Duration::from_secs(1);
+/// A peer that is reached through a connection is asked over datagrams again this often (D40).
+const DATAGRAMS_AGAIN: Duration = Duration::from_secs(300);
 /// Stream data that stops for so long may have lost its way to us.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
 /// A relay path that was proven so recently is not questioned because the peer questions its own.
@@ -133,6 +137,8 @@ pub(super) struct Peer {
     /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
     /// side cannot reach us, and only a packet of ours tells it where we are.
     quiet_check: Option<Instant>,
+    /// It is reached through a connection: when datagrams are tried again.
+    datagrams_again: Option<Instant>,
     /// When it was last of any use, for eviction.
     pub touched: Instant,
     pub mac_failures: Bucket,
@@ -176,6 +182,7 @@ impl Peer {
             last_used: None,
             awaiting: None,
             quiet_check: None,
+            datagrams_again: None,
             touched: now,
             mac_failures: Bucket::default(),
             nominations: Bucket::default(),
@@ -500,6 +507,90 @@ impl Peer {
         };
     }
 
+    /// Asks on all paths: datagrams at once, connections a second later where there are datagrams to try. `again`: also
+    /// where questions are under way already.
+    pub fn probe_paths(&mut self, now: Instant, again: bool) {
+        let later = match self.has_datagram_paths() {
+            true => now + RACE_AFTER,
+            false => now,
+        };
+        let asked = |path: &Path| path.deadline(true).is_some();
+        for path in self.paths.iter_mut().filter(|path| again || !asked(path)) {
+            match path.endpoint.transport().is_stream() {
+                true => path.probe_from(now, later),
+                false => path.probe(now),
+            }
+        }
+    }
+
+    fn has_datagram_paths(&self) -> bool {
+        let mut transports = self.paths.iter().map(|path| path.endpoint.transport());
+        transports.any(|transport| !transport.is_stream())
+    }
+
+    /// Whether a HELLO may go there by itself: what would have to be dialled waits for its turn.
+    pub fn may_greet(&self, path: &Path) -> bool {
+        !path.endpoint.transport().is_stream()
+            || path.is_proven()
+            || path.asked.is_some()
+            || !self.has_datagram_paths()
+    }
+
+    /// Connections that are not needed are left alone, and end by themselves: a path that is better works.
+    pub fn stand_down_connections(&mut self) {
+        let Some(active) = self.active_path() else {
+            return;
+        };
+        if !active.is_proven() || active.asked_since().is_some() {
+            return;
+        }
+        let better = (active.hops, active.endpoint.transport());
+        for path in &mut self.paths {
+            let transport = path.endpoint.transport();
+            if transport.is_stream() && better < (path.hops, transport) {
+                path.stand_down();
+            }
+        }
+    }
+
+    /// Something has changed: datagrams may work where they did not.
+    pub fn want_datagrams(&mut self, now: Instant) {
+        self.datagrams_again = Some(now);
+    }
+
+    /// A peer that is reached through a connection: datagrams are tried again now and then.
+    pub fn try_datagrams_again(&mut self, now: Instant) {
+        let through_connection = self
+            .active_path()
+            .is_some_and(|path| path.endpoint.transport().is_stream());
+        if !through_connection || !self.has_datagram_paths() {
+            self.datagrams_again = None;
+            return;
+        }
+        let at = self.datagrams_again.get_or_insert(now + DATAGRAMS_AGAIN);
+        if *at <= now {
+            *at = now + DATAGRAMS_AGAIN;
+            let datagrams = |path: &&mut Path| !path.endpoint.transport().is_stream();
+            for path in self.paths.iter_mut().filter(datagrams) {
+                path.probe(now);
+            }
+        }
+    }
+
+    /// The connection to a place has ended. `forever`: it cannot be dialled again.
+    pub fn lose_place(&mut self, place: &Place, forever: bool) {
+        let index = self.paths.iter().position(|path| path.endpoint == *place);
+        let Some(index) = index else { return };
+        if forever {
+            self.remove_path(index);
+        } else {
+            self.paths[index].lose();
+        }
+        if self.last_resort.is_some_and(|(last, _)| last == *place) {
+            self.last_resort = None;
+        }
+    }
+
     /// A path has failed: forgets it, unless it may be asked again one day.
     pub fn drop_path(&mut self, index: usize) {
         if matches!(self.paths[index].origin, Origin::Nominated | Origin::Hint) {
@@ -606,7 +697,8 @@ impl Peer {
             .iter()
             .filter_map(|path| path.deadline(in_use))
             .min();
-        [paths, self.silence_deadline(), self.quiet_check]
+        let again = self.datagrams_again.filter(|_| in_use);
+        [paths, self.silence_deadline(), self.quiet_check, again]
             .into_iter()
             .flatten()
             .min()

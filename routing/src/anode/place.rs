@@ -71,6 +71,11 @@ impl Place {
         0,
     ));
 
+    /// Number of the socket of a place that may be dialled, where the transport has connections.
+    pub const DIALLED: usize = 0;
+    /// The same of one that has dialled us: it is gone with its connection.
+    pub const ACCEPTED: usize = 1;
+
     /// The place over one of the transports that run over IP. `None` for Ethernet.
     pub fn over(transport: Transport, address: SocketAddr) -> Option<Self> {
         Some(match transport {

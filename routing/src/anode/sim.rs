@@ -106,6 +106,8 @@ pub struct Sim {
     pub nats: Vec<Nat>,
     /// What happens to every packet on its way, outside of NATs: it may be changed, or lost (false).
     pub meddler: Option<fn(&mut Flying) -> bool>,
+    /// Datagrams vanish; connections stand.
+    pub no_datagrams: bool,
     /// Everything that was sent, if switched on.
     pub record: Option<Vec<(Instant, Flying)>>,
     wire: BinaryHeap<Reverse<(Instant, u64, Flying)>>,
@@ -155,6 +157,7 @@ impl Sim {
             cut: Vec::new(),
             nats: Vec::new(),
             meddler: None,
+            no_datagrams: false,
             record: None,
             wire: BinaryHeap::new(),
             sequence: 0,
@@ -442,6 +445,9 @@ impl Sim {
         let (Some(near), Some(far)) = (from.address(), to.address()) else {
             return;
         };
+        if self.no_datagrams && matches!(to, Place::Udp(_)) {
+            return;
+        }
         let ends = (near, far);
         let marked = ecn_capable && self.rng.random_range(0..1000) < self.link.mark;
         if self

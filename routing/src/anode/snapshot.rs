@@ -141,6 +141,8 @@ impl Node {
                     .paths
                     .iter()
                     .filter(|path| path.is_proven() && !path.is_relayed())
+                    // Who has dialled us cannot be dialled there.
+                    .filter(|path| path.endpoint.udp().is_some() || path.socket == Place::DIALLED)
                     .map(|path| path.endpoint)
                     .collect(),
             })

@@ -1,6 +1,11 @@
 //! The Anode overlay on real sockets: one [`Node`] behind UDP sockets, served by whoever polls `fds()`.
+mod ethernet;
 mod lan;
+mod streams;
 mod udp;
+
+pub use ethernet::{ETHER_TYPE, FrameLink};
+pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError};
 
 use crate::anode::{
     Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
@@ -8,6 +13,7 @@ use crate::anode::{
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
 use anode_wire::{Address, Endpoint, Identity, Zone};
+use ethernet::Links;
 use lan::BeaconSockets;
 use rand::rngs::SysRng;
 use rand_core::{CryptoRng, UnwrapErr};
@@ -15,6 +21,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant, SystemTime};
+use streams::Streams;
 use udp::{ReceiveBuffers, UdpSocket};
 
 /// The socket's buffer is full: try again this much later.
@@ -40,6 +47,9 @@ pub enum NetError {
     /// Neither IPv4 nor IPv6 gives a UDP socket.
     #[error("cannot open a UDP socket: {0}")]
     NoSocket(io::Error),
+    /// What connections need cannot be had.
+    #[error("cannot prepare for connections: {0}")]
+    Streams(io::Error),
 }
 
 /// The Anode overlay with its sockets.
@@ -49,6 +59,8 @@ pub struct AnodeOverlay {
     beacons: BeaconSockets,
     buffers: ReceiveBuffers,
     batch: TransmitBatch,
+    streams: Streams,
+    links: Links,
     /// `batch` holds packets that the socket did not take yet.
     blocked: Option<Instant>,
     interfaces: Vec<Interface>,
@@ -90,6 +102,8 @@ impl AnodeOverlay {
             beacons,
             buffers: ReceiveBuffers::new(),
             batch: TransmitBatch::new(max_segments),
+            streams: Streams::new(now, StreamConfig::default())?,
+            links: Links::new(),
             blocked: None,
             interfaces,
         })
@@ -118,6 +132,47 @@ impl AnodeOverlay {
     /// How this node relays; `None`: it does not.
     pub fn relay_config(&self) -> Option<RelayConfig> {
         self.node.relay_config()
+    }
+
+    /// Accepts connections, dials through a proxy, keeps other bounds: to be called before anything is sent.
+    pub fn configure_streams(
+        &mut self,
+        now: Instant,
+        config: StreamConfig,
+    ) -> Result<(), NetError> {
+        self.streams = Streams::new(now, config)?;
+        Ok(())
+    }
+
+    /// Packets to and from `eth://` places go over this link from now on.
+    pub fn add_link(&mut self, link: Box<dyn FrameLink>) {
+        self.links.add(link);
+    }
+
+    /// What `GET /z` gives to whoever connects; `None`: nothing.
+    pub fn set_served_zone(&mut self, zone: Option<ServedZone>) {
+        self.streams.set_served_zone(zone);
+    }
+
+    /// The certificate that connections in TLS are accepted with, in PEM, the chain from the leaf up; without one the node
+    /// makes its own.
+    pub fn set_certificate(&mut self, chain: &[u8], key: &[u8]) -> Result<(), TlsError> {
+        self.streams.set_certificate(chain, key)
+    }
+
+    /// The host name and path of a place, from the next connection to it on. With a host name, its certificate is checked.
+    pub fn set_place_name(&mut self, place: Place, name: PlaceName) {
+        self.streams.set_name(place, name);
+    }
+
+    /// What the connections have counted.
+    pub fn stream_counters(&self) -> StreamCounters {
+        self.streams.counters()
+    }
+
+    /// Connections that stand or are being dialled.
+    pub fn connections(&self) -> usize {
+        self.streams.len()
     }
 
     /// The machine's interfaces have changed; without the overlay's own.
@@ -182,15 +237,20 @@ impl AnodeOverlay {
         self.sockets
             .iter()
             .map(|socket| Endpoint::Udp(socket.local()))
+            .chain(self.streams.listening().map(Endpoint::Tcp))
             .collect()
     }
 
     /// Where neighbours can reach us: the sockets' addresses, with all interface addresses in place of unspecified ones.
     pub fn endpoints(&self) -> Vec<Endpoint> {
         let mut endpoints = Vec::new();
-        for local in self.sockets.iter().map(UdpSocket::local) {
+        let datagrams = self.sockets.iter().map(UdpSocket::local);
+        let datagrams = datagrams.map(|local| (local, Endpoint::Udp as fn(SocketAddr) -> Endpoint));
+        let streams = self.streams.listening();
+        let streams = streams.map(|local| (local, Endpoint::Tcp as fn(SocketAddr) -> Endpoint));
+        for (local, endpoint) in datagrams.chain(streams) {
             if !local.ip().is_unspecified() {
-                endpoints.push(Endpoint::Udp(local));
+                endpoints.push(endpoint(local));
                 continue;
             }
             let addresses = self
@@ -201,7 +261,7 @@ impl AnodeOverlay {
             let usable = addresses.filter(|ip| {
                 ip.is_ipv4() == local.is_ipv4() && !ip.is_loopback() && !is_link_local(ip)
             });
-            endpoints.extend(usable.map(|ip| Endpoint::Udp(SocketAddr::new(ip, local.port()))));
+            endpoints.extend(usable.map(|ip| endpoint(SocketAddr::new(ip, local.port()))));
         }
         endpoints
     }
@@ -280,6 +340,55 @@ fn is_link_local(ip: &IpAddr) -> bool {
     }
 }
 
+impl AnodeOverlay {
+    /// Sends all that the node has to send, as far as the sockets take it.
+    fn transmit_batches(&mut self, now: Instant) {
+        loop {
+            if self.blocked.is_none() {
+                let max_segments = self
+                    .sockets
+                    .iter()
+                    .map(UdpSocket::max_segments)
+                    .min()
+                    .unwrap_or(1);
+                self.batch.clear(max_segments);
+                if !self.node.poll_transmit(now, &mut self.batch) {
+                    return;
+                }
+            }
+            if self.batch.destination.to.transport().is_stream() {
+                let refused = self.streams.send(now, &self.batch);
+                self.node.note_refused(refused);
+                continue;
+            }
+            if let Place::Ethernet { .. } = self.batch.destination.to {
+                let refused = self.links.send(&self.batch);
+                self.node.note_refused(refused);
+                continue;
+            }
+            let Some(socket) = self.sockets.get(self.batch.destination.socket) else {
+                return;
+            };
+            match socket.send(&self.batch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = Some(now + SEND_AGAIN_AFTER);
+                    return;
+                }
+                Err(_) => self.node.note_refused(self.batch.segments()),
+                Ok(refused) => self.node.note_refused(refused),
+            }
+            self.blocked = None;
+        }
+    }
+
+    /// Connections have ended: their places lead nowhere, or must be asked again.
+    fn tell_gone(&mut self, now: Instant) {
+        while let Some((place, socket)) = self.streams.poll_gone() {
+            self.node.note_gone(now, &place, socket);
+        }
+    }
+}
+
 impl Overlay for AnodeOverlay {
     fn prefix(&self) -> (Ipv6Addr, u8) {
         (Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16)
@@ -294,6 +403,8 @@ impl Overlay for AnodeOverlay {
             .iter()
             .map(AsFd::as_fd)
             .chain(self.beacons.fds())
+            .chain([self.streams.fd()])
+            .chain(self.links.fds())
             .collect()
     }
 
@@ -304,6 +415,8 @@ impl Overlay for AnodeOverlay {
             sockets,
             beacons,
             buffers,
+            streams,
+            links,
             ..
         } = self;
         let mut more = false;
@@ -322,42 +435,22 @@ impl Overlay for AnodeOverlay {
         beacons.receive(buffers, &mut |datagram| {
             node.handle_datagram(now, datagram, sink)
         });
+        more |= streams.receive(now, &mut |packets| node.handle_datagram(now, packets, sink));
+        more |= links.receive(&mut |packet| node.handle_datagram(now, packet, sink));
+        self.tell_gone(now);
         more
     }
 
     fn transmit(&mut self, now: Instant) {
         self.node.set_clock(clock());
-        loop {
-            if self.blocked.is_none() {
-                let max_segments = self
-                    .sockets
-                    .iter()
-                    .map(UdpSocket::max_segments)
-                    .min()
-                    .unwrap_or(1);
-                self.batch.clear(max_segments);
-                if !self.node.poll_transmit(now, &mut self.batch) {
-                    return;
-                }
-            }
-            let Some(socket) = self.sockets.get(self.batch.destination.socket) else {
-                return;
-            };
-            match socket.send(&self.batch) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = Some(now + SEND_AGAIN_AFTER);
-                    return;
-                }
-                Err(_) => self.node.note_refused(self.batch.segments()),
-                Ok(refused) => self.node.note_refused(refused),
-            }
-            self.blocked = None;
-        }
+        self.transmit_batches(now);
+        self.streams.flush(now);
+        self.tell_gone(now);
     }
 
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let blocked = self.blocked.map(|at| (at, "socket buffer"));
-        [blocked, self.node.deadline()]
+        [blocked, self.node.deadline(), self.streams.deadline()]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -365,6 +458,8 @@ impl Overlay for AnodeOverlay {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.node.set_clock(clock());
+        self.streams.handle_timeout(now);
+        self.tell_gone(now);
         self.node.handle_timeout(now);
     }
 

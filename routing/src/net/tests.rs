@@ -1,6 +1,6 @@
 //! Two overlays in one process over real sockets on loopback.
 use super::*;
-use crate::anode::{Plain, Security};
+use crate::anode::{Plain, Security, Transport};
 use anode_wire::{PeerId, Zone};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -82,6 +82,51 @@ impl Pair {
         }
     }
 
+    /// The second one accepts connections, and the first one knows no other way.
+    fn over(transport: Transport) -> Self {
+        Self::through(transport, None, Security::default())
+    }
+
+    fn through(transport: Transport, proxy: Option<SocketAddr>, security: Security) -> Self {
+        let now = Instant::now();
+        let mut a = overlay_with(1, "127.0.0.1:0", security);
+        let mut b = overlay_with(2, "127.0.0.1:0", security);
+        let asks = StreamConfig {
+            proxy,
+            ..StreamConfig::default()
+        };
+        let takes = StreamConfig {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            ..StreamConfig::default()
+        };
+        a.configure_streams(now, asks).unwrap();
+        b.configure_streams(now, takes).unwrap();
+        let address = *b.address();
+        let place = Place::over(transport, listener(&b)).unwrap();
+        a.add_peer(now, address, &[place], true);
+        Self {
+            a,
+            b,
+            sinks: Default::default(),
+            events: Default::default(),
+        }
+    }
+
+    /// Pings the second one until it answers; the time that took.
+    fn ping(&mut self, token: u64) -> Duration {
+        let begin = Instant::now();
+        let to = ip(&self.b);
+        self.a.ping(begin, to, token, b"ping").unwrap();
+        self.until("the pong", |pair| {
+            pair.events.0.iter().find_map(|event| match event {
+                OverlayEvent::Pong { token: known, .. } if *known == token => Some(()),
+                OverlayEvent::PingFailed { failure, .. } => panic!("{failure:?}"),
+                _ => None,
+            })
+        });
+        begin.elapsed()
+    }
+
     /// One round of what the data thread does; sleeps a little if nothing happened.
     fn turn(&mut self) {
         let now = Instant::now();
@@ -153,6 +198,194 @@ fn ping_and_datagram_cross_loopback_over_both_families() {
     }
 }
 
+fn listener(overlay: &AnodeOverlay) -> SocketAddr {
+    let mut endpoints = overlay.listen().into_iter();
+    let tcp = endpoints.find_map(|endpoint| match endpoint {
+        Endpoint::Tcp(address) => Some(address),
+        _ => None,
+    });
+    tcp.expect("it listens")
+}
+
+const CONNECTED: [Transport; 4] = [
+    Transport::Tcp,
+    Transport::Tls,
+    Transport::Http,
+    Transport::Https,
+];
+
+// A33, A34, D15
+#[test]
+fn every_kind_of_connection_carries_pings_datagrams_and_streams_sealed() {
+    for transport in CONNECTED {
+        let mut pair = Pair::over(transport);
+        let first = pair.ping(7);
+        let next = pair.ping(8);
+        println!(
+            "{}: first ping {first:?}, next {next:?}",
+            transport.as_str()
+        );
+        let (from, to) = (ip(&pair.a), ip(&pair.b));
+        pair.a
+            .send_datagram(Instant::now(), from, 1111, to, 2222, &[9; 1100])
+            .unwrap();
+        let got = pair.until("the datagram", |pair| pair.sinks.1.datagrams.pop());
+        assert_eq!(got, (from, 1111, 2222, vec![9; 1100]));
+        pair.b
+            .send_datagram(Instant::now(), to, 2222, from, 1111, b"back")
+            .unwrap();
+        let got = pair.until("its answer", |pair| pair.sinks.0.datagrams.pop());
+        assert_eq!(got, (to, 2222, 1111, b"back".to_vec()));
+        for (overlay, own) in [(&pair.a, from), (&pair.b, to)] {
+            let peer = &overlay.peers()[0];
+            assert!(peer.sealed && peer.ipv6 != own);
+            assert_eq!(peer.paths[0].transport, transport);
+            assert!(overlay.counters().rx_bytes > 0);
+        }
+        transfer(&mut pair, 10 << 20);
+        println!("{:?}", pair.b.stream_counters());
+    }
+}
+
+// DESIGN §4: the most restricted networks
+#[test]
+fn a_proxy_that_only_connects_is_enough() {
+    let proxy = Proxy::start(200);
+    for transport in [Transport::Tls, Transport::Http, Transport::Https] {
+        let mut pair = Pair::through(transport, Some(proxy.address), Security::default());
+        pair.ping(1);
+        let counted = proxy.tunnels.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(counted > 0, "{transport:?} went past the proxy");
+        proxy.tunnels.store(0, std::sync::atomic::Ordering::Relaxed);
+    }
+    let refusing = Proxy::start(403);
+    let mut pair = Pair::through(Transport::Tls, Some(refusing.address), Security::default());
+    let to = ip(&pair.b);
+    pair.a.ping(Instant::now(), to, 1, b"ping").unwrap();
+    let failed = pair.until("the failure", |pair| {
+        pair.events.0.iter().find_map(|event| match event {
+            OverlayEvent::PingFailed { failure, .. } => Some(*failure),
+            _ => None,
+        })
+    });
+    assert_eq!(failed, Failure::Unreachable);
+    assert!(
+        pair.a.stream_counters().dial_failed > 1,
+        "tried again, with a pause"
+    );
+    assert!(pair.a.stream_counters().dialled < 10);
+}
+
+/// A proxy that knows CONNECT alone, in threads of its own.
+struct Proxy {
+    address: SocketAddr,
+    tunnels: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Proxy {
+    fn start(status: u16) -> Self {
+        use std::io::{BufRead as _, BufReader, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let tunnels = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = std::sync::Arc::clone(&tunnels);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let mut client = client.unwrap();
+                let mut reader = BufReader::new(client.try_clone().unwrap());
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                let target = line.strip_prefix("CONNECT ").unwrap().split(' ').next();
+                let target: SocketAddr = target.unwrap().parse().unwrap();
+                while line.trim() != "" {
+                    line.clear();
+                    reader.read_line(&mut line).unwrap();
+                }
+                write!(client, "HTTP/1.1 {status} x\r\nVia: test\r\n\r\n").unwrap();
+                if status != 200 {
+                    continue;
+                }
+                counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let server = std::net::TcpStream::connect(target).unwrap();
+                let pump = |mut from: std::net::TcpStream, mut to: std::net::TcpStream| {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Write);
+                    })
+                };
+                pump(client.try_clone().unwrap(), server.try_clone().unwrap());
+                pump(server, client);
+            }
+        });
+        Self { address, tunnels }
+    }
+}
+
+// DESIGN §7: TCP beside UDP after one second without an answer
+#[test]
+fn where_datagrams_vanish_a_connection_takes_over_and_hands_back() {
+    let mut pair = Pair::over(Transport::Tcp);
+    let address = *pair.b.address();
+    // Nobody listens there, and no error says so: datagrams vanish.
+    let hole = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent = Place::Udp(hole.local_addr().unwrap());
+    pair.a.add_peer(Instant::now(), address, &[silent], true);
+    let took = pair.ping(1);
+    println!("UDP vanishes: first pong after {took:?}");
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(3));
+    assert_eq!(pair.a.peers()[0].paths[0].transport, Transport::Tcp);
+    // A place where UDP works: preferred as soon as it has answered.
+    let Endpoint::Udp(good) = pair.b.listen()[0] else {
+        panic!("not UDP")
+    };
+    pair.a
+        .add_peer(Instant::now(), address, &[Place::Udp(good)], true);
+    pair.a.set_interfaces(
+        Instant::now(),
+        vec![Interface {
+            name: "new".into(),
+            index: 9,
+            addresses: Vec::new(),
+            broadcast: false,
+        }],
+    );
+    pair.until("UDP again", |pair| {
+        let _ = pair.a.peers();
+        (pair.a.peers()[0].paths[0].transport == Transport::Udp).then_some(())
+    });
+    pair.ping(2);
+}
+
+// A connection that breaks is dialled again, and the peer never noticed by datagrams alone
+#[test]
+fn a_restarted_listener_is_found_again() {
+    let mut pair = Pair::over(Transport::Tcp);
+    pair.ping(1);
+    let at = listener(&pair.b);
+    let takes = StreamConfig {
+        listen: vec![at],
+        ..StreamConfig::default()
+    };
+    // All its connections end with the old table.
+    pair.b
+        .configure_streams(Instant::now(), StreamConfig::default())
+        .unwrap();
+    pair.b.configure_streams(Instant::now(), takes).unwrap();
+    // What was on its way is lost, as datagrams are; what is sent a moment later is not.
+    let begin = Instant::now();
+    let to = ip(&pair.b);
+    pair.a.ping(begin, to, 2, b"lost").unwrap();
+    let again = pair.until("the connection", |pair| {
+        let proven = |overlay: &AnodeOverlay| overlay.peers()[0].paths.iter().any(|p| p.proven);
+        let renewed = pair.a.counters().paths_lost > 0;
+        (renewed && proven(&pair.a) && proven(&pair.b)).then(Instant::now)
+    });
+    let took = again - begin;
+    println!("after all connections broke: a proven path in {took:?}");
+    assert!(took < Duration::from_secs(3));
+    pair.ping(3);
+}
+
 #[test]
 fn fifty_megabytes_cross_loopback_sealed_and_plain() {
     let draft = Security {
@@ -165,13 +398,20 @@ fn fifty_megabytes_cross_loopback_sealed_and_plain() {
 }
 
 fn fifty_megabytes(security: Security) {
-    const LEN: usize = 50 << 20;
+    let mut pair = Pair::with("127.0.0.1:0", security);
+    transfer(&mut pair, 50 << 20);
+    let sealed = security.plain != Plain::Only;
+    assert_eq!(pair.a.peers()[0].sealed, sealed);
+    assert_eq!(pair.a.counters().tx_sealed > 0, sealed);
+}
+
+/// A stream of so many bytes from the first to the second one.
+fn transfer(pair: &mut Pair, len: usize) {
     let byte = |at: usize| {
         (at as u64)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .to_be_bytes()[0]
     };
-    let mut pair = Pair::with("127.0.0.1:0", security);
     let to = ip(&pair.b);
     let stream = pair.a.open(Instant::now(), 40_000, to, 80).unwrap();
     let (mut written, mut read, mut opened, begin) = (0, 0, false, Instant::now());
@@ -180,12 +420,12 @@ fn fifty_megabytes(security: Security) {
         for event in std::mem::take(&mut pair.events.0) {
             opened |= event == OverlayEvent::StreamOpened { stream };
         }
-        while opened && written < LEN {
-            let end = LEN.min(written + 65_536);
+        while opened && written < len {
+            let end = len.min(written + 65_536);
             let chunk: Vec<u8> = (written..end).map(byte).collect();
             let taken = pair.a.write(now, stream, &chunk);
             written += taken;
-            if written == LEN {
+            if written == len {
                 pair.a.finish(now, stream);
             }
             if taken < chunk.len() {
@@ -215,15 +455,16 @@ fn fifty_megabytes(security: Security) {
         }
         finished.then_some(())
     });
-    assert_eq!(read, LEN);
+    assert_eq!(read, len);
     let took = begin.elapsed();
     let counters = pair.a.counters();
-    let sealed = security.plain != Plain::Only;
-    assert_eq!(pair.a.peers()[0].sealed, sealed);
-    assert_eq!(counters.tx_sealed > 0, sealed);
+    let peer = &pair.a.peers()[0];
     println!(
-        "sealed: {sealed}; 50 MiB over loopback, both ends on one thread: {took:?}, {:.2} Gb/s, {} packets of {} bytes on average",
-        LEN as f64 * 8.0 / took.as_secs_f64() / 1e9,
+        "{}, sealed: {}; {} MiB over loopback, both ends on one thread: {took:?}, {:.2} Gb/s, {} packets of {} bytes on average",
+        peer.paths[0].transport.as_str(),
+        peer.sealed,
+        len >> 20,
+        len as f64 * 8.0 / took.as_secs_f64() / 1e9,
         counters.tx_packets,
         counters.tx_bytes / counters.tx_packets
     );

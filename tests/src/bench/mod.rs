@@ -1,5 +1,6 @@
-//! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians. And what a flood of
-//! forged packets ([`flood`]), the end of a node ([`restart`]) and relaying ([`relay`]) cost.
+//! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians. What a flood of
+//! forged packets ([`flood`]), the end of a node ([`restart`]) and relaying ([`relay`]) cost. And what goes through each of
+//! the [`transports`].
 //!
 //! ```text
 //!   machine a ──veth── machine b          every measure is taken over the link's own addresses (plain) and over
@@ -13,6 +14,7 @@ mod load;
 pub mod relay;
 mod report;
 pub mod restart;
+pub mod transports;
 
 pub use report::{Report, Unit};
 

@@ -1,4 +1,4 @@
-//! `bench [compare|delaybox|flood|relay|restart] …`: measures in the lab. Needs root.
+//! `bench [compare|delaybox|flood|relay|restart|transports] …`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
 use anode_tests::bench::compare::{self, Options};
@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [compare|delaybox|flood|relay|restart] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [compare|delaybox|flood|relay|restart|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
   compare      every other overlay that is installed beside ours (bench compare --help)
   delaybox     what the lab's long line can carry
   flood        a paced flow under a flood of forged first packets
   restart      from the end of a node to traffic again
   relay        what passing packets on costs, beside a loop without logic
+  transports   one TCP stream through UDP, TCP, TLS, HTTP and HTTPS, beside the plain link
   --runs N     alternations, the median counts (default 5)
   --seconds S  length of one measure (default 2)
   --rate N     forged packets per second (default 50000; only flood)
@@ -27,6 +28,7 @@ enum Mode {
     Flood,
     Restart,
     Relay,
+    Transports,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Some("flood") => mode = Mode::Flood,
         Some("restart") => mode = Mode::Restart,
         Some("relay") => mode = Mode::Relay,
+        Some("transports") => mode = Mode::Transports,
         _ => {}
     }
     if !matches!(mode, Mode::Ratios) {
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Mode::DelayBox => println!("{}", delaybox::run(&plan)),
         Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
         Mode::Relay => println!("{}", relay::run(&lab, &plan)),
+        Mode::Transports => println!("{}", bench::transports::run(&lab, &plan)),
         Mode::Restart => println!("{}", restart::run(&lab, &plan)),
         Mode::Ratios if json => println!("{}", bench::run(&lab, &plan).json()),
         Mode::Ratios => println!(

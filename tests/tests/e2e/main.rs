@@ -20,4 +20,5 @@ mod relay;
 mod sealed;
 mod streams;
 mod tickets;
+mod transports;
 mod zones;

@@ -51,7 +51,13 @@ pub(super) fn status(common: &Common) -> Result<Done, Error> {
         ),
         (
             "peers",
-            format!("{} known, {} reachable", status.peers, status.reachable),
+            match status.tunnelled {
+                0 => format!("{} known, {} reachable", status.peers, status.reachable),
+                tunnelled => format!(
+                    "{} known, {} reachable, {tunnelled} tunnelled (UDP does not get there)",
+                    status.peers, status.reachable
+                ),
+            },
         ),
         (
             "relays",

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anode_platform::privileges::{self, Places};
+use anode_routing::anode::Place;
 use anode_wire::{Address, PeerId, Zone};
 use nix::unistd::geteuid;
 use tracing_subscriber::EnvFilter;
@@ -15,7 +16,7 @@ use super::Done;
 use super::args::{Common, Up};
 use crate::Error;
 use crate::command::PeerReport;
-use crate::config::{Config, ConfigSource, Dns};
+use crate::config::{self, Config, ConfigSource, Dns};
 use crate::control::listener::Access;
 use crate::dns::{Hook, by_hand, stub};
 use crate::names::{Given, Held, peer_label};
@@ -26,7 +27,7 @@ use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, registered, sessions};
-use crate::value::{PeerName, ValueError, udp_text};
+use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
 
@@ -232,6 +233,13 @@ fn settings(
             .unwrap_or_default()
             .0,
         listen: listen.into_iter().map(|listen| listen.0).collect(),
+        ethernet: config
+            .ethernet
+            .interfaces
+            .into_iter()
+            .map(|name| name.0.0)
+            .collect(),
+        proxy: proxy(&config.proxy)?,
         peers,
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
@@ -249,6 +257,34 @@ fn settings(
         state_dir: state.dir().path().to_owned(),
     };
     Ok((settings, unsaved, keeper))
+}
+
+/// The HTTP proxy that connections go through: the configuration's, or that of the environment.
+fn proxy(wanted: &config::Proxy) -> Result<Option<SocketAddr>, Error> {
+    let named = match &wanted.http {
+        Some(text) => Some(("[proxy] http", text.clone())),
+        None => ["HTTPS_PROXY", "https_proxy"].into_iter().find_map(|name| {
+            Some((
+                name,
+                std::env::var(name).ok().filter(|text| !text.is_empty())?,
+            ))
+        }),
+    };
+    let Some((place, text)) = named.filter(|(_, text)| text != "off") else {
+        return Ok(None);
+    };
+    match text.parse::<EndpointText>().and_then(|text| text.place()) {
+        Ok(Place::Http(address)) => Ok(Some(address)),
+        _ if wanted.http.is_some() => Err(Error::invalid(
+            place,
+            format!("{text:?}: write http://IP:PORT, or \"off\""),
+        )),
+        // Made for other programs: what this one cannot use must not keep it from starting.
+        _ => {
+            tracing::warn!("{place}={text:?} is not used: it is not of the form http://IP:PORT");
+            Ok(None)
+        }
+    }
 }
 
 /// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.
@@ -299,7 +335,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         relay,
         start,
     } = *opening;
-    let listen: Vec<String> = info.listen.iter().copied().map(udp_text).collect();
+    let listen: Vec<String> = info.listen.iter().map(ToString::to_string).collect();
     let ipv6 = address.ipv6(PeerId::ANY);
     if json {
         output::json(&serde_json::json!({

@@ -41,6 +41,9 @@ pub struct Status {
     pub peers: usize,
     /// Peers with a live path.
     pub reachable: usize,
+    /// Of these, reached through a connection because datagrams do not get there.
+    #[serde(default)]
+    pub tunnelled: usize,
     /// Open streams.
     pub streams: usize,
     /// Relays through which others reach this node.
@@ -275,7 +278,7 @@ pub struct Peer {
 pub struct Path {
     /// Over what.
     pub kind: Kind,
-    /// `udp`, `tcp`, …: the scheme of the endpoint.
+    /// `udp`, `ethernet`, `tcp`, `tls`, `http`, `https`
     pub transport: String,
     /// `udp://192.0.2.1:8737`
     pub endpoint: String,
@@ -334,10 +337,12 @@ pub fn millis(duration: Duration) -> f64 {
 impl Path {
     fn new(report: &PathReport) -> Self {
         let endpoint = report.via.endpoint.clone();
-        let transport = endpoint
-            .split_once("://")
-            .map_or("udp", |(scheme, _)| scheme)
-            .to_owned();
+        let transport = match endpoint.split_once("://") {
+            Some(("eth", _)) => "ethernet",
+            Some((scheme, _)) => scheme,
+            None => "udp",
+        };
+        let transport = transport.to_owned();
         Self {
             kind: report.via.kind.into(),
             transport,

@@ -37,8 +37,9 @@ use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::state::LockedState;
 use crate::state::book::Book;
-use crate::value::{PeerName, ValueError, parse_address, udp_text};
+use crate::value::{PeerName, ValueError, parse_address};
 use crate::zone::Members;
+use anode_routing::anode::Place;
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 16 * 1024;
@@ -331,10 +332,11 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
         interface: control.ready.interface.clone(),
         mtu: control.mtu,
         uptime_s: millis(control.since.elapsed()) / 1e3,
-        listen: report.listen.iter().copied().map(udp_text).collect(),
+        listen: report.listen.iter().map(Place::to_string).collect(),
         lan: control.ready.lan.clone(),
         peers: report.peers,
         reachable: report.reachable,
+        tunnelled: report.tunnelled,
         streams: report.streams,
         relays: report.relays.iter().map(OwnRelay::new).collect(),
         security: control.security.into(),
@@ -511,7 +513,10 @@ async fn invite(
     Ok(Json(Invitation {
         id: id_text(ticket.id),
         ticket: text.to_string(),
-        endpoints: endpoints.into_iter().map(udp_text).collect(),
+        endpoints: endpoints
+            .into_iter()
+            .map(|at| Place::Udp(at).to_string())
+            .collect(),
         lifetime_s: request.lifetime_s,
     }))
 }

@@ -1,7 +1,6 @@
 //! The whole way of a command: client, socket, server, and a data thread that answers from a script.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::{Capability, Confined, Landlock};
 use anode_platform::wake::Wake;
+use anode_routing::anode::Place;
 use anode_routing::overlay::{Failure, PathKind, Via};
 use anode_wire::sealed::ticket::Status;
 use anode_wire::{Address, Identity, Zone};
@@ -67,13 +67,14 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
     for command in commands {
         match command {
             Command::Status(reply) => {
-                let listen: SocketAddr = "[::]:8737".parse().unwrap();
+                let listen = Place::Udp("[::]:8737".parse().unwrap());
                 let _ = reply.send(StatusReport {
                     relays: Vec::new(),
                     peers: 3,
                     reachable: 1,
                     streams: 2,
                     listen: vec![listen],
+                    tunnelled: 1,
                 });
             }
             Command::Peers(reply) => {
@@ -246,7 +247,7 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
     let expected = json!({
         "address": address(1).to_string(), "ipv6": "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020",
         "interface": "anode0", "mtu": 1280, "listen": ["udp://[::]:8737"], "lan": ["eth0"],
-        "peers": 3, "reachable": 1, "streams": 2, "security": {"plain": "deny", "pq": "prefer"},
+        "peers": 3, "reachable": 1, "tunnelled": 1, "streams": 2, "security": {"plain": "deny", "pq": "prefer"},
         "relays": [],
         "dns": {"listen": null, "name": null, "resolved": null, "problem": null},
         "confined": {

@@ -311,12 +311,19 @@ fn status(overlay: &AnodeOverlay) -> StatusReport {
         reachable: overlay.connected(),
         streams: overlay.stream_count(),
         relays: overlay.relays(),
-        listen: overlay
-            .listen()
-            .into_iter()
-            .filter_map(super::udp)
-            .collect(),
+        listen: super::places(overlay.listen()),
+        tunnelled: overlay
+            .peers()
+            .iter()
+            .filter(|peer| is_tunnelled(peer))
+            .count(),
     }
+}
+
+/// Datagrams do not get there: its packets go through a connection.
+fn is_tunnelled(peer: &PeerSnapshot) -> bool {
+    let active = peer.paths.iter().find(|path| path.active);
+    active.is_some_and(|path| path.transport.is_stream())
 }
 
 /// What this relay does, with every reason for a packet that was not passed on.
@@ -345,7 +352,7 @@ fn report(peer: PeerSnapshot) -> PeerReport {
             .map(|path| PathReport {
                 via: anode_routing::overlay::Via {
                     kind: path.kind,
-                    endpoint: path.endpoint.to_string(),
+                    endpoint: super::frames::text(&path.endpoint),
                     hops: path.hops,
                 },
                 rtt: path.rtt,

@@ -34,6 +34,7 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
     let flows = adapter.netstack.flows();
     let overlay = adapter.first();
     add("overlay", &mut overlay.counters().iter());
+    add("connections", &mut overlay.stream_counters().iter());
     let sessions = overlay.session_counters();
     let work = [
         ("hellos_sent", sessions.hellos_sent),
@@ -58,6 +59,7 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
         ("anode_streams", overlay.stream_count()),
         ("anode_peers", overlay.peers().len()),
         ("anode_peers_connected", overlay.connected()),
+        ("anode_connections", overlay.connections()),
     ];
     all.extend(gauges.map(|(name, value)| (name.to_owned(), value as u64)));
     all

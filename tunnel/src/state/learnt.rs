@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{LockedState, StateDir};
 use crate::Error;
 use crate::command::PeerReport;
-use crate::value::{EndpointText, PeerEndpoint, udp_text};
+use crate::value::{EndpointText, PeerEndpoint};
+use anode_routing::anode::Place;
 
 /// Entries that are kept; the node reports the peers in use first.
 pub const MAX_ENTRIES: usize = 1024;
@@ -69,7 +70,9 @@ pub fn from_reports(reports: &[PeerReport]) -> Vec<PeerEndpoint> {
             .iter()
             .filter(|path| path.via.kind == PathKind::Direct && path.via.hops == 0);
         for path in direct {
+            // The other end of a connection may be a port that only lived as long as that.
             if let Ok(EndpointText::Udp(endpoint)) = path.via.endpoint.parse() {
+                let endpoint = Place::Udp(endpoint);
                 peers.push(PeerEndpoint {
                     address: report.address,
                     endpoint,
@@ -86,7 +89,7 @@ pub fn save(state: &LockedState, peers: &[PeerEndpoint]) -> Result<(), Error> {
     let lines = peers.iter().take(MAX_ENTRIES);
     let file = File {
         peer: lines
-            .map(|peer| format!("{}@{}", peer.address, udp_text(peer.endpoint)))
+            .map(|peer| format!("{}@{}", peer.address, peer.endpoint))
             .collect(),
     };
     let text = toml::to_string(&file)

@@ -331,7 +331,7 @@ fn learnt_peers_are_hints_and_damage_is_no_obstacle() {
     ]
     .map(|(endpoint, text)| PeerEndpoint {
         address: address(text),
-        endpoint: endpoint.parse().unwrap(),
+        endpoint: anode_routing::anode::Place::Udp(endpoint.parse().unwrap()),
     });
     learnt::save(&state, &peers).unwrap();
     assert_eq!(learnt::load(state.dir()), peers);

@@ -128,7 +128,7 @@ fn wrong_usage_is_status_2_and_names_the_flag_and_the_value() {
         (&["up", "--listen", "8737"], "write IP:PORT"),
         (
             &["up", "--listen", "tls://192.0.2.1:443"],
-            "transport tls is not supported yet: use udp://",
+            "use udp://IP:PORT or tcp://IP:PORT",
         ),
         (&["up", "--peer", "192.0.2.1:8737"], "ADDRESS@ENDPOINT"),
         (&["up", "--zone", "xyz"], "hex digits"),

@@ -73,6 +73,7 @@ impl Node {
             .paths
             .iter()
             .filter(|path| sure.is_none_or(|sure| path.endpoint == sure || path.is_probed()))
+            .filter(|path| peer.may_greet(path))
             .map(|path| (path.endpoint, path.socket))
             .collect();
         for (endpoint, socket) in places {

@@ -13,6 +13,7 @@ mod relay;
 mod sealed;
 mod soak;
 mod streams;
+mod transports;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
