@@ -512,6 +512,8 @@ impl Node {
         if peer.has_fallen_quiet(now) {
             peer.paths.iter_mut().for_each(|path| path.check(now));
         }
+        let mut relayed = peer.paths.iter().filter(|path| path.is_relayed());
+        let unanswered = relayed.any(Path::is_unanswered);
         let before = peer
             .active_path()
             .filter(|path| path.is_proven())
@@ -552,7 +554,7 @@ impl Node {
             self.send_check(now, found, spot);
         }
         self.follow_relay(found);
-        if silent {
+        if silent || unanswered {
             self.doubt_relays(now, found);
         }
         if lost && in_use {

@@ -18,7 +18,7 @@ const IN_USE_FOR: Duration = Duration::from_secs(30);
 /// Stream data that stops for so long may have lost its way to us.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
 /// A relay path that was proven so recently is not questioned because the peer questions its own.
-const QUESTION_AGAIN: Duration = Duration::from_secs(1);
+const QUESTION_AGAIN: Duration = Duration::from_millis(250);
 /// Something was sent that wants an answer, and nothing authentic came: the shortest wait before the paths are questioned (DESIGN §7).
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
