@@ -290,15 +290,20 @@ impl Peer {
         };
         // A relay finds any of the peers by the packet's own peer id (A45).
         let leads_there = |path: &Path| path.peer_id == wanted || path.is_relayed();
-        let path = if wanted == PeerId::ANY || leads_there(active) {
-            active
-        } else {
-            self.paths
-                .iter()
-                .find(|path| path.is_proven() && leads_there(path))
-                .unwrap_or(active)
-        };
-        Some(route_over(path, None))
+        if wanted == PeerId::ANY || leads_there(active) {
+            return Some(route_over(active, None));
+        }
+        let mut proven = self.paths.iter().filter(|path| path.is_proven());
+        if let Some(path) = proven.find(|path| leads_there(path)) {
+            return Some(route_over(path, None));
+        }
+        // Its handshake is under way: what belongs to that must not go to another of the peers.
+        let heard = self.paths.iter().filter(|path| path.credit.is_some());
+        let of_it = heard.filter(|path| path.peer_id == wanted);
+        if let Some(path) = of_it.max_by_key(|path| path.touched) {
+            return Some(route_over(path, path.credit));
+        }
+        Some(route_over(active, None))
     }
 
     /// Where the peer was last heard from, sealed, and has not proven itself yet: good for three times what came (Q25).
