@@ -27,9 +27,9 @@ use anode_platform::tun::{Tun, TunConfig, is_gone};
 use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
 use anode_routing::AnodeOverlay;
 use anode_routing::anode::{
-    ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, Security,
+    ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
-use anode_routing::net::StreamConfig;
+use anode_routing::net::{ServedZone, StreamConfig, StreamLimits};
 use anode_routing::overlay::Overlay;
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
@@ -196,14 +196,10 @@ fn start_overlay(
     });
     let learnt: Vec<Pin> = learnt.collect();
     let datagrams: Vec<SocketAddr> = settings.listen.iter().filter_map(Place::udp).collect();
-    let connections = settings.listen.iter().filter_map(|place| match place {
-        Place::Tcp(address) => Some(*address),
-        _ => None,
-    });
     let streams = StreamConfig {
-        listen: connections.collect(),
+        listen: connections(&settings.listen, settings.relay.is_some()),
         proxy: settings.proxy,
-        ..StreamConfig::default()
+        limits: stream_limits(settings.relay.as_ref()),
     };
     let mut overlay = AnodeOverlay::new(settings.identity, config, &datagrams, interfaces, now)?;
     overlay.configure_streams(now, streams)?;
@@ -222,7 +218,35 @@ fn start_overlay(
     Ok(overlay)
 }
 
+/// Where connections are accepted: where the operator says, and at a relay on every port of its datagrams, too.
+fn connections(listen: &[Place], relays: bool) -> Vec<SocketAddr> {
+    let accepts = |place: &Place| match place {
+        Place::Tcp(address) => Some(*address),
+        Place::Udp(address) if relays => Some(*address),
+        _ => None,
+    };
+    let mut accepted: Vec<SocketAddr> = listen.iter().filter_map(accepts).collect();
+    accepted.sort_unstable();
+    accepted.dedup();
+    accepted
+}
+
+/// A relay takes two connections (HTTP) from everybody who may register, and the usual number of others.
+fn stream_limits(relay: Option<&RelayConfig>) -> StreamLimits {
+    let usual = StreamLimits::default();
+    let Some(relay) = relay else { return usual };
+    StreamLimits {
+        inbound: usual.inbound + 2 * relay.peers,
+        inbound_per_network: usual.inbound_per_network + 2 * relay.peers_per_source,
+        ..usual
+    }
+}
+
 fn set_relays(overlay: &mut AnodeOverlay, now: Instant, relays: Relays) {
+    if overlay.relay_config().is_some() {
+        let served = relays.served;
+        overlay.set_served_zone(served.map(|(bytes, modified)| ServedZone { bytes, modified }));
+    }
     overlay.set_relays(now, relays.zone, relays.count, relays.relays);
 }
 

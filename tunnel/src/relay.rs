@@ -14,7 +14,7 @@
 //! endpoints = ["192.0.2.1:8737"]
 //! ```
 use anode_routing::anode::{RelayConfig, ZoneRelay};
-use anode_wire::{Endpoint, Zone};
+use anode_wire::Zone;
 use serde::Deserialize;
 
 use crate::value::{AddressText, EndpointText, Text, ValueError};
@@ -81,5 +81,6 @@ pub fn zone_relays(entries: &[RelayEntry], zone: Zone) -> Result<Option<Relays>,
         zone,
         count,
         relays,
+        served: None,
     }))
 }

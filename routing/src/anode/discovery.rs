@@ -143,8 +143,6 @@ impl Node {
         let Some(peer) = self.peers.get_mut(sender) else {
             return;
         };
-        let before = peer.active_path().filter(|path| path.is_proven());
-        let before = before.map(Path::spot);
         let of_check = |path: &&mut Path| check.spot.is_same(path);
         let Some(path) = peer.paths.iter_mut().find(of_check) else {
             self.counters.epc_unexpected += 1;
@@ -159,7 +157,7 @@ impl Node {
             path.hops = arrival.hop_count.max(1);
         }
         let configured = peer.standing == Standing::Kept;
-        self.choose_path(now, sender, before);
+        peer.choose_path(now);
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(sender);

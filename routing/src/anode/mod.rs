@@ -58,7 +58,7 @@ use guard::{Envelope, Own};
 use lan::Lan;
 use limits::{Bucket, SourceBuckets};
 use output::{Queue, Way};
-use path::{Action, Path, Spot, is_dialable};
+use path::{Action, Path, is_dialable};
 use peer::Standing;
 use peers::{PeerRef, PeerTable};
 use ping::Pings;
@@ -522,12 +522,10 @@ impl Node {
         if peer.has_fallen_quiet(now) {
             peer.paths.iter_mut().for_each(|path| path.check(now));
         }
-        let before = peer
-            .active_path()
-            .filter(|path| path.is_proven())
-            .map(Path::spot);
         peer.stand_down_connections();
         peer.try_datagrams_again(now);
+        let mut relayed = peer.paths.iter().filter(|path| path.is_relayed());
+        let unanswered = relayed.any(Path::is_unanswered);
         let in_use = peer.is_in_use(now);
         let had_path = peer.has_proven_path();
         let mut asks = Vec::new();
@@ -555,16 +553,13 @@ impl Node {
             }
             index += 1;
         }
-        self.choose_path(now, found, before);
-        let Some(peer) = self.peers.get_mut(found) else {
-            return;
-        };
+        peer.choose_path(now);
         let (lost, ipv6) = (had_path && !peer.has_proven_path(), peer.ipv6);
         for spot in asks {
             self.send_check(now, found, spot);
         }
         self.follow_relay(found);
-        if silent {
+        if silent || unanswered {
             self.doubt_relays(now, found);
         }
         if lost && in_use {
@@ -572,28 +567,6 @@ impl Node {
             self.start_contact(now, ipv6, PeerId::ANY);
         }
         self.schedule_peer(now, found);
-    }
-
-    /// Chooses the used path of a peer; its streams learn of a change. `before`: the one that was used, if it was proven.
-    fn choose_path(&mut self, now: Instant, found: PeerRef, before: Option<Spot>) {
-        let Some(peer) = self.peers.get_mut(found) else {
-            return;
-        };
-        peer.choose_path(now);
-        let Some(path) = peer.active_path().filter(|path| path.is_proven()) else {
-            return;
-        };
-        let (after, rtt) = (path.spot(), path.rtt);
-        if before == Some(after) {
-            return;
-        }
-        let carries = |path: &Path| {
-            Some(path.spot()) == before && path.is_proven() && path.asked_since().is_none()
-        };
-        let lost = !peer.paths.iter().any(carries);
-        if peer.streams > 0 {
-            self.move_streams_of(now, found, rtt, lost);
-        }
     }
 
     /// Traffic goes to a peer.

@@ -290,6 +290,11 @@ impl Path {
         matches!(self.state, State::Probing { .. })
     }
 
+    /// It was asked twice and more without an answer.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self.state, State::Probing { attempt, .. } if attempt >= 2)
+    }
+
     /// When it wants `act`. `in_use`: the peer has traffic.
     pub fn deadline(&self, in_use: bool) -> Option<Instant> {
         match self.state {

@@ -23,7 +23,7 @@ const DATAGRAMS_AGAIN: Duration = Duration::from_secs(300);
 /// Stream data that stops for so long may have lost its way to us.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
 /// A relay path that was proven so recently is not questioned because the peer questions its own.
-const QUESTION_AGAIN: Duration = Duration::from_secs(1);
+const QUESTION_AGAIN: Duration = Duration::from_millis(250);
 /// Something was sent that wants an answer, and nothing authentic came: the shortest wait before the paths are questioned (DESIGN §7).
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
@@ -300,15 +300,20 @@ impl Peer {
         };
         // A relay finds any of the peers by the packet's own peer id (A45).
         let leads_there = |path: &Path| path.peer_id == wanted || path.is_relayed();
-        let path = if wanted == PeerId::ANY || leads_there(active) {
-            active
-        } else {
-            self.paths
-                .iter()
-                .find(|path| path.is_proven() && leads_there(path))
-                .unwrap_or(active)
-        };
-        Some(route_over(path, None))
+        if wanted == PeerId::ANY || leads_there(active) {
+            return Some(route_over(active, None));
+        }
+        let mut proven = self.paths.iter().filter(|path| path.is_proven());
+        if let Some(path) = proven.find(|path| leads_there(path)) {
+            return Some(route_over(path, None));
+        }
+        // Its handshake is under way: what belongs to that must not go to another of the peers.
+        let heard = self.paths.iter().filter(|path| path.credit.is_some());
+        let of_it = heard.filter(|path| path.peer_id == wanted);
+        if let Some(path) = of_it.max_by_key(|path| path.touched) {
+            return Some(route_over(path, path.credit));
+        }
+        Some(route_over(active, None))
     }
 
     /// Where the peer was last heard from, sealed, and has not proven itself yet: good for three times what came (Q25).

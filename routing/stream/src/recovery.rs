@@ -317,12 +317,6 @@ impl Recovery {
         });
     }
 
-    /// The path on which everything was sent is dead: it goes again at once, and the timers start anew.
-    pub(crate) fn path_lost(&mut self, now: Instant, board: &mut Scoreboard) {
-        self.on_timeout(now, board);
-        self.backoff = 0;
-    }
-
     /// The retransmission timer ran out. True: the first time in a row, congestion control is to hear of it.
     pub(crate) fn on_timeout(&mut self, now: Instant, board: &mut Scoreboard) -> bool {
         let first = self.backoff == 0;

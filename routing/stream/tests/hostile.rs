@@ -42,7 +42,6 @@ enum Op {
     NextDeadline,
     Transmit(usize),
     PathChanged,
-    PathLost,
     Limits(usize),
 }
 
@@ -64,7 +63,6 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::NextDeadline),
         8 => (0usize..1500).prop_map(Op::Transmit),
         1 => Just(Op::PathChanged),
-        1 => Just(Op::PathLost),
         1 => (0usize..200_000).prop_map(Op::Limits),
     ]
 }
@@ -195,7 +193,6 @@ fn apply(stream: &mut Stream, now: &mut Instant, op: &Op) {
             }
         }
         Op::PathChanged => stream.path_changed(*now, None),
-        Op::PathLost => stream.path_lost(*now, None),
         Op::Limits(bytes) => stream.set_limits(*bytes, *bytes),
     }
 }

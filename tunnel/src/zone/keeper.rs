@@ -150,7 +150,7 @@ impl Keeper {
                 Ok((file, faults)) => {
                     let (reach, seen) = (keeper.record.reach(), keeper.record.fetched());
                     let source = keeper.record.source.clone();
-                    let known = Known::new(file, faults, zone, source, reach, seen);
+                    let known = Known::new(file, faults, zone, source, reach, seen, &bytes);
                     keeper.known = Some(Arc::new(known));
                 }
                 Err(refusal) => tracing::warn!("the copy of the zone file: {refusal}"),
@@ -327,6 +327,7 @@ impl Keeper {
             source.clone(),
             reach,
             SystemTime::now(),
+            bytes,
         );
         let same = self
             .known

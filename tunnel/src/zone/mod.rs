@@ -49,6 +49,8 @@ pub struct Known {
     pub seen: SystemTime,
     /// What is wrong with it.
     pub faults: Vec<Fault>,
+    /// As it came: what a relay gives to whoever asks for it.
+    pub bytes: Arc<[u8]>,
 }
 
 impl Known {
@@ -60,6 +62,7 @@ impl Known {
         source: String,
         reach: Reach,
         seen: SystemTime,
+        bytes: &[u8],
     ) -> Self {
         faults.extend(file.restrict(reach));
         Self {
@@ -68,6 +71,7 @@ impl Known {
             source,
             seen,
             faults,
+            bytes: bytes.into(),
         }
     }
 
@@ -84,6 +88,7 @@ impl Known {
             zone: self.zone,
             count: self.file.relay_count(),
             relays: self.file.relays().filter_map(relay).collect(),
+            served: Some((self.bytes.clone(), self.seen)),
         }
     }
 
@@ -124,6 +129,8 @@ pub struct Relays {
     pub count: u32,
     /// Those that can be used.
     pub relays: Vec<ZoneRelay>,
+    /// The file they stand in, and when it was seen: a relay serves it.
+    pub served: Option<(Arc<[u8]>, SystemTime)>,
 }
 
 /// Who belongs to the own zone, by its signed file: synthetic addresses with digit 0. `None`: nobody vouches for a list.

@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 
 /// A registration is renewed this often: NAT bindings live 30 s (D40).
 const RENEW_EVERY: Duration = Duration::from_secs(25);
+/// The same while peers talk to us over relays: one that has lost its memory must not cost them more than seconds.
+const RENEW_IN_USE: Duration = Duration::from_secs(3);
+/// Peers talk to us over relays if one did so lately.
+const IN_USE_FOR: Duration = Duration::from_secs(10);
 /// How long each PING is waited for; then the relay is dead (D40).
 const WAITS: [Duration; 3] = [
     Duration::from_secs(1),
@@ -39,10 +43,14 @@ enum State {
 }
 
 impl State {
-    fn deadline(&self) -> Instant {
+    /// `heard`: when a packet last came over a relay.
+    fn deadline(&self, heard: Option<Instant>) -> Instant {
         match self {
             Self::Away { next, .. } | Self::Asking { next, .. } => *next,
-            Self::Registered { at } => *at + RENEW_EVERY,
+            Self::Registered { at } => match heard {
+                Some(heard) if *at < heard + IN_USE_FOR => *at + RENEW_IN_USE,
+                _ => *at + RENEW_EVERY,
+            },
         }
     }
 
@@ -65,11 +73,14 @@ struct Registration {
 #[derive(Default)]
 pub(in crate::anode) struct Registrations {
     wanted: Vec<Registration>,
+    /// When a packet last came over a relay, to a second.
+    heard: Option<Instant>,
 }
 
 impl Registrations {
     fn deadline(&self) -> Option<Instant> {
-        self.wanted.iter().map(|one| one.state.deadline()).min()
+        let all = self.wanted.iter();
+        all.map(|one| one.state.deadline(self.heard)).min()
     }
 }
 
@@ -144,7 +155,8 @@ impl Node {
 
     pub(in crate::anode) fn handle_registration_timer(&mut self, now: Instant) {
         for index in 0..self.registrations.wanted.len() {
-            if self.registrations.wanted[index].state.deadline() <= now {
+            let heard = self.registrations.heard;
+            if self.registrations.wanted[index].state.deadline(heard) <= now {
                 self.drive_registration(now, index);
             }
         }
@@ -240,10 +252,28 @@ impl Node {
 
     /// A session or a path has come to be: if it is to one of our relays, that one is asked at once.
     pub(in crate::anode) fn relay_reached(&mut self, now: Instant, found: PeerRef) {
-        let away =
-            |one: &Registration| one.relay == found && matches!(one.state, State::Away { .. });
-        if let Some(index) = self.registrations.wanted.iter().position(away) {
-            self.drive_registration(now, index);
+        let waiting = |one: &Registration| {
+            one.relay == found && !matches!(one.state, State::Registered { .. })
+        };
+        let Some(index) = self.registrations.wanted.iter().position(waiting) else {
+            return;
+        };
+        match self.registrations.wanted[index].state {
+            // Whatever was asked before was asked in vain.
+            State::Asking { renewal, .. } => {
+                let state = self.ask_relay(now, found, 0, renewal);
+                self.registrations.wanted[index].state = state;
+            }
+            State::Away { .. } | State::Registered { .. } => self.drive_registration(now, index),
+        }
+        self.schedule_registrations(now);
+    }
+
+    /// A packet has come over a relay: from now on registrations are renewed more often.
+    pub(in crate::anode) fn note_relayed(&mut self, now: Instant) {
+        let fresh = |at: Instant| now < at + Duration::from_secs(1);
+        if !self.registrations.heard.is_some_and(fresh) {
+            self.registrations.heard = Some(now);
             self.schedule_registrations(now);
         }
     }

@@ -99,6 +99,10 @@ impl Node {
         let (found, digit) = self.peer_of(now, from.peer)?;
         let peer = self.peers.get_mut(found)?;
         peer.note_heard(now, way.len);
+        if way.hops > 0 {
+            self.note_relayed(now);
+        }
+        let peer = self.peers.get_mut(found)?;
         if peer.is_used_way(way, digit) && peer.is_sealed() {
             return Some((found, digit));
         }

@@ -655,27 +655,6 @@ impl Node {
         }
     }
 
-    /// The streams with a peer take another path from now on. `lost`: the one before carried nothing any more.
-    pub(super) fn move_streams_of(
-        &mut self,
-        now: Instant,
-        peer: PeerRef,
-        rtt: Option<Duration>,
-        lost: bool,
-    ) {
-        for id in self.streams.ids_of(peer) {
-            let entry = self.streams.get_mut(id);
-            let Some(stream) = entry.and_then(|entry| entry.stream.as_mut()) else {
-                continue;
-            };
-            match lost {
-                true => stream.path_lost(now, rtt),
-                false => stream.path_changed(now, rtt),
-            }
-            self.after_stream(now, id);
-        }
-    }
-
     /// A path to this peer is proven: streams that had nowhere to send have their turn.
     pub(super) fn wake_streams_of(&mut self, peer: PeerRef) {
         for id in self.streams.ids_of(peer) {

@@ -94,14 +94,4 @@ impl Sender {
         self.control.reset();
         self.repace(now);
     }
-
-    /// The same, and the old one carried nothing any more: what is outstanding goes again at once.
-    pub(crate) fn path_lost(&mut self, now: Instant, rtt: Option<Duration>) {
-        self.path_changed(now, rtt);
-        if self.board.is_outstanding() {
-            self.recovery.path_lost(now, &mut self.board);
-            self.tell_losses(now);
-            self.repace(now);
-        }
-    }
 }

@@ -257,14 +257,6 @@ impl Stream {
         }
     }
 
-    /// The same, and the old path carried nothing any more: what is outstanding goes again at once.
-    pub fn path_lost(&mut self, now: Instant, rtt: Option<Duration>) {
-        match &mut self.0 {
-            Inner::Live(live) => live.path_lost(now, rtt),
-            Inner::Lingering(_) => {}
-        }
-    }
-
     /// Bounds the buffers anew, in bytes: for sharing a budget among streams. What is buffered or granted stays.
     pub fn set_limits(&mut self, max_window: usize, max_send_buffer: usize) {
         match &mut self.0 {

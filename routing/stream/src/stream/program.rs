@@ -157,11 +157,6 @@ impl Live {
         self.send.path_changed(now, rtt);
     }
 
-    /// The same, and the old path carried nothing any more: what is outstanding goes again at once.
-    pub(super) fn path_lost(&mut self, now: Instant, rtt: Option<Duration>) {
-        self.send.path_lost(now, rtt);
-    }
-
     /// Bounds the buffers anew, in bytes: for sharing a budget among streams. What is buffered or granted stays.
     pub(super) fn set_limits(&mut self, max_window: usize, max_send_buffer: usize) {
         self.config.max_window = max_window;
