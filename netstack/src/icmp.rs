@@ -109,6 +109,26 @@ pub(crate) fn write_error(
     fill_checksum(out, IPV6_HEADER, source, to, protocol::ICMPV6);
 }
 
+/// Bytes of a refused packet behind its IPv6 header that [`prohibited`] quotes: ports, and what a program knows its packet by.
+const REFUSED_QUOTE: usize = 56;
+
+/// An ICMPv6 message, without IPv6 header and checksum, by which one machine tells another that it lets a packet of this
+/// protocol not in (1/1, RFC 4443 §3.1). `transport` is what followed the packet's IPv6 header, in parts.
+pub fn prohibited(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, transport: &[&[u8]]) -> Vec<u8> {
+    let (kind, code, argument) = Error::Unreachable(Unreachable::Prohibited).fields();
+    let length: usize = transport.iter().map(|part| part.len()).sum();
+    let payload = u16::try_from(length).unwrap_or(u16::MAX);
+    let mut message = vec![kind, code, 0, 0];
+    message.extend_from_slice(&argument.to_be_bytes());
+    message.extend_from_slice(&ipv6_header(from, to, protocol, payload));
+    let end = message.len() + length.min(REFUSED_QUOTE);
+    for part in transport {
+        let room = end - message.len();
+        message.extend_from_slice(&part[..part.len().min(room)]);
+    }
+    message
+}
+
 /// The first eight bytes of an echo message, without checksum.
 pub(crate) fn echo_header(kind: u8, id: u16, sequence: u16) -> [u8; ICMP_HEADER] {
     let [id_high, id_low] = id.to_be_bytes();

@@ -43,6 +43,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 
 pub use config::{Config, MIN_MTU};
 pub use counters::Counters;
+pub use icmp::prohibited;
 pub use stack::Netstack;
 
 /// How a super-packet is to be cut, and what of its checksum is left to do (the virtio-net header without its encoding).

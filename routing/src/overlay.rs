@@ -125,6 +125,10 @@ pub enum OverlayEvent {
     Control {
         /// Whose key sealed it.
         from: Address,
+        /// The network that the packet came from: one number for an IPv4 address, or for an IPv6 /64.
+        network: u64,
+        /// The handshake that the session came of which the message was sealed in; it need not be the present one (Q29).
+        handshake_hash: [u8; 32],
         /// Message type.
         kind: u8,
         /// Its body, unchecked.

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Programs that tests use, with the Debian package of each.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("capsh", "libcap2-bin"),
     ("curl", "curl"),
+    ("dbus-daemon", "dbus-daemon"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("ethtool", "ethtool"),
@@ -353,6 +354,11 @@ pub fn iperf3(ns: &Ns, server: SocketAddr, seconds: u32, arguments: &[&str]) -> 
 
 /// A DNS server that knows `name` as `answer`, over UDP.
 pub fn dns_server(ns: &Ns, address: SocketAddr, name: &str, answer: Ipv6Addr) -> Proc {
+    dnsmasq(ns, address, &[format!("--host-record={name},{answer}")])
+}
+
+/// A DNS server with these records, as dnsmasq's options have them. It writes the questions that come to standard error.
+pub fn dnsmasq(ns: &Ns, address: SocketAddr, records: &[String]) -> Proc {
     let mut command = command(need("dnsmasq"));
     command.args([
         "--keep-in-foreground",
@@ -366,7 +372,7 @@ pub fn dns_server(ns: &Ns, address: SocketAddr, name: &str, answer: Ipv6Addr) ->
         format!("--listen-address={}", address.ip()),
         format!("--port={}", address.port()),
     ]);
-    command.arg(format!("--host-record={name},{answer}"));
+    command.arg("--log-queries").args(records);
     let mut server = ns.start(command);
     // It answers TCP on the same port, and opens that after UDP.
     wait_for_port(ns, &mut server, address);

@@ -13,22 +13,26 @@ mod bridge;
 mod echo;
 pub mod gate;
 mod quotes;
+mod refusals;
+mod sinks;
 
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use anode_netstack::{FlowId, Netstack, Offload, Sink, Unreachable};
-use anode_routing::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId, Via};
+use anode_netstack::{FlowId, Netstack, Offload, Unreachable};
+use anode_routing::overlay::{Failure, Overlay, OverlayEvent, StreamId, Via};
 
 use anode_wire::Address;
 
 use crate::policy::Policy;
 
 use bridge::Bridges;
-use echo::{Echo, Echoes};
+use echo::Echoes;
 use gate::Gate;
 use quotes::Quotes;
+use refusals::Refusals;
+use sinks::{FromOs, ToOs};
 
 /// Tokens of pings that people asked for have this bit; those of programs do not.
 pub const CONTROL_TOKEN: u64 = 1 << 63;
@@ -48,6 +52,10 @@ pub struct ControlPong {
 pub struct ControlMessage {
     /// Whose key sealed it; may be a stranger.
     pub from: Address,
+    /// Where it came from; see [`OverlayEvent::Control`].
+    pub network: u64,
+    /// Of the session that it was sealed in.
+    pub handshake_hash: [u8; 32],
     /// Message type.
     pub kind: u8,
     /// Unchecked.
@@ -67,6 +75,10 @@ pub struct Counters {
     pub echoes_unsent: u64,
     /// Messages of peers for the program itself that came too many at once.
     pub control_dropped: u64,
+    /// Packets of peers that the policy rejected, and whose sender was told so.
+    pub refusals_sent: u64,
+    /// Those whose sender was not told: too many of them (S20), or no way to it.
+    pub refusals_limited: u64,
 }
 
 impl Counters {
@@ -78,6 +90,8 @@ impl Counters {
             ("packets_unsent", self.packets_unsent),
             ("echoes_unsent", self.echoes_unsent),
             ("control_dropped", self.control_dropped),
+            ("refusals_sent", self.refusals_sent),
+            ("refusals_limited", self.refusals_limited),
         ]
         .into_iter()
     }
@@ -140,6 +154,7 @@ pub struct Adapter<A> {
     echoes: Echoes,
     quotes: Quotes,
     gate: Gate,
+    refusals: Refusals,
     control_pongs: Vec<ControlPong>,
     control_messages: Vec<ControlMessage>,
     persist: bool,
@@ -157,6 +172,7 @@ enum Answer {
 
 /// IPv6 and UDP (or ICMPv6 echo) headers in bytes: what a payload needs on top to be a packet.
 const PACKET_HEADERS: u32 = 48;
+const ICMPV6: u8 = 58;
 /// No path's MTU is smaller (RFC 8200 §5).
 const MIN_MTU: u32 = 1280;
 
@@ -201,6 +217,7 @@ impl<A: Overlay> Adapter<A> {
             echoes: Echoes::default(),
             quotes: Quotes::default(),
             gate: Gate::new(policy),
+            refusals: Refusals::default(),
             control_pongs: Vec::new(),
             control_messages: Vec::new(),
             persist: false,
@@ -232,11 +249,27 @@ impl<A: Overlay> Adapter<A> {
             now,
             netstack: &mut self.netstack,
             gate: &mut self.gate,
+            refusals: &mut self.refusals,
         };
         let mut more = false;
         self.overlays
             .for_each(|overlay| more |= overlay.receive(now, &mut sink));
+        self.tell_refused(now);
         more
+    }
+
+    /// Tells peers which of their packets were not let in.
+    fn tell_refused(&mut self, now: Instant) {
+        for (own, peer, message) in self.refusals.take() {
+            let sent = match self.overlays.towards(peer) {
+                Some(overlay) => overlay.send_other(now, own, peer, ICMPV6, &message),
+                None => Err(Failure::NoSuchPeer),
+            };
+            match sent {
+                Ok(()) => self.counters.refusals_sent += 1,
+                Err(_) => self.counters.refusals_limited += 1,
+            }
+        }
     }
 
     /// Carries every event of either side to the other until both are quiet.
@@ -336,7 +369,10 @@ impl<A: Overlay> Adapter<A> {
 
     /// What was counted here.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            refusals_limited: self.counters.refusals_limited + self.refusals.limited,
+            ..self.counters
+        }
     }
 
     /// The first overlay, for what is particular to it.
@@ -401,10 +437,21 @@ impl<A: Overlay> Adapter<A> {
                 }
             }
             OverlayEvent::Persist => self.persist = true,
-            OverlayEvent::Control { from, kind, body } => {
+            OverlayEvent::Control {
+                from,
+                network,
+                handshake_hash,
+                kind,
+                body,
+            } => {
                 if self.control_messages.len() < MAX_CONTROL_MESSAGES {
-                    self.control_messages
-                        .push(ControlMessage { from, kind, body });
+                    self.control_messages.push(ControlMessage {
+                        from,
+                        network,
+                        handshake_hash,
+                        kind,
+                        body,
+                    });
                 } else {
                     self.counters.control_dropped += 1;
                 }
@@ -418,130 +465,6 @@ impl<A: Overlay> Adapter<A> {
                 &mut self.gate,
                 &mut self.counters,
             ),
-        }
-    }
-}
-
-/// Where the netstack puts datagrams, echoes and other packets of programs.
-struct FromOs<'a, A> {
-    now: Instant,
-    overlays: &'a mut Overlays<A>,
-    echoes: &'a mut Echoes,
-    quotes: &'a mut Quotes,
-    gate: &'a mut Gate,
-    errors: &'a mut Vec<(quotes::Quote, Failure)>,
-    counters: &'a mut Counters,
-}
-
-impl<A: Overlay> FromOs<'_, A> {
-    fn failed(&mut self, quote: &[u8], failure: Failure) {
-        self.errors.push((quotes::Quote::new(quote), failure));
-    }
-}
-
-impl<A: Overlay> Sink for FromOs<'_, A> {
-    fn udp(&mut self, from: SocketAddrV6, to: SocketAddrV6, payload: &[u8], quote: &[u8]) {
-        self.quotes.remember(*to.ip(), quote);
-        self.gate
-            .datagram_sent(self.now, from.port(), *to.ip(), to.port());
-        let sent = match self.overlays.towards(*to.ip()) {
-            Some(overlay) => overlay.send_datagram(
-                self.now,
-                *from.ip(),
-                from.port(),
-                *to.ip(),
-                to.port(),
-                payload,
-            ),
-            None => Err(Failure::NoSuchPeer),
-        };
-        if let Err(failure) = sent {
-            self.counters.packets_unsent += 1;
-            self.failed(quote, failure);
-        }
-    }
-
-    fn echo(
-        &mut self,
-        from: Ipv6Addr,
-        to: Ipv6Addr,
-        id: u16,
-        sequence: u16,
-        payload: &[u8],
-        quote: &[u8],
-    ) {
-        let token = self.echoes.remember(
-            self.now,
-            Echo {
-                from,
-                to,
-                id,
-                sequence,
-                quote: quotes::Quote::new(quote),
-            },
-        );
-        let message = self.echoes.message(id, sequence, payload);
-        let sent = match self.overlays.towards(to) {
-            Some(overlay) => overlay.ping(self.now, to, token, message),
-            None => Err(Failure::NoSuchPeer),
-        };
-        if let Err(failure) = sent {
-            self.counters.echoes_unsent += 1;
-            self.echoes.take(token);
-            self.failed(quote, failure);
-        }
-    }
-
-    fn other(
-        &mut self,
-        from: Ipv6Addr,
-        to: Ipv6Addr,
-        next_header: u8,
-        payload: &[u8],
-        quote: &[u8],
-    ) {
-        self.quotes.remember(to, quote);
-        self.gate.other_sent(self.now, to, next_header);
-        let sent = match self.overlays.towards(to) {
-            Some(overlay) => overlay.send_other(self.now, from, to, next_header, payload),
-            None => Err(Failure::NoSuchPeer),
-        };
-        if let Err(failure) = sent {
-            self.counters.packets_unsent += 1;
-            self.failed(quote, failure);
-        }
-    }
-}
-
-/// Where the overlays put packets of peers.
-struct ToOs<'a> {
-    now: Instant,
-    netstack: &'a mut Netstack,
-    gate: &'a mut Gate,
-}
-
-impl OverlaySink for ToOs<'_> {
-    fn datagram(
-        &mut self,
-        from: Ipv6Addr,
-        from_port: u16,
-        to: Ipv6Addr,
-        to_port: u16,
-        payload: &[u8],
-    ) {
-        if !self.gate.datagram(self.now, from, from_port, to_port) {
-            return;
-        }
-        self.netstack.udp_to_os(
-            SocketAddrV6::new(from, from_port, 0, 0),
-            SocketAddrV6::new(to, to_port, 0, 0),
-            payload,
-        );
-    }
-
-    fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) {
-        if self.gate.other(self.now, from, to, next_header, payload) {
-            self.netstack.other_to_os(from, to, next_header, payload);
         }
     }
 }

@@ -17,6 +17,7 @@ use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
 use tokio::sync::oneshot;
 
 use crate::policy::Policy;
+use crate::zone::Relays;
 
 /// Commands that may wait for the data thread. More than one client at a time is rare, so a full queue means it hangs.
 pub const QUEUE: usize = 64;
@@ -74,6 +75,13 @@ pub enum Command {
         /// Done.
         reply: Reply<()>,
     },
+    /// The zone's relays are these from now on.
+    SetRelays {
+        /// Replaces the old ones whole.
+        relays: Relays,
+        /// Done.
+        reply: Reply<()>,
+    },
     /// Uses a ticket: opens a session with its maker and shows the proof until there is an answer (Q29).
     Join {
         /// What the maker printed.
@@ -102,16 +110,27 @@ pub enum Command {
 #[derive(Debug)]
 pub enum News {
     /// Somebody shows a ticket; the answer is [`Command::Joined`].
-    Join {
-        /// Who.
-        from: Address,
-        /// Its proof.
-        join: Join,
-        /// That the proof is bound to.
-        handshake_hash: [u8; 32],
+    Join(JoinNews),
+    /// What is known of peers, to be written to disk.
+    Learnt {
+        /// Their sessions.
+        records: Vec<Record>,
+        /// Where they are.
+        peers: Vec<PeerReport>,
     },
-    /// What is known of sessions, to be written to disk.
-    Records(Vec<Record>),
+}
+
+/// A ticket that is shown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JoinNews {
+    /// By whom.
+    pub from: Address,
+    /// From which network: wrong tickets are counted by it (Q30).
+    pub network: u64,
+    /// Of the session that it came in, which the proof is bound to.
+    pub handshake_hash: [u8; 32],
+    /// The proof.
+    pub join: Join,
 }
 
 /// Somebody, as people name them.

@@ -1,5 +1,6 @@
 //! The configuration file: TOML, every key optional and named like its flag, unknown keys refused with their line.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,10 @@ use crate::Error;
 use crate::policy::Inbound;
 use crate::relay::{Relay, RelayEntry};
 use crate::value::{
-    AbsolutePath, InterfaceName, Listen, Mtu, Number, PeerDigit, PeerEndpoint, Text, ZoneText,
+    AbsolutePath, AddressText, DnsServer, InterfaceName, Listen, Loopback, Mtu, Number, PeerDigit,
+    PeerEndpoint, PeerName, Text, ZoneText,
 };
+use crate::zone::ZoneFrom;
 
 /// Read when it exists and no `--config` is given, for the system's state directory only.
 pub const SYSTEM_CONFIG: &str = "/etc/anode/anode.toml";
@@ -34,6 +37,8 @@ pub struct Config {
     pub peer: Vec<Text<PeerEndpoint>>,
     /// `zone = "2a"`
     pub zone: Option<Text<ZoneText>>,
+    /// `zone-file = "zone"`: a path from the configuration's directory, a URL, or `none`
+    pub zone_file: Option<Text<ZoneFrom>>,
     /// `peer-id = 1`
     pub peer_id: Option<Number<PeerDigit>>,
     /// `state = "relay-0"`: the state directory, from where the file is. Only in a file that `--config` names.
@@ -48,10 +53,48 @@ pub struct Config {
     pub inbound: Inbound,
     /// `[security]`
     pub security: Security,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[names]`: `box = "ADDRESS"`, for peers that are not trusted
+    pub names: BTreeMap<Text<PeerName>, Text<AddressText>>,
     /// `[relay]`: relay for others
     pub relay: Option<Relay>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
+}
+
+/// The section `[dns]`: names for every program on this machine.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Dns {
+    /// `enabled = false`: nobody answers.
+    pub enabled: bool,
+    /// `listen = "127.8.7.37:53"`: a loopback address.
+    pub listen: Option<Text<Loopback>>,
+    /// `name = "laptop"`: what this machine calls itself; its host name when not given.
+    pub name: Option<Text<PeerName>>,
+    /// `servers = ["192.0.2.53"]`: asked for TXT records instead of the system's.
+    pub servers: Vec<Text<DnsServer>>,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            listen: None,
+            name: None,
+            servers: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// `[names]`.
+    pub fn given_names(&self) -> BTreeMap<PeerName, anode_wire::Address> {
+        let entry =
+            |(name, address): (&Text<PeerName>, &Text<AddressText>)| (name.0.clone(), address.0.0);
+        self.names.iter().map(entry).collect()
+    }
 }
 
 /// The section `[security]` (docs/protocol.md): what may go unsealed, and whether keys must be post-quantum.
@@ -143,6 +186,10 @@ impl Config {
         let mut config: Self =
             toml::from_str(text).map_err(|error| toml_error(&error, text, path))?;
         config.inbound.locate(text, path)?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        config.zone_file = config
+            .zone_file
+            .map(|from| Text(from.0.relative_to(directory)));
         Ok(config)
     }
 }
@@ -245,7 +292,7 @@ mod tests {
     fn every_key_is_optional_and_lan_is_on() {
         let config = Config::parse("", Path::new("x")).unwrap();
         assert_eq!(config, Config::default());
-        assert!(config.lan.enabled);
+        assert!(config.lan.enabled && config.dns.enabled);
     }
 
     #[test]
@@ -256,6 +303,7 @@ mod tests {
             no-tun = true
             listen = ["192.0.2.1:8737", "udp://[::]:0"]
             zone = "2a"
+            zone-file = "../zones/home"
             peer-id = 3
             control = "/run/anode/c.sock"
             log = "debug"
@@ -267,8 +315,18 @@ mod tests {
             [security]
             plain = "only"
             pq = "off"
+            [dns]
+            enabled = false
+            listen = "127.1.2.3"
+            name = "laptop"
+            servers = ["192.0.2.53", "[2001:db8::53]:5353"]
+            [names]
+            Box = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw"
         "#;
-        let config = Config::parse(text, Path::new("x")).unwrap();
+        let config = Config::parse(text, Path::new("/etc/anode/x")).unwrap();
+        let zone_file = ZoneFrom::Path("/etc/anode/../zones/home".into());
+        assert_eq!(config.zone_file.as_ref().unwrap().0, zone_file);
+        assert!(config.given_names().contains_key(&"box".parse().unwrap()));
         assert_eq!(config.name.unwrap().0.0, "net7");
         assert_eq!(config.mtu.unwrap().0, Mtu(1400));
         assert_eq!(config.no_tun, Some(true));
@@ -285,6 +343,16 @@ mod tests {
             pq: PostQuantum::Off,
         };
         assert_eq!(config.security, security);
+        assert!(!config.dns.enabled);
+        assert_eq!(
+            config.dns.listen.clone().unwrap().0.0,
+            "127.1.2.3:53".parse().unwrap()
+        );
+        assert_eq!(config.dns.name.clone().unwrap().0.as_str(), "laptop");
+        assert_eq!(
+            config.dns.servers[1].0.0,
+            "[2001:db8::53]:5353".parse().unwrap()
+        );
     }
 
     #[test]
@@ -312,10 +380,12 @@ mod tests {
                 "\"ssh\" is no port",
             ),
             (
-                "[inbound]\nallow = [\"any tcp/80\", \"zone:2a tcp/22\"]\n",
+                "[inbound]\nallow = [\"any tcp/80\", \"zone:2g tcp/22\"]\n",
                 ":2: ",
-                "any key may claim any zone",
+                "zone \"2g\": use 1 to 8 hex digits",
             ),
+            ("zone-file = \"\"\n", ":1: ", "zone-file is empty"),
+            ("zone-file = \"ftp://x/z\"\n", ":1: ", "use http or https"),
             ("[inbound]\nallow = \"any tcp/22\"\n", ":2: ", "sequence"),
             ("[inbound]\nallow = [22]\n", ":2: ", "a text in quotes"),
             (
@@ -348,6 +418,25 @@ mod tests {
                 ":1: ",
                 "write a path from the root",
             ),
+            (
+                "[dns]\nlisten = \"192.0.2.1:53\"\n",
+                ":2: ",
+                "only programs of this machine are answered",
+            ),
+            (
+                "[dns]\nlisten = \"127.0.0.1:0\"\n",
+                ":2: ",
+                "a port above 0",
+            ),
+            ("[dns]\nlisten = \"localhost\"\n", ":2: ", "127.8.7.37"),
+            (
+                "[dns]\nservers = [\"dns.example\"]\n",
+                ":2: ",
+                "IP or IP:PORT",
+            ),
+            ("[dns]\nname = \"a.b\"\n", ":2: ", "name \"a.b\""),
+            ("[names]\n\"a.b\" = \"x\"\n", ":2: ", "name \"a.b\""),
+            ("[names]\nbox = \"x\"\n", ":2: ", "address \"x\""),
             ("mtu = \n", ":1: ", ""),
             ("[lan\nenabled = true\n", ":1: ", ""),
             ("log = \"a\"\nlog = \"b\"\n", ":2: ", "duplicate key"),

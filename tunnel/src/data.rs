@@ -37,6 +37,7 @@ use tokio::sync::mpsc;
 use crate::adapter::Adapter;
 use crate::command::{Command, DataHandle, News};
 use crate::node::{Interface as Wanted, ReadyInfo, Settings};
+use crate::zone::Relays;
 use crate::{Error, config};
 
 use control::Control;
@@ -197,15 +198,17 @@ fn start_overlay(
     for address in &settings.trusted {
         overlay.trust(address);
     }
+    if let Some(relays) = settings.relays {
+        set_relays(&mut overlay, now, relays);
+    }
     overlay.import_pins(now, &learnt);
     overlay.import_records(now, &settings.records);
     overlay.restore_registrations(now, &settings.registered);
-    if !settings.relays.is_empty() {
-        let zone = overlay.address().zone();
-        let count = u32::try_from(settings.relays.len()).unwrap_or(u32::MAX);
-        overlay.set_relays(now, zone, count, settings.relays);
-    }
     Ok(overlay)
+}
+
+fn set_relays(overlay: &mut AnodeOverlay, now: Instant, relays: Relays) {
+    overlay.set_relays(now, relays.zone, relays.count, relays.relays);
 }
 
 /// `[security]` in the overlay's terms.

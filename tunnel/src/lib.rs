@@ -4,8 +4,10 @@
 //!  cli ── output                       what people type and read; exit statuses
 //!   │
 //!   ├── config, value, names           flags and files to checked values, with the place of what is wrong
+//!   ├── zone                           the zone file: fetched, judged, kept, made
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
+//!   ├── dns                           names for other programs: a responder for .anode, systemd-resolved
 //!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
 //!   │                        ├ policy   who may reach this machine
 //!   │                        ├ relay    relaying and relays, as the configuration has them
@@ -21,6 +23,7 @@ pub mod config;
 pub mod control;
 pub mod data;
 pub mod demo;
+pub mod dns;
 pub mod error;
 pub mod names;
 pub mod node;
@@ -29,5 +32,6 @@ pub mod policy;
 pub mod relay;
 pub mod state;
 pub mod value;
+pub mod zone;
 
 pub use error::Error;

@@ -1,12 +1,14 @@
-//! What people may write for a peer: its address, its synthetic IPv6, or a name from the trust book.
+//! What people may write for a peer: its address, its synthetic IPv6, a name that this machine gives, or the name of a real
+//! host whose TXT record says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 
 use anode_wire::address::is_synthetic;
 use anode_wire::{Address, PeerId};
 
 use crate::command::Target;
+use crate::dns::host::HostName;
 use crate::state::book::Book;
 use crate::value::{PeerName, ValueError, parse_address};
 
@@ -18,8 +20,10 @@ const ADDRESS_CHARS: usize = 64;
 pub enum Named {
     /// Stands for itself.
     Target(Target),
-    /// Needs the trust book.
+    /// Needs the trust book, or the configuration.
     Name(PeerName),
+    /// Needs the DNS.
+    Host(HostName),
 }
 
 impl std::str::FromStr for Named {
@@ -36,21 +40,27 @@ impl std::str::FromStr for Named {
         if text.len() >= ADDRESS_CHARS && !text.contains('.') {
             return parse_address(text).map(|address| Self::Target(Target::Address(address)));
         }
+        if is_below_anode(text) {
+            return text.parse().map(Self::Host);
+        }
         text.parse().map(Self::Name).map_err(|_| {
             ValueError::new(format!(
-                "{text:?} is no address (64 characters), no overlay IPv6 (fda0:…) and no name (letters, digits, '-')"
+                "{text:?} is no address (64 characters), no overlay IPv6 (fda0:…) and no name (box, box.anode, host.example.com.anode)"
             ))
         })
     }
 }
 
 impl Named {
-    /// Looks a name up in `book`.
-    pub fn resolve(&self, book: &Book) -> Result<Target, ValueError> {
+    /// Looks a name up among those that this machine gives.
+    pub fn resolve(&self, book: &Book, given: &Given) -> Result<Target, ValueError> {
         match self {
             Self::Target(target) => Ok(*target),
-            Self::Name(name) => match book.by_name(name) {
-                Some(entry) => Ok(Target::Address(entry.address)),
+            Self::Host(host) => Err(ValueError::new(format!(
+                "{host}.anode has to be looked up in the DNS: write the address or a name of the trust book here"
+            ))),
+            Self::Name(name) => match given.find(book, name) {
+                Some(address) => Ok(Target::Address(address)),
                 None => Err(ValueError::new(format!(
                     "nobody is called {name:?}: give an address, or name one with `anode trust ADDRESS {name}`",
                     name = name.as_str()
@@ -99,6 +109,89 @@ fn split_name(text: &str) -> Option<String> {
     let last = rest.strip_suffix(".anode")?;
     (first.len() == ADDRESS_CHARS / 2 && last.len() == ADDRESS_CHARS / 2)
         .then(|| format!("{first}{last}"))
+}
+
+/// `host.example.com.anode`: more than one label below the zone.
+fn is_below_anode(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    text.len()
+        .checked_sub(".anode".len())
+        .and_then(|end| text.split_at_checked(end))
+        .is_some_and(|(name, zone)| name.contains('.') && zone.eq_ignore_ascii_case(".anode"))
+}
+
+/// The names that this machine gives beside those of the trust book.
+#[derive(Clone, Default, Debug)]
+pub struct Given {
+    own: Option<Address>,
+    own_name: Option<PeerName>,
+    others: BTreeMap<PeerName, Address>,
+}
+
+impl Given {
+    /// `own_name` is this machine, `own`; `others` is `[names]`.
+    pub fn new(
+        own: Address,
+        own_name: Option<PeerName>,
+        others: BTreeMap<PeerName, Address>,
+    ) -> Self {
+        Self {
+            own: Some(own),
+            own_name,
+            others,
+        }
+    }
+
+    /// Names of others alone, where it is not known who this machine is.
+    pub fn others(others: BTreeMap<PeerName, Address>) -> Self {
+        Self {
+            others,
+            ..Self::default()
+        }
+    }
+
+    /// What this machine calls itself.
+    pub fn own_name(&self) -> Option<&PeerName> {
+        self.own_name.as_ref()
+    }
+
+    /// Whether it is this machine's.
+    pub fn is_own(&self, address: &Address) -> bool {
+        self.own.as_ref() == Some(address)
+    }
+
+    /// Who is called so: whom people named with `anode trust` comes first, this machine itself last.
+    pub fn find(&self, book: &Book, name: &PeerName) -> Option<Address> {
+        let trusted = book.by_name(name).map(|entry| entry.address);
+        let own = || self.own.filter(|_| self.own_name.as_ref() == Some(name));
+        trusted
+            .or_else(|| self.others.get(name).copied())
+            .or_else(own)
+    }
+
+    /// What the address that `is_there` means is called, by a name that leads back to it.
+    pub fn name_of(&self, book: &Book, is_there: impl Fn(&Address) -> bool) -> Option<PeerName> {
+        let trusted = book
+            .entries()
+            .iter()
+            .filter(|entry| entry.name.is_some() && is_there(&entry.address))
+            .find_map(|entry| entry.name.clone());
+        let given = || {
+            let mut others = self.others.iter();
+            others
+                .find(|(name, address)| is_there(address) && book.by_name(name).is_none())
+                .map(|(name, _)| name.clone())
+        };
+        let own = || {
+            let name = self
+                .own_name
+                .clone()
+                .filter(|_| self.own.as_ref().is_some_and(&is_there))?;
+            self.find(book, &name).filter(|found| is_there(found))?;
+            Some(name)
+        };
+        trusted.or_else(given).or_else(own)
+    }
 }
 
 /// Which full address holds which synthetic IPv6. Two that make the same one cannot both be reached: the second is refused
@@ -156,7 +249,9 @@ mod tests {
         let named: Named = text
             .parse()
             .map_err(|error: ValueError| error.to_string())?;
-        let target = named.resolve(book).map_err(|error| error.to_string())?;
+        let target = named
+            .resolve(book, &Given::default())
+            .map_err(|error| error.to_string())?;
         Ok(target.ipv6().to_string())
     }
 
@@ -196,6 +291,10 @@ mod tests {
             (&bad_type, "address"),
             (bad_point, "address"),
             ("192.0.2.1", "no address"),
+            ("host.example.com", "no address"),
+            ("host.example.com.anode", "looked up in the DNS"),
+            ("x.onion.anode", "no host name"),
+            ("a..anode", "no host name"),
         ];
         for (text, part) in cases {
             let error = resolve(text, &Book::default()).expect_err(text);

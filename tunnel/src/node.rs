@@ -1,5 +1,6 @@
 //! A running node: what it is made of, and its life from start to clean end.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
-use anode_routing::anode::{Registration, RelayConfig, ZoneRelay};
+use anode_routing::anode::{Registration, RelayConfig};
 use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,14 +19,21 @@ use tokio::sync::{mpsc, oneshot};
 use crate::Error;
 use crate::command::{Command, DataHandle, News, PeerReport};
 use crate::config::{ConfigSource, Security};
+use crate::control;
 use crate::control::listener::{Access, ControlSocket};
 use crate::control::server::{Control, InForce, router};
 use crate::control::tickets::Desk;
+use crate::control::zone::ZoneDesk;
 use crate::data;
+use crate::dns::responder::Responder;
+use crate::dns::{Hook, Names};
+use crate::names::Given;
 use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt, registered, sessions};
+use crate::zone::Relays;
+use crate::zone::keeper::Keeper;
 
 pub use crate::value::PeerEndpoint;
 
@@ -52,14 +60,14 @@ pub struct Settings {
     pub relay: Option<RelayConfig>,
     /// Who was registered with this relay when it ended last.
     pub registered: Vec<Registration>,
-    /// Relays of the own zone that the configuration names.
-    pub relays: Vec<ZoneRelay>,
     /// Whose keys are known from the start.
     pub trusted: Vec<Address>,
     /// Who may reach this machine.
     pub policy: Policy,
     /// What may go unsealed.
     pub security: Security,
+    /// The relays of the zone, as far as they are known at the start.
+    pub relays: Option<Relays>,
     /// What earlier sessions have taught.
     pub records: Vec<Record>,
     /// The state directory; locked by this process.
@@ -98,6 +106,8 @@ pub struct Plan {
     pub access: Access,
     /// Whom this machine trusts, with names.
     pub book: Book,
+    /// What keeps the zone's file.
+    pub zone: Keeper,
     /// `[inbound]`, of which the settings' policy was made.
     pub inbound: Inbound,
     /// Where it is read from again.
@@ -110,8 +120,29 @@ pub struct Plan {
     pub state: LockedState,
     /// The identity, if this start made it: saved when the node stands.
     pub unsaved: Option<Unsaved>,
+    /// Names for the programs of this machine.
+    pub dns: DnsPlan,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
+}
+
+/// What a node's names are made of.
+pub struct DnsPlan {
+    /// Where to answer; `None`: nobody is answered.
+    pub listen: Option<SocketAddr>,
+    /// Who is asked for TXT records; none: the system's servers.
+    pub servers: Vec<SocketAddr>,
+    /// Names beside those of the trust book.
+    pub given: Given,
+}
+
+/// Whom a node tells of what people should know.
+#[derive(Clone, Copy)]
+pub struct Told {
+    /// A peer got its first path, so many seconds after the start.
+    pub met: fn(&Book, &PeerReport, f64),
+    /// Names work by themselves from now on, or this line makes them work.
+    pub named: fn(&Hook, SocketAddr),
 }
 
 /// The prefixes of the overlays: Anode's and I2P's (docs/architecture.md).
@@ -126,32 +157,31 @@ pub fn overlay_prefixes() -> [Prefix; 2] {
 /// How long the data thread may take to say goodbye to its peers and remove what it made.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often learnt peers are written down, beside at the end.
+/// How often learnt peers are written down, beside at the end and when a path to a new place was proven.
 const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// How often a relay writes down who is registered, if that has changed.
 const REGISTERED_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow; `met` for each peer
-/// that gets its first path, with the seconds since the start.
+/// Runs a node in the foreground until a signal ends it. `ready` is called once, when traffic can flow.
 ///
 /// Whatever fails, nothing is left behind: the interface goes with its owner, the socket's file with its own.
 pub fn run(
     plan: Plan,
     ready: impl FnOnce(&ReadyInfo) -> Result<(), Error>,
-    met: fn(&Book, &PeerReport, f64),
+    tell: Told,
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io("cannot start the control thread"))?;
-    runtime.block_on(live(plan, ready, met))
+    runtime.block_on(live(plan, ready, tell))
 }
 
 async fn live(
     plan: Plan,
     ready: impl FnOnce(&ReadyInfo) -> Result<(), Error>,
-    met: fn(&Book, &PeerReport, f64),
+    tell: Told,
 ) -> Result<(), Error> {
     // Before anything stands: a signal in between would leave it standing.
     let mut signals = Signals::install()?;
@@ -161,9 +191,12 @@ async fn live(
     let in_force = InForce {
         inbound: plan.inbound,
         policy: plan.settings.policy.clone(),
+        members: plan.zone.members(),
     };
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
+    // A port below 1024 needs a right that is given up in a moment.
+    let responder = Responder::bind(plan.dns.listen);
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
@@ -172,15 +205,28 @@ async fn live(
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
     }
+    let mut keeper = plan.zone;
+    // Before anybody hears that the node stands: what was believed once is remembered, whatever happens next.
+    keeper.save(&plan.state)?;
 
+    let desk = Desk::new(&plan.book);
+    let names = Arc::new(Names::new(
+        Arc::new(Mutex::new(plan.book)),
+        plan.dns.given,
+        plan.dns.servers,
+        responder.state(),
+        data.clone(),
+    ));
+    let (zone, asks) = ZoneDesk::new(&keeper);
     let control = Arc::new(Control {
         data: data.clone(),
         address,
         ready: info.clone(),
         mtu,
         since: Instant::now(),
-        desk: Desk::new(&plan.book),
-        book: Mutex::new(plan.book),
+        desk,
+        names: Arc::clone(&names),
+        zone,
         access: Mutex::new(in_force),
         source: plan.source,
         security,
@@ -188,12 +234,12 @@ async fn live(
         state: plan.state,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
+    let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
-    let hearing = tokio::spawn(hear(Arc::clone(&control), news));
-    let news = plan
-        .watched
-        .then(|| tokio::spawn(announce(Arc::clone(&control), met)));
+    let met = plan.watched.then(|| Met::new(tell.met));
+    let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
+    let responder = responder.start(names, address, info.interface.as_deref(), tell.named);
 
     let told = ready(&info);
     notify::ready(&format!(
@@ -210,12 +256,11 @@ async fn live(
     };
 
     notify::stopping();
+    responder.stop().await;
+    zone.abort();
     memory.abort();
     registrations.abort();
     hearing.abort();
-    if let Some(news) = news {
-        news.abort();
-    }
     let outcome = match outcome {
         Some(Ok(())) => Err(Error::refused("the data thread ended by itself")),
         Some(Err(error)) => Err(error),
@@ -241,6 +286,7 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
             Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
         }
+        control.zone.look_soon();
     }
 }
 
@@ -314,17 +360,17 @@ enum Asked {
 }
 
 /// Does what the data thread has word of.
-async fn hear(control: Arc<Control>, mut news: mpsc::Receiver<News>) {
+async fn hear(control: Arc<Control>, mut news: mpsc::Receiver<News>, mut met: Option<Met>) {
     while let Some(word) = news.recv().await {
         match word {
-            News::Join {
-                from,
-                join,
-                handshake_hash,
-            } => control.joined_by(from, join, handshake_hash).await,
-            News::Records(records) => {
+            News::Join(shown) => control.joined_by(shown).await,
+            News::Learnt { records, peers } => {
                 if let Err(error) = sessions::save(&control.state, &records) {
                     tracing::warn!("{error}");
+                }
+                keep_learnt(&control, &peers);
+                if let Some(met) = &mut met {
+                    met.tell(&control, &peers);
                 }
             }
         }
@@ -382,7 +428,11 @@ async fn save_learnt(control: &Control) {
     else {
         return;
     };
-    let peers = learnt::from_reports(&reports);
+    keep_learnt(control, &reports);
+}
+
+fn keep_learnt(control: &Control, reports: &[PeerReport]) {
+    let peers = learnt::from_reports(reports);
     if peers.is_empty() {
         return;
     }
@@ -392,24 +442,24 @@ async fn save_learnt(control: &Control) {
 }
 
 /// Tells of each peer when it gets its first path.
-async fn announce(control: Arc<Control>, met: fn(&Book, &PeerReport, f64)) {
-    let mut known = std::collections::HashSet::new();
-    loop {
-        let Ok(reports) = control.data.ask(Command::Peers).await else {
-            return;
-        };
-        for report in reports
-            .iter()
-            .filter(|report| report.paths.iter().any(|path| path.active))
-        {
-            if known.len() < learnt::MAX_ENTRIES && known.insert(report.address) {
-                met(
-                    &control.book(),
-                    report,
-                    control.since.elapsed().as_secs_f64(),
-                );
+struct Met {
+    known: HashSet<Address>,
+    tell: fn(&Book, &PeerReport, f64),
+}
+
+impl Met {
+    fn new(tell: fn(&Book, &PeerReport, f64)) -> Self {
+        let known = HashSet::new();
+        Self { known, tell }
+    }
+
+    fn tell(&mut self, control: &Control, peers: &[PeerReport]) {
+        let reached = |peer: &&PeerReport| peer.paths.iter().any(|path| path.active);
+        for peer in peers.iter().filter(reached) {
+            if self.known.len() < learnt::MAX_ENTRIES && self.known.insert(peer.address) {
+                let seconds = control.since.elapsed().as_secs_f64();
+                (self.tell)(&control.book(), peer, seconds);
             }
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

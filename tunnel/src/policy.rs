@@ -22,6 +22,7 @@ use anode_wire::address::split_digit;
 
 use crate::Error;
 use crate::state::book::Book;
+use crate::zone::Members;
 
 pub use flows::{Flow, Flows};
 pub use inbound::{Inbound, Line};
@@ -127,9 +128,10 @@ impl std::fmt::Display for Reason<'_> {
 }
 
 impl Policy {
-    /// The policy of a configuration and a trust book; a name that the book does not have is an error with its place.
-    pub fn new(inbound: &Inbound, book: &Book) -> Result<Self, Error> {
-        let (policy, lost) = Self::lenient(inbound, book, &Policy::default());
+    /// The policy of a configuration, a trust book and the zone's members; a name that the book does not have, or a zone
+    /// whose members nobody vouches for, is an error with its place.
+    pub fn new(inbound: &Inbound, book: &Book, members: &Members) -> Result<Self, Error> {
+        let (policy, lost) = Self::lenient(inbound, book, members, &Policy::default());
         match lost.into_iter().next() {
             None => Ok(policy),
             Some(error) => Err(error),
@@ -138,12 +140,17 @@ impl Policy {
 
     /// As [`Policy::new`], but names may be gone: taking trust back must always work. Such an `allow` lets nobody in; such
     /// a `deny` keeps out whom it kept out `before`.
-    pub fn lenient(inbound: &Inbound, book: &Book, before: &Policy) -> (Self, Vec<Error>) {
+    pub fn lenient(
+        inbound: &Inbound,
+        book: &Book,
+        members: &Members,
+        before: &Policy,
+    ) -> (Self, Vec<Error>) {
         let mut lost = Vec::new();
         let mut resolve = |lines: &[Line], before: &[Rule]| -> Vec<Rule> {
             let rules = lines.iter().filter_map(|line| {
                 let known = || before.iter().find(|rule| rule.text() == line.rule.text());
-                match line.rule.resolve(book) {
+                match line.rule.resolve(book, members) {
                     Ok(rule) => Some(rule),
                     Err(error) => {
                         lost.push(Error::invalid(line.place.as_str(), error.to_string()));
@@ -199,7 +206,7 @@ mod tests {
 
     fn rule(text: &str) -> Rule {
         let rule: RuleText = text.parse().unwrap();
-        rule.resolve(&Book::default()).unwrap()
+        rule.resolve(&Book::default(), &Members::default()).unwrap()
     }
 
     #[test]
@@ -265,7 +272,8 @@ mod tests {
             std::path::Path::new("/x/anode.toml"),
         )
         .unwrap();
-        let error = Policy::new(&config.inbound, &Book::default()).unwrap_err();
+        let error =
+            Policy::new(&config.inbound, &Book::default(), &Members::default()).unwrap_err();
         assert_eq!(error.exit_status(), 2);
         assert!(
             error
@@ -273,7 +281,12 @@ mod tests {
                 .starts_with("/x/anode.toml:4: nobody is called \"laptop\""),
             "{error}"
         );
-        let (policy, lost) = Policy::lenient(&config.inbound, &Book::default(), &Policy::default());
+        let (policy, lost) = Policy::lenient(
+            &config.inbound,
+            &Book::default(),
+            &Members::default(),
+            &Policy::default(),
+        );
         assert_eq!((policy.allow.len(), lost.len()), (1, 1));
         assert_eq!(
             policy.verdict(A_STRANGER, Protocol::Tcp, 22).0,
@@ -292,9 +305,9 @@ mod tests {
             .unwrap();
         let text = "[inbound]\nallow = [\"any tcp/80\"]\ndeny = [\"mallory any\"]\n";
         let config = crate::config::Config::parse(text, std::path::Path::new("x")).unwrap();
-        let before = Policy::new(&config.inbound, &book).unwrap();
+        let before = Policy::new(&config.inbound, &book, &Members::default()).unwrap();
         book.distrust(&address);
-        let (after, lost) = Policy::lenient(&config.inbound, &book, &before);
+        let (after, lost) = Policy::lenient(&config.inbound, &book, &Members::default(), &before);
         assert_eq!(lost.len(), 1);
         let ip = address.ipv6(PeerId::ANY);
         assert_eq!(after.verdict(ip, Protocol::Tcp, 80).0, Verdict::Reject);

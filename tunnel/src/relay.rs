@@ -14,10 +14,11 @@
 //! endpoints = ["192.0.2.1:8737"]
 //! ```
 use anode_routing::anode::{RelayConfig, ZoneRelay};
-use anode_wire::Endpoint;
+use anode_wire::{Endpoint, Zone};
 use serde::Deserialize;
 
 use crate::value::{AddressText, EndpointText, Text, ValueError};
+use crate::zone::Relays;
 
 /// The section `[relay]`; a node without it does not relay.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -62,17 +63,23 @@ pub struct RelayEntry {
     pub endpoints: Vec<Text<EndpointText>>,
 }
 
-/// The entries as a zone file would have them, numbered in their order.
-pub fn zone_relays(entries: &[RelayEntry]) -> Result<Vec<ZoneRelay>, ValueError> {
+/// The entries as the file of `zone` would have them, numbered in their order; `None` without any.
+pub fn zone_relays(entries: &[RelayEntry], zone: Zone) -> Result<Option<Relays>, ValueError> {
     let mut relays = Vec::new();
-    for (index, entry) in (0..).zip(entries) {
+    let mut count = 0;
+    for entry in entries {
         let endpoints = entry.endpoints.iter();
         let endpoints = endpoints.map(|endpoint| Ok(Endpoint::Udp(endpoint.0.clone().udp()?)));
         relays.push(ZoneRelay {
-            index,
+            index: count,
             address: entry.address.0.0,
             endpoints: endpoints.collect::<Result<_, ValueError>>()?,
         });
+        count += 1;
     }
-    Ok(relays)
+    Ok((count > 0).then_some(Relays {
+        zone,
+        count,
+        relays,
+    }))
 }

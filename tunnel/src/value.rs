@@ -366,8 +366,55 @@ impl FromStr for PeerName {
     }
 }
 
+/// A loopback address to answer DNS questions at: `127.8.7.37` (port 53) or `127.8.7.37:5353`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loopback(pub SocketAddr);
+
+impl FromStr for Loopback {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let address = dns_address(text).ok_or_else(|| {
+            ValueError::new(format!(
+                "{text:?}: write an IP or IP:PORT with a port above 0, such as 127.8.7.37"
+            ))
+        })?;
+        if address.ip().is_loopback() {
+            Ok(Self(address))
+        } else {
+            Err(ValueError::new(format!(
+                "{text:?}: only programs of this machine are answered, use an address of 127.0.0.0/8"
+            )))
+        }
+    }
+}
+
+/// A DNS server: `192.0.2.53` (port 53) or `192.0.2.53:5353`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DnsServer(pub SocketAddr);
+
+impl FromStr for DnsServer {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        dns_address(text).map(Self).ok_or_else(|| {
+            ValueError::new(format!(
+                "{text:?}: write the server's IP or IP:PORT, such as 192.0.2.53"
+            ))
+        })
+    }
+}
+
+fn dns_address(text: &str) -> Option<SocketAddr> {
+    let address = match text.parse::<std::net::IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, 53),
+        Err(_) => text.parse().ok()?,
+    };
+    (address.port() > 0 && !address.ip().is_unspecified()).then_some(address)
+}
+
 /// A value that stands as text in TOML and JSON and is read by its `FromStr`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Text<T>(pub T);
 
 impl<'de, T> Deserialize<'de> for Text<T>

@@ -289,9 +289,12 @@ fn check_once(world: &mut World, first_port: u16, by_peer: &[bool], schedule: &[
         world.pass(Duration::from_millis(50));
         settle(world, &mut pairs);
     }
-    // Kernel sockets in TIME-WAIT, and window probes, take their time.
-    world.pass(Duration::from_secs(130));
-    settle(world, &mut pairs);
+    // Kernel sockets in TIME-WAIT, and window probes, take their time. In steps shorter than TIME-WAIT: what a probe brings
+    // has to be read before that is over.
+    for _ in 0..26 {
+        world.pass(Duration::from_secs(5));
+        settle(world, &mut pairs);
+    }
     for pair in &mut pairs {
         if pair.reset() {
             continue;

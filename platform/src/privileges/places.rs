@@ -18,6 +18,30 @@ pub struct Places {
     pub remove: Vec<PathBuf>,
     /// Files in them may be read: the configuration's. Those that do not exist are left out.
     pub read: Vec<PathBuf>,
+    /// These files may be read, and no others beside them; as they are now: one that replaces them is another file.
+    pub read_files: Vec<PathBuf>,
+    /// Host names are looked up by the system's resolver: it reads its files.
+    pub names: bool,
+}
+
+/// What the C library reads to look up a host name: world-readable files. One that is replaced by another file is out of
+/// reach from then on, which is the price of not opening all of /etc; a link into a directory of its own (systemd-resolved,
+/// NetworkManager) below /run is followed whatever stands there.
+const RESOLVER: [&str; 7] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/protocols",
+];
+
+/// The directory below /run that a link leads to: a service replaces its files there.
+fn link_directory(path: &str) -> Option<PathBuf> {
+    let target = std::fs::canonicalize(path).ok()?;
+    let directory = target.parent().filter(|path| path.starts_with("/run"))?;
+    Some(directory.to_owned())
 }
 
 /// How much the kernel could do.
@@ -67,12 +91,24 @@ fn apply(places: &Places) -> Result<RulesetStatus, RulesetError> {
         (&places.write, writing(abi)),
         (&places.remove, removing),
         (&places.read, reading),
+        (&places.read_files, AccessFs::ReadFile.into()),
     ];
     for (paths, access) in all {
         for path in paths {
             // What does not exist cannot be opened to anybody either.
             if let Ok(directory) = PathFd::new(path) {
                 rules = rules.add_rule(PathBeneath::new(directory, access))?;
+            }
+        }
+    }
+    if places.names {
+        for file in RESOLVER {
+            if let Some(directory) = link_directory(file)
+                && let Ok(directory) = PathFd::new(directory)
+            {
+                rules = rules.add_rule(PathBeneath::new(directory, reading))?;
+            } else if let Ok(file) = PathFd::new(file) {
+                rules = rules.add_rule(PathBeneath::new(file, AccessFs::ReadFile))?;
             }
         }
     }
@@ -89,7 +125,7 @@ mod tests {
     fn only_the_named_directories_stay_open() {
         let base = std::env::temp_dir().join(format!("anode-places-{}", std::process::id()));
         let path = |name: &str| base.join(name);
-        for name in ["state", "config", "other"] {
+        for name in ["state", "config", "other", "single"] {
             fs::create_dir_all(path(name)).unwrap();
             fs::write(path(name).join("file"), "x").unwrap();
         }
@@ -97,6 +133,8 @@ mod tests {
             write: vec![path("state")],
             remove: vec![path("socket that is not there")],
             read: vec![path("config")],
+            read_files: vec![path("single/file")],
+            names: false,
         };
         let outcome = std::thread::scope(|scope| {
             let work = || {
@@ -105,7 +143,15 @@ mod tests {
                 let read = fs::read(path("config/file")).map(drop);
                 let written = fs::write(path("config/file"), "y");
                 let foreign = fs::read(path("other/file")).map(drop);
-                (landlock, replaced, read, written, foreign)
+                let single = fs::read(path("single/file")).map(drop);
+                let beside = fs::read_dir(path("single")).map(drop);
+                (
+                    landlock,
+                    replaced,
+                    read.and(single),
+                    written,
+                    foreign.and(beside),
+                )
             };
             scope.spawn(work).join().unwrap()
         });

@@ -15,10 +15,9 @@ use std::time::{Duration, Instant};
 
 /// A lookup nobody answers ends after this time.
 const LOOKUP_FOR: Duration = Duration::from_secs(3);
-/// A known peer none of whose candidates answers is unreachable after this time.
+/// A known peer none of whose candidates answers is unreachable after this time. One that answers other questions and none
+/// of four HELLOs (Q9) does not seal.
 const CONTACT_FOR: Duration = Duration::from_secs(5);
-/// It answers, and never with a WELCOME: five HELLOs were not enough (Q9).
-const SILENT_ON_HELLO: Duration = Duration::from_secs(8);
 /// It has answered a HELLO: the rest may take this long on a bad line.
 const HANDSHAKE_FOR: Duration = Duration::from_secs(15);
 /// Where the policy allows it, a peer that answers nothing but plain questions for so long is spoken to in plain.
@@ -272,13 +271,19 @@ impl Node {
         };
         let since = |at: Option<Instant>| at.is_some_and(|at| at >= started);
         let plain_only = self.config.security.plain == Plain::Only;
-        let (patience, failure) = if plain_only || !since(peer.last_heard) {
+        let heard = since(peer.last_heard);
+        let (patience, failure) = if plain_only || !heard {
             (CONTACT_FOR, Failure::Unreachable)
         } else if since(peer.answered) || peer.is_sealed() {
             (HANDSHAKE_FOR, Failure::Unreachable)
         } else {
-            (SILENT_ON_HELLO, Failure::Policy)
+            (CONTACT_FOR, Failure::Policy)
         };
+        if !heard && let Some(peer) = self.peers.get_mut(found) {
+            // Its paths were good, so that nobody asked. Is it gone, or does it only not seal?
+            peer.paths.iter_mut().for_each(|path| path.check(now));
+            self.handle_peer_timer(now, found);
+        }
         if self.config.security.plain == Plain::Allow && now >= started + PLAIN_AFTER {
             self.contact_made(now, found);
             if !self.contacts.is_open(&target) {
@@ -288,7 +293,7 @@ impl Node {
         if now >= started + patience {
             return self.fail_contact(now, target, failure);
         }
-        let steps = [PLAIN_AFTER, CONTACT_FOR, SILENT_ON_HELLO, HANDSHAKE_FOR];
+        let steps = [PLAIN_AFTER, CONTACT_FOR, HANDSHAKE_FOR];
         let next = steps.into_iter().map(|step| started + step);
         if let Some(next) = next.filter(|at| *at > now).min() {
             self.timers.set(Timer::Contact(target), next, "contact");

@@ -163,6 +163,7 @@ impl Node {
             self.follow_relay(sender);
         }
         if first {
+            self.tell_persist();
             self.counters.paths_proven += 1;
             self.contact_made(now, sender);
             // Before a session a proof counts for HELLO only (Q27).

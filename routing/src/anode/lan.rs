@@ -17,10 +17,20 @@ pub const PORT: u16 = 8737;
 /// Beacons that follow each other quickly after the start or a change.
 const QUICK_ROUNDS: u8 = 3;
 const QUICK_EVERY: Duration = Duration::from_secs(1);
+/// The second one comes sooner: who has heard of us before, and takes the first for one of the slow rhythm, answers this one.
+const QUICK_FIRST: Duration = Duration::from_millis(200);
 /// Mean time between beacons after that; each is drawn from ±10 %.
 const SLOW_EVERY_MS: u64 = 30_000;
 /// A new neighbour gets its answer within this time, at random, so that a LAN that boots does not answer all at once.
 const REPLY_WITHIN_MS: u64 = 50;
+/// A beacon that follows its predecessor so soon is a copy (another interface), or part of the same round.
+const SAME_ROUND: Duration = Duration::from_millis(150);
+/// One that comes sooner than the slow rhythm allows tells of a start or a change: its sender may have forgotten us.
+const OUT_OF_RHYTHM: Duration = Duration::from_secs(25);
+/// What comes so soon after a round of ours may be the answer to it, and says nothing of its sender's rhythm.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(150);
+/// One neighbour is answered no more often than this.
+const ANSWER_EVERY: Duration = Duration::from_secs(5);
 /// Answers that wait for their time.
 const MAX_REPLIES: usize = 32;
 
@@ -28,6 +38,8 @@ pub(super) struct Lan {
     /// Quick beacons still to come.
     quick: u8,
     next: Option<Instant>,
+    /// When our latest round went out.
+    sent: Option<Instant>,
     replies: Vec<(Instant, Destination)>,
     new_nodes: Bucket,
     new_node_sources: SourceBuckets,
@@ -40,6 +52,7 @@ impl Lan {
         Self {
             quick: 0,
             next: None,
+            sent: None,
             replies: Vec::new(),
             new_nodes: Bucket::default(),
             new_node_sources: SourceBuckets::new(limits.new_beacons_per_source, key),
@@ -54,6 +67,35 @@ impl Lan {
             .map(|(at, _)| *at)
             .chain(self.next)
             .min()
+    }
+}
+
+/// What was heard of one neighbour's beacons.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// The latest over IPv6 and over IPv4.
+    latest: [Option<Instant>; 2],
+    answered: Option<Instant>,
+}
+
+impl Heard {
+    /// A beacon has come. True: its sender does not know us, or may have forgotten us, and is told at once (D23).
+    fn wants_answer(&mut self, now: Instant, ipv4: bool, may_be_answer: bool) -> bool {
+        let is_new = self.latest == [None; 2];
+        let latest = &mut self.latest[usize::from(ipv4)];
+        let gap = latest.map(|at| now.duration_since(at));
+        if is_new || !may_be_answer && gap.is_none_or(|gap| gap >= SAME_ROUND) {
+            *latest = Some(now);
+        }
+        let out_of_rhythm = gap.is_some_and(|gap| gap >= SAME_ROUND && gap < OUT_OF_RHYTHM);
+        let lately = self
+            .answered
+            .is_some_and(|at| now.duration_since(at) < ANSWER_EVERY);
+        let wanted = is_new || out_of_rhythm && !may_be_answer && !lately;
+        if wanted {
+            self.answered = Some(now);
+        }
+        wanted
     }
 }
 
@@ -83,11 +125,13 @@ impl Node {
         }
         if self.lan.next.is_some_and(|at| at <= now) {
             self.send_beacons();
+            self.lan.sent = Some(now);
             self.lan.quick = self.lan.quick.saturating_sub(1);
             let pause = match self.lan.quick {
                 0 => Duration::from_millis(
                     SLOW_EVERY_MS * 9 / 10 + self.rng.next_u64() % (SLOW_EVERY_MS / 5),
                 ),
+                left if left + 1 == QUICK_ROUNDS => QUICK_FIRST,
                 _ => QUICK_EVERY,
             };
             self.lan.next = Some(now + pause);
@@ -190,12 +234,9 @@ impl Node {
             return;
         }
         self.counters.rx_beacons += 1;
-        let (found, is_new) = match self.peers.find(sender) {
-            Some(known) => (
-                Some(known),
-                self.peers.get(known).is_some_and(|peer| !peer.sources.lan),
-            ),
-            None => (self.learn_neighbour(now, sender, way), true),
+        let found = match self.peers.find(sender) {
+            Some(known) => Some(known),
+            None => self.learn_neighbour(now, sender, way),
         };
         let Some(found) = found else {
             self.counters.dropped_beacons += 1;
@@ -211,7 +252,12 @@ impl Node {
         if let Some(path) = peer.add_path(now, way.from, way.socket, Origin::Lan) {
             path.touched = now;
         }
-        if is_new {
+        let sent = self.lan.sent;
+        let may_be_answer = sent.is_some_and(|at| now.duration_since(at) < ANSWERS_WITHIN);
+        if peer
+            .beacons
+            .wants_answer(now, way.from.ip().is_ipv4(), may_be_answer)
+        {
             self.answer_beacon(now, way);
         }
         self.probe_if_wanted(now, found);

@@ -25,6 +25,7 @@ mod peers;
 mod ping;
 mod place;
 mod receive;
+mod refusal;
 mod relay;
 mod relays;
 mod sealing;
@@ -111,6 +112,7 @@ struct Budgets {
     reply_sources: SourceBuckets,
     netid: Bucket,
     errors: Bucket,
+    sealed_only: Bucket,
     controls: Bucket,
     control_sources: SourceBuckets,
 }
@@ -154,6 +156,7 @@ impl Node {
             reply_sources: SourceBuckets::new(limits.replies_per_source, key()),
             netid: Bucket::default(),
             errors: Bucket::default(),
+            sealed_only: Bucket::default(),
             controls: Bucket::default(),
             control_sources: SourceBuckets::new(limits.controls_per_source, key()),
         };

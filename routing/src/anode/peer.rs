@@ -1,4 +1,5 @@
 //! One peer: its key, its paths, and what it was last seen doing.
+use super::lan::Heard;
 use super::limits::Bucket;
 use super::output::{Destination, Route, Way};
 use super::path::{CHECK_AFTER, Origin, Path, Through};
@@ -118,6 +119,7 @@ pub(super) struct Peer {
     pub sources: Sources,
     /// Where the beacon came from that made us hear of it.
     pub heard_at: Option<IpAddr>,
+    pub beacons: Heard,
     key: Option<MacKey>,
     pub paths: Vec<Path>,
     /// Index into `paths` of the one that is used.
@@ -165,6 +167,7 @@ impl Peer {
             standing,
             sources: Sources::default(),
             heard_at: None,
+            beacons: Heard::default(),
             key: None,
             paths: Vec::new(),
             active: None,

@@ -119,6 +119,7 @@ impl Node {
         if self.config.security.plain == Plain::Deny && carries_traffic(packet.kind()) {
             // Not worth a key agreement.
             self.counters.dropped_policy += 1;
+            self.refuse_plain(now, way, &packet);
             return;
         }
         let vouched = vouched.filter(|vouched| {
@@ -327,7 +328,7 @@ impl Node {
     }
 
     /// What every authentic packet does, whatever it says. True: these very bytes have come before.
-    fn note_authentic(
+    pub(super) fn note_authentic(
         &mut self,
         now: Instant,
         sender: PeerRef,
@@ -377,7 +378,12 @@ impl Node {
         sink: &mut dyn OverlaySink,
     ) {
         match message {
-            Message::Error { .. } => self.counters.rx_errors += 1,
+            Message::Error { code, .. } => {
+                self.counters.rx_errors += 1;
+                if code == error_code::SEALED_ONLY {
+                    self.handle_sealed_only(now, sender, &arrival);
+                }
+            }
             Message::Ping(payload) => self.handle_ping(now, sender, arrival, payload),
             Message::Pong(payload) => self.handle_pong(now, sender, arrival, payload),
             Message::EpcReq { id } => self.handle_epc_req(now, sender, arrival, id),

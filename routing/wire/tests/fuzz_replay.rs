@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const SEALED_VECTORS: &str = include_str!("../../../docs/vectors/sealed.json");
+const ZONE_VECTORS: &str = include_str!("../../../docs/vectors/zonefile.json");
 const VECTORS: &str = include_str!("vectors/anode-vectors.json");
 /// Of each codec, whose runs take microseconds.
 const MUTATIONS: usize = 28_000;
@@ -124,6 +125,8 @@ fn seeds(target: &str) -> Corpus {
                 )
                 .into_bytes(),
             );
+            let vector: serde_json::Value = serde_json::from_str(ZONE_VECTORS).unwrap();
+            inputs.push(vector["signed"].as_str().unwrap().as_bytes().to_vec());
             numbered(inputs)
         }
         "wire_address_text" => {

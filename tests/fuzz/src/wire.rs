@@ -2,7 +2,9 @@
 use anode_wire::framing::{self, FrameDecoder};
 use anode_wire::packet::{MIN_PACKET, Packet, raise_hop_count};
 use anode_wire::throttle::{Complaint, ErrorThrottle};
-use anode_wire::zonefile::{Fault, MAX_FAULTS, MAX_LEN, Report, ZoneFile};
+use anode_wire::zonefile::{
+    Fault, FaultKind, MAX_FAULTS, MAX_LEN, Reach, Report, ZoneFile, ZoneSigner,
+};
 use anode_wire::{Address, Endpoint, Identity, MacKey, Message, PeerId, WireError, Zone};
 use std::num::NonZeroU32;
 use std::sync::OnceLock;
@@ -134,7 +136,44 @@ pub fn zonefile(data: &[u8]) {
         (again.revision(), again.ttl(), again.name())
     );
     assert_eq!(text, again.emit());
+    assert_eq!(
+        (zone.zone(), zone.signer(), zone.members()),
+        (again.zone(), again.signer(), again.members())
+    );
     let _ = zone.relays_for(&fixture().address).count();
+    for reach in [Reach::Public, Reach::Private, Reach::Local] {
+        let refused = zone.clone().restrict(reach).len();
+        assert!(refused <= zone.relays().count());
+    }
+    sign_anew(data);
+}
+
+/// What is signed verifies, whatever else stands in the file; what would be ambiguous is refused and never called forged.
+fn sign_anew(data: &[u8]) {
+    static SIGNER: OnceLock<ZoneSigner> = OnceLock::new();
+    let signer = SIGNER.get_or_init(|| {
+        ZoneSigner::from_text(concat!(
+            "ANODE-ZONE-KEY:036b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296:",
+            "0000000000000000000000000000000000000000000000000000000000000001"
+        ))
+        .expect("a zone key")
+    });
+    let signed = ZoneFile::resign(data, Zone(0x2a), 7, signer);
+    let report = ZoneFile::check(&signed);
+    match report.zone {
+        Some(zone) => assert_eq!(
+            (zone.zone(), zone.revision(), zone.signer()),
+            (Some(Zone(0x2a)), 7, Some(signer.public()))
+        ),
+        None => assert!(
+            report
+                .faults
+                .iter()
+                .all(|fault| fault.kind != FaultKind::Forged),
+            "{:?}",
+            report.faults
+        ),
+    }
 }
 
 /// An address that somebody typed, or 40 bytes of a packet, or a TXT record.

@@ -117,6 +117,55 @@ fn a_ticket_survives_the_restart_of_its_maker_and_is_used_once_all_the_same() {
 }
 
 #[test]
+fn an_operator_sees_the_open_tickets_and_takes_one_back() {
+    // Q30
+    let Some(mut lab) = Three::start() else {
+        return;
+    };
+    let made = lab.a.json(&["invite", "--expires", "10m"]);
+    let (gone, id) = (
+        made["ticket"].as_str().expect("a ticket"),
+        made["id"].as_str().expect("a name"),
+    );
+    let used = invite(&lab.a, &[]);
+    lab.b.cli(&["join", &used]).expect_ok();
+    let listed = lab.a.json(&["invite", "--list"]);
+    let listed = listed.as_array().expect("a list");
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    let users: Vec<_> = listed.iter().map(|one| one["taken_by"].as_str()).collect();
+    assert_eq!(users, [None, Some(lab.b.address())]);
+    // No secret is shown to who looks at a screen.
+    let shown = lab.a.cli(&["invite", "--list"]).expect_ok().stdout();
+    assert!(
+        shown.contains(id) && !shown.contains("anode-ticket-"),
+        "{shown}"
+    );
+
+    lab.a.cli(&["invite", "--withdraw", id]).expect_ok();
+    assert_refused(&lab.c.cli(&["join", gone]), 1, &["ticket", "withdrawn"]);
+    assert_refused(
+        &lab.a.cli(&["invite", "--withdraw", id]),
+        1,
+        &[id, "--list"],
+    );
+    assert_refused(
+        &lab.a.cli(&["invite", "--withdraw", "hello"]),
+        2,
+        &["16 hex digits"],
+    );
+    lab.a.kill();
+    lab.a.start();
+    assert_refused(&lab.c.cli(&["join", gone]), 1, &["ticket", "withdrawn"]);
+    // What a ticket has brought stays when it is taken back.
+    let left = lab.a.json(&["invite", "--list"]);
+    let done = lab
+        .a
+        .cli(&["invite", "--withdraw", left[0]["id"].as_str().expect("one")]);
+    assert!(done.expect_ok().stderr.contains("anode distrust"));
+    assert!(trusts(&lab.a, &lab.b) && !trusts(&lab.a, &lab.c));
+}
+
+#[test]
 fn a_ticket_that_is_too_late_or_no_ticket_is_refused_with_the_reason() {
     // Q29
     let Some(lab) = Three::start() else { return };

@@ -122,17 +122,17 @@ impl Gate {
             .sent(now, Flow::new(to, Protocol::Udp, port, to_port));
     }
 
-    /// Whether a peer's datagram to `port` passes.
+    /// What becomes of a peer's datagram to `port`.
     pub(super) fn datagram(
         &mut self,
         now: Instant,
         from: Ipv6Addr,
         from_port: u16,
         port: u16,
-    ) -> bool {
+    ) -> Verdict {
         let flow = Flow::new(from, Protocol::Udp, port, from_port);
         if self.flows.answers(now, flow) {
-            return true;
+            return Verdict::Allow;
         }
         let (verdict, _) = self.policy.verdict(from, Protocol::Udp, port);
         self.counters.udp.count(verdict);
@@ -147,7 +147,8 @@ impl Gate {
         }
     }
 
-    /// Whether a peer's packet of another protocol passes. `to` is this machine's.
+    /// What becomes of a peer's packet of another protocol. `to` is this machine's. ICMPv6 and what is never carried is not
+    /// answered: no error about an error (RFC 4443 §2.4 e).
     pub(super) fn other(
         &mut self,
         now: Instant,
@@ -155,32 +156,35 @@ impl Gate {
         to: Ipv6Addr,
         next_header: u8,
         payload: &[u8],
-    ) -> bool {
+    ) -> Verdict {
         if next_header == ICMPV6 {
             let related =
                 quoted_flow(from, to, payload).is_some_and(|flow| self.flows.is_live(now, flow));
             self.counters.icmp_unrelated += u64::from(!related);
-            return related;
+            return if related {
+                Verdict::Allow
+            } else {
+                Verdict::Drop
+            };
         }
         if !carried(next_header) {
             self.counters.not_carried += 1;
-            return false;
+            return Verdict::Drop;
         }
         let flow = Flow::new(from, Protocol::Ip(next_header), 0, 0);
         if self.flows.answers(now, flow) {
-            return true;
+            return Verdict::Allow;
         }
         let (verdict, _) = self.policy.verdict(from, Protocol::Ip(next_header), 0);
         self.counters.other.count(verdict);
         self.let_in(now, flow, verdict)
     }
 
-    fn let_in(&mut self, now: Instant, flow: Flow, verdict: Verdict) -> bool {
-        let allowed = verdict == Verdict::Allow;
-        if allowed {
+    fn let_in(&mut self, now: Instant, flow: Flow, verdict: Verdict) -> Verdict {
+        if verdict == Verdict::Allow {
             self.flows.let_in(now, flow);
         }
-        allowed
+        verdict
     }
 }
 
@@ -215,9 +219,27 @@ mod tests {
     use super::*;
     use crate::policy::Otherwise;
     use crate::state::book::Book;
+    use crate::zone::Members;
 
     const PEER: &str = "fda0::10";
     const OWN: &str = "fda0::90";
+
+    impl Gate {
+        fn passes(&mut self, now: Instant, from: Ipv6Addr, from_port: u16, port: u16) -> bool {
+            self.datagram(now, from, from_port, port) == Verdict::Allow
+        }
+
+        fn passes_other(
+            &mut self,
+            now: Instant,
+            from: Ipv6Addr,
+            to: Ipv6Addr,
+            next_header: u8,
+            payload: &[u8],
+        ) -> bool {
+            self.other(now, from, to, next_header, payload) == Verdict::Allow
+        }
+    }
 
     fn ip(text: &str) -> Ipv6Addr {
         text.parse().unwrap()
@@ -226,7 +248,7 @@ mod tests {
     fn gate(allow: &[&str]) -> Gate {
         let rules = allow.iter().map(|text| {
             let rule: crate::policy::RuleText = text.parse().unwrap();
-            rule.resolve(&Book::default()).unwrap()
+            rule.resolve(&Book::default(), &Members::default()).unwrap()
         });
         Gate::new(Policy {
             otherwise: Otherwise::Reject,
@@ -251,11 +273,11 @@ mod tests {
     fn datagrams_pass_by_rule_or_as_answers() {
         let (now, peer) = (Instant::now(), ip(PEER));
         let mut gate = gate(&["any udp/53"]);
-        assert!(gate.datagram(now, peer, 40000, 53));
-        assert!(!gate.datagram(now, peer, 53, 40000));
+        assert!(gate.passes(now, peer, 40000, 53));
+        assert!(!gate.passes(now, peer, 53, 40000));
         gate.datagram_sent(now, 40000, peer, 53);
-        assert!(gate.datagram(now, peer, 53, 40000), "an answer");
-        assert!(!gate.datagram(now, ip("fda0::20"), 53, 40000));
+        assert!(gate.passes(now, peer, 53, 40000), "an answer");
+        assert!(!gate.passes(now, ip("fda0::20"), 53, 40000));
         let counted = Verdicts {
             allow: 1,
             reject: 2,
@@ -268,27 +290,28 @@ mod tests {
     fn taking_a_rule_back_stops_what_it_let_in_although_it_was_answered() {
         let (now, peer) = (Instant::now(), ip(PEER));
         let mut gate = gate(&["any udp/53"]);
-        assert!(gate.datagram(now, peer, 40000, 53));
+        assert!(gate.passes(now, peer, 40000, 53));
         gate.datagram_sent(now, 53, peer, 40000);
         gate.replace(Policy::default());
-        assert!(!gate.datagram(now, peer, 40000, 53));
+        assert!(!gate.passes(now, peer, 40000, 53));
         gate.datagram_sent(now, 53, peer, 40000);
-        assert!(!gate.datagram(now, peer, 40000, 53));
+        assert!(!gate.passes(now, peer, 40000, 53));
     }
 
     #[test]
     fn other_protocols_pass_by_rule_or_as_answers_and_some_never() {
         let (now, peer, own) = (Instant::now(), ip(PEER), ip(OWN));
         let mut gate = gate(&["any ip/132", "any any"]);
-        assert!(gate.other(now, peer, own, 132, &[]));
-        assert!(gate.other(now, peer, own, 47, &[]));
+        assert!(gate.passes_other(now, peer, own, 132, &[]));
+        assert!(gate.passes_other(now, peer, own, 47, &[]));
+        assert!(gate.passes_other(now, peer, own, 253, &[]));
         for never in [0, 6, 17, 43, 44, 60, 135, 139, 140, 255] {
-            assert!(!gate.other(now, peer, own, never, &[]), "{never}");
+            assert!(!gate.passes_other(now, peer, own, never, &[]), "{never}");
         }
         gate.replace(Policy::default());
-        assert!(!gate.other(now, peer, own, 132, &[]));
+        assert_eq!(gate.other(now, peer, own, 132, &[]), Verdict::Reject);
         gate.other_sent(now, ip("fda0::20"), 132);
-        assert!(gate.other(now, ip("fda0::20"), own, 132, &[]));
+        assert!(gate.passes_other(now, ip("fda0::20"), own, 132, &[]));
         assert_eq!(gate.counters().not_carried, 10);
     }
 
@@ -300,10 +323,7 @@ mod tests {
         let mut gate = gate(&["any udp/53"]);
         gate.datagram_sent(now, 40000, peer, 7);
         gate.other_sent(now, peer, 132);
-        assert!(
-            gate.datagram(now, peer, 40001, 53),
-            "the peer began this one"
-        );
+        assert!(gate.passes(now, peer, 40001, 53), "the peer began this one");
         let good = error(1, own, peer, UDP, (40000, 7));
         let passing = [
             good.clone(),
@@ -313,7 +333,10 @@ mod tests {
             error(1, ip("fda0::93"), ip("fda0::15"), UDP, (40000, 7)),
         ];
         for message in &passing {
-            assert!(gate.other(now, peer, own, ICMPV6, message), "{message:?}");
+            assert!(
+                gate.passes_other(now, peer, own, ICMPV6, message),
+                "{message:?}"
+            );
         }
         let mut not_ipv6 = good.clone();
         not_ipv6[8] = 0x45;
@@ -332,15 +355,21 @@ mod tests {
             not_ipv6,
         ];
         for message in &refused {
-            assert!(!gate.other(now, peer, own, ICMPV6, message), "{message:?}");
+            assert!(
+                !gate.passes_other(now, peer, own, ICMPV6, message),
+                "{message:?}"
+            );
         }
         assert!(
-            !gate.other(now, stranger, own, ICMPV6, &good),
+            !gate.passes_other(now, stranger, own, ICMPV6, &good),
             "nobody speaks for another peer"
         );
         // Cut before the ports, it names no flow.
         for cut in 0..ICMP_HEADER + IPV6_HEADER + 4 {
-            assert!(!gate.other(now, peer, own, ICMPV6, &good[..cut]), "{cut}");
+            assert!(
+                !gate.passes_other(now, peer, own, ICMPV6, &good[..cut]),
+                "{cut}"
+            );
         }
     }
 }

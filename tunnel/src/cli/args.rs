@@ -6,10 +6,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::api::TICKET_LIFETIME_MAX_S;
+use anode_wire::zonefile::{MAX_TTL, MIN_TTL, ZoneKey};
+
 use crate::value::{
     AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
     ZoneText,
 };
+use crate::zone::ZoneFrom;
+use crate::zone::make::RelayAt;
 
 /// A permanent network address for this machine, reachable from anywhere.
 #[derive(Parser, Debug)]
@@ -73,6 +77,9 @@ pub enum Command {
     /// Who may reach this machine
     #[command(subcommand)]
     Policy(Policy),
+    /// The zone: its file, and making one
+    #[command(subcommand)]
+    Zone(Zone),
     /// What is active, and what is wrong here, with the fix
     Doctor,
     /// Routes that keep packets for the overlay from leaking while no node runs
@@ -110,6 +117,9 @@ pub struct Up {
     /// Zone of a new identity; on an existing one it must be the same
     #[arg(long, value_name = "HEX")]
     pub zone: Option<ZoneText>,
+    /// The zone file: its relays are used; a new identity is made in its zone [default: by the zone's name and IP]
+    #[arg(long, value_name = "PATH|URL")]
+    pub zone_file: Option<ZoneFrom>,
     /// Which of the peers that share this address, 1 to 15
     #[arg(long, value_name = "N")]
     pub peer_id: Option<PeerDigit>,
@@ -223,6 +233,12 @@ pub struct Invite {
     /// How long the ticket is good: 30s, 10m, 12h, 7d, at most 30d
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = lifetime)]
     pub expires: Duration,
+    /// Show the tickets that have not expired, in place of making one
+    #[arg(long, conflicts_with_all = ["expires", "withdraw"])]
+    pub list: bool,
+    /// Take a ticket back before it is used; trust that it has brought stays
+    #[arg(long, value_name = "ID", conflicts_with = "expires")]
+    pub withdraw: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -239,6 +255,66 @@ pub enum Policy {
     Check(Question),
     /// Make the running node read [inbound] again; SIGHUP does the same
     Reload,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Zone {
+    /// Make a zone: its signed file, its key, and a relay's configuration for each --relay
+    New(NewZone),
+    /// Raise the revision and sign, after an edit
+    Sign(SignZone),
+    /// What is wrong with a zone file, line by line
+    Check {
+        /// The file
+        #[arg(value_name = "FILE|URL")]
+        file: ZoneFrom,
+    },
+    /// What the running node knows of its zone
+    Show,
+    /// Make the running node look for a newer file now
+    Refresh {
+        /// Take an older one too
+        #[arg(long)]
+        force: bool,
+    },
+    /// Believe files that are signed by another key than before
+    Accept {
+        /// The new key, as its operator names it
+        #[arg(value_name = "KEY")]
+        key: ZoneKey,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct NewZone {
+    /// Directory to make
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// The zone, up to 8 hex digits, not 0
+    #[arg(long, value_name = "HEX")]
+    pub zone: ZoneText,
+    /// Where a relay will be reached, UDP and TCP
+    #[arg(long, value_name = "IP:PORT", required = true)]
+    pub relay: Vec<RelayAt>,
+    /// What the zone is called [default: zone HEX]
+    #[arg(long, value_name = "TEXT")]
+    pub title: Option<String>,
+    /// Mail address of who runs it
+    #[arg(long, value_name = "MAIL", default_value = "")]
+    pub contact: String,
+    /// How long others use the file before they look again
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
+    pub ttl: Duration,
+}
+
+#[derive(Args, Debug)]
+pub struct SignZone {
+    /// The zone's directory, with zone and zone.key in it; or the file, with FILE.key beside it
+    #[arg(value_name = "DIR|FILE")]
+    pub path: PathBuf,
+    /// The zone, where the file does not say it yet
+    #[arg(long, value_name = "HEX")]
+    pub zone: Option<ZoneText>,
 }
 
 #[derive(Args, Debug)]
@@ -313,17 +389,29 @@ fn timeout(text: &str) -> Result<Duration, ValueError> {
 
 /// `30s`, `10m`, `12h`, `7d`
 fn lifetime(text: &str) -> Result<Duration, ValueError> {
-    let wrong = || {
+    duration(text, 1..=TICKET_LIFETIME_MAX_S).ok_or_else(|| {
         ValueError::new(format!(
             "duration {text:?}: use a number and s, m, h or d, such as 12h; at most 30d"
         ))
-    };
+    })
+}
+
+/// D4
+fn ttl(text: &str) -> Result<Duration, ValueError> {
+    duration(text, MIN_TTL.as_secs()..=MAX_TTL.as_secs()).ok_or_else(|| {
+        ValueError::new(format!(
+            "duration {text:?}: use a number and s, m, h or d, such as 1h; 60s to 7d"
+        ))
+    })
+}
+
+fn duration(text: &str, range: std::ops::RangeInclusive<u64>) -> Option<Duration> {
     let unit = match text.chars().last() {
         Some('s') => 1,
         Some('m') => 60,
         Some('h') => 3600,
         Some('d') => 86400,
-        _ => return Err(wrong()),
+        _ => return None,
     };
     let digits = &text[..text.len() - 1];
     let number = digits
@@ -332,7 +420,6 @@ fn lifetime(text: &str) -> Result<Duration, ValueError> {
         .filter(|_| !digits.starts_with('+'));
     number
         .and_then(|number| number.checked_mul(unit))
-        .filter(|seconds| (1..=TICKET_LIFETIME_MAX_S).contains(seconds))
+        .filter(|seconds| range.contains(seconds))
         .map(Duration::from_secs)
-        .ok_or_else(wrong)
 }

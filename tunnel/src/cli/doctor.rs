@@ -1,6 +1,8 @@
 //! `anode doctor`: layer by layer, what is active and what is wrong here, with the fix.
 
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::{Ipv6Addr, ToSocketAddrs, UdpSocket};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anode_platform::netlink::Netlink;
 use anode_platform::privileges::{Capability, has};
@@ -11,6 +13,7 @@ use super::args::Common;
 use super::{Done, block_on};
 use crate::Error;
 use crate::control::api::{Confinement, Peer, Status};
+use crate::dns::zone::address_name;
 use crate::node::overlay_prefixes;
 use crate::output::{self, Style};
 use crate::policy::Policy;
@@ -20,6 +23,9 @@ use crate::state::identity;
 
 /// Where a node listens unless it is told otherwise (DESIGN §5).
 const ANODE_PORT: u16 = 8737;
+
+/// How long the system may take to find a name.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How a layer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -108,10 +114,7 @@ pub(super) fn run(common: &Common) -> Result<Done, Error> {
             .ok()
             .map(|running| confinement(&running.status.confined)),
     );
-    checks.push(Check::ok(
-        "dns",
-        "names are not served to other programs by this version: `anode resolve NAME` finds them",
-    ));
+    checks.push(dns(running.as_ref().ok()));
     let report = Report {
         ok: checks.iter().all(|check| check.state != Health::Fail),
         checks,
@@ -251,7 +254,11 @@ fn state(dir: &StateDir) -> Check {
 fn policy(common: &Common, dir: &StateDir) -> Check {
     let made = Book::load(dir).and_then(|book| {
         let config = common.config(dir)?;
-        Ok((Policy::new(&config.inbound, &book)?, config.security))
+        let members = super::zone::members(&config, dir)?;
+        Ok((
+            Policy::new(&config.inbound, &book, &members)?,
+            config.security,
+        ))
     });
     match made {
         Ok((policy, security)) => Check::ok(
@@ -337,6 +344,49 @@ fn peers(peers: &[Peer]) -> Check {
         return Check::bad("peers", Health::Warn, text, fix);
     }
     Check::ok("peers", text)
+}
+
+/// Whether a program that knows nothing of anode finds a name.
+fn dns(running: Option<&Running>) -> Check {
+    let Some(running) = running else {
+        return Check::ok("dns", "names are served while a node runs");
+    };
+    let status = &running.status;
+    let text = status.dns.text();
+    let Some(listen) = &status.dns.listen else {
+        return match &status.dns.problem {
+            Some(problem) => Check::bad("dns", Health::Warn, text, problem.clone()),
+            None => Check::ok("dns", text),
+        };
+    };
+    let own = status.address.parse().map(|address| address_name(&address));
+    match own.map(|name| (system_finds(&name, status.ipv6), name)) {
+        Ok((true, _)) => Check::ok("dns", format!("programs find names, {text}")),
+        Ok((false, name)) => {
+            let fix = status.dns.problem.clone();
+            let fix = fix.unwrap_or_else(|| {
+                format!("`dig @{} {name} AAAA` asks the node alone", host(listen))
+            });
+            let text = format!("programs do not find this node's own name {name}; {text}");
+            Check::bad("dns", Health::Warn, text, fix)
+        }
+        Err(_) => Check::ok("dns", text),
+    }
+}
+
+fn host(listen: &str) -> &str {
+    listen.rsplit_once(':').map_or(listen, |(host, _)| host)
+}
+
+/// Asks as every program does, by the C library; one that waits for a dead server has not found it.
+fn system_finds(name: &str, ip: Ipv6Addr) -> bool {
+    let question = (name.to_owned(), 0);
+    let (answer, answered) = mpsc::channel();
+    std::thread::spawn(move || {
+        let found = question.to_socket_addrs();
+        let _ = answer.send(found.is_ok_and(|mut all| all.any(|found| found.ip() == ip)));
+    });
+    answered.recv_timeout(LOOKUP_PATIENCE).unwrap_or(false)
 }
 
 fn confinement(confined: &Confinement) -> Check {

@@ -30,7 +30,9 @@ fn check(common: &Common, question: Question) -> Result<Done, Error> {
         Err(Error::NotRunning { .. }) => {
             let dir = common.dir()?;
             let book = Book::load(&dir)?;
-            let policy = Policy::new(&common.config(&dir)?.inbound, &book)?;
+            let config = common.config(&dir)?;
+            let members = super::zone::members(&config, &dir)?;
+            let policy = Policy::new(&config.inbound, &book, &members)?;
             parsed.answer(&policy, &book)?
         }
         answer => answer?,

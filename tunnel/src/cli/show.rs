@@ -1,5 +1,7 @@
 //! `anode status`, `peers`, `paths`, `lookup`, `resolve`: questions to a node, and their answers for people.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::args::Common;
@@ -7,7 +9,10 @@ use super::{Done, block_on};
 use crate::Error;
 use crate::command::Target;
 use crate::control::api::{Lookup, OwnRelay, Path, Peer, Resolved, Status, TargetRequest};
-use crate::names::{Named, short};
+use crate::dns::first_address;
+use crate::dns::host::HostName;
+use crate::dns::real::Real;
+use crate::names::{Given, Named, short};
 use crate::output::{self, Style};
 use crate::state::book::Book;
 
@@ -63,6 +68,7 @@ pub(super) fn status(common: &Common) -> Result<Done, Error> {
                 status.security.plain, status.security.pq
             ),
         ),
+        ("dns", status.dns.text()),
     ];
     output::print(&output::fields(style, &rows))?;
     Ok(Done::Yes)
@@ -211,27 +217,46 @@ pub(super) fn request(common: &Common, text: &str) -> Result<TargetRequest, Erro
         Ok(target) => target.text(),
         // Another node (the service's) may know a name that this directory does not.
         Err(_) if block_on(common.client()).is_ok() => text.to_owned(),
+        // Without a node there is nobody to ask, and that is what is wrong.
+        Err(_) if matches!(named, Named::Host(_)) => text.to_owned(),
         Err(error) => return Err(error),
     };
     Ok(TargetRequest { target })
 }
 
-/// By the trust book of the state directory.
+/// By the trust book of the state directory and the configuration.
 fn local(common: &Common, named: &Named) -> Result<Target, Error> {
-    let book = match named {
-        Named::Target(_) => Book::default(),
-        Named::Name(_) => Book::load(&common.dir()?)?,
+    let (book, given) = match named {
+        Named::Target(_) | Named::Host(_) => (Book::default(), Given::default()),
+        Named::Name(_) => {
+            let dir = common.dir()?;
+            let given = Given::others(common.config(&dir)?.given_names());
+            (Book::load(&dir)?, given)
+        }
     };
-    Ok(named.resolve(&book)?)
+    Ok(named.resolve(&book, &given)?)
+}
+
+/// A real host's TXT record, without a node.
+fn from_dns(common: &Common, host: &HostName) -> Result<Target, Error> {
+    let configured = common.config(&common.dir()?)?.dns.servers;
+    let real = Real::new(
+        configured.into_iter().map(|server| server.0.0).collect(),
+        None,
+        Arc::default(),
+    );
+    let outcome = block_on(async { Ok(real.lookup(host).await) })?;
+    Ok(Target::Address(first_address(host, outcome)?))
 }
 
 pub(super) fn resolve(common: &Common, text: &str) -> Result<Done, Error> {
     let named: Named = text.parse()?;
     let resolved = match local(common, &named) {
         Ok(target) => Resolved::new(&target),
-        Err(error) => match block_on(common.client()) {
-            Ok(_) => ask_resolve(common, text)?,
-            Err(_) => return Err(error),
+        Err(error) => match (block_on(common.client()), &named) {
+            (Ok(_), _) => ask_resolve(common, text)?,
+            (Err(_), Named::Host(host)) => Resolved::new(&from_dns(common, host)?),
+            (Err(_), _) => return Err(error),
         },
     };
     if common.json {

@@ -67,10 +67,14 @@ fn change(
     let mut trusted = offline(&mut book, own)?;
     book.save(&state)?;
     // A configuration that this command cannot read is for `anode up` to refuse.
-    if let Ok(config) = common.config(state.dir()) {
-        trusted.note = Policy::new(&config.inbound, &book).err().map(|error| {
-            format!("{error}; change that rule before the next start, which would refuse it")
-        });
+    if let Ok(config) = common.config(state.dir())
+        && let Ok(members) = super::zone::members(&config, state.dir())
+    {
+        trusted.note = Policy::new(&config.inbound, &book, &members)
+            .err()
+            .map(|error| {
+                format!("{error}; change that rule before the next start, which would refuse it")
+            });
     }
     Ok(trusted)
 }

@@ -1,28 +1,34 @@
 //! `anode up`: flags over configuration over defaults, then a node in the foreground.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anode_platform::privileges::{self, Places};
-use anode_wire::{Address, PeerId};
+use anode_wire::{Address, PeerId, Zone};
+use nix::unistd::geteuid;
 use tracing_subscriber::EnvFilter;
 
 use super::Done;
 use super::args::{Common, Up};
 use crate::Error;
 use crate::command::PeerReport;
-use crate::config::{Config, ConfigSource};
+use crate::config::{Config, ConfigSource, Dns};
 use crate::control::listener::Access;
-use crate::names::{Held, peer_label};
-use crate::node::{self, Interface, Plan, ReadyInfo, Settings};
+use crate::dns::{Hook, by_hand, stub};
+use crate::names::{Given, Held, peer_label};
+use crate::node::{self, DnsPlan, Interface, Plan, ReadyInfo, Settings, Told};
 use crate::output::{self, Style};
 use crate::policy::Policy;
 use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, registered, sessions};
-use crate::value::{ValueError, udp_text};
+use crate::value::{PeerName, ValueError, udp_text};
+use crate::zone::ZoneFrom;
+use crate::zone::keeper::{Keeper, Start};
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     start(common, flags, false)
@@ -54,7 +60,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
-    let (settings, unsaved) = settings(flags, config, &state, &book)?;
+    let dns = config.dns.clone();
+    let others = config.given_names();
+    let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
+    let dns = dns_plan(dns, others, &settings);
     let opening = Opening {
         address: *settings.identity.address(),
         mtu: settings.mtu,
@@ -62,39 +71,93 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         relay: settings.relay.is_some(),
         start,
     };
-    let places = places(&state, &socket, &source);
+    let places = places(&state, &socket, &source, &dns, zone.from());
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
         socket,
         access,
         book,
+        zone,
         inbound,
         source,
         places,
         memory_locked,
         state,
         unsaved,
+        dns,
         watched,
     };
-    node::run(plan, |info| ready(&opening, info, common.json), met)?;
+    let told = Told { met, named };
+    node::run(plan, |info| ready(&opening, info, common.json), told)?;
     Ok(Done::Yes)
 }
 
 /// What a running node reads and writes: its state, its control socket, its configuration.
-fn places(state: &LockedState, socket: &Path, source: &ConfigSource) -> Places {
+fn places(
+    state: &LockedState,
+    socket: &Path,
+    source: &ConfigSource,
+    dns: &DnsPlan,
+    zone: &ZoneFrom,
+) -> Places {
+    let (resolver_files, resolver_directory) = resolver_places(dns);
     let directory = |path: &Path| path.parent().map(Path::to_owned);
-    // A file may be replaced by another one of its name, and may be a link into another directory.
-    let target = source.path().and_then(|path| path.canonicalize().ok());
+    let zone_file = match zone {
+        ZoneFrom::Path(path) => Some(path.as_path()),
+        _ => None,
+    };
+    let files = [source.path(), zone_file].into_iter().flatten();
     Places {
         write: vec![state.dir().path().to_owned()],
         remove: directory(socket).into_iter().collect(),
-        read: [source.path(), target.as_deref()]
-            .into_iter()
+        read: files
+            .flat_map(|file| {
+                // A file may be replaced by another one of its name, and may be a link into another directory.
+                let target = file.canonicalize().ok();
+                [Some(file.to_owned()), target]
+            })
             .flatten()
-            .filter_map(directory)
+            .filter_map(|file| directory(&file))
+            .chain(resolver_directory)
             .collect(),
+        read_files: resolver_files,
+        names: zone.needs_names(),
     }
+}
+
+/// Where the system's DNS servers are read from, now and when the machine has moved to another network: the file, and the
+/// directory in which it is replaced. That is /etc where nothing manages it; root could read secrets there, so that root
+/// sees no later file.
+fn resolver_places(dns: &DnsPlan) -> (Vec<PathBuf>, Option<PathBuf>) {
+    if !dns.servers.is_empty() {
+        return (Vec::new(), None);
+    }
+    let file = PathBuf::from(stub::RESOLV_CONF);
+    let target = file.canonicalize().unwrap_or_else(|_| file.clone());
+    let directory = target.parent().map(Path::to_owned);
+    let is_public = |directory: &PathBuf| directory != Path::new("/etc") || !geteuid().is_root();
+    (vec![target], directory.filter(is_public))
+}
+
+/// Where names are answered, and which this machine gives itself.
+fn dns_plan(dns: Dns, others: BTreeMap<PeerName, Address>, settings: &Settings) -> DnsPlan {
+    // Without an interface no program reaches what it would be answered.
+    let enabled = dns.enabled && settings.interface != Interface::None;
+    let listen = dns.listen.map_or(crate::dns::LISTEN, |listen| listen.0.0);
+    let own_name = dns.name.map(|name| name.0).or_else(host_name);
+    DnsPlan {
+        listen: enabled.then_some(listen),
+        servers: dns.servers.into_iter().map(|server| server.0.0).collect(),
+        given: Given::new(*settings.identity.address(), own_name, others),
+    }
+}
+
+/// The machine's host name, as far as it can be a name of a peer.
+fn host_name() -> Option<PeerName> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    let label = name.split('.').next()?;
+    (label != "localhost").then(|| label.parse().ok())?
 }
 
 /// Flags over configuration over defaults.
@@ -103,12 +166,23 @@ fn settings(
     config: Config,
     state: &LockedState,
     book: &Book,
-) -> Result<(Settings, Option<Unsaved>), Error> {
-    let zone = flags
+) -> Result<(Settings, Option<Unsaved>, Keeper), Error> {
+    let wanted = flags
         .zone
         .or(config.zone.map(|zone| zone.0))
         .map(|zone| zone.0);
-    let (identity, unsaved) = identity::load_or_generate(state.dir(), zone)?;
+    let from = match flags.zone_file {
+        Some(from) => from.relative_to(Path::new("")),
+        None => config.zone_file.map(|from| from.0).unwrap_or_default(),
+    };
+    let zone = match identity::zone(state.dir(), wanted)? {
+        None if matches!(from, ZoneFrom::Draft) => Some(Zone::LOCAL),
+        zone => zone,
+    };
+    let needs_members = config.inbound.names_a_zone();
+    let start = Start::new(from, zone, needs_members, state.dir())?;
+    let (identity, unsaved) = identity::load_or_generate(state.dir(), Some(start.zone))?;
+    let keeper = start.keeper;
     let name = flags.name.or(config.name.map(|name| name.0));
     let interface = match name {
         _ if flags.no_tun || config.no_tun == Some(true) => Interface::None,
@@ -133,6 +207,8 @@ fn settings(
             ValueError::own_address().to_string(),
         ));
     }
+    let configured_relays = zone_relays(&config.relays, own.zone())
+        .map_err(|error| Error::invalid("[[relays]]", error.to_string()))?;
     let mut held = Held::default();
     let named = peers.iter().map(|peer| ("peer", peer.address));
     let trusted = book
@@ -161,15 +237,18 @@ fn settings(
         lan: config.lan.enabled,
         relay: config.relay.as_ref().map(Relay::config),
         registered: registered::load(state.dir()),
-        relays: zone_relays(&config.relays)
-            .map_err(|error| Error::invalid("[[relays]]", error.to_string()))?,
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
-        policy: Policy::new(&config.inbound, book)?,
+        policy: Policy::new(&config.inbound, book, &keeper.members())?,
         security: config.security,
+        // What the zone file says counts, as soon as there is one.
+        relays: keeper
+            .known()
+            .map(|known| known.relays())
+            .or(configured_relays),
         records: sessions::load(state.dir()),
         state_dir: state.dir().path().to_owned(),
     };
-    Ok((settings, unsaved))
+    Ok((settings, unsaved, keeper))
 }
 
 /// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.
@@ -191,6 +270,8 @@ fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Else a line that nobody reads any more is told on standard error, and that it cannot be told there is a panic.
+        .log_internal_errors(false)
         .with_ansi(colour);
     // The journal has its own clock.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
@@ -257,6 +338,16 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         style.green("ready")
     );
     Ok(())
+}
+
+/// Names are answered; whether programs ask by themselves, people should know.
+fn named(hook: &Hook, listen: SocketAddr) {
+    let style = Style::stderr();
+    match hook {
+        Hook::Resolved => eprintln!("{}  systemd-resolved asks {listen}", style.dim("names    ")),
+        Hook::None(why) => eprintln!("{}  {why}: {}", style.dim("names    "), by_hand(listen)),
+        Hook::ByHand | Hook::Pending => {}
+    }
 }
 
 fn met(book: &Book, report: &PeerReport, seconds: f64) {

@@ -11,9 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{LookupReport, PathReport, PeerReport, RelayReport, Target};
 use crate::config::Security;
+use crate::dns::{Hook, Names, State, by_hand};
 use crate::policy::{A_STRANGER, Policy, Protocol, What, Who, WhoText};
 use crate::state::book::{Book, Entry};
 use crate::value::ValueError;
+use crate::zone::Members;
+use anode_wire::sealed::Timestamp;
+use anode_wire::sealed::ticket::Issued;
 use anode_wire::{Address, PeerId};
 
 /// `anode status --json`
@@ -44,6 +48,8 @@ pub struct Status {
     pub relays: Vec<OwnRelay>,
     /// `[security]`
     pub security: SecurityStatus,
+    /// Names for other programs.
+    pub dns: DnsStatus,
     /// The rights that it gave up.
     pub confined: Confinement,
     /// Version of the program.
@@ -151,6 +157,58 @@ impl From<Security> for SecurityStatus {
     }
 }
 
+/// Names for the programs of this machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// Where the responder answers, as `IP:PORT`; `null` when it is off or could not be had.
+    pub listen: Option<String>,
+    /// What this machine is called, without `.anode`.
+    pub name: Option<String>,
+    /// Whether systemd-resolved asks the responder; `null` when that is not known yet, or there is no responder.
+    pub resolved: Option<bool>,
+    /// What is wrong, and the line that mends it.
+    pub problem: Option<String>,
+}
+
+impl DnsStatus {
+    /// As it is now.
+    pub fn new(names: &Names) -> Self {
+        let listen = names.state.listen();
+        let (resolved, problem) = match (&names.state, names.hook()) {
+            (State::Off, _) => (None, None),
+            (State::Failed(why), _) => (None, Some(why.clone())),
+            (State::Listening(_), Hook::Pending) => (None, None),
+            (State::Listening(_), Hook::Resolved) => (Some(true), None),
+            (State::Listening(_), Hook::ByHand) => (Some(false), None),
+            (State::Listening(listen), Hook::None(why)) => {
+                (Some(false), Some(format!("{why}: {}", by_hand(*listen))))
+            }
+        };
+        Self {
+            listen: listen.map(|listen| listen.to_string()),
+            name: names.given.own_name().map(ToString::to_string),
+            resolved,
+            problem,
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let Some(listen) = &self.listen else {
+            return match &self.problem {
+                Some(problem) => format!("off: {problem}"),
+                None => "off".to_owned(),
+            };
+        };
+        match (self.resolved, &self.problem) {
+            (Some(true), _) => format!("{listen}, asked by systemd-resolved"),
+            (_, Some(problem)) => format!("{listen}; {problem}"),
+            (Some(false), None) => format!("{listen}, asked by way of /etc/resolv.conf"),
+            (None, None) => listen.clone(),
+        }
+    }
+}
+
 /// The rights that a node gave up once it stood.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Confinement {
@@ -196,7 +254,7 @@ pub struct Peer {
     pub address: String,
     /// The synthetic IPv6 with peer digit 0.
     pub ipv6: Ipv6Addr,
-    /// What the trust book calls it.
+    /// What this machine calls it: as the trust book or `[names]` says, or `host.example.com.anode` if that led to it.
     pub name: Option<String>,
     /// Whether it may open connections to this machine.
     pub trusted: bool,
@@ -294,15 +352,13 @@ impl Path {
 }
 
 impl Peer {
-    /// A report with what the trust book says about it.
-    pub fn new(report: &PeerReport, entry: Option<&Entry>) -> Self {
+    /// A report with what is known of names and trust.
+    pub fn new(report: &PeerReport, name: Option<String>, trusted: bool) -> Self {
         Self {
             address: report.address.to_string(),
             ipv6: report.address.ipv6(PeerId::ANY),
-            name: entry
-                .and_then(|entry| entry.name.as_ref())
-                .map(ToString::to_string),
-            trusted: entry.is_some(),
+            name,
+            trusted,
             paths: report.paths.iter().map(Path::new).collect(),
             sealed: report.sealed,
             pq: report.pq,
@@ -507,19 +563,27 @@ impl PolicyQuestion {
                 self.what
             ))
         })?;
-        Ok(ParsedQuestion {
-            who: self.who.parse()?,
-            what,
-        })
+        let who: WhoText = self.who.parse()?;
+        if let WhoText::Zone(_) = who {
+            return Err(not_one());
+        }
+        Ok(ParsedQuestion { who, what })
     }
+}
+
+fn not_one() -> ValueError {
+    ValueError::new(
+        "ask about one peer: an address, an overlay IPv6, a name, or any; not about a zone",
+    )
 }
 
 impl ParsedQuestion {
     /// What `policy` says; names by `book`.
     pub fn answer(&self, policy: &Policy, book: &Book) -> Result<PolicyAnswer, ValueError> {
-        let from = match self.who.resolve(book)? {
+        let from = match self.who.resolve(book, &Members::default())? {
             Who::Any => A_STRANGER,
             Who::Peer(ip) => ip,
+            Who::Members(_) => return Err(not_one()),
         };
         let (protocol, port) = self.what;
         let (verdict, reason) = policy.verdict(from, protocol, port);
@@ -586,12 +650,45 @@ pub const TICKET_LIFETIME_MAX_S: u64 = 30 * 86400;
 /// `anode invite --json`
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invitation {
+    /// Its name, for `anode invite --withdraw`: 16 hex digits.
+    pub id: String,
     /// The line for `anode join`.
     pub ticket: String,
     /// Where the joiner will look for this node, as `udp://IP:PORT`.
     pub endpoints: Vec<String>,
     /// Seconds from now.
     pub lifetime_s: u64,
+}
+
+/// One line of `anode invite --list --json`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IssuedTicket {
+    /// 16 hex digits; not secret.
+    pub id: String,
+    /// Seconds that are left.
+    pub expires_in_s: u64,
+    /// Who has used it.
+    pub taken_by: Option<String>,
+}
+
+impl IssuedTicket {
+    /// As it stands at `now`.
+    pub fn new(issued: &Issued, now: Timestamp) -> Self {
+        let left = Duration::from_micros(issued.expires.0.saturating_sub(now.0));
+        Self {
+            id: super::tickets::id_text(issued.id),
+            expires_in_s: left.as_secs(),
+            taken_by: issued.taken_by.map(|address| address.to_string()),
+        }
+    }
+}
+
+/// A ticket is not to be used anymore.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WithdrawRequest {
+    /// As listed.
+    pub id: String,
 }
 
 /// A ticket is to be used.

@@ -17,6 +17,9 @@
 //! | POST /v1/policy/reload | `{}` | [`api::PolicyReloaded`] |
 //! | POST /v1/invite | [`api::InviteRequest`] | [`api::Invitation`] |
 //! | POST /v1/join | [`api::JoinRequest`] | [`api::Trusted`] |
+//! | GET /v1/zone | | [`zone::ZoneStatus`] |
+//! | POST /v1/zone/refresh | [`zone::RefreshRequest`] | [`zone::Refreshed`] |
+//! | POST /v1/zone/accept | [`zone::AcceptRequest`] | [`zone::Refreshed`] |
 //! | GET /metrics | | Prometheus text; names no peers (S30) |
 //!
 //! Errors are `{"error": "…"}`: 400 for a bad value, 404 for nobody, 409 for a conflict, 503 when the node is too busy.
@@ -27,6 +30,7 @@ pub mod listener;
 mod metrics;
 pub mod server;
 pub mod tickets;
+pub mod zone;
 
 #[cfg(test)]
 mod tests;

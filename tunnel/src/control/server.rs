@@ -1,11 +1,12 @@
 //! The routes: each reads a request, asks the data thread, and answers with a document.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anode_platform::privileges::Confined;
 use anode_routing::overlay::Failure;
-use anode_wire::sealed::ticket::{Join, MAX_ENTRIES, Status};
+use anode_wire::sealed::ticket::{MAX_ENTRIES, Status};
 use anode_wire::{Address, Endpoint, PeerId};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
@@ -19,21 +20,25 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Confinement, Invitation, InviteRequest, JoinRequest, Lookup, OwnRelay, PING_SIZE_MAX,
-    PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer, PolicyQuestion,
-    PolicyReloaded, RelayStatus, Resolved, Status as NodeStatus, TICKET_LIFETIME_MAX_S,
-    TargetRequest, TrustRequest, Trusted, failure_text, millis,
+    ApiError, Confinement, DnsStatus, Invitation, InviteRequest, IssuedTicket, JoinRequest, Lookup,
+    OwnRelay, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer,
+    PolicyQuestion, PolicyReloaded, RelayStatus, Resolved, Status as NodeStatus,
+    TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text,
+    millis,
 };
 use super::metrics;
-use super::tickets::{self, Desk};
-use crate::command::{Command, CommandError, DataHandle, Reply, Target};
+use super::tickets::{self, Desk, id_text, parse_id};
+use super::zone::{self, ZoneDesk};
+use crate::command::{Command, CommandError, DataHandle, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
+use crate::dns::Names;
 use crate::names::Named;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::value::{PeerName, ValueError, parse_address, udp_text};
+use crate::zone::Members;
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 16 * 1024;
@@ -59,10 +64,12 @@ pub struct Control {
     pub mtu: u16,
     /// Since when.
     pub since: Instant,
-    /// Who is trusted; this node is the file's only writer while it runs.
-    pub book: Mutex<Book>,
+    /// Who is trusted and what peers are called; this node is the trust book's only writer while it runs.
+    pub names: Arc<Names>,
     /// The tickets that it has issued.
     pub desk: Desk,
+    /// The zone's file.
+    pub zone: ZoneDesk,
     /// Who may reach this machine.
     pub access: Mutex<InForce>,
     /// Where `[inbound]` is read from again.
@@ -79,8 +86,10 @@ pub struct Control {
 pub struct InForce {
     /// `[inbound]` as it was read last.
     pub inbound: Inbound,
-    /// With the names of the trust book.
+    /// With the names of the trust book, and the members of the zone.
     pub policy: Policy,
+    /// The members of the zone.
+    pub members: Members,
 }
 
 /// All routes over `control`.
@@ -95,9 +104,14 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/trust", post(trust))
         .route("/v1/distrust", post(distrust))
         .route("/v1/invite", post(invite))
+        .route("/v1/invite/withdraw", post(withdraw))
+        .route("/v1/tickets", get(tickets_issued))
         .route("/v1/join", post(join))
         .route("/v1/policy/check", post(policy_check))
         .route("/v1/policy/reload", post(policy_reload))
+        .route("/v1/zone", get(zone::show))
+        .route("/v1/zone/refresh", post(zone::refresh))
+        .route("/v1/zone/accept", post(zone::accept))
         .route("/metrics", get(metrics_text))
         .fallback(async || Problem::not_found("no such path in the control API"))
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -106,7 +120,7 @@ pub fn router(control: Arc<Control>) -> Router {
 
 /// A failed request: its status and one line.
 #[derive(Debug)]
-struct Problem(StatusCode, String);
+pub(super) struct Problem(pub(super) StatusCode, pub(super) String);
 
 impl Problem {
     fn not_found(text: impl Into<String>) -> Self {
@@ -149,7 +163,7 @@ impl From<JsonRejection> for Problem {
 }
 
 /// A JSON body whose refusal is an [`ApiError`] too.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -163,9 +177,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 /// A request that says all by its path: `{}`.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 impl Control {
     async fn ask<T>(
@@ -181,21 +195,18 @@ impl Control {
 
     /// No code that holds the book can panic halfway, so a poisoned one is as good as any.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        self.book
+        self.names
+            .book
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Somebody shows a ticket (Q30). Its maker's people were not asked again: the ticket is their word.
-    pub(crate) async fn joined_by(&self, from: Address, join: Join, handshake_hash: [u8; 32]) {
-        let judged = self.desk.judge(
-            Instant::now(),
-            &from,
-            &handshake_hash,
-            &join,
-            &mut self.book(),
-            &self.state,
-        );
+    pub(crate) async fn joined_by(&self, shown: JoinNews) {
+        let from = shown.from;
+        let judged = self
+            .desk
+            .judge(Instant::now(), &shown, &mut self.book(), &self.state);
         let Some((joined, changed)) = judged else {
             return;
         };
@@ -228,19 +239,37 @@ impl Control {
     /// Reads `[inbound]` again. A file that is wrong changes nothing.
     pub(crate) async fn reload(&self) -> Result<PolicyReloaded, crate::Error> {
         let inbound = self.source.read()?.inbound;
-        let policy = Policy::new(&inbound, &self.book())?;
+        let members = self.access().members.clone();
+        let policy = Policy::new(&inbound, &self.book(), &members)?;
         let done = PolicyReloaded::new(&policy);
-        *self.access() = InForce { inbound, policy };
+        *self.access() = InForce {
+            inbound,
+            policy,
+            members,
+        };
         self.enforce().await?;
         Ok(done)
     }
 
-    /// The book has changed: names mean other peers, others are trusted. What the rules lost is returned.
+    /// The zone has other members.
+    pub(crate) async fn follow_zone(&self, members: Members) -> Result<(), crate::Error> {
+        if self.access().members == members {
+            return Ok(());
+        }
+        self.access().members = members;
+        if let Some(lost) = self.follow_book().await? {
+            tracing::warn!("{lost}");
+        }
+        Ok(())
+    }
+
+    /// The book or the zone has changed: names mean other peers, others are trusted. What the rules lost is returned.
     async fn follow_book(&self) -> Result<Option<String>, crate::Error> {
         let lost = {
             let book = self.book();
             let mut access = self.access();
-            let (policy, lost) = Policy::lenient(&access.inbound, &book, &access.policy);
+            let (policy, lost) =
+                Policy::lenient(&access.inbound, &book, &access.members, &access.policy);
             access.policy = policy;
             lost
         };
@@ -250,17 +279,24 @@ impl Control {
         }))
     }
 
-    /// Brings the policy to the data thread. It must arrive: what is on disk and what is in force would differ.
+    /// Brings the policy to the data thread.
     async fn enforce(&self) -> Result<(), crate::Error> {
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
-        loop {
+        self.insist(|reply| {
             // Taken anew each time and sent before anything else runs: the last one sent is the last one made.
             let policy = Box::new(self.access().policy.clone());
-            let sent = self
-                .data
-                .ask(|reply| Command::SetPolicy { policy, reply })
-                .await;
-            match sent {
+            Command::SetPolicy { policy, reply }
+        })
+        .await
+    }
+
+    /// Asks until the data thread has heard it: what is on disk and what is in force would differ.
+    pub(crate) async fn insist(
+        &self,
+        make: impl Fn(Reply<()>) -> Command,
+    ) -> Result<(), crate::Error> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            match self.data.ask(&make).await {
                 Err(CommandError::Busy) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -269,8 +305,8 @@ impl Control {
         }
     }
 
-    fn target(&self, text: &str) -> Result<Target, Problem> {
-        Ok(text.parse::<Named>()?.resolve(&self.book())?)
+    async fn target(&self, text: &str) -> Result<Target, Problem> {
+        Ok(self.names.resolve(&text.parse()?).await?)
     }
 
     /// Changes the book on disk and in memory, or neither.
@@ -302,6 +338,7 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
         streams: report.streams,
         relays: report.relays.iter().map(OwnRelay::new).collect(),
         security: control.security.into(),
+        dns: DnsStatus::new(&control.names),
         confined: Confinement::new(&control.confined),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -310,11 +347,17 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
 
 async fn peers(State(control): State<Arc<Control>>) -> Answer<Vec<Peer>> {
     let reports = control.ask(ANSWER_TIMEOUT, Command::Peers).await?;
-    let book = control.book();
+    let trusted: HashSet<Address> = {
+        let book = control.book();
+        book.entries().iter().map(|entry| entry.address).collect()
+    };
     Ok(Json(
         reports
             .iter()
-            .map(|report| Peer::new(report, book.by_address(&report.address)))
+            .map(|report| {
+                let name = control.names.name_of(&report.address);
+                Peer::new(report, name, trusted.contains(&report.address))
+            })
             .collect(),
     ))
 }
@@ -331,7 +374,7 @@ async fn ping(
     State(control): State<Arc<Control>>,
     Body(request): Body<PingRequest>,
 ) -> Answer<PingAnswer> {
-    let to = control.target(&request.target)?;
+    let to = control.target(&request.target).await?;
     if request.size > PING_SIZE_MAX {
         return Err(Problem(
             StatusCode::BAD_REQUEST,
@@ -375,7 +418,7 @@ async fn lookup(
     State(control): State<Arc<Control>>,
     Body(request): Body<TargetRequest>,
 ) -> Answer<Lookup> {
-    let target = control.target(&request.target)?;
+    let target = control.target(&request.target).await?;
     match control
         .ask(LOOKUP_TIMEOUT, |reply| Command::Lookup { target, reply })
         .await?
@@ -392,7 +435,7 @@ async fn resolve(
     State(control): State<Arc<Control>>,
     Body(request): Body<TargetRequest>,
 ) -> Answer<Resolved> {
-    let target = control.target(&request.target)?;
+    let target = control.target(&request.target).await?;
     Ok(Json(Resolved::new(&target)))
 }
 
@@ -466,10 +509,38 @@ async fn invite(
         .to_text()
         .map_err(|error| crate::Error::refused(error.to_string()))?;
     Ok(Json(Invitation {
+        id: id_text(ticket.id),
         ticket: text.to_string(),
         endpoints: endpoints.into_iter().map(udp_text).collect(),
         lifetime_s: request.lifetime_s,
     }))
+}
+
+/// The tickets that have not expired.
+async fn tickets_issued(State(control): State<Arc<Control>>) -> Answer<Vec<IssuedTicket>> {
+    let now = tickets::wall();
+    let book = control.book();
+    let live = book.tickets().iter().filter(|issued| now <= issued.expires);
+    Ok(Json(
+        live.map(|issued| IssuedTicket::new(issued, now)).collect(),
+    ))
+}
+
+async fn withdraw(
+    State(control): State<Arc<Control>>,
+    Body(request): Body<WithdrawRequest>,
+) -> Answer<IssuedTicket> {
+    let id = parse_id(&request.id)?;
+    let withdrawn = control
+        .desk
+        .withdraw(id, &mut control.book(), &control.state)?;
+    match withdrawn {
+        Some(issued) => Ok(Json(IssuedTicket::new(&issued, tickets::wall()))),
+        None => Err(Problem::not_found(format!(
+            "no ticket {} is open: `anode invite --list` shows those that are",
+            request.id
+        ))),
+    }
 }
 
 async fn join(
@@ -547,10 +618,12 @@ async fn policy_reload(
 
 async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, Problem> {
     let mut counters = control.ask(ANSWER_TIMEOUT, Command::Counters).await?;
+    counters.extend(control.names.counters.all());
     counters.push((
         "anode_uptime_seconds".to_owned(),
         control.since.elapsed().as_secs(),
     ));
+    counters.extend(control.zone.counters());
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((kind, metrics::render(&counters)).into_response())
 }

@@ -22,16 +22,22 @@ use super::client::Client;
 use super::listener::{Access, ControlSocket};
 use super::server::{Control, InForce, router};
 use super::tickets::Desk;
+use super::zone::ZoneDesk;
 use crate::Error;
 use crate::command::{
     Command, DataHandle, LookupReport, PathReport, PeerReport, PingReport, StatusReport, Target,
 };
 use crate::config::{ConfigSource, Security};
+use crate::dns::{Names, State};
+use crate::names::Given;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::state::StateDir;
 use crate::state::book::Book;
 use crate::state::testing::TestDir;
+use crate::zone::http::Fetcher;
+use crate::zone::keeper::Keeper;
+use crate::zone::{Members, ZoneFrom};
 
 fn address(number: u8) -> Address {
     let mut scalar = [0; 32];
@@ -113,6 +119,7 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
                 told.push(Told::Trust(address));
                 let _ = reply.send(());
             }
+            Command::SetRelays { reply, .. } => reply.send(()).unwrap(),
             Command::SetPolicy { policy, reply } => {
                 told.push(Told::Policy(policy.trusted.len()));
                 let _ = reply.send(());
@@ -158,6 +165,15 @@ impl Node {
         let socket = test.path().join("control.sock");
         let (data, commands) = DataHandle::new(Arc::new(Wake::new().unwrap()));
         let thread = std::thread::spawn(move || data_thread(commands));
+        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
+        let keeper = Keeper::new(
+            ZoneFrom::Nowhere,
+            Zone::LOCAL,
+            Fetcher::plain(),
+            state.dir(),
+        )
+        .unwrap();
+        let (zone, _) = ZoneDesk::new(&keeper);
         let control = Control {
             data: data.clone(),
             address: own,
@@ -168,11 +184,19 @@ impl Node {
             },
             mtu: 1280,
             since: Instant::now(),
-            book: Mutex::new(Book::default()),
+            names: Arc::new(Names::new(
+                Arc::default(),
+                Given::default(),
+                vec!["127.0.0.1:1".parse().unwrap()],
+                State::Off,
+                data.clone(),
+            )),
             desk: Desk::new(&Book::default()),
+            zone,
             access: Mutex::new(InForce {
                 inbound: Inbound::default(),
                 policy: Policy::default(),
+                members: Members::default(),
             }),
             source: ConfigSource::File(test.path().join("anode.toml")),
             security: Security::default(),
@@ -182,7 +206,7 @@ impl Node {
                 landlock: Landlock::Partly,
                 memory_locked: false,
             },
-            state: StateDir::find(Some(test.path())).unwrap().lock().unwrap(),
+            state,
         };
         let listener = ControlSocket::bind(&socket, Access::Owner).unwrap();
         let server = tokio::spawn(axum::serve(listener, router(Arc::new(control))).into_future());
@@ -223,6 +247,8 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
         "address": address(1).to_string(), "ipv6": "fda0:8ed7:8a43:c2c:b76a:57af:6262:3020",
         "interface": "anode0", "mtu": 1280, "listen": ["udp://[::]:8737"], "lan": ["eth0"],
         "peers": 3, "reachable": 1, "streams": 2, "security": {"plain": "deny", "pq": "prefer"},
+        "relays": [],
+        "dns": {"listen": null, "name": null, "resolved": null, "problem": null},
         "confined": {
             "capabilities": ["CAP_NET_ADMIN"], "no_new_privileges": true, "seccomp": true,
             "landlock": "partly", "core_dumps_off": true, "memory_locked": false,
@@ -239,7 +265,7 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
         "name": "box", "trusted": true, "sealed": true, "pq": true, "rx_bytes": 10, "tx_bytes": 20,
         "paths": [{
             "kind": "direct", "transport": "udp", "endpoint": "udp://192.0.2.1:8737",
-            "hops": 0, "rtt_ms": 0.31, "active": true,
+            "relay": null, "hops": 0, "rtt_ms": 0.31, "mtu": 1232, "active": true,
         }],
     }]);
     assert_eq!(peers, expected);

@@ -1,20 +1,20 @@
 //! `anode invite` and `anode join` on the node's side: tickets made, judged and used up (Q29, Q30).
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use anode_wire::sealed::Timestamp;
 use anode_wire::sealed::ticket::{
-    Issued, Join, Joined, MAX_ENTRIES, Status, Ticket, Tickets, Verdict,
+    Issued, Joined, MAX_ENTRIES, Status, Ticket, TicketId, Tickets, Verdict,
 };
 use anode_wire::{Address, Endpoint};
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 
 use crate::Error;
+use crate::command::JoinNews;
 use crate::state::LockedState;
-use crate::state::book::Book;
+use crate::state::book::{Book, hex, unhex};
 use crate::value::ValueError;
 
 /// The clock on the wall, as tickets have it.
@@ -45,10 +45,23 @@ pub fn parse(text: &str, own: &Address, wall: Timestamp) -> Result<Ticket, Value
     Ok(ticket)
 }
 
+/// A ticket's name in words.
+pub fn id_text(id: TicketId) -> String {
+    hex(&id.0)
+}
+
+/// A ticket's name that somebody typed.
+pub fn parse_id(text: &str) -> Result<TicketId, ValueError> {
+    unhex(text.trim()).map(TicketId).ok_or_else(|| {
+        ValueError::new(format!(
+            "{text:?} names no ticket: it has 16 hex digits, as `anode invite --list` shows"
+        ))
+    })
+}
+
 /// The tickets that this node has issued, and the judge over JOINs.
 pub struct Desk {
     tickets: Mutex<Tickets>,
-    sources: RandomState,
 }
 
 impl Desk {
@@ -61,7 +74,6 @@ impl Desk {
         }
         Desk {
             tickets: Mutex::new(tickets),
-            sources: RandomState::new(),
         }
     }
 
@@ -96,20 +108,42 @@ impl Desk {
         Ok(ticket)
     }
 
+    /// Takes a ticket back, on disk first; what it was, or `None` if there is no such one. Trust that it has brought stays.
+    pub fn withdraw(
+        &self,
+        id: TicketId,
+        book: &mut Book,
+        state: &LockedState,
+    ) -> Result<Option<Issued>, Error> {
+        let mut changed = book.clone();
+        let Some(issued) = changed.remove_ticket(id) else {
+            return Ok(None);
+        };
+        // Nobody takes it while it is being written.
+        let mut tickets = self.tickets();
+        changed.save(state)?;
+        *book = changed;
+        tickets.revoke(id);
+        Ok(Some(issued))
+    }
+
     /// What to answer to a JOIN; `None`: nothing. A ticket that is taken now and the trust in its joiner are one write:
     /// when that fails, nothing has happened (Q30). True: the book has changed.
     pub fn judge(
         &self,
         now: Instant,
-        from: &Address,
-        handshake_hash: &[u8; 32],
-        join: &Join,
+        shown: &JoinNews,
         book: &mut Book,
         state: &LockedState,
     ) -> Option<(Joined, bool)> {
-        let source = self.sources.hash_one(from.as_bytes());
+        let JoinNews {
+            from,
+            network,
+            handshake_hash,
+            join,
+        } = shown;
         let mut tickets = self.tickets();
-        match tickets.judge(now, wall(), source, from, handshake_hash, join) {
+        match tickets.judge(now, wall(), *network, from, handshake_hash, join) {
             Verdict::Answer(joined) => Some((joined, false)),
             Verdict::Silence => None,
             Verdict::Take(id) => {
@@ -139,6 +173,7 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
+    use anode_wire::sealed::ticket::Join;
     use anode_wire::{Identity, Zone};
 
     use super::*;
@@ -149,6 +184,16 @@ mod tests {
         *Identity::from_scalar(Zone(0), &[number; 32])
             .unwrap()
             .address()
+    }
+
+    /// `join` as it comes from `who`, whose network has their number.
+    fn shown(who: u8, hash: &[u8; 32], join: &Join) -> JoinNews {
+        JoinNews {
+            from: address(who),
+            network: u64::from(who),
+            handshake_hash: *hash,
+            join: *join,
+        }
     }
 
     fn join(ticket: &Ticket, hash: &[u8; 32], joiner: &Address) -> Join {
@@ -184,26 +229,26 @@ mod tests {
             id: ticket.id,
             status: Status::Taken,
         };
-        let mut ask = |desk: &Desk, who: &Address, join: &Join| {
-            desk.judge(now, who, &hash, join, &mut book, &state)
+        let mut ask = |desk: &Desk, who: u8, join: &Join| {
+            desk.judge(now, &shown(who, &hash, join), &mut book, &state)
         };
-        assert_eq!(ask(&desk, &friend, &forged), Some((unknown, false)));
+        assert_eq!(ask(&desk, 2, &forged), Some((unknown, false)));
         // Another's proof is none.
         let stolen = join(&ticket, &hash, &friend);
-        assert_eq!(ask(&desk, &other, &stolen), Some((unknown, false)));
-        assert_eq!(ask(&desk, &friend, &stolen), Some((taken, true)));
-        assert_eq!(ask(&desk, &friend, &stolen), Some((taken, false)));
+        assert_eq!(ask(&desk, 3, &stolen), Some((unknown, false)));
+        assert_eq!(ask(&desk, 2, &stolen), Some((taken, true)));
+        assert_eq!(ask(&desk, 2, &stolen), Some((taken, false)));
         let second = join(&ticket, &hash, &other);
-        assert_eq!(ask(&desk, &other, &second), Some((unknown, false)));
+        assert_eq!(ask(&desk, 3, &second), Some((unknown, false)));
 
         // The same after a restart, from what is on disk.
         let mut read = Book::load(state.dir()).unwrap();
         assert!(read.by_address(&friend).is_some() && read.by_address(&other).is_none());
         let again = Desk::new(&read);
         let mut ask =
-            |who: &Address, join: &Join| again.judge(now, who, &hash, join, &mut read, &state);
-        assert_eq!(ask(&friend, &stolen), Some((taken, false)));
-        assert_eq!(ask(&other, &second), Some((unknown, false)));
+            |who: u8, join: &Join| again.judge(now, &shown(who, &hash, join), &mut read, &state);
+        assert_eq!(ask(2, &stolen), Some((taken, false)));
+        assert_eq!(ask(3, &second), Some((unknown, false)));
     }
 
     #[test]
@@ -217,25 +262,58 @@ mod tests {
             .issue(address(1), vec![], hour, &mut book, &state)
             .unwrap();
         let (hash, now, friend) = ([7; 32], Instant::now(), address(2));
-        let join = join(&ticket, &hash, &friend);
+        let join = shown(2, &hash, &join(&ticket, &hash, &friend));
         let before = book.clone();
         // A directory in the place of the file cannot be replaced by one.
         let path = state.dir().file("trust.toml");
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         std::fs::write(path.join("x"), "").unwrap();
-        assert_eq!(
-            desk.judge(now, &friend, &hash, &join, &mut book, &state),
-            None
-        );
+        assert_eq!(desk.judge(now, &join, &mut book, &state), None);
         assert_eq!(book, before);
         std::fs::remove_dir_all(&path).unwrap();
-        let answer = desk.judge(now, &friend, &hash, &join, &mut book, &state);
+        let answer = desk.judge(now, &join, &mut book, &state);
         assert!(matches!(answer, Some((joined, true)) if joined.status == Status::Taken));
     }
 
     #[test]
-    fn after_ten_wrong_tickets_there_is_silence_for_that_source_alone() {
+    fn a_ticket_that_was_withdrawn_is_unknown_also_after_a_restart() {
+        // Q30
+        let test = TestDir::new();
+        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
+        let mut book = Book::default();
+        let desk = Desk::new(&book);
+        let hour = Duration::from_secs(3600);
+        let issue = |book: &mut Book| desk.issue(address(1), vec![], hour, book, &state).unwrap();
+        let (kept, gone) = (issue(&mut book), issue(&mut book));
+        let id = parse_id(&id_text(gone.id)).unwrap();
+        let withdrawn = desk.withdraw(id, &mut book, &state).unwrap();
+        assert_eq!(withdrawn.map(|issued| issued.id), Some(gone.id));
+        assert!(desk.withdraw(id, &mut book, &state).unwrap().is_none());
+
+        let (hash, now) = ([7; 32], Instant::now());
+        let mut read = Book::load(state.dir()).unwrap();
+        assert_eq!(read.tickets().len(), 1);
+        let again = Desk::new(&read);
+        for (desk, book) in [(&desk, &mut book), (&again, &mut read)] {
+            let mut ask = |ticket: &Ticket| {
+                let join = join(ticket, &hash, &address(2));
+                desk.judge(now, &shown(2, &hash, &join), book, &state)
+                    .map(|(joined, _)| joined.status)
+            };
+            assert_eq!(ask(&gone), Some(Status::Unknown));
+            assert_eq!(ask(&kept), Some(Status::Taken));
+        }
+        // What a ticket has brought stays when it is withdrawn afterwards.
+        let used = desk.withdraw(kept.id, &mut book, &state).unwrap();
+        assert_eq!(used.and_then(|issued| issued.taken_by), Some(address(2)));
+        assert!(book.by_address(&address(2)).is_some());
+        assert!(parse_id("12").is_err() && parse_id(&"g".repeat(16)).is_err());
+    }
+
+    #[test]
+    fn after_ten_wrong_tickets_there_is_silence_for_that_network_alone() {
+        // Q30
         let test = TestDir::new();
         let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
         let mut book = Book::default();
@@ -245,23 +323,28 @@ mod tests {
             .issue(address(1), vec![], hour, &mut book, &state)
             .unwrap();
         let (hash, now) = ([7; 32], Instant::now());
-        let mut ask = |now: Instant, who: u8, join: &Join| {
-            desk.judge(now, &address(who), &hash, join, &mut book, &state)
+        let mut ask = |now: Instant, network: u8, who: u8, join: &Join| {
+            let shown = JoinNews {
+                network: u64::from(network),
+                ..shown(who, &hash, join)
+            };
+            desk.judge(now, &shown, &mut book, &state)
                 .map(|(joined, _)| joined.status)
         };
         let forged = Join {
             id: ticket.id,
             proof: [1; 32],
         };
-        for _ in 0..10 {
-            assert_eq!(ask(now, 9, &forged), Some(Status::Unknown));
+        // A key is made in no time: another one does not begin anew.
+        for who in 11..21 {
+            assert_eq!(ask(now, 9, who, &forged), Some(Status::Unknown));
         }
-        assert_eq!(ask(now, 9, &forged), None);
-        assert_eq!(ask(now, 9, &join(&ticket, &hash, &address(9))), None);
+        assert_eq!(ask(now, 9, 21, &forged), None);
         let good = join(&ticket, &hash, &address(2));
-        assert_eq!(ask(now, 2, &good), Some(Status::Taken));
+        assert_eq!(ask(now, 9, 2, &good), None);
+        assert_eq!(ask(now, 8, 2, &good), Some(Status::Taken));
         let later = now + Duration::from_secs(61);
-        assert_eq!(ask(later, 9, &forged), Some(Status::Unknown));
+        assert_eq!(ask(later, 9, 21, &forged), Some(Status::Unknown));
     }
 
     #[test]

@@ -27,6 +27,8 @@ const MAX_LOOKUPS: usize = 256;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a lookup under way is asked how far it is.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
+/// What is known of peers is written no more often than this, however many come and go.
+const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 struct WaitingPing {
     deadline: Instant,
@@ -46,6 +48,9 @@ pub struct Control {
     lookups: Vec<WaitingLookup>,
     next_token: u64,
     next_look: Option<Instant>,
+    /// When what is known of peers goes to the disk, and when it last did.
+    next_keep: Option<Instant>,
+    kept: Option<Instant>,
 }
 
 impl Control {
@@ -57,6 +62,8 @@ impl Control {
             lookups: Vec::new(),
             next_token: 0,
             next_look: None,
+            next_keep: None,
+            kept: None,
         }
     }
 
@@ -117,6 +124,10 @@ impl Control {
                     }
                 }
                 adapter.set_policy(now, *policy);
+                let _ = reply.send(());
+            }
+            Command::SetRelays { relays, reply } => {
+                super::set_relays(adapter.first(), now, relays);
                 let _ = reply.send(());
             }
             Command::Join { ticket, reply } => {
@@ -181,14 +192,20 @@ impl Control {
     /// Hands on the answers that came, and gives up what waited too long.
     pub fn settle(&mut self, now: Instant, adapter: &mut Adapter<AnodeOverlay>) {
         for message in adapter.take_control_messages() {
-            let overlay = adapter.first();
-            self.joins
-                .heard(message.from, message.kind, &message.body, overlay);
+            self.joins.heard(&message);
         }
         self.joins.poll(now, adapter.first());
         if adapter.take_persist() {
-            let records = adapter.first().export_records();
-            self.joins.tell(News::Records(records));
+            let earliest = self.kept.map_or(now, |at| at + KEEP_INTERVAL);
+            self.next_keep.get_or_insert(earliest.max(now));
+        }
+        if self.next_keep.is_some_and(|at| at <= now) {
+            self.next_keep = None;
+            self.kept = Some(now);
+            let overlay = adapter.first();
+            let records = overlay.export_records();
+            let peers = overlay.peers().into_iter().map(report).collect();
+            self.joins.tell(News::Learnt { records, peers });
         }
         for pong in adapter.take_control_pongs() {
             if let Some(waiting) = self.pings.remove(&pong.token) {
@@ -255,7 +272,8 @@ impl Control {
         let look = self
             .next_look
             .map(|at| (at, "a lookup of the control side"));
-        [pings, look, self.joins.deadline()]
+        let keep = self.next_keep.map(|at| (at, "peers are to be kept"));
+        [pings, look, keep, self.joins.deadline()]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)

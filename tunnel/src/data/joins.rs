@@ -11,7 +11,8 @@ use anode_wire::sealed::kind;
 use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
 use tokio::sync::mpsc;
 
-use crate::command::{News, Reply};
+use crate::adapter::ControlMessage;
+use crate::command::{JoinNews, News, Reply};
 
 /// JOINs under way at most.
 const MAX_JOINS: usize = 16;
@@ -91,26 +92,25 @@ impl Joins {
     }
 
     /// A message out of a session; its sender may be a stranger.
-    pub fn heard(&mut self, from: Address, message_kind: u8, body: &[u8], overlay: &AnodeOverlay) {
-        match message_kind {
+    pub fn heard(&mut self, message: &ControlMessage) {
+        match message.kind {
             kind::JOIN => {
-                let (Some(join), Some(handshake_hash)) =
-                    (Join::parse(body), overlay.session_hash(&from))
-                else {
+                let Some(join) = Join::parse(&message.body) else {
                     return;
                 };
-                self.tell(News::Join {
-                    from,
+                self.tell(News::Join(JoinNews {
+                    from: message.from,
+                    network: message.network,
+                    handshake_hash: message.handshake_hash,
                     join,
-                    handshake_hash,
-                });
+                }));
             }
             kind::JOINED => {
-                let Some(joined) = Joined::parse(body) else {
+                let Some(joined) = Joined::parse(&message.body) else {
                     return;
                 };
                 let answered = |joining: &Joining| {
-                    joining.ticket.address == from && joining.ticket.id == joined.id
+                    joining.ticket.address == message.from && joining.ticket.id == joined.id
                 };
                 if let Some(index) = self.under_way.iter().position(answered) {
                     let joining = self.under_way.swap_remove(index);

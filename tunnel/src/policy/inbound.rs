@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
-use super::{Otherwise, RuleText};
+use super::{Otherwise, RuleText, WhoText};
 use crate::Error;
 use crate::config::place;
 use crate::value::Text;
@@ -48,6 +48,12 @@ impl<'de> Deserialize<'de> for Line {
 }
 
 impl Inbound {
+    /// Whether a rule names a zone, whose members must then be known.
+    pub fn names_a_zone(&self) -> bool {
+        let mut lines = self.allow.iter().chain(&self.deny);
+        lines.any(|line| matches!(line.rule.who, WhoText::Zone(_)))
+    }
+
     /// Gives every rule its place in `text`, the file at `path`, and checks what one rule alone cannot know.
     pub(crate) fn locate(&mut self, text: &str, path: &Path) -> Result<(), Error> {
         for lines in [&mut self.allow, &mut self.deny] {

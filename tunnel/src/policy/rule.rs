@@ -1,15 +1,19 @@
 //! One line of `[inbound]`: `WHO PROTO/PORTS`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use anode_wire::Zone;
 use anode_wire::address::split_digit;
 
-use crate::names::Named;
+use crate::names::{Given, Named};
 use crate::state::book::Book;
-use crate::value::ValueError;
+use crate::value::{ValueError, parse_zone};
+use crate::zone::Members;
 
 /// What a packet is, as far as the policy cares.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -35,9 +39,12 @@ impl Protocol {
 }
 
 /// Whether packets of this next header may cross the overlay by an inbound rule (DESIGN §6): no extension headers, and
-/// ICMPv6 (58) has its own ways, echo and errors.
+/// ICMPv6 (58) has its own ways, echo and errors. 253 and 254 are for experiments (RFC 3692), which somebody may want to make.
 pub fn carried(next_header: u8) -> bool {
-    !matches!(next_header, 0 | 6 | 17 | 43 | 44 | 58 | 60 | 135 | 139..)
+    !matches!(
+        next_header,
+        0 | 6 | 17 | 43 | 44 | 58 | 60 | 135 | 139..=252 | 255
+    )
 }
 
 /// The right half of a line: `tcp/22`, `udp/5000-5010`, `icmp`, `ip/132`, `any`.
@@ -138,6 +145,8 @@ pub enum WhoText {
     Any,
     /// One peer.
     Peer(Named),
+    /// `zone:HEX`: the members that the zone's signed file lists.
+    Zone(Zone),
 }
 
 impl FromStr for WhoText {
@@ -147,32 +156,41 @@ impl FromStr for WhoText {
         if word == "any" {
             return Ok(Self::Any);
         }
-        if word.starts_with("zone:") {
-            return Err(ValueError::new(format!(
-                "\"{word}\": any key may claim any zone, and its signed list of members is not read by this version: name addresses"
-            )));
+        if let Some(zone) = word.strip_prefix("zone:") {
+            return parse_zone(zone).map(Self::Zone);
         }
         word.parse().map(Self::Peer)
     }
 }
 
 impl WhoText {
-    /// Looks a name up in `book`.
-    pub fn resolve(&self, book: &Book) -> Result<Who, ValueError> {
+    /// Looks a name up in `book`, and a zone in `members`.
+    pub fn resolve(&self, book: &Book, members: &Members) -> Result<Who, ValueError> {
         match self {
             Self::Any => Ok(Who::Any),
-            Self::Peer(named) => Ok(Who::Peer(split_digit(named.resolve(book)?.ipv6()).0)),
+            Self::Zone(zone) => match members.of(*zone) {
+                Some(members) => Ok(Who::Members(Arc::clone(members))),
+                // any key may claim any zone: without a list that somebody vouches for, the rule would let in everybody
+                None => Err(ValueError::new(format!(
+                    "no signed list of members of zone {zone} is known: give its zone file (zone-file) and list them there (member.NAME=ADDRESS, `anode zone sign`), or name addresses"
+                ))),
+            },
+            Self::Peer(named) => Ok(Who::Peer(
+                split_digit(named.resolve(book, &Given::default())?.ipv6()).0,
+            )),
         }
     }
 }
 
 /// Whom a rule is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Who {
     /// Everybody.
     Any,
     /// One address: its synthetic IPv6 with digit 0.
     Peer(Ipv6Addr),
+    /// Those of a zone, likewise.
+    Members(Arc<HashSet<Ipv6Addr>>),
 }
 
 /// A line as it was written.
@@ -209,10 +227,10 @@ impl RuleText {
         &self.text
     }
 
-    /// The rule, with its name looked up in `book`.
-    pub fn resolve(&self, book: &Book) -> Result<Rule, ValueError> {
+    /// The rule, with its name looked up in `book` and its zone in `members`.
+    pub fn resolve(&self, book: &Book, members: &Members) -> Result<Rule, ValueError> {
         Ok(Rule {
-            who: self.who.resolve(book)?,
+            who: self.who.resolve(book, members)?,
             what: self.what.clone(),
             text: self.text.clone(),
         })
@@ -241,9 +259,10 @@ impl Rule {
 
     /// Whether it speaks of this. `from` has digit 0; `port` is local.
     pub fn matches(&self, from: Ipv6Addr, protocol: Protocol, port: u16) -> bool {
-        let who = match self.who {
+        let who = match &self.who {
             Who::Any => true,
-            Who::Peer(peer) => peer == from,
+            Who::Peer(peer) => *peer == from,
+            Who::Members(members) => members.contains(&from),
         };
         who && self.what.matches(protocol, port)
     }
@@ -270,7 +289,8 @@ mod tests {
 
     fn resolve(text: &str) -> Result<Rule, String> {
         let rule: RuleText = text.parse().map_err(|e: ValueError| e.to_string())?;
-        rule.resolve(&book()).map_err(|e| e.to_string())
+        rule.resolve(&book(), &Members::default())
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -284,7 +304,12 @@ mod tests {
             ("fda0:::1 tcp/22", "no IPv6 address"),
             ("aeaaaaaaaaaag2yx tcp/22", "nobody is called"),
             ("no_name tcp/22", "is no address"),
-            ("zone:c0000201 tcp/22", "any key may claim any zone"),
+            (
+                "zone:c0000201 tcp/22",
+                "no signed list of members of zone c0000201",
+            ),
+            ("zone: tcp/22", "zone \"\": use 1 to 8 hex digits"),
+            ("zone:123456789 tcp/22", "use 1 to 8 hex digits"),
             ("any ssh", "\"ssh\" is no protocol"),
             ("any sctp/5", "is no protocol"),
             ("any TCP/22", "is no protocol"),
@@ -329,7 +354,21 @@ mod tests {
         ];
         let who = rules.map(|rule| resolve(&rule).unwrap().who);
         let expected = Who::Peer("fda0:8ed7:8a43:c2c:b76a:57af:6262:3020".parse().unwrap());
-        assert_eq!(who, [expected; 4]);
+        assert_eq!(who, [(); 4].map(|()| expected.clone()));
+    }
+
+    #[test]
+    fn a_zone_means_the_members_that_its_signed_file_lists() {
+        let [member, other]: [Ipv6Addr; 2] =
+            ["fda0::a0", "fda0::b0"].map(|text| text.parse().unwrap());
+        let members = Members(Some((Zone(0x2a), Arc::new(HashSet::from([member])))));
+        let text: RuleText = "zone:2A tcp/22".parse().unwrap();
+        let rule = text.resolve(&book(), &members).unwrap();
+        assert!(rule.matches(member, Protocol::Tcp, 22));
+        assert!(!rule.matches(member, Protocol::Tcp, 23));
+        assert!(!rule.matches(other, Protocol::Tcp, 22));
+        let text: RuleText = "zone:2b tcp/22".parse().unwrap();
+        assert!(text.resolve(&book(), &members).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::{LockedState, StateDir};
 use crate::Error;
 use crate::config::{place, toml_error};
-use crate::names::{Held, Named};
+use crate::names::{Given, Held, Named};
 use crate::value::{AddressText, PeerName, Text, ValueError, parse_address};
 
 /// Peers in a book. More than a person names; a bound for what one client can fill the disk with.
@@ -110,11 +110,13 @@ impl FileTicket {
 
 const MICROS: u64 = 1_000_000;
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as lowercase hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+/// `N` bytes from as many pairs of hex digits, and nothing else.
+pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;
@@ -228,7 +230,7 @@ impl Book {
 
     /// The entry that `named` means; an IPv6 stands for the address that makes it, whatever its peer digit.
     pub fn find(&self, named: &Named) -> Result<&Entry, ValueError> {
-        let target = named.resolve(self)?;
+        let target = named.resolve(self, &Given::default())?;
         let ip = split_digit(target.ipv6()).0;
         let found = self
             .entries
@@ -288,6 +290,12 @@ impl Book {
         }
         self.tickets.push(ticket);
         Ok(())
+    }
+
+    /// Takes one back; what it was.
+    pub fn remove_ticket(&mut self, id: TicketId) -> Option<Issued> {
+        let index = self.tickets.iter().position(|issued| issued.id == id)?;
+        Some(self.tickets.remove(index))
     }
 
     /// It is used up.

@@ -78,6 +78,29 @@ impl Unsaved {
     }
 }
 
+/// The zone of the identity that is there, else the one that is `wanted` for a new one.
+pub fn zone(dir: &StateDir, wanted: Option<Zone>) -> Result<Option<Zone>, Error> {
+    match load(dir)? {
+        None => Ok(wanted),
+        Some(identity) => agree(dir, &identity, wanted).map(Some),
+    }
+}
+
+/// `wanted`, where given, must be the identity's.
+fn agree(dir: &StateDir, identity: &Identity, wanted: Option<Zone>) -> Result<Zone, Error> {
+    let own = identity.address().zone();
+    match wanted {
+        Some(zone) if zone != own => Err(Error::invalid(
+            "zone",
+            format!(
+                "the identity in {} belongs to zone {own}, not {zone}: leave the zone out, or make another identity in another --state DIR",
+                dir.path().display()
+            ),
+        )),
+        _ => Ok(own),
+    }
+}
+
 /// What is there, or a new one that is still to be saved; checks that `zone`, where given, is the identity's.
 pub fn load_or_generate(
     dir: &StateDir,
@@ -87,17 +110,8 @@ pub fn load_or_generate(
         let (identity, unsaved) = generate(zone.unwrap_or_default());
         return Ok((identity, Some(unsaved)));
     };
-    let own = identity.address().zone();
-    match zone {
-        Some(zone) if zone != own => Err(Error::invalid(
-            "zone",
-            format!(
-                "the identity in {} belongs to zone {own}, not {zone}: leave the zone out, or make another identity in another --state DIR",
-                dir.path().display()
-            ),
-        )),
-        _ => Ok((identity, None)),
-    }
+    agree(dir, &identity, zone)?;
+    Ok((identity, None))
 }
 
 fn generate(zone: Zone) -> (Identity, Unsaved) {

@@ -7,6 +7,7 @@ mod common;
 mod confined;
 mod policy;
 mod tickets;
+mod zone;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

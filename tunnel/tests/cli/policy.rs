@@ -55,7 +55,7 @@ fn bad_questions_and_bad_policies_are_status_2_with_their_place() {
         (["any", "any"], "one port"),
         (["any", "ssh"], "no protocol"),
         (["any", "tcp/65536"], "no port"),
-        (["zone:2a", "tcp/22"], "any key may claim any zone"),
+        (["zone:2a", "tcp/22"], "ask about one peer"),
         (["2001:db8::1", "tcp/22"], "outside of the overlay"),
     ];
     for ([who, what], message) in questions {

@@ -80,7 +80,8 @@ impl Node {
         };
         match message_kind {
             kind::JOIN | kind::JOINED => {
-                self.handle_control(now, sender, way, message_kind, body);
+                let session = self.sessions.handshake_hash(from.index);
+                self.handle_control(now, sender, way, session, message_kind, body);
             }
             _ => self.handle_message(now, sender, arrival, message_kind, body, sink),
         }
@@ -133,6 +134,7 @@ impl Node {
         now: Instant,
         sender: PeerRef,
         way: &Way,
+        session: Option<[u8; 32]>,
         message_kind: u8,
         body: &[u8],
     ) {
@@ -140,12 +142,15 @@ impl Node {
         let allowed = body.len() <= MAX_CONTROL
             && self.budgets.control_sources.take(now, way.from.ip())
             && self.budgets.controls.take(now, limits.controls);
-        let Some(peer) = self.peers.get(sender).filter(|_| allowed) else {
+        let peer = self.peers.get(sender).filter(|_| allowed);
+        let (Some(peer), Some(handshake_hash)) = (peer, session) else {
             self.counters.dropped_controls += 1;
             return;
         };
         self.event(OverlayEvent::Control {
             from: peer.address,
+            network: source_prefix(way.from.ip()),
+            handshake_hash,
             kind: message_kind,
             body: body.to_vec(),
         });
@@ -201,11 +206,14 @@ impl Node {
                     }
                 }
             }
-            Event::Persist(_) => {
-                if !std::mem::replace(&mut self.sealing.persist_told, true) {
-                    self.event(OverlayEvent::Persist);
-                }
-            }
+            Event::Persist(_) => self.tell_persist(),
+        }
+    }
+
+    /// What must survive has changed: the program is told once, until it has fetched it.
+    pub(in crate::anode) fn tell_persist(&mut self) {
+        if !std::mem::replace(&mut self.sealing.persist_told, true) {
+            self.event(OverlayEvent::Persist);
         }
     }
 

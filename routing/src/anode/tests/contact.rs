@@ -40,6 +40,37 @@ fn two_machines_on_a_lan_need_no_configuration() {
 }
 
 #[test]
+fn a_neighbour_that_starts_again_knows_everybody_within_a_quarter_of_a_second() {
+    // D23: whenever it does, in the slow rhythm of its beacons, and though it was heard of before.
+    for wait in [ms(1300), secs(7), secs(24), secs(29), secs(35), secs(61)] {
+        let mut sim = Sim::new(5);
+        sim.lan_host_with(1, DRAFT);
+        sim.lan_host_with(2, DRAFT);
+        sim.run(wait + secs(5));
+        let config = NodeConfig {
+            security: DRAFT,
+            ..NodeConfig::default()
+        };
+        sim.restart(0, 1, config);
+        let (now, interface) = (sim.now, lan_interface(home(1)));
+        sim.hosts[0].node.set_interfaces(now, vec![interface]);
+        sim.run(ms(300));
+        assert_eq!(
+            sim.hosts[0].node.peers().len(),
+            1,
+            "after {wait:?} it knows the other"
+        );
+        // The rhythm itself makes nobody answer.
+        sim.run(secs(10));
+        let told = |sim: &Sim| sim.counters(1).tx_beacons;
+        let before = told(&sim);
+        sim.run(secs(300));
+        let slow = told(&sim) - before;
+        assert!((9..=12).contains(&slow), "{slow} beacons in 300 s");
+    }
+}
+
+#[test]
 fn failures_come_once_and_in_time() {
     // S23
     let mut sim = Sim::new(4);

@@ -11,6 +11,7 @@ mod contact;
 mod hostile;
 mod relay;
 mod sealed;
+mod soak;
 mod streams;
 
 const fn ms(n: u64) -> Duration {

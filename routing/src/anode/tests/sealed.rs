@@ -168,11 +168,75 @@ fn a_node_that_seals_and_one_that_never_does_tell_their_programs_so() {
         assert_eq!(sim.ping(sealing, ipv6(2)), Err(Failure::Policy));
         assert_eq!(
             sim.now - begin,
-            secs(8),
-            "five HELLOs, and an answer to EPC_REQ only"
+            secs(5),
+            "four HELLOs, and an answer to EPC_REQ only"
         );
         assert_eq!(datagram(&mut sim, 0, 2, SECRET), Err(Failure::Policy));
     }
+}
+
+#[test]
+fn what_is_sent_in_plain_to_a_node_that_seals_is_refused_in_one_round_trip() {
+    // Q23, S20: its programs are told, each once for what they began; who recorded the refusal can say nothing with it.
+    let deny = security(Plain::Deny, Pq::Prefer);
+    let mut sim = Sim::new(164);
+    sim.host(1, with(DRAFT, knows(&[2])));
+    sim.host(2, with(deny, quiet()));
+    // A plain echo without a session is a hint, and answered: nothing of a program's is in it that counts.
+    assert_eq!(sim.ping(0, ipv6(2)).unwrap(), ms(40));
+    sim.record = Some(Vec::new());
+    let failed = |sim: &Sim| {
+        let events = &sim.hosts[0].program.events;
+        let failures = events.iter().filter_map(|(_, event)| match event {
+            OverlayEvent::StreamFailed { stream, failure } => Some((*stream, *failure)),
+            _ => None,
+        });
+        failures.collect::<Vec<_>>()
+    };
+    let first = open(&mut sim, 0, 2, 80);
+    sim.run(ms(100));
+    assert_eq!(failed(&sim), [(first, Failure::Policy)]);
+    let second = open(&mut sim, 0, 2, 81);
+    sim.run(ms(100));
+    let both = [(first, Failure::Policy), (second, Failure::Policy)];
+    assert_eq!(failed(&sim), both, "not the same refusal twice");
+    sim.hosts[0].program.events.clear();
+    datagram(&mut sim, 0, 2, SECRET).unwrap();
+    sim.run(ms(100));
+    let undeliverable = |event: &OverlayEvent| {
+        *event
+            == OverlayEvent::Undeliverable {
+                to: ipv6(2),
+                failure: Failure::Policy,
+            }
+    };
+    assert!(sim.has_event(0, undeliverable));
+    assert!(sim.hosts[1].program.datagrams.is_empty());
+
+    // Recorded and sent again, it does nothing.
+    let refusals = recorded(&sim, home(2), kind::ERROR);
+    assert_eq!(refusals.len(), 3);
+    sim.hosts[0].program.events.clear();
+    let now = sim.now;
+    // Its network is gone for a moment: what it opens is not answered.
+    let waiting = sim.hosts[0].node.open(now, 9, ipv6(2), 82).unwrap();
+    for refusal in refusals {
+        sim.inject(elsewhere(9), home(1), refusal.clone());
+        sim.inject(home(2), home(1), refusal);
+    }
+    sim.link.loss = 1000;
+    sim.run(ms(100));
+    assert!(failed(&sim).is_empty(), "{waiting:?}");
+
+    // More than ten a second are not said.
+    sim.link.loss = 0;
+    sim.run(secs(5));
+    let before = sim.counters(1).tx_errors;
+    for port in 0..200 {
+        datagram(&mut sim, 0, 2, &[port]).unwrap();
+    }
+    sim.run(ms(100));
+    assert!(sim.counters(1).tx_errors - before <= 11);
 }
 
 #[test]
@@ -859,6 +923,8 @@ fn messages_of_the_program_travel_inside_the_session() {
     sim.run(ms(100));
     let told = OverlayEvent::Control {
         from: address(1),
+        network: super::super::limits::source_prefix(home(1).ip()),
+        handshake_hash: hash.unwrap(),
         kind: seal::JOIN,
         body: b"ticket and proof".to_vec(),
     };
@@ -883,6 +949,116 @@ fn messages_of_the_program_travel_inside_the_session() {
     sim.inject(home(1), home(2), bytes);
     sim.run(ms(10));
     assert_eq!(sim.counters(1).dropped_policy, before + 1);
+}
+
+/// The messages for its program that a host has not been asked for yet, each with the handshake that it came by.
+fn controls(sim: &mut Sim, index: usize) -> Vec<([u8; 32], u8, Vec<u8>)> {
+    let events = std::mem::take(&mut sim.hosts[index].program.events);
+    let controls = events.into_iter().filter_map(|(_, event)| match event {
+        OverlayEvent::Control {
+            handshake_hash,
+            kind,
+            body,
+            ..
+        } => Some((handshake_hash, kind, body)),
+        _ => None,
+    });
+    controls.collect()
+}
+
+#[test]
+fn a_ticket_is_taken_although_the_session_is_replaced_while_it_is_shown() {
+    // Q29, Q30, Q16: the JOIN leaves in one session and arrives, or is answered, when there is another.
+    use anode_wire::sealed::Timestamp;
+    use anode_wire::sealed::ticket::{Issued, Join, Joined, Status, Ticket, Tickets, Verdict};
+    use rand::SeedableRng as _;
+    // Which of the two begins the new handshake, and whether the answer to the first JOIN is lost.
+    for (joiner, lost) in [(0, false), (1, false), (0, true), (1, true)] {
+        let inviter = 1 - joiner;
+        let (own, maker) = (address(joiner as u16 + 1), address(inviter as u16 + 1));
+        let mut sim = Sim::pair(184);
+        sim.ping(0, ipv6(2)).unwrap();
+        let ticket = Ticket::new(
+            maker,
+            Timestamp(u64::MAX),
+            &mut rand::rngs::StdRng::seed_from_u64(7),
+        );
+        let mut tickets = Tickets::new();
+        assert!(tickets.add(Timestamp(0), Issued::from(&ticket)));
+        let mut trusted = false;
+        let mut judge = |sim: &mut Sim, trusted: &mut bool| {
+            let now = sim.now;
+            for (hash, message, body) in controls(sim, inviter) {
+                assert_eq!(message, seal::JOIN);
+                let join = Join::parse(&body).unwrap();
+                let status = match tickets.judge(now, Timestamp(1), 0, &own, &hash, &join) {
+                    Verdict::Take(id) => {
+                        *trusted = true;
+                        tickets.commit(id, &own);
+                        Status::Taken
+                    }
+                    Verdict::Answer(joined) => joined.status,
+                    Verdict::Silence => continue,
+                };
+                let id = join.id;
+                let node = &mut sim.hosts[inviter].node;
+                node.send_sealed(now, &own, seal::JOINED, &Joined { id, status }.emit())
+                    .unwrap();
+            }
+        };
+        let show = |sim: &mut Sim| {
+            let now = sim.now;
+            let node = &mut sim.hosts[joiner].node;
+            let hash = node.session_hash(&maker).unwrap();
+            let join = Join {
+                id: ticket.id,
+                proof: ticket.proof(&hash, &own),
+            };
+            node.send_sealed(now, &maker, seal::JOIN, &join.emit())
+                .unwrap();
+            hash
+        };
+        // Older than 120 s, the session is renewed by whoever seals next (Q16): here it is the JOIN itself, which is on the
+        // way for longer than the handshake takes.
+        sim.run(secs(140));
+        controls(&mut sim, inviter);
+        sim.record = Some(Vec::new());
+        sim.link.loss = 1000;
+        let first = show(&mut sim);
+        sim.pump();
+        sim.link.loss = 0;
+        let homes = [home(joiner as u16 + 1), home(inviter as u16 + 1)];
+        let late = recorded(&sim, homes[0], seal::SEALED).remove(0);
+        sim.run(secs(2));
+        assert_eq!(controls(&mut sim, inviter), []);
+        sim.inject(homes[0], homes[1], late);
+        sim.run(ms(1));
+        let renewed = sim.hosts[joiner].node.session_hash(&maker).unwrap();
+        assert_ne!(first, renewed, "the session was replaced");
+        judge(&mut sim, &mut trusted);
+        assert!(trusted, "the inviter trusts");
+        if lost {
+            sim.link.loss = 1000;
+            sim.run(ms(50));
+            sim.link.loss = 0;
+            sim.run(secs(1));
+            assert_eq!(controls(&mut sim, joiner), []);
+            assert_eq!(show(&mut sim), renewed);
+            sim.run(ms(50));
+            judge(&mut sim, &mut trusted);
+        }
+        sim.run(ms(50));
+        let answers = controls(&mut sim, joiner);
+        let taken = Joined {
+            id: ticket.id,
+            status: Status::Taken,
+        };
+        assert_eq!(
+            answers,
+            [(renewed, seal::JOINED, taken.emit().to_vec())],
+            "the joiner trusts"
+        );
+    }
 }
 
 #[test]
@@ -937,4 +1113,62 @@ fn congestion_marks_slow_a_sealed_stream_without_loss() {
             .flatten()
             .all(|(_, flying)| !flying.ecn_capable)
     );
+}
+
+#[test]
+fn a_stranger_cannot_take_the_place_of_a_peer_and_who_holds_the_address_can() {
+    // S18, A46: peer ids tell machines of one address apart; they prove nothing beyond its key.
+    let [one, two] = [1, 2].map(|digit| PeerId::new(digit).unwrap());
+    let config = |peer_id, config| NodeConfig { peer_id, ..config };
+    let mut sim = Sim::new(190);
+    sim.host(1, knows(&[2]));
+    sim.host(2, config(one, quiet()));
+    sim.host(3, config(one, knows(&[1])));
+    let called = address(2).ipv6(one);
+    let call = |sim: &mut Sim, payload: &[u8]| {
+        let now = sim.now;
+        let node = &mut sim.hosts[0].node;
+        node.send_datagram(now, 1, called, 2, payload).unwrap();
+        sim.run(secs(2));
+    };
+    sim.record = Some(Vec::new());
+    call(&mut sim, b"before");
+    // The stranger has the same peer id, a session of its own, and all that the other has sent, which it sends again from
+    // where it is, as every peer.
+    sim.ping(2, ipv6(1)).unwrap();
+    let sent = sim.record.iter().flatten().map(|(_, flying)| flying);
+    let heard: Vec<Vec<u8>> = sent
+        .filter(|flying| flying.from == home(2))
+        .map(|flying| flying.bytes.clone())
+        .collect();
+    assert!(heard.len() >= 4);
+    for bytes in heard {
+        for digit in 0..16 {
+            let mut again = bytes.clone();
+            let at = if again[1] & FLAG_FULL_SENDER == 0 {
+                26
+            } else {
+                58
+            };
+            again[at] = again[at] & 0x0f | digit << 4;
+            sim.inject(home(3), home(1), again);
+            sim.inject(home(3), home(1), bytes.clone());
+        }
+        sim.run(ms(20));
+    }
+    call(&mut sim, b"after");
+    let got = |sim: &Sim, index: usize| {
+        let datagrams = &sim.hosts[index].program.datagrams;
+        datagrams.iter().map(|d| d.4.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(got(&sim, 1), [b"before".to_vec(), b"after".to_vec()]);
+    assert!(got(&sim, 2).is_empty());
+    assert!(sim.used(0, 2).unwrap().contains(&home(2).to_string()));
+
+    // Another machine with the same key in its place answers for it.
+    sim.restart(1, 2, config(two, quiet()));
+    sim.run(secs(1));
+    call(&mut sim, b"lost with the session, perhaps");
+    call(&mut sim, b"to the other");
+    assert!(got(&sim, 1).contains(&b"to the other".to_vec()));
 }

@@ -44,6 +44,8 @@ pub mod error_code {
     pub const NOT_AUTHORISED: u16 = 3;
     /// The relay's recipient is not reachable.
     pub const UNREACHABLE: u16 = 4;
+    /// Ours, beyond the draft's: traffic is only taken sealed here. With a MAC, never with flag 0x04.
+    pub const SEALED_ONLY: u16 = 0x100;
 }
 
 /// Walks over a body; every shortage names the message.

@@ -268,6 +268,13 @@ impl Sessions {
         })
     }
 
+    /// The handshake that the session with this index of ours came of, while it receives; see [`Authentic::index`].
+    ///
+    /// [`Authentic::index`]: super::Authentic::index
+    pub fn handshake_hash(&self, index: u32) -> Option<[u8; 32]> {
+        self.sessions.get(&index).map(|session| session.hash)
+    }
+
     /// Whether any peer of the address has a session.
     pub fn has_session(&self, address: &Address) -> bool {
         self.of_address(address).any(|peer| peer.current.is_some())

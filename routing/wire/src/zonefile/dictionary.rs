@@ -1,5 +1,6 @@
 //! The flat `key=value` text of a zone file (A5, D1 to D3): bytes in, entries out, and back.
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// One `key=value`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +62,84 @@ impl Dictionary {
         }
     }
 
+    /// Takes a key out, with all its duplicates.
+    pub fn remove(&mut self, key: &str) {
+        let entries = std::mem::take(&mut self.entries);
+        self.last.clear();
+        for entry in entries {
+            if !entry.key.eq_ignore_ascii_case(key.as_bytes()) {
+                self.push(entry);
+            }
+        }
+    }
+
+    /// The text with other values for some keys and nothing else touched: comments, blank lines and line ends stay. A
+    /// key that is not there comes last; of duplicates, the last stays.
+    pub fn edit(text: &[u8], changes: &[(&str, &[u8])]) -> Vec<u8> {
+        let entries: Vec<_> = lines(text)
+            .into_iter()
+            .filter_map(|line| Some((line.entry()?.key, line.span)))
+            .collect();
+        let last = |name: &str| {
+            entries
+                .iter()
+                .rposition(|(key, _)| key.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        let mut out = Vec::with_capacity(text.len());
+        let mut copied = 0;
+        for (index, (key, span)) in entries.iter().enumerate() {
+            let named = |(name, _): &&(&str, _)| key.eq_ignore_ascii_case(name.as_bytes());
+            let Some((name, value)) = changes.iter().find(named) else {
+                continue;
+            };
+            out.extend_from_slice(&text[copied..span.start]);
+            copied = span.end;
+            if last(name) == Some(index) {
+                write_entry(name.as_bytes(), value, &mut out);
+            }
+        }
+        out.extend_from_slice(&text[copied..]);
+
+        let end = line_end(text);
+        for (name, value) in changes.iter().filter(|(name, _)| last(name).is_none()) {
+            finish_line(&mut out, end);
+            write_entry(name.as_bytes(), value, &mut out);
+            out.extend_from_slice(end);
+        }
+        out
+    }
+
+    /// The text with CR LF where a line ends with CR, LF or both: what every reader of D1 takes for lines.
+    pub fn with_crlf(text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len());
+        let mut after_cr = false;
+        for (place, token) in tokens(text) {
+            match (token.is(b'\r'), token.is(b'\n')) {
+                (true, _) => out.extend_from_slice(b"\r\n"),
+                (_, true) if after_cr => {}
+                (_, true) => out.extend_from_slice(b"\r\n"),
+                _ => out.extend_from_slice(&text[place.bytes]),
+            }
+            after_cr = token.is(b'\r');
+        }
+        out
+    }
+
+    /// The first line that ends with LF alone in a text whose lines end with CR: it is one with the next (D1).
+    pub fn bare_lf(text: &[u8]) -> Option<usize> {
+        let mut after_cr = false;
+        let mut found = None;
+        let mut any_cr = false;
+        for (place, token) in tokens(text) {
+            if token.is(b'\n') && !after_cr {
+                found = found.or(Some(place.line));
+            }
+            after_cr = token.is(b'\r');
+            any_cr |= after_cr;
+        }
+        found.filter(|_| any_cr)
+    }
+
     /// All entries that count, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.marked()
@@ -84,12 +163,38 @@ impl Dictionary {
     pub fn emit(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for entry in self.iter() {
-            escape(&entry.key, Field::Key, &mut out);
-            out.push(b'=');
-            escape(&entry.value, Field::Value, &mut out);
+            write_entry(&entry.key, &entry.value, &mut out);
             out.extend_from_slice(b"\r\n");
         }
         out
+    }
+}
+
+fn write_entry(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    escape(key, Field::Key, out);
+    out.push(b'=');
+    escape(value, Field::Value, out);
+}
+
+/// What ends a line in this text.
+fn line_end(text: &[u8]) -> &'static [u8] {
+    match separator(text) {
+        b'\r' if text.windows(2).any(|pair| pair == b"\r\n") => b"\r\n",
+        b'\r' => b"\r",
+        _ => b"\n",
+    }
+}
+
+/// Ends the last line, if there is one that has no end.
+fn finish_line(text: &mut Vec<u8>, end: &[u8]) {
+    // a backslash at the end of the file is dropped (D2); here it would escape what follows
+    let backslashes = text.iter().rev().take_while(|byte| **byte == b'\\').count();
+    text.truncate(text.len() - backslashes % 2);
+    if lines(text)
+        .last()
+        .is_some_and(|line| !line.tokens.is_empty())
+    {
+        text.extend_from_slice(end);
     }
 }
 
@@ -136,6 +241,8 @@ impl Token {
 #[derive(Default)]
 struct Line {
     number: usize,
+    /// Its bytes, without what ends it.
+    span: Range<usize>,
     tokens: Vec<Token>,
 }
 
@@ -176,57 +283,72 @@ fn trimmed(tokens: &[Token]) -> Vec<u8> {
     tokens[start..end].iter().map(|token| token.byte).collect()
 }
 
+/// Where a token stands.
+#[derive(Clone)]
+struct Place {
+    /// Line of the file, from 1.
+    line: usize,
+    /// With its backslash.
+    bytes: Range<usize>,
+}
+
 /// D2: one walk from left to right; an escaped backslash escapes nothing. A backslash at the end of the file is dropped.
-fn tokens(bytes: &[u8]) -> impl Iterator<Item = (usize, Token)> {
-    let mut bytes = bytes.iter().copied();
-    let mut previous = 0;
-    let mut number = 1;
+fn tokens(bytes: &[u8]) -> impl Iterator<Item = (Place, Token)> {
+    let mut at = 0;
+    let mut line = 1;
     std::iter::from_fn(move || {
         let mut next = |line: &mut usize| {
-            let byte = bytes.next()?;
+            let byte = *bytes.get(at)?;
             // an editor's lines: CR, LF and CR LF each end one
-            *line += usize::from(previous == b'\r' && byte != b'\n' || previous == b'\n');
-            previous = byte;
+            let previous = at.checked_sub(1).map(|before| bytes[before]);
+            *line +=
+                usize::from(previous == Some(b'\r') && byte != b'\n' || previous == Some(b'\n'));
+            at += 1;
             Some(byte)
         };
-        let byte = next(&mut number)?;
-        let start = number;
-        Some(match byte {
-            b'\\' => (
-                start,
-                Token {
-                    byte: next(&mut number)?,
-                    escaped: true,
-                },
-            ),
-            _ => (
-                start,
-                Token {
-                    byte,
-                    escaped: false,
-                },
-            ),
-        })
+        let byte = next(&mut line)?;
+        let start = line;
+        let token = match byte {
+            b'\\' => Token {
+                byte: next(&mut line)?,
+                escaped: true,
+            },
+            _ => Token {
+                byte,
+                escaped: false,
+            },
+        };
+        let place = Place {
+            line: start,
+            bytes: at - 1 - usize::from(token.escaped)..at,
+        };
+        Some((place, token))
     })
 }
 
 /// D1: with one unescaped CR anywhere, CR separates and LF is nothing; without, LF separates.
-fn lines(bytes: &[u8]) -> Vec<Line> {
-    let separator = if tokens(bytes).any(|(_, token)| token.is(b'\r')) {
+fn separator(bytes: &[u8]) -> u8 {
+    if tokens(bytes).any(|(_, token)| token.is(b'\r')) {
         b'\r'
     } else {
         b'\n'
-    };
+    }
+}
+
+fn lines(bytes: &[u8]) -> Vec<Line> {
+    let separator = separator(bytes);
     let mut lines = Vec::new();
     let mut line = Line::default();
-    for (number, token) in tokens(bytes) {
+    for (place, token) in tokens(bytes) {
         if token.is(separator) {
             lines.push(std::mem::take(&mut line));
         } else if !token.is(b'\n') {
             if line.tokens.is_empty() {
-                line.number = number;
+                line.number = place.line;
+                line.span.start = place.bytes.start;
             }
             line.tokens.push(token);
+            line.span.end = place.bytes.end;
         }
     }
     lines.push(line);
@@ -377,6 +499,45 @@ mod tests {
         assert_eq!(dictionary.emit(), b"b=4\r\nA=3\r\nc=5\r\n");
     }
 
+    #[test]
+    fn an_edit_leaves_everything_else_as_it_was() {
+        let changes: [(&str, &[u8]); 2] = [("r", b"8"), ("sig", b"x ")];
+        for (text, expected) in [
+            ("", "r=8\nsig=x\\ \n"),
+            ("; c\nR = 7 \n\nn=a", "; c\nr=8\n\nn=a\nsig=x\\ \n"),
+            ("r=1\r\nsig=\r\nn=a\r\n", "r=8\r\nsig=x\\ \r\nn=a\r\n"),
+            ("r=1\rn=a\r", "r=8\rn=a\rsig=x\\ \r"),
+            ("r=1\nr=2\nsig=1", "\nr=8\nsig=x\\ "),
+            ("n=a\\\n\nr=1", "n=a\\\n\nr=8\nsig=x\\ \n"),
+            ("n=a\\", "n=a\nr=8\nsig=x\\ \n"),
+            ("n=a\\\\", "n=a\\\\\nr=8\nsig=x\\ \n"),
+            ("n=a\\\n", "n=a\\\n\nr=8\nsig=x\\ \n"),
+        ] {
+            let edited = Dictionary::edit(text.as_bytes(), &changes);
+            assert_eq!(String::from_utf8(edited).unwrap(), expected, "{text:?}");
+        }
+        let mut dictionary = Dictionary::parse(b"r=1\nR=2\nn=a");
+        dictionary.remove("r");
+        assert_eq!(dictionary.emit(), b"n=a\r\n");
+    }
+
+    // D1
+    #[test]
+    fn an_editor_that_ends_lines_with_lf_in_a_file_with_crs_is_noticed() {
+        for (text, line, mended) in [
+            ("a=1\r\nb=2\r\n", None, "a=1\r\nb=2\r\n"),
+            ("a=1\nb=2\n", None, "a=1\r\nb=2\r\n"),
+            ("a=1\rb=2", None, "a=1\r\nb=2"),
+            ("a=1\r\nb=2\nc=3\r\n", Some(2), "a=1\r\nb=2\r\nc=3\r\n"),
+            ("\n\r", Some(1), "\r\n\r\n"),
+            ("a=\\\nb\r\r\n", None, "a=\\\nb\r\n\r\n"),
+        ] {
+            assert_eq!(Dictionary::bare_lf(text.as_bytes()), line, "{text:?}");
+            let crlf = Dictionary::with_crlf(text.as_bytes());
+            assert_eq!(String::from_utf8(crlf).unwrap(), mended, "{text:?}");
+        }
+    }
+
     fn nasty() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![
             proptest::sample::select(b"\\\r\n=; \t:,.ab\xff".to_vec()),
@@ -395,6 +556,20 @@ mod tests {
             let again = Dictionary::parse(&dictionary.emit());
             let pairs = |d: &Dictionary| d.iter().map(|e| (e.key.clone(), e.value.clone())).collect::<Vec<_>>();
             prop_assert_eq!(pairs(&again), pairs(&dictionary));
+        }
+
+        // an edit changes what it shall and nothing else, whatever the text
+        #[test]
+        fn edited_texts_have_the_new_values_and_the_old_rest(
+            bytes in proptest::collection::vec(nasty(), 0..20),
+            value in nasty(),
+        ) {
+            let text = bytes.concat();
+            let edited = Dictionary::parse(&Dictionary::edit(&text, &[("a", &value)]));
+            prop_assert_eq!(&edited.get("a").unwrap().value, &value);
+            let mut before = Dictionary::parse(&text);
+            before.set("a", &value);
+            prop_assert_eq!(map(&edited), map(&before));
         }
 
         // S1: whatever is read can be written and means the same

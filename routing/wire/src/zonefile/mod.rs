@@ -1,15 +1,31 @@
 //! Zone files (Anode 0.8 §2.1, §2.3.1): who runs a zone, and through which relays its addresses are reached.
 //!
-//! `dictionary` is the text, `relay` the entries `zr.*`; here stands what makes a zone file of a dictionary, and every
-//! fault that people should hear of. A zone file is not authenticated: who forges one can redirect relays, hence drop
-//! and watch packets, but neither forge nor change them.
+//! ```text
+//!   bytes ─▶ dictionary ─▶ the five entries (A6)
+//!                        ├▶ relay     zr.*                        ◀─ reach: which addresses, by where the file came from
+//!                        ├▶ signed    zone, key, sig, member.*    ours
+//!                        └▶ services  turn.*, tracker.*, dht      ours
+//! ```
+//!
+//! Here stands what makes a zone file of a dictionary, and every fault that people should hear of. The draft's zone file
+//! is not authenticated: who forges one can redirect relays, hence drop and watch packets, but neither forge nor change
+//! them. Ours may be signed, and then nobody but the zone's key can.
 mod dictionary;
+mod reach;
 mod relay;
+mod services;
+mod signed;
 
 pub use dictionary::{Dictionary, Entry};
+pub use reach::{Forbidden, Reach};
 pub use relay::{Family, Relay, RelayFault};
+pub use services::{Dht, TurnServer};
+pub use signed::{ZoneKey, ZoneKeyError, ZoneSigner};
 
-use crate::{Address, WireError};
+use services::Services;
+use signed::Signed;
+
+use crate::{Address, WireError, Zone};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +39,8 @@ pub struct ZoneFile {
     ttl: Duration,
     /// By index; `None` where the entry is there and cannot be used.
     relays: BTreeMap<u32, Option<Relay>>,
+    signed: Signed,
+    services: Services,
 }
 
 /// Bytes of the largest file that is read (D4).
@@ -31,6 +49,12 @@ pub const MAX_LEN: usize = 256 * 1024;
 pub const MIN_TTL: Duration = Duration::from_secs(60);
 /// Longest time between two looks at a file, whatever its ttl (D4).
 pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Most relay entries of a file.
+pub const MAX_RELAYS: usize = 256;
+/// Most members that a file lists.
+pub const MAX_MEMBERS: usize = 3000;
+/// Most TURN servers, and most trackers, that are read of a file.
+pub const MAX_SERVICES: usize = 16;
 /// Most faults that a report lists.
 pub const MAX_FAULTS: usize = 100;
 
@@ -43,6 +67,7 @@ const REQUIRED: [(&str, &str); 5] = [
     ("ttl", "seconds until the next check"),
 ];
 const RELAY_PREFIX: &str = "zr.";
+const MEMBER_PREFIX: &str = "member.";
 
 /// Something about a zone file that its author should hear of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,6 +109,11 @@ pub enum FaultKind {
         /// What it counts as.
         used: u64,
     },
+    /// The line is one with the next (D1).
+    #[error(
+        "it ends with LF alone, and others end with CR: it is one with the next line; `anode zone sign` mends that"
+    )]
+    BareLf,
     /// The line counts as a key with an empty value (D3).
     #[error("{0:?} has no = and counts as an entry without value")]
     NoSeparator(String),
@@ -100,6 +130,58 @@ pub enum FaultKind {
         index: u32,
         /// What is wrong with it.
         fault: RelayFault,
+    },
+    /// Fatal: each one is work for every node of the zone.
+    #[error("it has {0} relay entries, and may have {MAX_RELAYS} at most")]
+    TooManyRelays(usize),
+    /// Fatal.
+    #[error("zone={0:?} is not a zone: 1 to 8 hexadecimal digits")]
+    Zone(String),
+    /// Fatal: half of what makes a signed file.
+    #[error(
+        "the entry {0}= is missing: a signed file has zone=, key= and sig=; `anode zone sign` writes them"
+    )]
+    Unsigned(&'static str),
+    /// Fatal in a signed file: readers could differ on which one counts.
+    #[error("{0:?} stands there again in a later line: a signed file says everything once")]
+    Twice(String),
+    /// Fatal.
+    #[error("key= is not 66 hexadecimal digits of a compressed point on P-256")]
+    Key,
+    /// Fatal.
+    #[error("sig= is not a signature: 128 hexadecimal digits, r and s, with s in its lower half")]
+    Signature,
+    /// Fatal.
+    #[error(
+        "sig= is not by key= over this file: it was changed after it was signed (`anode zone sign`), or forged"
+    )]
+    Forged,
+    /// Fatal: a list of members that is read in part lets in, or keeps out, the wrong ones.
+    #[error("member.{label}: {problem}")]
+    Member {
+        /// What follows `member.`.
+        label: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It has no effect.
+    #[error("the list of members has no effect: the file is not signed")]
+    MembersUnsigned,
+    /// The entry is left out.
+    #[error("{key} cannot be used: {problem}")]
+    Service {
+        /// The entry.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The entry counts, and addresses that choose it have no relay.
+    #[error("zr.{index:x} is refused: {fault}")]
+    RelayForbidden {
+        /// Number of the entry.
+        index: u32,
+        /// Why.
+        fault: Forbidden,
     },
     /// Addresses that choose it have no relay.
     #[error("zr.{index:x} is missing: of {count} relays, the numbers are 0 to {last:x}", last = count - 1)]
@@ -124,7 +206,17 @@ impl Fault {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self.kind,
-            FaultKind::TooLarge(_) | FaultKind::Missing { .. } | FaultKind::NotDecimal { .. }
+            FaultKind::TooLarge(_)
+                | FaultKind::Missing { .. }
+                | FaultKind::NotDecimal { .. }
+                | FaultKind::TooManyRelays(_)
+                | FaultKind::Zone(_)
+                | FaultKind::Unsigned(_)
+                | FaultKind::Twice(_)
+                | FaultKind::Key
+                | FaultKind::Signature
+                | FaultKind::Forged
+                | FaultKind::Member { .. }
         )
     }
 }
@@ -176,9 +268,22 @@ impl ZoneFile {
                 faults: vec![fault],
             };
         }
-        let dictionary = Dictionary::parse(bytes);
-        let mut faults = Faults::default();
+        Self::of(bytes, Dictionary::parse(bytes))
+    }
 
+    /// As [`ZoneFile::check`], but as if `key=` and `sig=` were not there: for a file that was edited and is to be signed.
+    pub fn check_edited(bytes: &[u8]) -> Report {
+        if bytes.len() > MAX_LEN {
+            return Self::check(bytes);
+        }
+        let mut dictionary = Dictionary::parse(bytes);
+        dictionary.remove("key");
+        dictionary.remove("sig");
+        Self::of(bytes, dictionary)
+    }
+
+    fn of(bytes: &[u8], dictionary: Dictionary) -> Report {
+        let mut faults = Faults::default();
         for (key, meaning) in REQUIRED {
             if dictionary.get(key).is_none() {
                 faults.add(None, FaultKind::Missing { key, meaning });
@@ -186,6 +291,11 @@ impl ZoneFile {
         }
         let revision = decimal(&dictionary, "r", &mut faults);
         let ttl = decimal(&dictionary, "ttl", &mut faults);
+        let count = prefixed(&dictionary, RELAY_PREFIX).count();
+        if count > MAX_RELAYS {
+            faults.add(None, FaultKind::TooManyRelays(count));
+        }
+        let signed = Signed::read(&dictionary, &mut faults);
         let is_refused = !faults.list.is_empty();
 
         let ttl = ttl.map(|(line, given)| {
@@ -201,7 +311,14 @@ impl ZoneFile {
         for entry in dictionary.overridden() {
             faults.add(Some(entry.line), FaultKind::Overridden(shown(&entry.key)));
         }
+        if signed.members.is_some() && signed.signer.is_none() {
+            faults.add(None, FaultKind::MembersUnsigned);
+        }
         let relays = relays(&dictionary, &mut faults);
+        let services = Services::read(&dictionary, &mut faults);
+        if let Some(line) = Dictionary::bare_lf(bytes) {
+            faults.add(Some(line), FaultKind::BareLf);
+        }
 
         let zone = match (revision, ttl) {
             (Some((_, revision)), Some(ttl)) if !is_refused => Some(Self {
@@ -209,6 +326,8 @@ impl ZoneFile {
                 revision,
                 ttl,
                 relays,
+                signed,
+                services,
             }),
             _ => None,
         };
@@ -236,7 +355,58 @@ impl ZoneFile {
             revision,
             ttl,
             relays: BTreeMap::new(),
+            signed: Signed::default(),
+            services: Services::default(),
         }
+    }
+
+    /// Says which zone the file is for, and signs it as it stands then.
+    pub fn sign(&mut self, zone: Zone, signer: &ZoneSigner) {
+        let key = signer.public();
+        self.dictionary.remove("sig");
+        self.dictionary.set("zone", zone.to_string().as_bytes());
+        self.dictionary.set("key", key.to_string().as_bytes());
+        let signature = signer.sign(&self.dictionary);
+        self.dictionary.set("sig", signature.as_bytes());
+        self.signed.zone = Some(zone);
+        self.signed.signer = Some(key);
+    }
+
+    /// The text of a file that was edited, signed anew with a new revision; of the rest, only the line ends become CR LF.
+    pub fn resign(text: &[u8], zone: Zone, revision: u64, signer: &ZoneSigner) -> Vec<u8> {
+        let text = Dictionary::with_crlf(text);
+        let (zone, revision, key) = (
+            zone.to_string(),
+            revision.to_string(),
+            signer.public().to_string(),
+        );
+        let text = Dictionary::edit(
+            &text,
+            &[
+                ("zone", zone.as_bytes()),
+                ("r", revision.as_bytes()),
+                ("key", key.as_bytes()),
+            ],
+        );
+        let signature = signer.sign(&Dictionary::parse(&text));
+        Dictionary::edit(&text, &[("sig", signature.as_bytes())])
+    }
+
+    /// Refuses relays whose addresses a file from there may not name. They keep their number and cannot be used.
+    pub fn restrict(&mut self, reach: Reach) -> Vec<Fault> {
+        let mut faults = Faults::default();
+        let lines: BTreeMap<u32, usize> = prefixed(&self.dictionary, RELAY_PREFIX)
+            .filter_map(|(number, entry)| Some((relay_index(number)?, entry.line)))
+            .collect();
+        for (&index, relay) in &mut self.relays {
+            let mut ips = relay.iter().flat_map(|relay| &relay.ips);
+            if let Some(fault) = ips.find_map(|ip| reach.check(*ip).err()) {
+                *relay = None;
+                let line = lines.get(&index).copied();
+                faults.add(line, FaultKind::RelayForbidden { index, fault });
+            }
+        }
+        faults.list
     }
 
     /// Appends a relay as the next number after the highest. Changes the relay of about every address.
@@ -293,6 +463,37 @@ impl ZoneFile {
         self.revision < in_use.revision
     }
 
+    /// Ours: the zone that it says it is for.
+    pub fn zone(&self) -> Option<Zone> {
+        self.signed.zone
+    }
+
+    /// Ours: the key that has signed it, `None` for a file that is not signed. Whose key that is, is not known here.
+    pub fn signer(&self) -> Option<ZoneKey> {
+        self.signed.signer
+    }
+
+    /// Ours: who belongs to the zone; `None` where a signed file does not list them, or the file is not signed.
+    pub fn members(&self) -> Option<&[Address]> {
+        let list = self.signed.members.as_deref();
+        list.filter(|_| self.signed.signer.is_some())
+    }
+
+    /// Ours: TURN servers.
+    pub fn turn_servers(&self) -> &[TurnServer] {
+        &self.services.turn
+    }
+
+    /// Ours: URLs of BitTorrent trackers at which the zone meets.
+    pub fn trackers(&self) -> &[String] {
+        &self.services.trackers
+    }
+
+    /// Ours: the DHT.
+    pub fn dht(&self) -> Option<&Dht> {
+        self.services.dht.as_ref()
+    }
+
     /// All entries.
     pub fn dictionary(&self) -> &Dictionary {
         &self.dictionary
@@ -332,13 +533,7 @@ pub fn designated(byte_sum: u32, relay_count: u32) -> Option<u32> {
 fn relays(dictionary: &Dictionary, faults: &mut Faults) -> BTreeMap<u32, Option<Relay>> {
     let mut relays = BTreeMap::new();
     let mut lines = BTreeMap::new();
-    for entry in dictionary.iter() {
-        let Some((prefix, number)) = entry.key.split_at_checked(RELAY_PREFIX.len()) else {
-            continue;
-        };
-        if !prefix.eq_ignore_ascii_case(RELAY_PREFIX.as_bytes()) {
-            continue;
-        }
+    for (number, entry) in prefixed(dictionary, RELAY_PREFIX) {
         let Some(index) = relay_index(number) else {
             faults.add(Some(entry.line), FaultKind::RelayKey(shown(&entry.key)));
             continue;
@@ -369,6 +564,19 @@ fn relays(dictionary: &Dictionary, faults: &mut Faults) -> BTreeMap<u32, Option<
         );
     }
     relays
+}
+
+/// The entries whose keys start so, with the rest of their keys; ASCII case does not matter (D3).
+fn prefixed<'a>(
+    dictionary: &'a Dictionary,
+    prefix: &'static str,
+) -> impl Iterator<Item = (&'a [u8], &'a Entry)> {
+    dictionary.iter().filter_map(move |entry| {
+        let (start, rest) = entry.key.split_at_checked(prefix.len())?;
+        start
+            .eq_ignore_ascii_case(prefix.as_bytes())
+            .then_some((rest, entry))
+    })
 }
 
 /// D6: any case, leading zeros allowed.
