@@ -51,7 +51,6 @@ impl Node {
             body_len: packet.body().len(),
             full_sender: matches!(packet.sender(), Party::Full(_)),
             session: None,
-            full_sender: matches!(packet.sender(), Party::Full(_)),
             proven: false,
             repeated: false,
         };

@@ -1138,7 +1138,7 @@ fn a_stranger_cannot_take_the_place_of_a_peer_and_who_holds_the_address_can() {
     sim.ping(2, ipv6(1)).unwrap();
     let sent = sim.record.iter().flatten().map(|(_, flying)| flying);
     let heard: Vec<Vec<u8>> = sent
-        .filter(|flying| flying.from == home(2))
+        .filter(|flying| flying.from == Place::Udp(home(2)))
         .map(|flying| flying.bytes.clone())
         .collect();
     assert!(heard.len() >= 4);
