@@ -21,4 +21,5 @@ mod sealed;
 mod streams;
 mod tickets;
 mod transports;
+mod zone_relay;
 mod zones;
