@@ -31,7 +31,7 @@ pub enum RealError {
     /// No answer.
     #[error(transparent)]
     Stub(#[from] StubError),
-    /// [`MAX_UNDER_WAY`] other names are being asked for.
+    /// Too many other names are being asked for.
     #[error("{MAX_UNDER_WAY} other names are being looked up: try again")]
     Busy,
 }
