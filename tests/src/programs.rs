@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Programs that tests use, with the Debian package of each.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("capsh", "libcap2-bin"),
     ("curl", "curl"),
     ("dbus-daemon", "dbus-daemon"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),

@@ -266,7 +266,7 @@ fn other_machines_are_not_answered_even_where_the_kernel_lets_them_in() {
     let Some(pair) = Pair::start() else { return };
     pair.host_a.sysctl("net/ipv4/conf/all/route_localnet", "1");
     pair.host_b.sysctl("net/ipv4/conf/all/route_localnet", "1");
-    let mut route = command("ip");
+    let mut route = command(programs::need("ip"));
     route.args([
         "route",
         "add",
@@ -276,13 +276,13 @@ fn other_machines_are_not_answered_even_where_the_kernel_lets_them_in() {
         "dev",
         "eth0",
     ]);
-    let mut rule = command("ip");
+    let mut rule = command(programs::need("ip"));
     rule.args([
         "rule", "add", "pref", "0", "to", RESPONDER, "lookup", "main",
     ]);
-    let mut local = command("ip");
+    let mut local = command(programs::need("ip"));
     local.args(["rule", "add", "pref", "1", "lookup", "local"]);
-    let mut gone = command("ip");
+    let mut gone = command(programs::need("ip"));
     gone.args(["rule", "del", "pref", "0", "lookup", "local"]);
     for command in [route, rule, local, gone] {
         pair.host_b.finish(command, LIMIT).expect_ok();
