@@ -526,6 +526,12 @@ impl Sim {
         }
     }
 
+    /// Bytes that a host's programs have read, of all streams.
+    pub fn bytes_read(&self, index: usize) -> usize {
+        let read = self.hosts[index].program.read.values();
+        read.map(Vec::len).sum()
+    }
+
     pub fn counters(&self, index: usize) -> Counters {
         self.hosts[index].node.counters()
     }

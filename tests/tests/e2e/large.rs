@@ -1,7 +1,7 @@
 //! What is larger than a packet of the path, and what is neither TCP, UDP nor echo: sealed, with the settings of a newcomer.
 
-use crate::common::Pair;
-use anode_tests::lab::{Family, Host, Lab, Lan, Node};
+use crate::common::{Pair, Strangers};
+use anode_tests::lab::{Family, Host};
 use anode_tests::programs;
 use anode_tests::traffic::{Noise, UdpEcho, udp};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -19,37 +19,6 @@ const EXPERIMENT: u8 = 253;
 const SCTP: u8 = 132;
 /// DATA of IPPKT and DGRAM at most: 64 KiB less the message's type and ports (Q21), which is less than UDP's own 65,527.
 const LARGEST: usize = 65_000;
-
-/// Two nodes that do not trust each other; `b` has a policy.
-struct Strangers {
-    a: Node,
-    b: Node,
-    host_a: Host,
-    host_b: Host,
-    _lan: Lan,
-    _lab: Lab,
-}
-
-impl Strangers {
-    fn start(inbound: &str) -> Option<Self> {
-        let lab = Lab::open()?;
-        let lan = Lan::new(&lab, Family::V4);
-        let (host_a, host_b) = (lan.host("a"), lan.host("b"));
-        let a = Node::on(&host_a, lab.directory(), "a").start();
-        let b = Node::on(&host_b, lab.directory(), "b")
-            .config(&format!("[inbound]\n{inbound}"))
-            .start();
-        programs::first_ping(&host_a, b.ipv6().into(), LIMIT);
-        Some(Self {
-            a,
-            b,
-            host_a,
-            host_b,
-            _lan: lan,
-            _lab: lab,
-        })
-    }
-}
 
 /// A socket of this IP protocol on the node's overlay address.
 fn raw(host: &Host, own: Ipv6Addr, protocol: u8) -> Socket {

@@ -1,9 +1,8 @@
 //! Who gets in: strangers by rules alone, and not a moment longer than the rules say.
 
-use anode_tests::lab::{Family, Host, Lab, Lan, Node};
-use anode_tests::programs;
+use crate::common::Strangers;
+use anode_tests::lab::{Host, Node};
 use anode_tests::traffic::{self, UdpEcho, accept, connect, listen};
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,49 +11,6 @@ const SOON: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(10);
 /// Longer than anything that is answered takes here.
 const SILENCE: Duration = Duration::from_secs(2);
-
-/// Two nodes that know each other's address and do not trust each other. `b` has a policy.
-struct Strangers {
-    b: Node,
-    a: Node,
-    host_a: Host,
-    host_b: Host,
-    _lan: Lan,
-    _lab: Lab,
-}
-
-impl Strangers {
-    fn start(inbound: &str) -> Option<Self> {
-        let lab = Lab::open()?;
-        let lan = Lan::new(&lab, Family::V4);
-        let (host_a, host_b) = (lan.host("a"), lan.host("b"));
-        let a = Node::on(&host_a, lab.directory(), "a").start();
-        let b = Node::on(&host_b, lab.directory(), "b")
-            .config(&format!("[inbound]\n{inbound}"))
-            .start();
-        // Echo is always answered.
-        programs::first_ping(&host_a, b.ipv6().into(), LIMIT);
-        Some(Self {
-            b,
-            a,
-            host_a,
-            host_b,
-            _lan: lan,
-            _lab: lab,
-        })
-    }
-
-    fn b_at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.b.ipv6().into(), port)
-    }
-
-    /// Writes the policy of `b` anew and has it read.
-    fn reload(&self, inbound: &str) {
-        let file = self.b.state().with_extension("toml");
-        fs::write(&file, format!("[inbound]\n{inbound}\n")).expect("the configuration");
-        self.b.cli(&["policy", "reload"]).expect_ok();
-    }
-}
 
 fn assert_open(client: &Host, server: &Host, address: SocketAddr) {
     let listener = listen(server, address);

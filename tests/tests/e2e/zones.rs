@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -63,6 +63,19 @@ impl Zone {
 
     fn text(&self) -> String {
         fs::read_to_string(self.zone.join("zone")).expect("the zone file")
+    }
+
+    /// Makes a key and a certificate for it.
+    fn certificate(&self, certificate: &Path, key: &Path, what: &[&str]) {
+        let mut make = command("openssl");
+        make.args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
+            .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(what)
+            .arg("-keyout")
+            .arg(key)
+            .arg("-out")
+            .arg(certificate);
+        self.host.finish(make, SOON).expect_ok();
     }
 
     /// Edits the zone file and signs it.
@@ -331,27 +344,18 @@ fn https_is_believed_by_the_certificates_that_the_machine_trusts_and_by_no_other
     zone.publish("zone", &zone.text());
     let pem = zone.lab.directory().join("server.pem");
     let pem_text = pem.to_str().expect("a path");
-    let mut make = command("openssl");
-    make.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]);
-    make.args([
-        "-subj",
-        "/CN=zone",
-        "-addext",
-        &format!("subjectAltName=IP:{}", zone.web.v4()),
-    ]);
-    make.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-    make.args(["-keyout", pem_text, "-out", pem_text]);
-    zone.host.finish(make, SOON).expect_ok();
+    zone.certificate(
+        &pem,
+        &pem,
+        &[
+            "-subj",
+            "/CN=zone",
+            "-addext",
+            &format!("subjectAltName=IP:{}", zone.web.v4()),
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ],
+    );
     let mut serve = command("python3");
     serve
         .args(["-c", HTTPS, pem_text, &zone.web.v4().to_string(), "8443"])
@@ -374,21 +378,7 @@ fn https_is_believed_by_the_certificates_that_the_machine_trusts_and_by_no_other
     drop(trusting);
     // another certificate to trust, not the server's
     let other = zone.lab.directory().join("other.pem");
-    let mut make = command("openssl");
-    make.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]);
-    make.args(["-subj", "/CN=other", "-keyout", "/dev/null", "-out"])
-        .arg(&other);
-    zone.host.finish(make, SOON).expect_ok();
+    zone.certificate(&other, Path::new("/dev/null"), &["-subj", "/CN=other"]);
     let doubting = node("doubting", &format!("SSL_CERT_FILE={}", other.display()));
     doubting.wait("the trouble", SOON, || trouble(&doubting).contains("TLS: "));
     assert_eq!(revision(&doubting), 0);

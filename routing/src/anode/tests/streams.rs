@@ -69,19 +69,13 @@ fn a_transfer_goes_on_while_the_sender_roams() {
             .to_write
             .insert(stream, (data.clone(), 0));
         sim.run(ms(400));
-        let read = |sim: &Sim| {
-            sim.hosts[1]
-                .program
-                .read
-                .values()
-                .map(Vec::len)
-                .sum::<usize>()
-        };
-        let before = read(&sim);
+        let before = sim.bytes_read(1);
         assert!(before > 0 && before < data.len(), "{before}");
         sim.hosts[roamer].at = elsewhere(7);
         // Who roams does not know it: its next packets tell. A silent receiver is asked by its own acknowledgements' silence.
-        let took = sim.until(secs(60), "progress", |sim| read(sim) > before + (4 << 20));
+        let took = sim.until(secs(60), "progress", |sim| {
+            sim.bytes_read(1) > before + (4 << 20)
+        });
         println!("host {} roamed: 4 MiB more after {took:?}", roamer + 1);
         assert!(took < secs(10), "{took:?}");
         sim.until(secs(60), "the end", |sim| {

@@ -88,23 +88,15 @@ fn datagrams_that_stop_in_the_middle_cost_a_transfer_a_few_seconds() {
         .to_write
         .insert(stream, (data.clone(), 0));
     sim.run(secs(2));
-    let read = |sim: &Sim| {
-        sim.hosts[1]
-            .program
-            .read
-            .values()
-            .map(Vec::len)
-            .sum::<usize>()
-    };
-    assert!(read(&sim) > 0);
+    assert!(sim.bytes_read(1) > 0);
     sim.no_datagrams = true;
     sim.run(ms(100));
-    let before = read(&sim);
-    let pause = sim.until(secs(10), "data again", |sim| read(sim) > before);
+    let before = sim.bytes_read(1);
+    let pause = sim.until(secs(10), "data again", |sim| sim.bytes_read(1) > before);
     println!("datagrams stop: data again after {pause:?}");
     assert!(pause < secs(5), "{pause:?}");
     assert_eq!(sim.used(0, 2), Some("tcp://192.0.2.2:8737".into()));
-    sim.until(secs(60), "the end", |sim| read(sim) == data.len());
+    sim.until(secs(60), "the end", |sim| sim.bytes_read(1) == data.len());
     assert!(sim.hosts[1].program.read.values().next() == Some(&data));
 }
 
