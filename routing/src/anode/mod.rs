@@ -18,6 +18,7 @@ mod discovery;
 mod guard;
 mod lan;
 mod limits;
+mod mtu;
 mod output;
 mod path;
 mod peer;
@@ -559,6 +560,7 @@ impl Node {
             self.send_check(now, found, spot);
         }
         self.follow_relay(found);
+        self.search_packet_size(now, found);
         if silent || unanswered {
             self.doubt_relays(now, found);
         }

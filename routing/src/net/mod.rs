@@ -375,7 +375,14 @@ impl AnodeOverlay {
                     return;
                 }
                 Err(_) => self.node.note_refused(self.batch.segments()),
-                Ok(refused) => self.node.note_refused(refused),
+                Ok(refused) => {
+                    self.node.note_refused(refused.packets);
+                    if refused.too_large {
+                        let size = self.batch.segment_size;
+                        let to = self.batch.destination;
+                        self.node.note_too_large(now, &to, size);
+                    }
+                }
             }
             self.blocked = None;
         }

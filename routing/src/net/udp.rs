@@ -14,6 +14,14 @@ const SOCKET_BUFFER: usize = 7 << 20;
 /// What one receive call may put into one buffer (GRO).
 const RECEIVE_BUFFER: usize = 65_535;
 
+/// Packets of a batch that the network did not take.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Refused {
+    pub packets: usize,
+    /// Because of their size.
+    pub too_large: bool,
+}
+
 /// A bound, non-blocking UDP socket.
 pub(super) struct UdpSocket {
     socket: Socket,
@@ -77,18 +85,24 @@ impl UdpSocket {
         true
     }
 
-    /// Sends a batch; returns how many of its packets the network refused. `WouldBlock`: nothing was taken.
-    pub fn send(&self, batch: &TransmitBatch) -> io::Result<usize> {
+    /// Sends a batch; returns what of it the network refused. `WouldBlock`: nothing was taken.
+    pub fn send(&self, batch: &TransmitBatch) -> io::Result<Refused> {
         let source = batch.destination.source;
         match self.try_send(batch, &batch.contents, Some(batch.segment_size), source) {
-            Ok(()) => Ok(0),
+            Ok(()) => Ok(Refused::default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             // The device refuses offload (quinn-udp then stops using it), or the source address is gone, or one packet is
             // too large for the interface: packet by packet, each on its own.
-            Err(_) => Ok(batch
-                .packets()
-                .filter(|packet| self.try_send(batch, packet, None, None).is_err())
-                .count()),
+            Err(_) => {
+                let mut refused = Refused::default();
+                for packet in batch.packets() {
+                    if let Err(error) = self.try_send(batch, packet, None, None) {
+                        refused.packets += 1;
+                        refused.too_large |= error.raw_os_error() == Some(nix::libc::EMSGSIZE);
+                    }
+                }
+                Ok(refused)
+            }
         }
     }
 
