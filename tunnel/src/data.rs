@@ -30,7 +30,7 @@ use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
 use anode_routing::net::{ServedZone, StreamConfig, StreamLimits};
-use anode_routing::overlay::Overlay;
+use anode_routing::overlay::{Overlay, Ready};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -137,6 +137,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         wake,
         packet: vec![0; TUN_BUFFER],
         outgoing: Vec::with_capacity(TUN_BUFFER),
+        readable: Readable::default(),
         tun_dropped: 0,
     };
     Ok(Prepared {
@@ -321,7 +322,17 @@ struct DataThread {
     wake: Arc<Wake>,
     packet: Vec<u8>,
     outgoing: Vec<u8>,
+    readable: Readable,
     tun_dropped: u64,
+}
+
+/// What the last look at the descriptors has found.
+#[derive(Default)]
+struct Readable {
+    tun: bool,
+    /// The interface was readable in the turn before, too: packets come faster than one a turn.
+    tun_busy: bool,
+    overlays: Vec<Ready>,
 }
 
 impl DataThread {
@@ -329,7 +340,7 @@ impl DataThread {
         loop {
             let now = Instant::now();
             let mut more = self.drain_tun(now)?;
-            more |= self.adapter.receive(now);
+            more |= self.adapter.receive(now, &self.readable.overlays);
             self.adapter.handle_timeout(now);
             if self.obey(now) {
                 return Ok(());
@@ -344,10 +355,12 @@ impl DataThread {
 
     /// True if more may be waiting.
     fn drain_tun(&mut self, now: Instant) -> Result<bool, Error> {
-        let Some(tun) = &self.tun else {
+        let Some(tun) = self.tun.as_ref().filter(|_| self.readable.tun) else {
             return Ok(false);
         };
-        for _ in 0..TUN_BATCH {
+        // A single packet costs one read, not a second one to learn that it was the only one.
+        let batch = if self.readable.tun_busy { TUN_BATCH } else { 1 };
+        for _ in 0..batch {
             match tun.recv(&mut self.packet) {
                 Ok((header, length)) => {
                     let offload = vnet::decode(header);
@@ -367,7 +380,8 @@ impl DataThread {
                 }
             }
         }
-        Ok(true)
+        // The next look at the descriptors tells whether there is more after a single one.
+        Ok(batch > 1)
     }
 
     fn fill_tun(&mut self, now: Instant) {
@@ -401,18 +415,33 @@ impl DataThread {
         } else {
             self.until_deadline()
         };
-        let tun = self.tun.as_ref().map(AsFd::as_fd);
-        let others = [self.wake.as_fd(), self.interfaces.as_fd()];
-        let fds = self.adapter.fds().into_iter().chain(others).chain(tun);
+        let overlays: Vec<_> = self.adapter.fds().collect();
+        let own = [self.wake.as_fd(), self.interfaces.as_fd()];
+        let fds = own.into_iter().chain(self.tun.as_ref().map(AsFd::as_fd));
+        let fds = fds.chain(overlays.iter().flatten().copied());
         let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if let Err(error) = poll(&mut fds, timeout) {
             tracing::warn!(%error, "waiting for packets");
         }
-        let changed = fds[fds.len() - 1 - usize::from(tun.is_some())].any() == Some(true);
+        let mut found = fds.iter().map(|fd| fd.any() == Some(true));
+        let mut next = || found.next().unwrap_or(true);
+        let (woken, changed) = (next(), next());
+        let tun = self.tun.is_some() && next();
+        self.readable.tun_busy = tun && self.readable.tun;
+        self.readable.tun = tun;
+        self.readable.overlays.clear();
+        for fds in &overlays {
+            let ready = Ready::from_each(fds.iter().map(|_| next()));
+            self.readable.overlays.push(ready);
+        }
         drop(fds);
-        self.wake.drain();
+        if woken {
+            self.wake.drain();
+        }
         if changed {
             self.read_interfaces();
+            // The sockets that hear beacons may be others now.
+            self.readable.overlays.clear();
         }
     }
 
