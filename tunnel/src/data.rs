@@ -138,6 +138,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         packet: vec![0; TUN_BUFFER],
         outgoing: Vec::with_capacity(TUN_BUFFER),
         readable: Readable::default(),
+        due: None,
         tun_dropped: 0,
     };
     Ok(Prepared {
@@ -323,12 +324,16 @@ struct DataThread {
     packet: Vec<u8>,
     outgoing: Vec<u8>,
     readable: Readable,
+    /// The deadline of the last sleep; `None`: nobody has one, or it was not asked for.
+    due: Option<Instant>,
     tun_dropped: u64,
 }
 
 /// What the last look at the descriptors has found.
 #[derive(Default)]
 struct Readable {
+    /// There are commands.
+    wake: bool,
     tun: bool,
     /// The interface was readable in the turn before, too: packets come faster than one a turn.
     tun_busy: bool,
@@ -341,8 +346,10 @@ impl DataThread {
             let now = Instant::now();
             let mut more = self.drain_tun(now)?;
             more |= self.adapter.receive(now, &self.readable.overlays);
-            self.adapter.handle_timeout(now);
-            if self.obey(now) {
+            if self.due.is_none_or(|due| due <= now) {
+                self.adapter.handle_timeout(now);
+            }
+            if self.readable.wake && self.obey(now) {
                 return Ok(());
             }
             self.adapter.exchange(now);
@@ -410,6 +417,7 @@ impl DataThread {
 
     /// Until something is readable or due; with more work waiting, only a look at what is readable.
     fn wait(&mut self, more: bool) {
+        self.due = None;
         let timeout = if more {
             Some(Duration::ZERO)
         } else {
@@ -425,7 +433,8 @@ impl DataThread {
         }
         let mut found = fds.iter().map(|fd| fd.any() == Some(true));
         let mut next = || found.next().unwrap_or(true);
-        let (woken, changed) = (next(), next());
+        let changed;
+        (self.readable.wake, changed) = (next(), next());
         let tun = self.tun.is_some() && next();
         self.readable.tun_busy = tun && self.readable.tun;
         self.readable.tun = tun;
@@ -435,7 +444,7 @@ impl DataThread {
             self.readable.overlays.push(ready);
         }
         drop(fds);
-        if woken {
+        if self.readable.wake {
             self.wake.drain();
         }
         if changed {
@@ -445,9 +454,10 @@ impl DataThread {
         }
     }
 
-    fn until_deadline(&self) -> Option<Duration> {
+    fn until_deadline(&mut self) -> Option<Duration> {
         let deadlines = [self.adapter.deadline(), self.control.deadline()];
         let (at, reason) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)?;
+        self.due = Some(at);
         let left = at.saturating_duration_since(Instant::now());
         tracing::trace!(?left, reason, "sleep");
         Some(left)
