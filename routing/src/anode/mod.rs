@@ -267,7 +267,10 @@ impl Node {
             .collect();
         for found in connected {
             if let Some(peer) = self.peers.get_mut(found) {
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+                for path in &mut peer.paths {
+                    path.check(now);
+                    path.size.doubt();
+                }
                 peer.want_datagrams(now);
             }
             self.handle_peer_timer(now, found);
