@@ -328,14 +328,14 @@ fn flatten(result: Result<Result<(), Error>, oneshot::error::RecvError>) -> Resu
 }
 
 /// The signals that a node hears.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn install() -> Result<Self, Error> {
+    pub(crate) fn install() -> Result<Self, Error> {
         let install = |kind| signal(kind).map_err(Error::io("cannot handle signals"));
         Ok(Self {
             interrupt: install(SignalKind::interrupt())?,
@@ -344,7 +344,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.terminate.recv() => Asked::Stop,
@@ -358,7 +358,7 @@ impl Signals {
 }
 
 /// What a signal wants.
-enum Asked {
+pub(crate) enum Asked {
     Stop,
     Reload,
 }

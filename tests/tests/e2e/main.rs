@@ -20,6 +20,7 @@ mod relay;
 mod sealed;
 mod streams;
 mod tickets;
+mod tracker;
 mod transports;
 mod zone_relay;
 mod zones;

@@ -8,6 +8,7 @@ mod policy;
 mod relay;
 mod show;
 mod tickets;
+mod tracker;
 mod trust;
 mod up;
 mod zone;
@@ -68,6 +69,8 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
         Command::Zone(action) => zone::run(common, action),
+        Command::Rendezvous(action) => tracker::rendezvous(common, action),
+        Command::Tracker(action) => tracker::tracker(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),

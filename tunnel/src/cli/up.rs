@@ -288,7 +288,7 @@ fn proxy(wanted: &config::Proxy) -> Result<Option<SocketAddr>, Error> {
 }
 
 /// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.
-fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
+pub(super) fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
     let (place, filter) = match (&flags.log, flags.verbose, &config.log) {
         (Some(filter), _, _) => ("--log", filter.as_str()),
         (None, 0, Some(filter)) => ("log", filter.as_str()),

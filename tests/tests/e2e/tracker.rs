@@ -1,0 +1,409 @@
+//! `anode tracker …` and the tracker of a relay, as a stranger with the binary meets them.
+
+use anode_tests::lab::{Family, Host, Lab, Lan, Ns, Proc, anode_binary, command};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+const HASH: &str = "ae6c5ad699f4f549df3fa37df67ea8857b0d2d2a";
+
+/// A tracker and nothing else.
+pub struct TrackerProc {
+    pub process: Proc,
+    pub config: PathBuf,
+}
+
+impl TrackerProc {
+    /// With this in its file; waits for `ready`.
+    pub fn start(ns: &Ns, directory: &Path, text: &str) -> Self {
+        let config = directory.join("tracker.toml");
+        fs::write(&config, text).expect("the configuration");
+        let mut start = command(anode_binary());
+        start.args(["relay", "-c"]).arg(&config);
+        // Neither root's rights nor a home: a tracker alone needs neither.
+        let mut process = ns.start(start);
+        process
+            .wait_stderr_line("ready", LIMIT)
+            .unwrap_or_else(|said| panic!("{said}"));
+        Self { process, config }
+    }
+
+    /// Of its own `/metrics`, which this machine alone may read.
+    pub fn metric(&self, ns: &Ns, at: &str, name: &str) -> u64 {
+        let mut curl = command("curl");
+        curl.args(["-sS", &format!("http://{at}/metrics")]);
+        let text = ns.finish(curl, LIMIT).expect_ok().stdout();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name}: {text}"))
+            .parse()
+            .expect("a number")
+    }
+}
+
+/// `anode tracker …` without a node; its list, or its exit status with what it said.
+pub fn ask(ns: &Ns, directory: &Path, args: &[&str]) -> (i32, Value, String) {
+    let mut tracker = command(anode_binary());
+    tracker
+        .arg("--state")
+        .arg(directory.join("nobody"))
+        .args(["--json", "tracker"])
+        .args(args);
+    let done = ns.finish(tracker, Duration::from_secs(30));
+    let list = serde_json::from_str(&done.stdout()).unwrap_or(Value::Null);
+    (done.code(), list, done.stderr)
+}
+
+#[track_caller]
+fn announce(ns: &Ns, directory: &Path, url: &str, more: &[&str]) -> Vec<Value> {
+    let args = [&["announce", url, "--info-hash", HASH], more].concat();
+    let (code, list, said) = ask(ns, directory, &args);
+    assert_eq!(code, 0, "{list}\n{said}");
+    list.as_array().expect("a list").clone()
+}
+
+fn locals(list: &[Value]) -> Vec<&str> {
+    list.iter()
+        .filter_map(|entry| entry["local"].as_str())
+        .collect()
+}
+
+const KEYS: [&str; 9] = [
+    "complete",
+    "error",
+    "external_ip",
+    "incomplete",
+    "interval",
+    "local",
+    "peers",
+    "tracker",
+    "warning",
+];
+
+// B1, B2, B3, B5, B11, B12, B14, B15, B16: every address asks for itself, and everybody learns of all of them.
+#[test]
+fn every_address_announces_itself_and_all_are_told() {
+    let Some(lab) = Lab::open() else { return };
+    let lan = Lan::new(&lab, Family::Both);
+    let (server, host) = (lan.host("tracker"), lan.host("client"));
+    host.address_add("192.0.2.77".parse().unwrap(), 24);
+    host.address_add("2001:db8:1::77".parse().unwrap(), 64);
+    let text = "[tracker]\nlisten = [\"0.0.0.0:6969\", \"[::]:6969\"]\nopen = true\n";
+    let tracker = TrackerProc::start(&server, lab.directory(), text);
+    let own = [
+        host.v4().to_string(),
+        "192.0.2.77".to_owned(),
+        host.v6().to_string(),
+        "2001:db8:1::77".to_owned(),
+    ];
+    let urls = |scheme: &str| {
+        [
+            format!("{scheme}://{}:6969/announce", server.v4()),
+            format!("{scheme}://[{}]:6969/announce", server.v6()),
+        ]
+    };
+    for (scheme, port) in [("http", "9000"), ("udp", "9001")] {
+        let mut heard = Vec::new();
+        for url in urls(scheme) {
+            let list = announce(
+                &host,
+                lab.directory(),
+                &url,
+                &["--port", port, "--event", "started"],
+            );
+            assert_eq!(list.len(), 2, "two addresses of that family: {list:?}");
+            for entry in &list {
+                let entry = entry.as_object().expect("an object");
+                let keys: Vec<&str> = entry.keys().map(String::as_str).collect();
+                assert_eq!(keys, KEYS);
+                assert_eq!(entry["tracker"], url.as_str());
+                assert_eq!(entry["interval"], 1800);
+                assert_eq!(entry["error"], Value::Null);
+                if scheme == "http" {
+                    assert_eq!(entry["external_ip"], entry["local"]);
+                }
+            }
+            heard.extend(locals(&list).into_iter().map(str::to_owned));
+        }
+        heard.sort();
+        let mut expected = own.to_vec();
+        expected.sort();
+        assert_eq!(heard, expected, "{scheme}");
+    }
+    // A neighbour is told of both families over HTTP, and of its own over UDP.
+    let other = lan.host("other");
+    let [four, six] = urls("http");
+    for url in [&four, &six] {
+        let list = announce(&other, lab.directory(), url, &["--port", "9002"]);
+        let peers: Vec<&str> = list[0]["peers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        for ip in &own {
+            for port in [9000, 9001] {
+                let endpoint = match ip.contains(':') {
+                    true => format!("[{ip}]:{port}"),
+                    false => format!("{ip}:{port}"),
+                };
+                assert!(
+                    peers.contains(&endpoint.as_str()),
+                    "{endpoint} in {peers:?}"
+                );
+            }
+        }
+        assert!(
+            !peers.iter().any(|peer| list[0]["local"]
+                .as_str()
+                .is_some_and(|own| peer.contains(own))),
+            "not itself: {peers:?}"
+        );
+    }
+    let [four, _] = urls("udp");
+    let list = announce(&other, lab.directory(), &four, &["--port", "9002"]);
+    let peers = list[0]["peers"].as_array().unwrap();
+    assert_eq!(peers.len(), 4, "IPv4 alone: {peers:?}");
+
+    for url in [&four, &urls("http")[1]] {
+        let (code, list, said) = ask(
+            &other,
+            lab.directory(),
+            &["scrape", url, "--info-hash", HASH],
+        );
+        assert_eq!(code, 0, "{said}");
+        // Each run is one client, whatever its addresses (B16): four of the one, and the neighbour's last two.
+        let entry = &list[0];
+        assert_eq!(
+            (entry["complete"].as_u64(), entry["incomplete"].as_u64()),
+            (Some(0), Some(6)),
+            "{entry}"
+        );
+        assert_eq!(entry["tracker"], url.as_str());
+    }
+    let list = announce(
+        &other,
+        lab.directory(),
+        &four,
+        &["--port", "9002", "--event", "stopped"],
+    );
+    assert_eq!(list[0]["peers"], Value::Array(Vec::new()));
+    assert_eq!(
+        tracker.metric(&server, "127.0.0.1:6969", "anode_tracker_entries"),
+        9
+    );
+    assert_eq!(
+        tracker.metric(
+            &server,
+            "[::1]:6969",
+            "anode_tracker_wrong_connection_total"
+        ),
+        0
+    );
+}
+
+fn loopback(_lab: &Lab) -> Ns {
+    Ns::new("alone")
+}
+
+#[test]
+fn a_refusal_is_told_in_the_trackers_own_words() {
+    let Some(lab) = Lab::open() else { return };
+    let ns = loopback(&lab);
+    let text = "[tracker]\nlisten = [\"127.0.0.1:6969\", \"[::1]:6969\"]\n";
+    let tracker = TrackerProc::start(&ns, lab.directory(), text);
+    for url in ["http://127.0.0.1:6969/announce", "udp://[::1]:6969"] {
+        let args = ["announce", url, "--info-hash", HASH];
+        let (code, list, said) = ask(&ns, lab.directory(), &args);
+        assert_eq!(code, 1);
+        assert!(
+            said.contains("this tracker does not serve this info hash"),
+            "{said}"
+        );
+        let error = list[0]["error"].as_str().expect("an error");
+        assert!(
+            error.contains("this tracker does not serve this info hash"),
+            "{error}"
+        );
+        assert_eq!(list[0]["interval"], Value::Null);
+    }
+    // A hangup reads the list again, and a mistake in it changes nothing.
+    fs::write(
+        &tracker.config,
+        format!("{text}info-hashes = [\"{HASH}\"]\n"),
+    )
+    .unwrap();
+    hang_up(&tracker.process);
+    let url = "udp://127.0.0.1:6969";
+    let deadline = std::time::Instant::now() + LIMIT;
+    while ask(
+        &ns,
+        lab.directory(),
+        &["announce", url, "--info-hash", HASH],
+    )
+    .0 != 0
+    {
+        assert!(std::time::Instant::now() < deadline, "served after SIGHUP");
+    }
+    fs::write(&tracker.config, "[tracker]\nopne = true\n").unwrap();
+    hang_up(&tracker.process);
+    std::thread::sleep(Duration::from_millis(200));
+    announce(&ns, lab.directory(), url, &[]);
+    let said = tracker.process.stderr();
+    assert!(said.contains("the tracker stays as it was"), "{said}");
+    terminate(&tracker.process);
+    let done = tracker.process.finish(LIMIT);
+    assert_eq!(done.code(), 0, "{done}");
+    let ready = done
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("ready"))
+        .count();
+    assert_eq!(ready, 1, "{done}");
+}
+
+fn signal(process: &Proc, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(process.pid() as i32);
+    nix::sys::signal::kill(pid, signal).expect("it runs");
+}
+
+fn hang_up(process: &Proc) {
+    signal(process, nix::sys::signal::Signal::SIGHUP);
+}
+
+fn terminate(process: &Proc) {
+    signal(process, nix::sys::signal::Signal::SIGTERM);
+}
+
+#[test]
+fn a_tracker_alone_needs_no_root_and_no_state() {
+    let Some(lab) = Lab::open() else { return };
+    let ns = loopback(&lab);
+    let config = lab.directory().join("t.toml");
+    fs::write(
+        &config,
+        "[tracker]\nlisten = [\"127.0.0.1:6970\"]\nopen = true\n",
+    )
+    .unwrap();
+    fs::set_permissions(
+        lab.directory(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let mut start = command("setpriv");
+    start
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "--no-new-privs",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+        ])
+        .arg(anode_binary())
+        .args(["relay", "-c"])
+        .arg(&config)
+        .env_remove("HOME")
+        .env_remove("XDG_STATE_HOME");
+    let mut process = ns.start(start);
+    process
+        .wait_stderr_line("ready", LIMIT)
+        .unwrap_or_else(|said| panic!("{said}"));
+    announce(&ns, lab.directory(), "http://127.0.0.1:6970/announce", &[]);
+    terminate(&process);
+    assert_eq!(process.finish(LIMIT).code(), 0);
+    let left: Vec<_> = fs::read_dir(lab.directory())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert_eq!(left, ["t.toml"], "no state, no socket");
+}
+
+#[test]
+fn what_cannot_be_asked_is_said_at_once() {
+    let Some(lab) = Lab::open() else { return };
+    let ns = loopback(&lab);
+    for (args, code, part) in [
+        (
+            vec!["announce", "ftp://x/", "--info-hash", HASH],
+            2,
+            "http://, https:// or udp://",
+        ),
+        (
+            vec!["announce", "udp://127.0.0.1", "--info-hash", HASH],
+            2,
+            "no valid port",
+        ),
+        (
+            vec!["announce", "udp://127.0.0.1:1", "--info-hash", "abc"],
+            2,
+            "40 hexadecimal digits",
+        ),
+        (vec!["announce", "udp://127.0.0.1:1"], 2, "--info-hash"),
+        (
+            vec![
+                "announce",
+                "udp://127.0.0.1:1",
+                "--info-hash",
+                HASH,
+                "--port",
+                "0",
+            ],
+            2,
+            "0",
+        ),
+        (
+            vec![
+                "announce",
+                "udp://127.0.0.1:1",
+                "--info-hash",
+                HASH,
+                "--event",
+                "x",
+            ],
+            2,
+            "started",
+        ),
+        // Nobody there, and nobody reachable.
+        (
+            vec!["announce", "udp://127.0.0.1:1", "--info-hash", HASH],
+            1,
+            "no answer from 127.0.0.1:1",
+        ),
+        (
+            vec![
+                "announce",
+                "http://127.0.0.1:1/announce",
+                "--info-hash",
+                HASH,
+            ],
+            1,
+            "no connection from 127.0.0.1",
+        ),
+        (
+            vec!["announce", "udp://192.0.2.1:1", "--info-hash", HASH],
+            1,
+            "no address of this machine",
+        ),
+        (
+            vec!["scrape", "http://127.0.0.1:1/x", "--info-hash", HASH],
+            1,
+            "no scrape form",
+        ),
+    ] {
+        let (status, _, said) = ask(&ns, lab.directory(), &args);
+        assert_eq!(status, code, "{args:?}: {said}");
+        assert!(said.contains(part), "{args:?}: {said}");
+    }
+}
+
+/// Used by other files of this program, too.
+pub fn at(host: &Host) -> String {
+    format!("{}:6969", host.v4())
+}
