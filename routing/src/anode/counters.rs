@@ -163,6 +163,8 @@ counters! {
     relay_limit,
     /// Packets to be passed on that did not fit the queue.
     relay_overflow,
+    /// Presence EPIs that were answered with a question.
+    rx_presences,
     /// The network refused a packet: unreachable, too big, no buffer.
     tx_refused,
 }

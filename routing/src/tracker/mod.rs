@@ -17,7 +17,7 @@ mod server;
 mod socket;
 
 pub use announcer::{Announcer, Names};
-pub use anode_tracker::client::{About, ClientCounters, Report};
+pub use anode_tracker::client::{About, ClientCounters, Report, TrackerId};
 pub use anode_tracker::rendezvous::{
     Cidr, InvalidCidr, LocalAddress, Publish, Rotation, Scope, Unpublished, epochs_in_force,
     info_hash, next_change, pairs, scope,

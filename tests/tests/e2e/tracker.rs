@@ -1,47 +1,26 @@
 //! `anode tracker …` and the tracker of a relay, as a stranger with the binary meets them.
 
-use anode_tests::lab::{Family, Host, Lab, Lan, Ns, Proc, anode_binary, command};
+use anode_tests::lab::{Family, Lab, Lan, Ns, Proc, anode_binary, command};
+use anode_tests::tracker::AnodeTracker;
 use serde_json::Value;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const HASH: &str = "ae6c5ad699f4f549df3fa37df67ea8857b0d2d2a";
 
-/// A tracker and nothing else.
-pub struct TrackerProc {
-    pub process: Proc,
-    pub config: PathBuf,
-}
-
-impl TrackerProc {
-    /// With this in its file; waits for `ready`.
-    pub fn start(ns: &Ns, directory: &Path, text: &str) -> Self {
-        let config = directory.join("tracker.toml");
-        fs::write(&config, text).expect("the configuration");
-        let mut start = command(anode_binary());
-        start.args(["relay", "-c"]).arg(&config);
-        // Neither root's rights nor a home: a tracker alone needs neither.
-        let mut process = ns.start(start);
-        process
-            .wait_stderr_line("ready", LIMIT)
-            .unwrap_or_else(|said| panic!("{said}"));
-        Self { process, config }
-    }
-
-    /// Of its own `/metrics`, which this machine alone may read.
-    pub fn metric(&self, ns: &Ns, at: &str, name: &str) -> u64 {
-        let mut curl = command("curl");
-        curl.args(["-sS", &format!("http://{at}/metrics")]);
-        let text = ns.finish(curl, LIMIT).expect_ok().stdout();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("{name}: {text}"))
-            .parse()
-            .expect("a number")
-    }
+/// Of its own `/metrics`, which its machine alone may read.
+pub fn metric(ns: &Ns, at: &str, name: &str) -> u64 {
+    let mut curl = command("curl");
+    curl.args(["-sS", &format!("http://{at}/metrics")]);
+    let text = ns.finish(curl, LIMIT).expect_ok().stdout();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name}: {text}"))
+        .parse()
+        .expect("a number")
 }
 
 /// `anode tracker …` without a node; its list, or its exit status with what it said.
@@ -92,7 +71,7 @@ fn every_address_announces_itself_and_all_are_told() {
     host.address_add("192.0.2.77".parse().unwrap(), 24);
     host.address_add("2001:db8:1::77".parse().unwrap(), 64);
     let text = "[tracker]\nlisten = [\"0.0.0.0:6969\", \"[::]:6969\"]\nopen = true\n";
-    let tracker = TrackerProc::start(&server, lab.directory(), text);
+    let _tracker = AnodeTracker::start(&server, lab.directory(), text);
     let own = [
         host.v4().to_string(),
         "192.0.2.77".to_owned(),
@@ -192,11 +171,11 @@ fn every_address_announces_itself_and_all_are_told() {
     );
     assert_eq!(list[0]["peers"], Value::Array(Vec::new()));
     assert_eq!(
-        tracker.metric(&server, "127.0.0.1:6969", "anode_tracker_entries"),
+        metric(&server, "127.0.0.1:6969", "anode_tracker_entries"),
         9
     );
     assert_eq!(
-        tracker.metric(
+        metric(
             &server,
             "[::1]:6969",
             "anode_tracker_wrong_connection_total"
@@ -214,7 +193,7 @@ fn a_refusal_is_told_in_the_trackers_own_words() {
     let Some(lab) = Lab::open() else { return };
     let ns = loopback(&lab);
     let text = "[tracker]\nlisten = [\"127.0.0.1:6969\", \"[::1]:6969\"]\n";
-    let tracker = TrackerProc::start(&ns, lab.directory(), text);
+    let tracker = AnodeTracker::start(&ns, lab.directory(), text);
     for url in ["http://127.0.0.1:6969/announce", "udp://[::1]:6969"] {
         let args = ["announce", url, "--info-hash", HASH];
         let (code, list, said) = ask(&ns, lab.directory(), &args);
@@ -401,9 +380,4 @@ fn what_cannot_be_asked_is_said_at_once() {
         assert_eq!(status, code, "{args:?}: {said}");
         assert!(said.contains(part), "{args:?}: {said}");
     }
-}
-
-/// Used by other files of this program, too.
-pub fn at(host: &Host) -> String {
-    format!("{}:6969", host.v4())
 }

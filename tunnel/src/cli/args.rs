@@ -64,7 +64,7 @@ pub enum Command {
     #[command(subcommand)]
     Key(Key),
     /// Where a peer is, and which source knew
-    Lookup(Whom),
+    Lookup(LookupArgs),
     /// The IPv6 of an address or name
     Resolve(Whom),
     /// Let a peer open connections to this machine, and name it
@@ -228,6 +228,21 @@ pub struct Whom {
 }
 
 #[derive(Args, Debug)]
+pub struct LookupArgs {
+    #[command(flatten)]
+    pub whom: Whom,
+    /// Ask just this source, and wait for it
+    #[arg(long, value_name = "SOURCE")]
+    pub via: Option<Via>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The trackers of [rendezvous]: minutes, not seconds
+    Tracker,
+}
+
+#[derive(Args, Debug)]
 pub struct Trust {
     /// The peer's address, as `anode address` prints it there
     pub address: AddressText,
@@ -304,6 +319,9 @@ pub enum TrackerCommand {
         /// What happened; nothing at a regular repeat
         #[arg(long, value_name = "E")]
         event: Option<TrackerEvent>,
+        /// Ask for a list in place of compact peers (http)
+        #[arg(long)]
+        no_compact: bool,
     },
     /// See how many are on a tracker's list
     Scrape {

@@ -25,7 +25,7 @@ use crate::control::client::Client;
 use crate::demo::programs;
 use crate::output::Style;
 use crate::state::{SYSTEM_STATE, StateDir};
-use args::{Cli, Command, Common, DemoTool, Guard};
+use args::{Cli, Command, Common, DemoTool, Guard, Via};
 
 /// What a command that ended in order has to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +61,10 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Ping(flags) => ping::run(common, &flags),
         Command::Address => identity::address(common),
         Command::Key(key) => identity::key(common, key),
-        Command::Lookup(whom) => show::lookup(common, &whom.target),
+        Command::Lookup(flags) => match flags.via {
+            None => show::lookup(common, &flags.whom.target),
+            Some(Via::Tracker) => tracker::lookup(common, &flags.whom.target),
+        },
         Command::Resolve(whom) => show::resolve(common, &whom.target),
         Command::Trust(flags) => trust::trust(common, &flags),
         Command::Distrust(whom) => trust::distrust(common, &whom.target),

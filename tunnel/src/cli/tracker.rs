@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anode_platform::netlink::Netlink;
 use anode_routing::tracker::{
@@ -17,12 +17,17 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::args::{Common, RendezvousCommand, TrackerCommand, TrackerEvent, TrackerQuestion};
-use super::{Done, block_on};
+use super::{Done, block_on, show};
 use crate::Error;
+use crate::control::rendezvous::Met;
 use crate::output::{self, Style};
 use crate::state::identity;
 use crate::tracker::names;
 
+/// How long a search goes on: trackers allow a question a minute, and both sides must have asked.
+const LOOKUP_TIME: Duration = Duration::from_secs(150);
+/// How often the node is asked.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 /// How many peers are asked for.
 const NUM_WANT: u32 = 200;
 
@@ -43,11 +48,11 @@ struct Announced {
 /// One local address that a scrape was made from.
 #[derive(Serialize)]
 struct Scraped {
-    local: IpAddr,
     tracker: String,
     complete: Option<u32>,
     downloaded: Option<u32>,
     incomplete: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
@@ -64,7 +69,8 @@ pub(super) fn tracker(common: &Common, command: TrackerCommand) -> Result<Done, 
             question,
             port,
             event,
-        } => announce(common, &question, port, event),
+            no_compact,
+        } => announce(common, &question, port, event, !no_compact),
         TrackerCommand::Scrape { question } => scrape(common, &question),
     }
 }
@@ -74,6 +80,7 @@ fn announce(
     question: &TrackerQuestion,
     port: u16,
     event: Option<TrackerEvent>,
+    compact: bool,
 ) -> Result<Done, Error> {
     let url = &question.url.0;
     let event = event.map(|event| match event {
@@ -96,7 +103,7 @@ fn announce(
         event,
         num_want: NUM_WANT,
         tracker_id: None,
-        compact: true,
+        compact,
     });
     let outcomes = block_on(ask_from_everywhere(url, port, asked))?;
     let entry = |outcome: &Outcome| {
@@ -163,7 +170,6 @@ fn scrape(common: &Common, question: &TrackerQuestion) -> Result<Done, Error> {
             Err(error) => (None, Some(error.clone())),
         };
         Scraped {
-            local: outcome.local,
             tracker: url.to_string(),
             complete: found.map(|found| found.complete),
             downloaded: found.map(|found| found.downloaded),
@@ -325,6 +331,34 @@ fn random() -> Result<[u8; 16], Error> {
         .try_fill_bytes(&mut bytes)
         .map_err(|error| Error::refused(format!("the system gives no randomness: {error}")))?;
     Ok(bytes)
+}
+
+/// Asks the node every second whether trackers have led to somebody.
+pub(super) fn lookup(common: &Common, text: &str) -> Result<Done, Error> {
+    let request = show::request(common, text)?;
+    let found = block_on(async {
+        let mut client = common.client().await?;
+        let deadline = Instant::now() + LOOKUP_TIME;
+        loop {
+            let met: Met = client.post("/v1/meet", &request).await?;
+            if !met.on {
+                return Err(Error::refused(
+                    "this node meets nobody at trackers: name some in [rendezvous] trackers, and start it again",
+                ));
+            }
+            if let Some(found) = met.found {
+                return Ok(found);
+            }
+            if Instant::now() > deadline {
+                return Err(Error::refused(format!(
+                    "no tracker has led to {text} within {} s",
+                    LOOKUP_TIME.as_secs()
+                )));
+            }
+            tokio::time::sleep(LOOKUP_INTERVAL).await;
+        }
+    })?;
+    show::found_by(common, found)
 }
 
 /// `anode rendezvous hash --json`

@@ -27,6 +27,8 @@ use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, registered, sessions};
+use crate::tracker::meet::MeetPlan;
+use crate::tracker::role;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
@@ -63,8 +65,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let inbound = config.inbound.clone();
     let dns = config.dns.clone();
     let others = config.given_names();
+    let trackers = Trackers::of(&config);
     let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
     let dns = dns_plan(dns, others, &settings);
+    let (meet, tracker) = trackers.prepare(settings.identity.address().zone())?;
     let opening = Opening {
         address: *settings.identity.address(),
         mtu: settings.mtu,
@@ -72,7 +76,8 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         relay: settings.relay.is_some(),
         start,
     };
-    let places = places(&state, &socket, &source, &dns, zone.from());
+    let mut places = places(&state, &socket, &source, &dns, zone.from());
+    places.names |= meet.as_ref().is_some_and(MeetPlan::needs_names);
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
@@ -87,11 +92,36 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         state,
         unsaved,
         dns,
+        meet,
+        tracker,
         watched,
     };
     let told = Told { met, named };
     node::run(plan, |info| ready(&opening, info, common.json), told)?;
     Ok(Done::Yes)
+}
+
+/// The parts of the configuration that speak of trackers.
+struct Trackers(Config);
+
+impl Trackers {
+    fn of(config: &Config) -> Self {
+        Self(Config {
+            tracker: config.tracker.clone(),
+            rendezvous: config.rendezvous.clone(),
+            ..Config::default()
+        })
+    }
+
+    fn prepare(self, zone: Zone) -> Result<(Option<MeetPlan>, Option<role::Prepared>), Error> {
+        let meet = match &self.0.rendezvous {
+            Some(rendezvous) => MeetPlan::new(rendezvous, zone)?,
+            None => None,
+        };
+        let role = self.0.tracker.as_ref();
+        let role = role.map(|role| role::prepare(role, &self.0, Some(zone)));
+        Ok((meet, role.transpose()?))
+    }
 }
 
 /// What a running node reads and writes: its state, its control socket, its configuration.

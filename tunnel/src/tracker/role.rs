@@ -9,6 +9,7 @@ use anode_routing::tracker::{Listeners, RunningTracker, Tracker};
 use anode_wire::Zone;
 
 use super::TrackerRole;
+use super::meet::Counters;
 use crate::Error;
 use crate::config::{Config, ConfigSource};
 use crate::node::{Asked, Signals};
@@ -88,6 +89,26 @@ impl Serving {
     pub fn listen(&self) -> String {
         let all = self.running.listen().iter().map(ToString::to_string);
         all.collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// What a node does with trackers, for its metrics.
+#[derive(Default)]
+pub struct Services {
+    /// It meets others there.
+    pub meet: Option<Arc<Counters>>,
+    /// It is one.
+    pub tracker: Option<Serving>,
+}
+
+impl Services {
+    /// By the names of the metrics.
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        let met = self.meet.iter().flat_map(|meet| meet.all());
+        let serving = self.tracker.iter();
+        let served = serving.flat_map(|serving| serving.tracker.counters());
+        let served = served.map(|(name, value)| (name.to_owned(), value));
+        met.chain(served).collect()
     }
 }
 

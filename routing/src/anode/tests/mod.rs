@@ -10,6 +10,7 @@ use std::time::Duration;
 mod contact;
 mod hostile;
 mod relay;
+mod rendezvous;
 mod sealed;
 mod soak;
 mod streams;
