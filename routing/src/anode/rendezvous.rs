@@ -65,6 +65,7 @@ impl Node {
     /// Switches meeting at trackers on, with the networks that are not probed, or off.
     pub fn set_rendezvous(&mut self, now: Instant, deny: Option<Vec<Cidr>>) {
         self.rendezvous.deny = deny;
+        self.rendezvous.changed = true;
         self.want_kept(now);
         self.set_rendezvous_timer(now);
     }

@@ -15,7 +15,7 @@ use crate::tracker::{AnodeTracker, Scripted, compact_answer};
 use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -365,9 +365,9 @@ fn hostile(lab: &Lab) -> (usize, usize, usize) {
         })
         .collect();
     let at: SocketAddr = (server.v4(), 6969).into();
-    let _tracker = Scripted::start(&server, at, &compact_answer(1_800, &entries));
+    let tracker = Scripted::start(&server, at, &compact_answer(1_800, &entries));
     let everywhere =
-        anode_platform::Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a prefix");
+        anode_platform::Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).expect("a prefix");
     let route = anode_platform::netlink::Route::via(everywhere, router.v4());
     host.netlink(|netlink| netlink.route_add(&route));
     let capture = crate::capture::Capture::start(&router);
@@ -382,6 +382,10 @@ fn hostile(lab: &Lab) -> (usize, usize, usize) {
     node.cli(&["trust", wanted.address(), "wanted"]).expect_ok();
     let mut node = node;
     node.start();
+    while tracker.seen().is_empty() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    tracker.say(b"d8:intervali1800e5:peers0:e");
     // The next full minute and its second half are over.
     thread::sleep(Duration::from_secs(64));
     let sent: Vec<_> = capture
@@ -405,7 +409,8 @@ impl fmt::Display for Report {
             "tracker", "answers/s", "answers/s for a core"
         )?;
         for row in &self.rows {
-            let (second, core) = (median(&row.per_second), median(&row.per_core));
+            let middle = |values: &[f64]| median(values).unwrap_or_default();
+            let (second, core) = (middle(&row.per_second), middle(&row.per_core));
             writeln!(f, "{:<20}  {second:>14.0}  {core:>22.0}", row.name)?;
         }
         for what in &self.missing {

@@ -1,11 +1,12 @@
 //! Nodes that meet at trackers, and what a hostile tracker can make of them.
 
 use anode_tests::capture::{Capture, Datagram, message_type};
-use anode_tests::lab::{Family, Filtering, Lab, Lan, Nat, Node, Ns};
+use anode_tests::lab::{Family, Filtering, Lab, Lan, Nat, Node, Ns, anode_binary, command};
 use anode_tests::programs;
 use anode_tests::tracker::{AnodeTracker, Scripted, Seen, compact_answer};
 use anode_wire::message::kind;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -194,7 +195,7 @@ fn what_deny_names_is_not_announced_and_nothing_is_without_trackers() {
     let seen = tracker.seen();
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert_eq!(seen[0].from.ip().to_string(), "192.0.2.2");
-    let hash = node.cli(&["rendezvous", "hash"]).expect_ok().stdout();
+    let hash = hash_of(&node);
     let announced = seen[0].parameter("info_hash").unwrap();
     assert_eq!(unescape(announced), hash.trim());
     // Off unless it is switched on.
@@ -207,6 +208,13 @@ fn what_deny_names_is_not_announced_and_nothing_is_without_trackers() {
         done.stderr.contains("name some in [rendezvous] trackers"),
         "{done}"
     );
+}
+
+/// What `anode rendezvous hash` says with the node's own configuration.
+fn hash_of(node: &Node) -> String {
+    let file = node.state().with_extension("toml").display().to_string();
+    let arguments = ["rendezvous", "hash", "--config", &file];
+    node.cli(&arguments).expect_ok().stdout()
 }
 
 fn unescape(text: &str) -> String {
@@ -255,6 +263,7 @@ fn ten_thousand_hostile_entries_cost_their_victims_next_to_nothing() {
     let capture = Capture::start(router.ns());
     node.cli(&["trust", stranger.address()]).expect_ok();
     wait_for(&tracker, "both addresses", |seen| seen.len() >= 2);
+    tracker.say(b"d8:intervali1800e5:peers0:e");
     // Within a round: the first half at once, the second at the next full minute and 2 s later.
     std::thread::sleep(Duration::from_secs(66));
     let frames = capture.frames();
@@ -366,4 +375,55 @@ fn answers_that_are_none_end_in_words_and_a_pause() {
         );
     }
     assert_eq!(node.cli(&["status"]).code(), 0, "the node lives");
+}
+
+// Those of the signed zone file, and only where the configuration says so.
+#[test]
+fn trackers_of_the_signed_zone_file_are_used_if_they_may_be() {
+    let Some(lab) = Lab::open() else { return };
+    let lan = Lan::new(&lab, Family::V4);
+    let server = lan.host("tracker");
+    let at: SocketAddr = (server.v4(), 6969).into();
+    let tracker = Scripted::start(&server, at, b"d8:intervali1800e5:peers0:e");
+    let zone = lab.directory().join("zone");
+    let anode = |arguments: &[&str]| {
+        let mut anode = command(anode_binary());
+        anode.args(arguments);
+        server.finish(anode, LIMIT)
+    };
+    let place = zone.to_str().expect("a path");
+    let relay = format!("{}:8737", server.v4());
+    anode(&["zone", "new", place, "--zone", "2a", "--relay", &relay]).expect_ok();
+    let file = zone.join("zone");
+    let text = fs::read_to_string(&file).expect("the zone file");
+    fs::write(&file, format!("{text}tracker.0=http://{at}/announce\n")).expect("written");
+    anode(&["zone", "sign", place]).expect_ok();
+    let node = |name: &str, may: bool| {
+        Node::on(&lan.host(name), lab.directory(), name)
+            .config(&format!("zone-file = \"{}\"", file.display()))
+            .no_lan()
+            .config(&format!("[rendezvous]\nzone-trackers = {may}\n"))
+            .start()
+    };
+    let quiet = node("quiet", false);
+    let loud = node("loud", true);
+    let seen = wait_for(&tracker, "the zone's tracker", |seen| !seen.is_empty());
+    assert_eq!(
+        seen[0].from.ip().to_string(),
+        "192.0.2.3",
+        "not the one that may not"
+    );
+    let hash = hash_of(&loud);
+    assert_eq!(
+        unescape(seen[0].parameter("info_hash").unwrap()),
+        hash.trim()
+    );
+    // The tracker leaves the file: the node leaves the tracker.
+    fs::write(&file, text).expect("written");
+    anode(&["zone", "sign", place]).expect_ok();
+    wait_for(&tracker, "stopped", |seen| {
+        !events(seen, "stopped").is_empty()
+    });
+    assert_eq!(tracker.seen().len(), 2);
+    assert_eq!(quiet.metrics().sum("anode_rendezvous_trackers"), 0.0);
 }

@@ -1,6 +1,6 @@
 //! `anode tracker …` and the tracker of a relay, as a stranger with the binary meets them.
 
-use anode_tests::lab::{Family, Lab, Lan, Ns, Proc, anode_binary, command};
+use anode_tests::lab::{Family, Lab, Lan, Node, Ns, Proc, anode_binary, command};
 use anode_tests::tracker::AnodeTracker;
 use serde_json::Value;
 use std::fs;
@@ -154,11 +154,11 @@ fn every_address_announces_itself_and_all_are_told() {
             &["scrape", url, "--info-hash", HASH],
         );
         assert_eq!(code, 0, "{said}");
-        // Each run is one client, whatever its addresses (B16): four of the one, and the neighbour's last two.
+        // Two clients (ports) of the one, whatever their addresses (B16), and the neighbour.
         let entry = &list[0];
         assert_eq!(
             (entry["complete"].as_u64(), entry["incomplete"].as_u64()),
-            (Some(0), Some(6)),
+            (Some(0), Some(3)),
             "{entry}"
         );
         assert_eq!(entry["tracker"], url.as_str());
@@ -380,4 +380,140 @@ fn what_cannot_be_asked_is_said_at_once() {
         assert_eq!(status, code, "{args:?}: {said}");
         assert!(said.contains(part), "{args:?}: {said}");
     }
+}
+
+/// An HTTPS server that always says the same.
+const HTTPS: &str = r#"
+import http.server, ssl, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b"d8:intervali1800e5:peers6:\xc0\x00\x02\x09\x23\x28e"
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *arguments): pass
+server = http.server.HTTPServer((sys.argv[1], 7443), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2], sys.argv[3])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print("ready", flush=True)
+server.serve_forever()
+"#;
+
+// B5: the same over HTTPS, if the certificate is good for the tracker.
+#[test]
+fn https_trackers_are_asked_if_their_certificate_is_good() {
+    let Some(lab) = Lab::open() else { return };
+    let ns = loopback(&lab);
+    let path = |name: &str| lab.directory().join(name).display().to_string();
+    let (key, certificate, script) = (path("key.pem"), path("cert.pem"), path("server.py"));
+    let mut openssl = command("openssl");
+    openssl
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args([
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-subj",
+            "/CN=tracker",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
+        ]);
+    ns.finish(openssl, LIMIT).expect_ok();
+    fs::write(&script, HTTPS).unwrap();
+    let mut start = command("python3");
+    start.args([&script, "127.0.0.1", &certificate, &key]);
+    let mut server = ns.start(start);
+    server
+        .wait_stdout_line("ready", LIMIT)
+        .unwrap_or_else(|said| panic!("{said}"));
+    for (url, trusted, expected) in [
+        (
+            "https://127.0.0.1:7443/announce",
+            true,
+            Ok("192.0.2.9:9000"),
+        ),
+        ("https://127.0.0.1:7443/announce", false, Err("TLS: ")),
+        // The same server under a name that its certificate does not carry.
+        ("https://localhost:7443/announce", true, Err("TLS: ")),
+    ] {
+        let mut tracker = command(anode_binary());
+        tracker.args(["--json", "tracker", "announce", url, "--info-hash", HASH]);
+        if trusted {
+            tracker.env("SSL_CERT_FILE", &certificate);
+        }
+        let done = ns.finish(tracker, Duration::from_secs(30));
+        let list: Value = serde_json::from_str(&done.stdout()).unwrap_or_else(|_| panic!("{done}"));
+        match expected {
+            Ok(peer) => assert_eq!(list[0]["peers"][0], peer, "{done}"),
+            Err(part) => {
+                assert_eq!(done.code(), 1, "{done}");
+                let error = list[0]["error"].as_str().expect("an error");
+                assert!(error.contains(part), "{error}");
+            }
+        }
+    }
+}
+
+// A relay that is a tracker too: one process, its counters with the others, its zone's own hashes served unasked.
+#[test]
+fn a_relay_is_a_tracker_for_its_own_zone() {
+    let Some(lab) = Lab::open() else { return };
+    let lan = Lan::new(&lab, Family::Both);
+    let (host, other) = (lan.host("relay"), lan.host("b"));
+    let listen = format!(
+        "listen = [\"{}:6969\", \"[{}]:6969\"]",
+        host.v4(),
+        host.v6()
+    );
+    let mut relay = Node::on(&host, lab.directory(), "relay")
+        .relay()
+        .config(&format!(
+            "zone = \"2a\"\n[relay]\n[tracker]\n{listen}\n[rendezvous]\nsecret = \"s\"\n"
+        ))
+        .start();
+    let file = relay.state().with_extension("toml").display().to_string();
+    let hash = relay
+        .cli(&["rendezvous", "hash", "--config", &file])
+        .expect_ok()
+        .stdout()
+        .trim()
+        .to_owned();
+    for url in [
+        format!("http://{}:6969/announce", host.v4()),
+        format!("udp://[{}]:6969", host.v6()),
+    ] {
+        let (code, _, said) = ask(
+            &other,
+            lab.directory(),
+            &["announce", &url, "--info-hash", &hash],
+        );
+        assert_eq!(code, 0, "{said}");
+        let (code, _, said) = ask(
+            &other,
+            lab.directory(),
+            &["announce", &url, "--info-hash", HASH],
+        );
+        assert_eq!(code, 1);
+        assert!(said.contains("does not serve this info hash"), "{said}");
+    }
+    let metrics = relay.metrics();
+    assert_eq!(metrics.sum("anode_tracker_announces_total"), 2.0);
+    assert_eq!(metrics.sum("anode_tracker_not_listed_total"), 2.0);
+    assert_eq!(metrics.sum("anode_tracker_entries"), 2.0);
+    assert_eq!(relay.terminate().code(), 0);
 }

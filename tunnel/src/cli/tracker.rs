@@ -7,13 +7,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anode_platform::netlink::Netlink;
 use anode_routing::tracker::{
-    Announce, Answer, Event, Key, LocalAddress, PeerId, Publish, Question, Reply, ScrapeEntry,
-    TlsConfig, TrackerUrl, ask, next_change, pairs,
+    Announce, Answer, Event, InfoHash, Key, LocalAddress, PeerId, Publish, Question, Reply,
+    ScrapeEntry, TlsConfig, TrackerUrl, ask, next_change, pairs,
 };
 use anode_wire::Zone;
-use rand::TryRng;
-use rand::rngs::SysRng;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 use super::args::{Common, RendezvousCommand, TrackerCommand, TrackerEvent, TrackerQuestion};
@@ -88,16 +87,11 @@ fn announce(
         TrackerEvent::Completed => Event::Completed,
         TrackerEvent::Stopped => Event::Stopped,
     });
-    // One client, however many addresses it has (B6, B7).
-    let random = random()?;
-    let mut peer_id = *b"-AN0100-xxxxxxxxxxxx";
-    peer_id[8..].copy_from_slice(&random[..12]);
+    let (peer_id, key) = client(port, &question.info_hash.0)?;
     let asked = Question::Announce(Announce {
         info_hash: question.info_hash.0,
-        peer_id: PeerId(peer_id),
-        key: Key(u32::from_be_bytes([
-            random[12], random[13], random[14], random[15],
-        ])),
+        peer_id,
+        key,
         port,
         left: u64::from(event != Some(Event::Completed)),
         event,
@@ -325,12 +319,25 @@ fn local_addresses(port: u16, remotes: &[IpAddr]) -> Result<Vec<LocalAddress>, E
     }))
 }
 
-fn random() -> Result<[u8; 16], Error> {
-    let mut bytes = [0; 16];
-    SysRng
-        .try_fill_bytes(&mut bytes)
-        .map_err(|error| Error::refused(format!("the system gives no randomness: {error}")))?;
-    Ok(bytes)
+/// Who we are to trackers: the same from every address and in every command (B6, B7) until the machine starts again, so
+/// that `--event stopped` takes back what `--event started` has put there. Another one for each port and swarm.
+fn client(port: u16, swarm: &InfoHash) -> Result<(PeerId, Key), Error> {
+    /// 122 random bits of the kernel.
+    const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+    let boot = std::fs::read(BOOT).map_err(Error::io(format!("cannot read {BOOT}")))?;
+    let mut hash = Sha256::new()
+        .chain_update(boot)
+        .chain_update(port.to_be_bytes())
+        .chain_update(swarm.0);
+    // Machines in namespaces have one kernel, and are not one machine.
+    for local in local_addresses(port, &[])? {
+        hash.update(local.ip.to_string());
+    }
+    let hash = hash.finalize();
+    let mut id = *b"-AN0100-            ";
+    id[8..].copy_from_slice(&hash[..12]);
+    let key = u32::from_be_bytes([hash[12], hash[13], hash[14], hash[15]]);
+    Ok((PeerId(id), Key(key)))
 }
 
 /// Asks the node every second whether trackers have led to somebody.
