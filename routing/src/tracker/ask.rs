@@ -71,6 +71,17 @@ pub async fn ask(
     question: &Question,
     tls: &TlsConfig,
 ) -> Result<Reply, AskError> {
+    ask_within(TIME_LIMIT, url, local, remote, question, tls).await
+}
+
+async fn ask_within(
+    limit: Duration,
+    url: &TrackerUrl,
+    local: IpAddr,
+    remote: SocketAddr,
+    question: &Question,
+    tls: &TlsConfig,
+) -> Result<Reply, AskError> {
     let work = async {
         match url.scheme() {
             Scheme::Udp => by_datagrams(url, local, remote, question).await,
@@ -78,7 +89,7 @@ pub async fn ask(
             Scheme::Https => by_http(url, local, remote, question, Some(url.host()), tls).await,
         }
     };
-    tokio::time::timeout(TIME_LIMIT, work)
+    tokio::time::timeout(limit, work)
         .await
         .unwrap_or(Err(AskError::Silent(remote)))
 }
@@ -155,3 +166,6 @@ async fn by_datagrams(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

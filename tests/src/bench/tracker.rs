@@ -288,7 +288,7 @@ fn aquatic(server: &Host, directory: &Path) -> Option<Proc> {
     }
     let config = directory.join("aquatic.toml");
     // One worker, as ours has one thread.
-    let text = "socket_workers = 1\n[network]\naddress_ipv4 = \"0.0.0.0:3000\"\nuse_ipv6 = false\n";
+    let text = "socket_workers = 1\n[network]\naddress = \"0.0.0.0:3000\"\n";
     fs::write(&config, text).expect("the configuration");
     let mut start = command(program);
     start.arg("-c").arg(&config);

@@ -58,6 +58,8 @@ impl Nat {
             Filtering::AddressDependent => "ip saddr @sent ",
             _ => "",
         };
+        // A packet that the box takes for itself would leave an entry in its table, in whose way the machine behind it then
+        // gets another port: real boxes drop it, too.
         let inwards = match filtering {
             Filtering::AddressAndPortDependent => String::new(),
             _ => format!(
@@ -69,6 +71,7 @@ impl Nat {
              map owner {{\n  type inet_service : ipv4_addr\n  flags dynamic,timeout\n  timeout 60s\n  size 4096\n }}\n\
              set sent {{\n  type ipv4_addr\n  flags dynamic,timeout\n  timeout 60s\n  size 4096\n }}\n\
              {inwards}\
+             chain input {{\n  type filter hook input priority 0\n  iifname \"eth0\" meta l4proto udp drop\n }}\n\
              chain post {{\n  type nat hook postrouting priority 100\n  oifname \"eth0\" masquerade\n }}\n\
              chain forward {{\n  type filter hook forward priority 0\n\
              iifname \"in0\" meta l4proto udp update @owner {{ udp sport : ip saddr }} update @sent {{ ip daddr }}\n\

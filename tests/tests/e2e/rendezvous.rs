@@ -327,7 +327,7 @@ fn answers_that_are_none_end_in_words_and_a_pause() {
     let cases: [(&[u8], &str); 9] = [
         (b"d14:failure reason6:no way8:retry in5:nevere", "no way"),
         (b"no bencode", "bencod"),
-        (&deep, "nested"),
+        (&deep, "nests more than 16 levels"),
         (b"d8:intervali60e5:peers-3:abce", "bencod"),
         (b"d8:intervali60e5:peers7:abcdefge", "peers of 7 bytes"),
         (

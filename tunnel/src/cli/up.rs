@@ -74,6 +74,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         mtu: settings.mtu,
         lan: settings.lan,
         relay: settings.relay.is_some(),
+        tracker: tracker.as_ref().map(role::Prepared::listen),
         start,
     };
     let mut places = places(&state, &socket, &source, &dns, zone.from());
@@ -354,6 +355,7 @@ struct Opening {
     mtu: u16,
     lan: bool,
     relay: bool,
+    tracker: Option<String>,
     start: Instant,
 }
 
@@ -364,6 +366,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         lan: enabled,
         relay,
         start,
+        ..
     } = *opening;
     let listen: Vec<String> = info.listen.iter().map(ToString::to_string).collect();
     let ipv6 = address.ipv6(PeerId::ANY);
@@ -385,7 +388,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         [] => "off".to_owned(),
         names => format!("announcing on {} (udp 8737)", names.join(", ")),
     };
-    let rows = [
+    let mut rows = vec![
         ("address", address.to_string()),
         ("ipv6", ipv6.to_string()),
         ("interface", interface),
@@ -396,6 +399,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
             if relay { "for registered peers" } else { "off" }.to_owned(),
         ),
     ];
+    rows.extend(opening.tracker.clone().map(|at| ("tracker", at)));
     let style = Style::stderr();
     let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);
     eprintln!(

@@ -20,7 +20,7 @@ use anode_routing::tracker::{
 use anode_wire::Zone;
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::{Rendezvous, names};
@@ -161,6 +161,8 @@ impl Counters {
 
 /// What the names of trackers were resolved to: routes decide by it which private addresses are worth announcing.
 struct Resolved {
+    /// Lookups at a time: each is a thread that may wait for long, and others need some, too.
+    turns: Semaphore,
     addresses: Mutex<BTreeSet<IpAddr>>,
     changed: watch::Sender<()>,
 }
@@ -168,6 +170,7 @@ struct Resolved {
 impl Default for Resolved {
     fn default() -> Self {
         Self {
+            turns: Semaphore::new(2),
             addresses: Mutex::default(),
             changed: watch::Sender::new(()),
         }
@@ -180,6 +183,8 @@ impl Resolved {
         Arc::new(move |name| {
             let resolved = Arc::clone(&resolved);
             Box::pin(async move {
+                // Nobody closes it.
+                let _turn = resolved.turns.acquire().await;
                 let found = names::look_up(name).await?;
                 resolved.add(&found);
                 Ok(found)

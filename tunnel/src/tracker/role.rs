@@ -55,6 +55,11 @@ pub fn prepare(role: &TrackerRole, config: &Config, zone: Option<Zone>) -> Resul
 }
 
 impl Prepared {
+    /// Where it will serve.
+    pub fn listen(&self) -> String {
+        listed(self.listeners.addresses())
+    }
+
     /// Serves from now on.
     pub fn start(self) -> Result<Serving, Error> {
         let running = self
@@ -87,9 +92,13 @@ impl Serving {
 
     /// `127.0.0.1:6969 [::1]:6969`
     pub fn listen(&self) -> String {
-        let all = self.running.listen().iter().map(ToString::to_string);
-        all.collect::<Vec<_>>().join(" ")
+        listed(self.running.listen())
     }
+}
+
+fn listed(addresses: &[SocketAddr]) -> String {
+    let all = addresses.iter().map(ToString::to_string);
+    all.collect::<Vec<_>>().join(" ")
 }
 
 /// What a node does with trackers, for its metrics.
