@@ -124,10 +124,10 @@ fn opentracker_is_read_and_its_no_is_understood() {
 /// qBittorrent's own tracker, with its files in a directory.
 fn qbittorrent(server: &Host, directory: &Path) -> Proc {
     let config = directory.join("qbt/qBittorrent/config");
-    fs::create_dir_all(&config).unwrap();
+    fs::create_dir_all(&config).expect("a directory");
     let text = "[LegalNotice]\nAccepted=true\n[BitTorrent]\nTrackerEnabled=true\nSession\\DHTEnabled=false\n\
         Session\\LSDEnabled=false\nSession\\PeXEnabled=false\n[Preferences]\nAdvanced\\trackerPort=9000\nWebUI\\Port=8080\n";
-    fs::write(config.join("qBittorrent.conf"), text).unwrap();
+    fs::write(config.join("qBittorrent.conf"), text).expect("the configuration");
     let mut start = command(programs::need("qbittorrent-nox"));
     start
         .arg(format!("--profile={}", directory.join("qbt").display()))

@@ -85,7 +85,7 @@ fn with_scripted(config_more: &str, answer: &[u8]) -> Option<(Node, Scripted, La
     let lab = Lab::open()?;
     let lan = Lan::new(&lab, Family::V4);
     let (server, host) = (lan.host("tracker"), lan.host("a"));
-    host.address_add("192.0.2.77".parse().unwrap(), 24);
+    host.address_add(IpAddr::from([192, 0, 2, 77]), 24);
     let at: SocketAddr = (server.v4(), 6969).into();
     let tracker = Scripted::start(&server, at, answer);
     let config = rendezvous(&[format!("http://{at}/x/announce?pass=1")], "s");
