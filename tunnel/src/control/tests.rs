@@ -297,6 +297,19 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
         json!({"result": "failed", "reason": "nobody knows this address", "timeout": false});
     assert_eq!(answer, expected);
 
+    let request = json!({"target": "box"});
+    let met: Value = client.post("/v1/meet", &request).await.unwrap();
+    assert_eq!(met["on"], true);
+    assert_eq!(met["found"]["sources"], json!(["tracker"]));
+    let unknown = json!({"target": "fda0::5"});
+    let refused = client.post::<_, Value>("/v1/meet", &unknown).await;
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("by address or name")
+    );
+
     let found: Value = client
         .post("/v1/lookup", &json!({"target": "box.anode"}))
         .await
