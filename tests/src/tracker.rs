@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One request to a scripted tracker.
 #[derive(Clone, Debug)]
@@ -115,6 +115,13 @@ fn answer(mut stream: TcpStream, from: SocketAddr, seen: &Mutex<Vec<Seen>>, says
         says.len()
     );
     let _ = stream.write_all(&[head.as_bytes(), &says].concat());
+}
+
+/// Until a round of probes that has begun is over: its second half is at second 2 of the next minute of the wall clock.
+pub fn await_round() {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let second = since.map_or(0, |since| since.as_secs() % 60);
+    thread::sleep(Duration::from_secs(60 - second + 4));
 }
 
 /// A compact answer over HTTP that names these IPv4 endpoints.

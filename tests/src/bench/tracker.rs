@@ -11,7 +11,7 @@
 use super::{Plan, report::median};
 use crate::lab::{Family, Host, Lab, Lan, Nat, Node, Ns, Proc, command};
 use crate::programs;
-use crate::tracker::{AnodeTracker, Scripted, compact_answer};
+use crate::tracker::{AnodeTracker, Scripted, await_round, compact_answer};
 use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
@@ -386,8 +386,7 @@ fn hostile(lab: &Lab) -> (usize, usize, usize) {
         thread::sleep(Duration::from_millis(10));
     }
     tracker.say(b"d8:intervali1800e5:peers0:e");
-    // The next full minute and its second half are over.
-    thread::sleep(Duration::from_secs(64));
+    await_round();
     let sent: Vec<_> = capture
         .frames()
         .iter()

@@ -3,7 +3,7 @@
 use anode_tests::capture::{Capture, Datagram, message_type};
 use anode_tests::lab::{Family, Filtering, Lab, Lan, Nat, Node, Ns, anode_binary, command};
 use anode_tests::programs;
-use anode_tests::tracker::{AnodeTracker, Scripted, Seen, compact_answer};
+use anode_tests::tracker::{AnodeTracker, Scripted, Seen, await_round, compact_answer};
 use anode_wire::message::kind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -264,8 +264,8 @@ fn ten_thousand_hostile_entries_cost_their_victims_next_to_nothing() {
     node.cli(&["trust", stranger.address()]).expect_ok();
     wait_for(&tracker, "both addresses", |seen| seen.len() >= 2);
     tracker.say(b"d8:intervali1800e5:peers0:e");
-    // Within a round: the first half at once, the second at the next full minute and 2 s later.
-    std::thread::sleep(Duration::from_secs(66));
+    // The first half of a round comes at once, the second at the next full minute.
+    await_round();
     let frames = capture.frames();
     let own: IpAddr = "192.0.2.2".parse().unwrap();
     let is_ours = |from: Ipv4Addr| own == IpAddr::V4(from) || from == Ipv4Addr::new(192, 0, 2, 77);
