@@ -195,7 +195,8 @@ impl Announcer {
             }
         };
         link.used = now;
-        if let Err(error) = link.socket.try_send(payload) {
+        // `try_send` would refuse the first one: the runtime has not heard yet that a new socket is writable.
+        if let Err(error) = link.socket.send(payload).await {
             // It is repeated like a lost one, unless the host has just said that nobody is there.
             tracing::debug!(%remote, %error, "sending to a tracker");
         }
@@ -231,3 +232,6 @@ fn listen(
         _hearing: AbortOnDrop(hearing),
     }
 }
+
+#[cfg(test)]
+mod tests;
