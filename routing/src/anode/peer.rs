@@ -48,6 +48,8 @@ pub(super) struct Sources {
     pub peer: bool,
     /// It is a relay of a zone.
     pub zone: bool,
+    /// It was met at a tracker.
+    pub tracker: bool,
 }
 
 impl Sources {
@@ -59,6 +61,7 @@ impl Sources {
             (self.whois, "whois"),
             (self.peer, "peer"),
             (self.zone, "zone"),
+            (self.tracker, "tracker"),
         ]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
