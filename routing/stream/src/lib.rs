@@ -70,8 +70,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             initial_window: 256 * 1024,
-            max_window: 16 * 1024 * 1024,
-            max_send_buffer: 16 * 1024 * 1024,
+            max_window: 64 * 1024 * 1024,
+            max_send_buffer: 64 * 1024 * 1024,
             stall_timeout: Duration::from_secs(120),
             zero_window_timeout: Duration::from_secs(2 * 60 * 60),
             linger: Duration::from_secs(60),

@@ -63,7 +63,7 @@ pub(crate) struct Receiver {
     /// Where the peer's close stands.
     close: Option<u64>,
     epoch: Instant,
-    epoch_read: u64,
+    epoch_progress: u64,
 }
 
 impl Receiver {
@@ -84,7 +84,7 @@ impl Receiver {
             granted: 0,
             close: None,
             epoch: now,
-            epoch_read: 0,
+            epoch_progress: 0,
         }
     }
 
@@ -260,7 +260,8 @@ impl Receiver {
     }
 
     /// Grows the window while the reader keeps up: dynamic right-sizing. Once a round trip the window becomes a
-    /// multiple of what was read in it, if that is more.
+    /// multiple of what came in it, if that is more. What waits behind a hole counts as what was read does: otherwise
+    /// every loss would hold the window back for the round trip that its repair takes.
     pub(crate) fn tune(&mut self, now: Instant, rtt: Option<Duration>) {
         let elapsed = now.saturating_duration_since(self.epoch);
         let rtt = rtt
@@ -269,15 +270,16 @@ impl Receiver {
         if elapsed < rtt {
             return;
         }
+        let progress = self.read + self.held_bytes as u64;
+        let came = progress.saturating_sub(self.epoch_progress);
         // An epoch that a pause stretched says less.
-        let read =
-            (self.read - self.epoch_read) as f64 * (rtt.as_secs_f64() / elapsed.as_secs_f64());
-        let wanted = (read as usize).saturating_mul(HEADROOM).min(self.max_limit);
+        let came = came as f64 * (rtt.as_secs_f64() / elapsed.as_secs_f64());
+        let wanted = (came as usize).saturating_mul(HEADROOM).min(self.max_limit);
         if wanted > self.limit {
             self.limit = wanted;
         }
         self.epoch = now;
-        self.epoch_read = self.read;
+        self.epoch_progress = progress;
     }
 
     /// Bounds the window anew; what was granted stays granted.

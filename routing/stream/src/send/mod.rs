@@ -7,7 +7,7 @@ mod window;
 
 pub(crate) use buffer::Payload;
 
-use crate::congestion::{Algorithm, CongestionControl};
+use crate::congestion::{Algorithm, CongestionControl, Model};
 use crate::pacing::Pacer;
 use crate::rate::Sampler;
 use crate::recovery::Recovery;
@@ -208,6 +208,16 @@ impl Sender {
         recovery.unwrap_or_else(|| self.control.window())
     }
 
+    /// What is known of the path, for traces.
+    pub(crate) fn model(&self) -> Model {
+        let waits = self.buffer.unsent_len().min(self.mss);
+        Model {
+            in_flight: self.board.in_flight(),
+            peer_bound: waits > self.window_left(),
+            ..self.control.model()
+        }
+    }
+
     /// Something to send, but the peer's window is closed and nothing is out that could bring news.
     fn is_blocked_by_peer(&self) -> bool {
         self.has_unsent() && !self.board.is_outstanding() && self.window_left() == 0
@@ -293,6 +303,8 @@ impl Sender {
         } else if left > 0 && !self.board.is_outstanding() {
             left
         } else {
+            // The peer, not the path, bounds the rate from here on.
+            self.sampler.app_limited(self.board.in_flight());
             return None;
         };
         Some(self.send_bytes(now, len, counters))

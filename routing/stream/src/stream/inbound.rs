@@ -211,6 +211,7 @@ impl Live {
                 self.released = false;
                 self.counters.out_of_order += 1;
                 self.acks.arrived(now, position, false);
+                recv.tune(now, self.send.rtt.smoothed());
             }
             Arrival::Duplicate => {
                 // Always acknowledged again (D31): it may be a zero-window probe, or our acknowledgement was lost.

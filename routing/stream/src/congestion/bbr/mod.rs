@@ -11,7 +11,7 @@
 mod model;
 
 use super::{
-    AckSample, Congestion, CongestionControl, INITIAL_WINDOW_PACKETS, LossSample, RateSample,
+    AckSample, Congestion, CongestionControl, INITIAL_WINDOW_PACKETS, LossSample, Model, RateSample,
     SMALLEST_WINDOW_PACKETS,
 };
 use model::{BETA, Bounds, ExtraAcked, FullPipe, MaxOfTwo, MinRtt, UNBOUNDED};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Share of a round trip's data that may be lost without the volume in flight being too high (LossThresh).
 const LOSS_THRESHOLD: f64 = 0.02;
+/// A round trip longer than the smallest by this part of it shows a queue.
+const QUEUED_SHARE: u32 = 8;
 /// Separate losses in a round before Startup ends because of them (BBRStartupFullLossCnt).
 const STARTUP_LOSSES: u32 = 6;
 /// Share of the long-term bound left to others (Headroom).
@@ -59,6 +61,18 @@ enum Phase {
 }
 
 impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Drain { .. } => "drain",
+            Self::Down => "down",
+            Self::Cruise => "cruise",
+            Self::Refill => "refill",
+            Self::Up => "up",
+            Self::ProbeRtt { .. } => "probe-rtt",
+        }
+    }
+
     fn pacing_gain(self) -> f64 {
         match self {
             Self::Startup => 2.77,
@@ -153,6 +167,8 @@ pub struct Bbr {
     lossy_round: bool,
     /// Marks in it.
     marked_round: bool,
+    /// The smallest round trip in it.
+    round_rtt: Option<Duration>,
     loss_ranges: u32,
     last_lost: u64,
     /// In recovery since this round.
@@ -200,6 +216,7 @@ impl Bbr {
             loss_round_start: false,
             lossy_round: false,
             marked_round: false,
+            round_rtt: None,
             loss_ranges: 0,
             last_lost: 0,
             recovering: None,
@@ -292,7 +309,7 @@ impl Bbr {
         }
         self.check_startup_losses(rate);
         if self.loss_round_start {
-            if self.lossy_round && !self.phase.accelerates() {
+            if self.lossy_round && !self.phase.accelerates() && self.is_congested(rate) {
                 let max = self.max_bandwidth.get();
                 // What was delivered lacks the margin that we left ourselves. Without it back, the bound would fall by
                 // the margin in every round with a single loss, on top of what the path lost.
@@ -303,9 +320,19 @@ impl Bbr {
         }
     }
 
+    /// Whether the losses of the round that ends are taken for congestion.
+    fn is_congested(&self, rate: &RateSample) -> bool {
+        let queued = match (self.round_rtt, self.min_rtt.get()) {
+            (Some(rtt), Some(smallest)) => rtt > smallest + smallest / QUEUED_SHARE,
+            _ => true,
+        };
+        queued || self.marked_round || is_too_much(rate.lost, rate.sent_in_flight)
+    }
+
     fn forget_losses(&mut self) {
         self.lossy_round = false;
         self.marked_round = false;
+        self.round_rtt = None;
         self.loss_ranges = 0;
     }
 
@@ -631,6 +658,23 @@ impl CongestionControl for Bbr {
         self.phase == Phase::Startup
     }
 
+    fn model(&self) -> Model {
+        let bound = |volume: u64| (volume != UNBOUNDED).then_some(volume);
+        let bandwidth = self.bounds.bandwidth;
+        Model {
+            phase: self.phase.name(),
+            window: self.window as usize,
+            pace: self.pacing_rate(),
+            max_bandwidth: Some(self.max_bandwidth.get() as u64),
+            bandwidth_bound: bandwidth.is_finite().then_some(bandwidth as u64),
+            longterm: bound(self.bounds.longterm),
+            shortterm: bound(self.bounds.shortterm),
+            min_rtt: self.min_rtt.get(),
+            extra: self.extra.get(),
+            ..Model::default()
+        }
+    }
+
     fn pacing_rate(&self) -> Option<u64> {
         (self.pace > 0.0).then_some(self.pace as u64)
     }
@@ -646,6 +690,9 @@ impl CongestionControl for Bbr {
     fn on_ack(&mut self, ack: &AckSample) {
         self.round_start = false;
         self.loss_round_start = false;
+        if let Some(rtt) = ack.sample {
+            self.round_rtt = Some(self.round_rtt.map_or(rtt, |smallest| smallest.min(rtt)));
+        }
         if let Some(rate) = &ack.rate {
             self.delivered = rate.prior_delivered + rate.delivered;
             self.update_round(rate);
