@@ -14,11 +14,13 @@ use super::{
     AckSample, Congestion, CongestionControl, INITIAL_WINDOW_PACKETS, LossSample, Model, RateSample,
     SMALLEST_WINDOW_PACKETS,
 };
-use model::{BETA, Bounds, ExtraAcked, FullPipe, MaxOfTwo, MinRtt, UNBOUNDED};
+use model::{BETA, Bounds, ExtraAcked, FullPipe, LossFloor, MaxOfTwo, MinRtt, UNBOUNDED};
 use std::time::{Duration, Instant};
 
 /// Share of a round trip's data that may be lost without the volume in flight being too high (LossThresh).
 const LOSS_THRESHOLD: f64 = 0.02;
+/// The same in Startup while round trips show no queue, and the loss that is no congestion is not known yet.
+const STARTUP_LOSS_THRESHOLD: f64 = 0.1;
 /// A round trip longer than the smallest by this part of it shows a queue.
 const QUEUED_SHARE: u32 = 8;
 /// Separate losses in a round before Startup ends because of them (BBRStartupFullLossCnt).
@@ -154,6 +156,7 @@ pub struct Bbr {
     full: FullPipe,
     /// The pipe has been full once.
     filled: bool,
+    floor: LossFloor,
     bounds: Bounds,
     probe: Probe,
     delivered: u64,
@@ -194,6 +197,7 @@ impl Bbr {
             extra: ExtraAcked::default(),
             full: FullPipe::default(),
             filled: false,
+            floor: LossFloor::default(),
             bounds: Bounds::NONE,
             probe: Probe {
                 feedback: Feedback::None,
@@ -316,17 +320,44 @@ impl Bbr {
                 let latest = (self.latest.0 / PACING_MARGIN, self.latest.1);
                 self.bounds.congested(latest, max, self.window);
             }
+            self.floor.round(self.is_queued(), self.mss);
             self.forget_losses();
         }
     }
 
-    /// Whether the losses of the round that ends are taken for congestion.
-    fn is_congested(&self, rate: &RateSample) -> bool {
-        let queued = match (self.round_rtt, self.min_rtt.get()) {
+    /// Whether every packet of this round has waited in a queue.
+    fn is_queued(&self) -> bool {
+        match (self.round_rtt, self.min_rtt.get()) {
             (Some(rtt), Some(smallest)) => rtt > smallest + smallest / QUEUED_SHARE,
             _ => true,
-        };
-        queued || self.marked_round || is_too_much(rate.lost, rate.sent_in_flight)
+        }
+    }
+
+    /// Whether the losses of the round that ends are taken for congestion. The draft takes every loss for it; a path that
+    /// loses one packet in a hundred by itself would then never be used. Here it is loss with a queue, more than the path
+    /// loses without one; or too much of it. Down and Drain empty a queue of our own making already.
+    fn is_congested(&self, rate: &RateSample) -> bool {
+        if self.marked_round || self.is_too_much(rate.lost, rate.sent_in_flight) {
+            return true;
+        }
+        let floor = self.floor.get() * rate.sent_in_flight as f64;
+        let scatter = 2.0 * (floor * self.mss as f64).sqrt();
+        let drains = matches!(self.phase, Phase::Down | Phase::Drain { .. });
+        !drains && self.is_queued() && rate.lost as f64 > floor + scatter
+    }
+
+    /// So many bytes lost of so many in flight are above the threshold (IsInflightTooHigh).
+    fn is_too_much(&self, lost: u64, in_flight: u64) -> bool {
+        lost as f64 > in_flight as f64 * self.loss_threshold()
+    }
+
+    fn loss_threshold(&self) -> f64 {
+        let threshold = LOSS_THRESHOLD + self.floor.get();
+        if self.phase == Phase::Startup && !self.is_queued() {
+            threshold.max(STARTUP_LOSS_THRESHOLD)
+        } else {
+            threshold
+        }
     }
 
     fn forget_losses(&mut self) {
@@ -348,7 +379,7 @@ impl Bbr {
             && self.recovering.is_some_and(|since| self.round > since);
         if self.phase == Phase::Startup
             && (persistent || self.marked_round)
-            && is_too_much(rate.lost, rate.sent_in_flight)
+            && self.is_too_much(rate.lost, rate.sent_in_flight)
         {
             self.undo.phase = Some(Phase::Startup);
             self.filled = true;
@@ -437,7 +468,7 @@ impl Bbr {
                 _ => {}
             }
         }
-        if is_too_much(rate.lost, rate.sent_in_flight) {
+        if self.is_too_much(rate.lost, rate.sent_in_flight) {
             // Marks come without a lost packet to judge.
             if !self.probe.judged {
                 self.too_high(ack.now, rate.sent_in_flight, rate.app_limited);
@@ -640,11 +671,6 @@ impl Bbr {
     }
 }
 
-/// So many bytes lost of so many in flight are above the threshold (IsInflightTooHigh).
-fn is_too_much(lost: u64, in_flight: u64) -> bool {
-    lost as f64 > in_flight as f64 * LOSS_THRESHOLD
-}
-
 impl CongestionControl for Bbr {
     fn window(&self) -> usize {
         self.window as usize
@@ -690,6 +716,7 @@ impl CongestionControl for Bbr {
     fn on_ack(&mut self, ack: &AckSample) {
         self.round_start = false;
         self.loss_round_start = false;
+        self.floor.delivered(ack.bytes as u64);
         if let Some(rtt) = ack.sample {
             self.round_rtt = Some(self.round_rtt.map_or(rtt, |smallest| smallest.min(rtt)));
         }
@@ -719,18 +746,20 @@ impl CongestionControl for Bbr {
     }
 
     fn on_lost(&mut self, loss: &LossSample) {
+        self.floor.lost(loss.bytes);
         self.note_loss(loss.delivered);
         if loss.position != self.last_lost + 1 {
             self.loss_ranges += 1;
         }
         self.last_lost = loss.position;
-        if self.probe.judged || !is_too_much(loss.lost, loss.sent_in_flight) {
+        if self.probe.judged || !self.is_too_much(loss.lost, loss.sent_in_flight) {
             return;
         }
         // At which volume before this packet the threshold was crossed (§5.5.10.2, InflightAtLoss).
         let before = loss.sent_in_flight.saturating_sub(loss.bytes) as f64;
         let lost_before = loss.lost.saturating_sub(loss.bytes) as f64;
-        let prefix = (LOSS_THRESHOLD * before - lost_before) / (1.0 - LOSS_THRESHOLD);
+        let threshold = self.loss_threshold();
+        let prefix = (threshold * before - lost_before) / (1.0 - threshold);
         self.too_high(
             loss.now,
             (before + prefix).max(0.0) as u64,
