@@ -12,6 +12,7 @@ use crate::anode::{
     Registration, RelayConfig, RelaySnapshot, Timestamp, TransmitBatch, ZoneRelay,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
+use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, Zone};
 use ethernet::Links;
 use lan::BeaconSockets;
@@ -210,6 +211,11 @@ impl AnodeOverlay {
     /// Streams in the table, those that only linger included.
     pub fn stream_count(&self) -> usize {
         self.node.stream_count()
+    }
+
+    /// The memory that all streams share.
+    pub fn stream_memory(&self) -> &Pool {
+        self.node.stream_memory()
     }
 
     /// What was counted.

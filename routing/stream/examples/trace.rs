@@ -58,9 +58,8 @@ fn main() {
         );
         let mbit = |rate: u64| rate as f64 * 8.0 / 1e6;
         let goodput = mbit(now.0 - before.0) / STEP.as_secs_f64();
-        let kb = |volume: Option<u64>| {
-            volume.map_or("-".into(), |v| format!("{:.0}", v as f64 / 1e3))
-        };
+        let kb =
+            |volume: Option<u64>| volume.map_or("-".into(), |v| format!("{:.0}", v as f64 / 1e3));
         let speed = |rate: Option<u64>| rate.map_or("-".into(), |r| format!("{:.0}", mbit(r)));
         println!(
             "{:>6.1} {:>10} {goodput:>6.0} {:>7} {:>7} {:>7} {:>8} {:>8} {:>8} {:>8} {:>7} {:>6} {:>6} {:>5} {:>5}",

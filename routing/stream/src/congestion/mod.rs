@@ -130,7 +130,11 @@ pub trait CongestionControl: Debug + Send {
     /// What it believes of the path.
     fn model(&self) -> Model {
         Model {
-            phase: if self.in_slow_start() { "slow start" } else { "avoidance" },
+            phase: if self.in_slow_start() {
+                "slow start"
+            } else {
+                "avoidance"
+            },
             window: self.window(),
             pace: self.pacing_rate(),
             ..Model::default()

@@ -11,8 +11,8 @@
 mod model;
 
 use super::{
-    AckSample, Congestion, CongestionControl, INITIAL_WINDOW_PACKETS, LossSample, Model, RateSample,
-    SMALLEST_WINDOW_PACKETS,
+    AckSample, Congestion, CongestionControl, INITIAL_WINDOW_PACKETS, LossSample, Model,
+    RateSample, SMALLEST_WINDOW_PACKETS,
 };
 use model::{BETA, Bounds, ExtraAcked, FullPipe, LossFloor, MaxOfTwo, MinRtt, UNBOUNDED};
 use std::time::{Duration, Instant};
@@ -340,23 +340,23 @@ impl Bbr {
         if self.marked_round || self.is_too_much(rate.lost, rate.sent_in_flight) {
             return true;
         }
-        let floor = self.floor.get() * rate.sent_in_flight as f64;
-        let scatter = 2.0 * (floor * self.mss as f64).sqrt();
+        let expected = self.floor.expected(rate.sent_in_flight, self.mss);
         let drains = matches!(self.phase, Phase::Down | Phase::Drain { .. });
-        !drains && self.is_queued() && rate.lost as f64 > floor + scatter
+        !drains && self.is_queued() && rate.lost as f64 > expected
     }
 
-    /// So many bytes lost of so many in flight are above the threshold (IsInflightTooHigh).
+    /// So many bytes lost of so many in flight are too many (IsInflightTooHigh): more than the threshold beyond what the
+    /// path loses by itself.
     fn is_too_much(&self, lost: u64, in_flight: u64) -> bool {
-        lost as f64 > in_flight as f64 * self.loss_threshold()
+        let expected = self.floor.expected(in_flight, self.mss);
+        lost as f64 > in_flight as f64 * self.loss_threshold() + expected
     }
 
     fn loss_threshold(&self) -> f64 {
-        let threshold = LOSS_THRESHOLD + self.floor.get();
         if self.phase == Phase::Startup && !self.is_queued() {
-            threshold.max(STARTUP_LOSS_THRESHOLD)
+            STARTUP_LOSS_THRESHOLD
         } else {
-            threshold
+            LOSS_THRESHOLD
         }
     }
 
@@ -455,7 +455,8 @@ impl Bbr {
                     self.probe.judged = true;
                     self.probe.feedback = Feedback::None;
                     if self.phase.is_steady() {
-                        if !rate.app_limited {
+                        // As Linux: a period without a sample says nothing.
+                        if !rate.app_limited && self.max_bandwidth.has_sample() {
                             self.max_bandwidth.turn();
                         }
                         // The short probe succeeded: a full one follows at once (§5.3.3.6).
@@ -758,7 +759,7 @@ impl CongestionControl for Bbr {
         // At which volume before this packet the threshold was crossed (§5.5.10.2, InflightAtLoss).
         let before = loss.sent_in_flight.saturating_sub(loss.bytes) as f64;
         let lost_before = loss.lost.saturating_sub(loss.bytes) as f64;
-        let threshold = self.loss_threshold();
+        let threshold = self.loss_threshold() + self.floor.get();
         let prefix = (threshold * before - lost_before) / (1.0 - threshold);
         self.too_high(
             loss.now,

@@ -12,7 +12,7 @@ const FULL_GROWTH: f64 = 1.25;
 const FULL_ROUNDS: u8 = 3;
 /// Loss without a queue is measured over so many packets at least, is the smallest of the last four to eight such
 /// measures, and never believed to be more than this.
-const FLOOR_PACKETS: u64 = 256;
+const FLOOR_PACKETS: u64 = 1024;
 const FLOOR_MEASURES: u32 = 4;
 const HIGHEST_FLOOR: f64 = 0.1;
 /// No bound.
@@ -30,6 +30,10 @@ pub(super) struct MaxOfTwo {
 impl MaxOfTwo {
     pub(super) fn add(&mut self, value: f64) {
         self.present = self.present.max(value);
+    }
+
+    pub(super) fn has_sample(&self) -> bool {
+        self.present > 0.0
     }
 
     pub(super) fn turn(&mut self) {
@@ -137,6 +141,13 @@ impl LossFloor {
 
     pub(super) fn lost(&mut self, bytes: u64) {
         self.lost += bytes;
+    }
+
+    /// What may be lost of `in_flight` bytes in packets of `mss` without more to it than chance: the mean and two
+    /// standard deviations.
+    pub(super) fn expected(&self, in_flight: u64, mss: u64) -> f64 {
+        let mean = self.get() * in_flight as f64;
+        mean + 2.0 * (mean * mss as f64).sqrt()
     }
 
     /// A round trip has ended; what a queue may have dropped says nothing.
@@ -295,8 +306,9 @@ mod tests {
     fn the_loss_floor_is_the_smallest_of_late_and_hears_nothing_of_queues() {
         let mut floor = LossFloor::default();
         let mut round = |lost: u64, queued: bool| {
-            floor.delivered(1000 - lost);
-            floor.lost(lost);
+            // Ten times a thousand, in packets of a byte.
+            floor.delivered(10 * (1000 - lost));
+            floor.lost(10 * lost);
             floor.round(queued, 1);
             (floor.get() * 1000.0).round() as u64
         };
