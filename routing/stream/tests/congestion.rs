@@ -44,17 +44,23 @@ fn bbr_is_not_slowed_by_a_loss_of_one_percent() {
 
 #[test]
 fn random_loss_costs_bbr_little_more_than_what_is_lost() {
-    // A gigabit: the window has to grow behind the holes, and a lost repair waits for a second one.
-    for (round_trip, loss, least) in [(20, 0.001, 0.88), (20, 0.01, 0.85), (100, 0.01, 0.8)] {
-        let link = Link::new(1_000_000_000, ms(round_trip / 2)).loss(loss);
+    // The window has to grow behind the holes, and a lost repair waits for a second one.
+    for (round_trip, loss, least) in [
+        (20, 0.001, 0.9),
+        (20, 0.01, 0.87),
+        (20, 0.03, 0.7),
+        (100, 0.01, 0.85),
+        (100, 0.03, 0.7),
+    ] {
+        let link = Link::new(400_000_000, ms(round_trip / 2)).loss(loss);
         let mut sim = Sim::with_config(11, link, &config(Algorithm::Bbr));
         sim.links[1].loss = 0.0;
         sim.ends[0].to_write = u64::MAX;
         sim.skip_content();
         sim.run(ms(20 * round_trip).max(s(1)), |_| false);
         let got = sim.ends[1].got;
-        sim.run(s(4), |_| false);
-        let share = (sim.ends[1].got - got) as f64 * 8.0 / 4e9;
+        sim.run(s(2), |_| false);
+        let share = (sim.ends[1].got - got) as f64 * 8.0 / 2.0 / 400e6;
         assert!(share > least, "{round_trip} ms, {loss}: {share}");
     }
 }
@@ -188,7 +194,8 @@ fn what_the_pool_cannot_hold_is_dropped_counted_and_sent_again() {
     sim.ends[1].finish = false;
     assert!(sim.run(s(120), |sim| sim.ends[1].got == 2_000_000));
     assert!(pool.refused() > 0);
-    assert!(pool.peak() <= 96 * 1024, "{}", pool.peak());
+    // What waited behind a hole is there twice while it moves.
+    assert!(pool.peak() <= 128 * 1024, "{}", pool.peak());
 }
 
 #[test]
