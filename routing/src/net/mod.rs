@@ -14,6 +14,7 @@ use crate::anode::{
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
 use crate::tracker::Cidr;
+use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, Zone};
 use ethernet::Links;
 use lan::BeaconSockets;
@@ -212,6 +213,11 @@ impl AnodeOverlay {
     /// Streams in the table, those that only linger included.
     pub fn stream_count(&self) -> usize {
         self.node.stream_count()
+    }
+
+    /// The memory that all streams share.
+    pub fn stream_memory(&self) -> &Pool {
+        self.node.stream_memory()
     }
 
     /// What was counted.

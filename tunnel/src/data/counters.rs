@@ -51,6 +51,12 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
         ("entries_surplus", met.dropped.surplus as u64),
     ];
     add("rendezvous", &mut met.into_iter());
+    let memory = overlay.stream_memory();
+    let streams = [
+        ("windows_short", memory.short()),
+        ("packets_refused", memory.refused()),
+    ];
+    add("streams", &mut streams.into_iter());
     let sessions = overlay.session_counters();
     let work = [
         ("hellos_sent", sessions.hellos_sent),
@@ -73,6 +79,7 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
         ("anode_tcp_flows", flows),
         ("anode_policy_flows", policy_flows),
         ("anode_streams", overlay.stream_count()),
+        ("anode_streams_memory_bytes", overlay.stream_memory().used()),
         ("anode_peers", overlay.peers().len()),
         ("anode_peers_connected", overlay.connected()),
         ("anode_connections", overlay.connections()),
