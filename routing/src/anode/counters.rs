@@ -165,6 +165,10 @@ counters! {
     relay_overflow,
     /// Presence EPIs that were answered with a question.
     rx_presences,
+    /// Padded PINGs that asked for larger packets (RFC 8899).
+    size_probes,
+    /// Times that full packets no longer passed a path (RFC 8899 §4.3).
+    black_holes,
     /// The network refused a packet: unreachable, too big, no buffer.
     tx_refused,
 }

@@ -18,6 +18,7 @@ mod discovery;
 mod guard;
 mod lan;
 mod limits;
+mod mtu;
 mod output;
 mod path;
 mod peer;
@@ -272,7 +273,10 @@ impl Node {
             .collect();
         for found in connected {
             if let Some(peer) = self.peers.get_mut(found) {
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+                for path in &mut peer.paths {
+                    path.check(now);
+                    path.size.doubt();
+                }
                 peer.want_datagrams(now);
             }
             self.handle_peer_timer(now, found);
@@ -567,6 +571,7 @@ impl Node {
             self.send_check(now, found, spot);
         }
         self.follow_relay(found);
+        self.search_packet_size(now, found);
         if silent || unanswered {
             self.doubt_relays(now, found);
         }
