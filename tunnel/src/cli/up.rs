@@ -27,6 +27,7 @@ use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, registered, sessions};
+use crate::turn;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
@@ -44,6 +45,14 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let start = Instant::now();
     if flags.die_with_parent {
         super::die_with_parent()?;
+    }
+    if only_relay {
+        let named = common.named_config();
+        let config = named.read()?;
+        if let Some(turn) = config.turn.as_ref().filter(|_| turn::alone::is_all(&config)) {
+            start_log(&flags, &config)?;
+            return turn::alone::run(turn, &named, start).map(|()| Done::Yes);
+        }
     }
     let dir = common.dir()?;
     let source = common.config_source(&dir);

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Bytes that the kernel holds beyond what it has sent: packets are datagrams, and what waits there cannot be dropped.
 const NOT_SENT: u32 = 64 << 10;
 
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     raw: Raw,
     tls: Option<Box<Connection>>,
 }

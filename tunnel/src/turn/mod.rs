@@ -1,0 +1,3 @@
+//! The TURN server where it runs alone, and the commands that try a server.
+
+pub mod alone;
