@@ -19,7 +19,12 @@ pub fn set_dont_fragment(socket: BorrowedFd<'_>, dont_fragment: bool) -> io::Res
         } else {
             libc::IPV6_PMTUDISC_WANT
         };
-        set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discover)?;
+        set(
+            socket,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            discover,
+        )?;
         return set(
             socket,
             libc::IPPROTO_IPV6,

@@ -4,14 +4,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dimpl::{Config as DtlsConfig, Dtls, DtlsCertificate};
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore, ServerConfig,
+    ServerConnection, SignatureScheme,
+};
 use std::time::Instant;
+use x509_cert::der::Decode as _;
 
 /// Plain bytes that a TLS connection holds while its socket takes none.
 const BUFFER: usize = 32 << 10;
@@ -32,7 +37,9 @@ pub enum CertificateError {
     #[error("{0}")]
     Unusable(#[from] rustls::Error),
     /// DTLS knows ECDSA only.
-    #[error("the key is not ECDSA on P-256 or P-384, and DTLS, which is served on the same ports, knows no other: make a key with `openssl ecparam -name prime256v1 -genkey`")]
+    #[error(
+        "the key is not ECDSA on P-256 or P-384, and DTLS, which is served on the same ports, knows no other: make a key with `openssl ecparam -name prime256v1 -genkey`"
+    )]
     NotEcdsa,
     /// A file with authorities makes no verifier.
     #[error("{0}")]
@@ -127,11 +134,11 @@ impl ServerCertificate {
     }
 }
 
-/// Whom a client believes.
+/// Whom a client believes: authorities, and certificates that were given as such by themselves.
 #[derive(Clone)]
 pub struct Authorities {
     tls: Arc<ClientConfig>,
-    verifier: Arc<WebPkiServerVerifier>,
+    verifier: Arc<Verifier>,
 }
 
 impl Authorities {
@@ -141,13 +148,29 @@ impl Authorities {
     /// What cannot be used, and why.
     pub fn from_pem(pem: &[u8]) -> Result<Self, CertificateError> {
         let mut roots = RootCertStore::empty();
+        let mut pinned = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            roots.add(certificate?)?;
+            let certificate = certificate?;
+            roots.add(certificate.clone())?;
+            pinned.push(certificate);
         }
         if roots.is_empty() {
             return Err(CertificateError::Empty);
         }
-        Self::new(roots)
+        Self::new(roots, pinned)
+    }
+
+    /// Authorities in DER; those that cannot be read are left out, as the system's stores hold some of these.
+    ///
+    /// # Errors
+    /// [`CertificateError::Empty`] if none is left.
+    pub fn from_der<'a>(all: impl Iterator<Item = &'a [u8]>) -> Result<Self, CertificateError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(all.map(CertificateDer::from));
+        if roots.is_empty() {
+            return Err(CertificateError::Empty);
+        }
+        Self::new(roots, Vec::new())
     }
 
     /// The authorities of the public web.
@@ -155,18 +178,22 @@ impl Authorities {
     /// # Errors
     /// None in practice.
     pub fn public() -> Result<Self, CertificateError> {
-        Self::new(RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        })
+        let roots = webpki_roots::TLS_SERVER_ROOTS.to_vec();
+        Self::new(RootCertStore { roots }, Vec::new())
     }
 
-    fn new(roots: RootCertStore) -> Result<Self, CertificateError> {
-        let roots = Arc::new(roots);
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider()).build()?;
+    fn new(
+        roots: RootCertStore,
+        pinned: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, CertificateError> {
+        let chains =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
+        let verifier = Arc::new(Verifier { chains, pinned });
+        let shared: Arc<dyn ServerCertVerifier> = Arc::clone(&verifier) as _;
         let mut tls = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(shared)
             .with_no_client_auth();
         // Without ALPN: servers that know none of RFC 7443's names would refuse.
         tls.alpn_protocols = Vec::new();
@@ -190,6 +217,70 @@ impl Authorities {
             .verify_server_cert(&leaf, &[], &name.0, &[], UnixTime::now())
             .map(drop)
     }
+}
+
+/// As rustls checks chains; beside that, a certificate that stands in the file of authorities itself is believed without
+/// a chain, for its names and its time: a self-signed one says of itself that it is an authority, and no chain may end
+/// in one.
+#[derive(Debug)]
+struct Verifier {
+    chains: Arc<WebPkiServerVerifier>,
+    pinned: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.pinned.contains(end_entity) {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            verify_time(end_entity, now)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.chains
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
+}
+
+fn verify_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    let bad = || rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
+    let parsed = x509_cert::Certificate::from_der(certificate).map_err(|_| bad())?;
+    let validity = parsed.tbs_certificate().validity();
+    let from = validity.not_before.to_unix_duration().as_secs();
+    let until = validity.not_after.to_unix_duration().as_secs();
+    let wrong = match now.as_secs() {
+        now if now < from => rustls::CertificateError::NotValidYet,
+        now if now > until => rustls::CertificateError::Expired,
+        _ => return Ok(()),
+    };
+    Err(rustls::Error::InvalidCertificate(wrong))
 }
 
 /// What a certificate must be good for: a host name, or an address.

@@ -80,6 +80,9 @@ pub enum Command {
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
+    /// Try a STUN or TURN server
+    #[command(subcommand)]
+    Turn(Turn),
     /// What is active, and what is wrong here, with the fix
     Doctor,
     /// Routes that keep packets for the overlay from leaking while no node runs
@@ -283,6 +286,68 @@ pub enum Zone {
         #[arg(value_name = "KEY")]
         key: ZoneKey,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Turn {
+    /// Whether a server works, step by step, and why not
+    Check {
+        #[command(flatten)]
+        server: TurnAt,
+    },
+    /// Send datagrams through a server to a peer that echoes them
+    Send {
+        #[command(flatten)]
+        server: TurnAt,
+        /// Where they go
+        #[arg(value_name = "PEER:PORT")]
+        peer: std::net::SocketAddr,
+        /// How many
+        #[arg(short = 'n', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        count: u32,
+        /// Bytes in each
+        #[arg(long, value_name = "B", default_value_t = 64, value_parser = clap::value_parser!(u16).range(0..=65_000))]
+        size: u16,
+        /// How they travel to the server
+        #[arg(long, value_enum, default_value_t = Via::Channel)]
+        via: Via,
+        /// Ask the server to set DF
+        #[arg(long)]
+        dont_fragment: bool,
+    },
+}
+
+/// `--via`
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// ChannelData
+    Channel,
+    /// Send indications
+    Send,
+}
+
+#[derive(Args, Debug)]
+pub struct TurnAt {
+    /// turn:HOST[:PORT][?transport=udp|tcp], turns:, stun: or stuns:
+    #[arg(value_name = "URI")]
+    pub uri: String,
+    /// Name
+    #[arg(long, value_name = "U")]
+    pub user: Option<String>,
+    /// Password; other users of this machine may see it while the command runs
+    #[arg(
+        long,
+        value_name = "P",
+        requires = "user",
+        conflicts_with = "password_file"
+    )]
+    pub password: Option<String>,
+    /// File that holds the password
+    #[arg(long, value_name = "F", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// Authorities in PEM that the certificate may come from [default: the machine's]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

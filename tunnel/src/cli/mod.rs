@@ -9,6 +9,7 @@ mod relay;
 mod show;
 mod tickets;
 mod trust;
+mod turn;
 mod up;
 mod zone;
 
@@ -68,6 +69,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
         Command::Zone(action) => zone::run(common, action),
+        Command::Turn(action) => turn::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),

@@ -49,7 +49,11 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     if only_relay {
         let named = common.named_config();
         let config = named.read()?;
-        if let Some(turn) = config.turn.as_ref().filter(|_| turn::alone::is_all(&config)) {
+        if let Some(turn) = config
+            .turn
+            .as_ref()
+            .filter(|_| turn::alone::is_all(&config))
+        {
             start_log(&flags, &config)?;
             return turn::alone::run(turn, &named, start).map(|()| Done::Yes);
         }

@@ -172,7 +172,12 @@ macro_rules! parsed {
         }
     };
 }
-parsed!(Place, SocketAddr, "IP:PORT, such as 192.0.2.1:3478 or [2001:db8::1]:3478", "An address and a port.");
+parsed!(
+    Place,
+    SocketAddr,
+    "IP:PORT, such as 192.0.2.1:3478 or [2001:db8::1]:3478",
+    "An address and a port."
+);
 parsed!(Ip, IpAddr, "an IP address", "An address.");
 
 /// A network.
@@ -184,7 +189,9 @@ impl FromStr for Cidr {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         text.parse().map(Self).map_err(|_| {
-            ValueError::new(format!("{text:?}: write IP or IP/LENGTH, such as 10.0.0.0/8"))
+            ValueError::new(format!(
+                "{text:?}: write IP or IP/LENGTH, such as 10.0.0.0/8"
+            ))
         })
     }
 }
@@ -202,14 +209,28 @@ macro_rules! ranged {
                 let range = $range;
                 let fits = range.contains(&number);
                 fits.then_some(Self(number as $inner)).ok_or_else(|| {
-                    ValueError::new(format!("{number}: use {} to {}", range.start(), range.end()))
+                    ValueError::new(format!(
+                        "{number}: use {} to {}",
+                        range.start(),
+                        range.end()
+                    ))
                 })
             }
         }
     };
 }
-ranged!(Count, u32, 0..=i64::from(u32::MAX), "A number that is no limit when it is 0.");
-ranged!(NonceTtl, u64, 1..=3600, "Seconds that a nonce is good (RFC 8656 §5: at most an hour).");
+ranged!(
+    Count,
+    u32,
+    0..=i64::from(u32::MAX),
+    "A number that is no limit when it is 0."
+);
+ranged!(
+    NonceTtl,
+    u64,
+    1..=3600,
+    "Seconds that a nonce is good (RFC 8656 §5: at most an hour)."
+);
 ranged!(Drain, u64, 0..=MAX_DRAIN, "Seconds that a drain takes.");
 
 impl Default for Number<Count> {
@@ -307,7 +328,8 @@ impl Written for Secret {
 }
 
 impl Written for Credential {
-    const WHAT: &'static str = "a user is NAME = \"password\" or NAME = { md5 = \"HEX\", sha256 = \"HEX\" }";
+    const WHAT: &'static str =
+        "a user is NAME = \"password\" or NAME = { md5 = \"HEX\", sha256 = \"HEX\" }";
 
     fn from_text(text: &str) -> Option<Self> {
         Secret::from_text(text).map(Self::Password)
@@ -384,7 +406,10 @@ impl Turn {
                 "nowhere to listen: write listen = [\"IP:3478\"], or listen-tls = [\"IP:5349\"]",
             );
         }
-        let both = self.listen.iter().find(|place| self.listen_tls.contains(place));
+        let both = self
+            .listen
+            .iter()
+            .find(|place| self.listen_tls.contains(place));
         if let Some(both) = both.filter(|place| place.0.0.port() != 0) {
             let problem = format!("{} stands in listen, too: use another port", both.0.0);
             return wrong("listen-tls", &problem);
@@ -419,8 +444,13 @@ impl Turn {
                 "no address to relay from: write relay = [\"IP\"] with an address of this machine, since listen names none",
             );
         }
-        if let Some(zero) = self.relays().iter().find(|ip| ip.is_unspecified() || ip.is_multicast()) {
-            let problem = format!("{zero} is no address of one machine: write the address that peers see");
+        if let Some(zero) = self
+            .relays()
+            .iter()
+            .find(|ip| ip.is_unspecified() || ip.is_multicast())
+        {
+            let problem =
+                format!("{zero} is no address of one machine: write the address that peers see");
             return wrong("relay", &problem);
         }
         if let Some(domain) = &self.alternate_domain
@@ -428,7 +458,11 @@ impl Turn {
         {
             return wrong("alternate-domain", &format!("{domain:?} is no host name"));
         }
-        if self.rest_secret.as_ref().is_some_and(|secret| secret.0.is_empty()) {
+        if self
+            .rest_secret
+            .as_ref()
+            .is_some_and(|secret| secret.0.is_empty())
+        {
             return wrong("rest-secret", "is empty");
         }
         for (name, credential) in &self.users.0 {
@@ -520,9 +554,9 @@ impl Turn {
 
     /// Everything the server is started with; `path` is the file's, from where the certificate is looked for.
     pub fn settings(&self, path: &Path) -> Result<Settings, Error> {
-        let turn = self
-            .config()
-            .map_err(|problem| Error::invalid(format!("{}: [turn] users", path.display()), problem))?;
+        let turn = self.config().map_err(|problem| {
+            Error::invalid(format!("{}: [turn] users", path.display()), problem)
+        })?;
         let certificate = match &self.tls {
             Some(tls) => Some(tls.read(path)?),
             None => None,
@@ -643,15 +677,34 @@ mod tests {
         .unwrap();
         let config = turn.config().unwrap();
         let external: IpAddr = "192.0.2.1".parse().unwrap();
-        assert_eq!((config.relays.len(), config.relays[0].external), (2, external));
-        assert_eq!((config.realm.as_str(), config.ports.clone()), ("example.org", 50000..=50100));
-        assert_eq!((config.quota.allocations_per_user, config.quota.allocations), (5, 50));
         assert_eq!(
-            [config.quota.kbps_per_user, config.quota.kbps_per_allocation, config.quota.kbps],
+            (config.relays.len(), config.relays[0].external),
+            (2, external)
+        );
+        assert_eq!(
+            (config.realm.as_str(), config.ports.clone()),
+            ("example.org", 50000..=50100)
+        );
+        assert_eq!(
+            (config.quota.allocations_per_user, config.quota.allocations),
+            (5, 50)
+        );
+        assert_eq!(
+            [
+                config.quota.kbps_per_user,
+                config.quota.kbps_per_allocation,
+                config.quota.kbps
+            ],
             [1, 2, 3]
         );
-        assert_eq!((config.nonce_ttl.as_secs(), config.drain.as_secs()), (600, 5));
-        assert_eq!((config.policy.allow.len(), config.policy.deny.len()), (1, 2));
+        assert_eq!(
+            (config.nonce_ttl.as_secs(), config.drain.as_secs()),
+            (600, 5)
+        );
+        assert_eq!(
+            (config.policy.allow.len(), config.policy.deny.len()),
+            (1, 2)
+        );
         assert_eq!(config.alternate.domain.as_deref(), Some("turn.example.org"));
         assert!(!config.old_channels && config.software == "x");
         assert_eq!(config.rest_secrets.len(), 1);
@@ -659,7 +712,8 @@ mod tests {
 
     #[test]
     fn relays_are_the_addresses_listened_on_unless_named() {
-        let turn = parse("[turn]\nlisten = [\"192.0.2.1:3478\", \"0.0.0.0:99\", \"192.0.2.1:1\"]").unwrap();
+        let turn = parse("[turn]\nlisten = [\"192.0.2.1:3478\", \"0.0.0.0:99\", \"192.0.2.1:1\"]")
+            .unwrap();
         assert_eq!(turn.relays(), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(turn.config().unwrap().realm, REALM);
     }
@@ -672,13 +726,37 @@ mod tests {
             ("listen = []", "[turn] listen", "nowhere to listen"),
             ("listen = [\"127.0.0.1\"]", ":2:", "write IP:PORT"),
             ("listen = [\"127.0.0.1:99999\"]", ":2:", "write IP:PORT"),
-            ("listen = [\"0.0.0.0:3478\"]", "[turn] relay", "write relay = "),
-            ("listen = [\"1.2.3.4:1\"]\nlisten-tls = [\"1.2.3.4:1\"]", "listen-tls", "use another port"),
-            ("listen-tls = [\"127.0.0.1:5349\"]", "listen-tls", "write tls = "),
+            (
+                "listen = [\"0.0.0.0:3478\"]",
+                "[turn] relay",
+                "write relay = ",
+            ),
+            (
+                "listen = [\"1.2.3.4:1\"]\nlisten-tls = [\"1.2.3.4:1\"]",
+                "listen-tls",
+                "use another port",
+            ),
+            (
+                "listen-tls = [\"127.0.0.1:5349\"]",
+                "listen-tls",
+                "write tls = ",
+            ),
             ("+relay = [\"x\"]", ":3:", "write an IP address"),
-            ("+relay = [\"0.0.0.0\"]", "[turn] relay", "no address of one machine"),
-            ("+external = { \"1.1.1.1\" = \"2.2.2.2\" }", "[turn] external", "none of the addresses"),
-            ("+external = { \"127.0.0.1\" = \"::1\" }", "[turn] external", "two families"),
+            (
+                "+relay = [\"0.0.0.0\"]",
+                "[turn] relay",
+                "no address of one machine",
+            ),
+            (
+                "+external = { \"1.1.1.1\" = \"2.2.2.2\" }",
+                "[turn] external",
+                "none of the addresses",
+            ),
+            (
+                "+external = { \"127.0.0.1\" = \"::1\" }",
+                "[turn] external",
+                "two families",
+            ),
             ("+port-range = [1, 65535]", ":3:", "1024 <= FIRST"),
             ("+port-range = [60000, 50000]", ":3:", "1024 <= FIRST"),
             ("+port-range = [60000, 70000]", ":3:", "1024 <= FIRST"),
@@ -686,10 +764,22 @@ mod tests {
             ("+realm = \"\"", "[turn] realm", "is empty"),
             ("+users = \"alice:hunter2\"", ":3:", "users must be a table"),
             ("+users = { alice = [\"hunter2\"] }", ":3:", ""),
-            ("+users = { alice = { md5 = \"hunter2\" } }", "users \"alice\"", "32 hexadecimal"),
-            ("+users = { alice = { password = \"hunter2\" } }", ":3:", "NAME = "),
+            (
+                "+users = { alice = { md5 = \"hunter2\" } }",
+                "users \"alice\"",
+                "32 hexadecimal",
+            ),
+            (
+                "+users = { alice = { password = \"hunter2\" } }",
+                ":3:",
+                "NAME = ",
+            ),
             ("+users = { alice = {} }", ":3:", "NAME = "),
-            ("+users = { alice = \"hunter2\\u0007\" }", "users \"alice\"", "forbids"),
+            (
+                "+users = { alice = \"hunter2\\u0007\" }",
+                "users \"alice\"",
+                "forbids",
+            ),
             ("+users = { \"\" = \"hunter2\" }", "users \"\"", "empty"),
             ("+rest-secret = 12345678", ":3:", "a text in quotes"),
             ("+rest-secret = \"\"", "rest-secret", "is empty"),
@@ -699,11 +789,27 @@ mod tests {
             ("+nonce-ttl-s = 0", ":3:", "use 1 to 3600"),
             ("+nonce-ttl-s = 3601", ":3:", "use 1 to 3600"),
             ("+tls = { cert = \"a\" }", ":3:", "missing field `key`"),
-            ("+tls = { cert = \"a\", key = \"b\", min-version = \"1.1\" }", ":3:", "`1.2`, `1.3`"),
-            ("+deny-peers = [\"10.0.0.0/33\"]", ":3:", "write IP or IP/LENGTH"),
+            (
+                "+tls = { cert = \"a\", key = \"b\", min-version = \"1.1\" }",
+                ":3:",
+                "`1.2`, `1.3`",
+            ),
+            (
+                "+deny-peers = [\"10.0.0.0/33\"]",
+                ":3:",
+                "write IP or IP/LENGTH",
+            ),
             ("+allow-peers = [\"x\"]", ":3:", "write IP or IP/LENGTH"),
-            ("+alternate-when = \"always\"", "alternate-when", "nowhere to send"),
-            ("+alternate-domain = \"a b\"", "alternate-domain", "no host name"),
+            (
+                "+alternate-when = \"always\"",
+                "alternate-when",
+                "nowhere to send",
+            ),
+            (
+                "+alternate-domain = \"a b\"",
+                "alternate-domain",
+                "no host name",
+            ),
             ("+old-channels = 1", ":3:", "boolean"),
             ("+drain-s = -1", ":3:", "use 0 to 86400"),
             ("+listenn = []", ":3:", "unknown key `listenn`"),
@@ -715,8 +821,14 @@ mod tests {
             let error = parse(&text).expect_err(&text);
             let message = error.to_string();
             assert_eq!(error.exit_status(), 2, "{text}");
-            assert!(message.starts_with("/x/anode.toml"), "{text} gave {message}");
-            assert!(message.contains(place) && message.contains(part), "{text} gave {message}");
+            assert!(
+                message.starts_with("/x/anode.toml"),
+                "{text} gave {message}"
+            );
+            assert!(
+                message.contains(place) && message.contains(part),
+                "{text} gave {message}"
+            );
             assert!(!message.contains('\n'), "{message:?}");
             let secrets = ["hunter2", "12345678"];
             assert!(!secrets.iter().any(|s| message.contains(s)), "{message}");

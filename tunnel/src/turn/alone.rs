@@ -61,7 +61,12 @@ pub fn run(turn: &Turn, source: &ConfigSource, start: Instant) -> Result<(), Err
         tracing::info!(?confined, "rights given up");
         let server = bound.start()?;
         let relays: Vec<String> = relays.iter().map(|r| r.external.to_string()).collect();
-        let from = format!("{} ports {}-{}", relays.join(" "), range.start(), range.end());
+        let from = format!(
+            "{} ports {}-{}",
+            relays.join(" "),
+            range.start(),
+            range.end()
+        );
         let style = Style::stderr();
         let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);
         let listening = show(server.listening());
@@ -78,7 +83,10 @@ pub fn run(turn: &Turn, source: &ConfigSource, start: Instant) -> Result<(), Err
 /// Where clients find it.
 fn show(listening: &Listening) -> String {
     let plain = listening.plain.iter().map(|at| format!("{at} (udp, tcp)"));
-    let secure = listening.secure.iter().map(|at| format!("{at} (tls, dtls)"));
+    let secure = listening
+        .secure
+        .iter()
+        .map(|at| format!("{at} (tls, dtls)"));
     plain.chain(secure).collect::<Vec<_>>().join(", ")
 }
 
@@ -97,7 +105,12 @@ fn places(turn: &Turn, path: &Path) -> Places {
     }
 }
 
-async fn live(server: &TurnServer, source: &ConfigSource, signals: &mut Signals, mut drain: Duration) {
+async fn live(
+    server: &TurnServer,
+    source: &ConfigSource,
+    signals: &mut Signals,
+    mut drain: Duration,
+) {
     let mut report = tokio::time::interval(REPORT);
     loop {
         tokio::select! {

@@ -75,6 +75,11 @@ impl Pipe {
         Ok(self.raw.socket.peer_addr().is_ok())
     }
 
+    /// Whether TLS is still being agreed on.
+    pub fn is_handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }

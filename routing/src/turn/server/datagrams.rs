@@ -46,7 +46,10 @@ pub(super) struct RelaySocket {
 }
 
 pub(super) enum Kind {
-    Udp { socket: UdpSocket, appetite: Appetite },
+    Udp {
+        socket: UdpSocket,
+        appetite: Appetite,
+    },
     /// It only listens (RFC 6062).
     Tcp(std::net::TcpListener),
 }
@@ -280,12 +283,18 @@ fn icmp_error(socket: &UdpSocket) -> nix::Result<Option<IcmpError>> {
         MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
     )?;
     let peer = message.address.and_then(|address| {
-        let v4 = address.as_sockaddr_in().map(|a| (IpAddr::V4(a.ip()), a.port()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|a| (IpAddr::V6(a.ip()), a.port())))
+        let v4 = address
+            .as_sockaddr_in()
+            .map(|a| (IpAddr::V4(a.ip()), a.port()));
+        v4.or_else(|| {
+            address
+                .as_sockaddr_in6()
+                .map(|a| (IpAddr::V6(a.ip()), a.port()))
+        })
     });
     for part in message.cmsgs()? {
-        let (ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)) =
-            part
+        let (ControlMessageOwned::Ipv4RecvErr(error, _)
+        | ControlMessageOwned::Ipv6RecvErr(error, _)) = part
         else {
             continue;
         };

@@ -22,17 +22,17 @@ mod streams;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anode_turn::TurnError;
 use anode_turn::server::{Config, Counters, Server, Shared};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use rand::rngs::SysRng;
 use rand::TryRng as _;
+use rand::rngs::SysRng;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::SetDontFragment;
@@ -72,7 +72,9 @@ pub struct Settings {
 #[non_exhaustive]
 pub enum ServerError {
     /// An address of ours that is taken.
-    #[error("cannot listen on {0}: the port is in use by another program; name a free one, or stop the other program")]
+    #[error(
+        "cannot listen on {0}: the port is in use by another program; name a free one, or stop the other program"
+    )]
     PortBusy(SocketAddr),
     /// An address of ours that cannot be bound for another reason.
     #[error("cannot listen on {address}: {error}")]
@@ -83,7 +85,9 @@ pub enum ServerError {
         error: io::Error,
     },
     /// A relay address that is none of this machine.
-    #[error("cannot relay from {address}: {error}; name an address of this machine in `relay`, and what others see of it in `external`")]
+    #[error(
+        "cannot relay from {address}: {error}; name an address of this machine in `relay`, and what others see of it in `external`"
+    )]
     Relay {
         /// The address.
         address: IpAddr,
@@ -150,7 +154,10 @@ impl Bound {
             secure: Vec::new(),
         };
         let plain = settings.listen.iter().map(|address| (*address, false));
-        let secure = settings.listen_secure.iter().map(|address| (*address, true));
+        let secure = settings
+            .listen_secure
+            .iter()
+            .map(|address| (*address, true));
         for (wanted, secure) in plain.chain(secure) {
             let failed = |error: io::Error| match error.kind() {
                 io::ErrorKind::AddrInUse => ServerError::PortBusy(wanted),
@@ -163,7 +170,11 @@ impl Bound {
             // Port 0: the one that TCP got.
             let address = listener.local_addr()?;
             for (shard, ports) in ports.iter_mut().enumerate() {
-                let share = if shard == 0 { Share::First } else { Share::Next };
+                let share = if shard == 0 {
+                    Share::First
+                } else {
+                    Share::Next
+                };
                 let socket =
                     UdpSocket::bind(address, share, PORT_BUFFER, settings.set_dont_fragment)
                         .map_err(failed)?;

@@ -97,7 +97,12 @@ impl Peers {
     }
 
     /// Starts to connect from a relay's address.
-    pub fn connect(&mut self, id: ConnectionId, from: SocketAddr, to: SocketAddr) -> io::Result<()> {
+    pub fn connect(
+        &mut self,
+        id: ConnectionId,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> io::Result<()> {
         self.add(id, Pipe::new(dial(from, to)?)?, false)
     }
 
@@ -224,7 +229,12 @@ impl Peers {
     }
 
     /// What is written now; gives the connections that have ended, and those that are empty again.
-    pub fn flush(&mut self, now: Instant, mut ended: impl FnMut(usize), mut drained: impl FnMut(usize)) {
+    pub fn flush(
+        &mut self,
+        now: Instant,
+        mut ended: impl FnMut(usize),
+        mut drained: impl FnMut(usize),
+    ) {
         for index in std::mem::take(&mut self.dirty) {
             match self.write(now, index) {
                 Ok(true) => drained(index),
@@ -235,7 +245,11 @@ impl Peers {
     }
 
     fn write(&mut self, now: Instant, index: usize) -> io::Result<bool> {
-        let Some(peer) = self.all.get_mut(index).filter(|peer| peer.connected || peer.closing.is_some()) else {
+        let Some(peer) = self
+            .all
+            .get_mut(index)
+            .filter(|peer| peer.connected || peer.closing.is_some())
+        else {
             return Ok(false);
         };
         let empty = !peer.connected || peer.output.flush(&mut peer.pipe)?;

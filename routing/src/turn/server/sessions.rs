@@ -23,6 +23,20 @@ const RECORD: usize = 17_000;
 /// dimpl gives no deadline when nothing is due; then it is looked at after this time.
 const IDLE_POLL: Duration = Duration::from_secs(30);
 
+/// A fatal alert: protocol_version (RFC 6347 §4.2.1, RFC 5246 §7.2.2), in the version of who asks.
+const NO_SUCH_VERSION: [u8; 15] = [21, 0xFE, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 70];
+
+/// A record of type handshake with a ClientHello: nothing else of a stranger is answered, or kept.
+fn is_hello(datagram: &[u8]) -> bool {
+    datagram.len() > 27 && datagram[0] == 22 && datagram[1] == 0xFE && datagram[13] == 1
+}
+
+/// A ClientHello of somebody who speaks nothing newer than DTLS 1.0. The library says nothing to it, and its sender
+/// would go on asking.
+fn is_old(datagram: &[u8]) -> bool {
+    is_hello(datagram) && datagram[25..27] == [0xFE, 0xFF]
+}
+
 struct Session {
     dtls: Dtls,
     five: FiveTuple,
@@ -83,6 +97,11 @@ impl Sessions {
     ) -> Result<(), FiveTuple> {
         let index = match self.by_client.get(&five) {
             Some(index) => *index,
+            None if is_old(datagram) => {
+                self.refused += 1;
+                datagrams.to_client(&five, &[&NO_SUCH_VERSION]);
+                return Ok(());
+            }
             None => match self.begin(now, five, datagram, certificate) {
                 Some(index) => index,
                 None => {
@@ -111,13 +130,14 @@ impl Sessions {
         datagram: &[u8],
         certificate: &ServerCertificate,
     ) -> Option<usize> {
-        // A record of type handshake with a ClientHello: nothing else is answered, or kept.
-        let hello = datagram.len() > 13 && datagram[0] == 22 && datagram[1] == 0xFE && datagram[13] == 1;
-        if !hello || self.all.len() >= SESSIONS {
+        if !is_hello(datagram) || self.all.len() >= SESSIONS {
             return None;
         }
         let network = source_prefix(five.client.ip());
-        let of_one = self.strangers.iter().filter(|(_, i)| self.all[*i].network == network);
+        let of_one = self
+            .strangers
+            .iter()
+            .filter(|(_, i)| self.all[*i].network == network);
         if of_one.count() >= STRANGERS_OF_ONE {
             return None;
         }
@@ -168,13 +188,21 @@ impl Sessions {
     }
 
     /// Sends a message to a client.
-    pub fn send(&mut self, now: Instant, client: &FiveTuple, parts: &[&[u8]], datagrams: &mut Datagrams) {
+    pub fn send(
+        &mut self,
+        now: Instant,
+        client: &FiveTuple,
+        parts: &[&[u8]],
+        datagrams: &mut Datagrams,
+    ) {
         let Some(index) = self.by_client.get(client).copied() else {
             self.dropped += 1;
             return;
         };
         self.message.clear();
-        parts.iter().for_each(|part| self.message.extend_from_slice(part));
+        parts
+            .iter()
+            .for_each(|part| self.message.extend_from_slice(part));
         let session = &mut self.all[index];
         let sent = session
             .dtls

@@ -82,7 +82,10 @@ impl From<u64> for Token {
 /// What a shard is told from outside.
 pub(super) enum Inbox {
     /// A connection of a client that is this shard's.
-    Stream { socket: TcpStream, secure: bool },
+    Stream {
+        socket: TcpStream,
+        secure: bool,
+    },
     Reload(Box<(Config, Option<ServerCertificate>)>),
     Drain,
     Report(Sender<Snapshot>),
@@ -289,8 +292,12 @@ impl Shard {
         }
         if self.sessions.deadline().is_some_and(|at| at <= now) {
             let turn = &self.turn;
-            let ended = self.sessions.due(now, &mut self.datagrams, |c| turn.is_known(c));
-            ended.iter().for_each(|client| self.turn.client_closed(client));
+            let ended = self
+                .sessions
+                .due(now, &mut self.datagrams, |c| turn.is_known(c));
+            ended
+                .iter()
+                .for_each(|client| self.turn.client_closed(client));
         }
         self.release(now);
         if self.sweep_at <= now {
@@ -361,7 +368,11 @@ impl Shard {
         for received in buffers.received(count) {
             let ip = received.to.unwrap_or(local.ip());
             let five = FiveTuple {
-                transport: if secure { Transport::Dtls } else { Transport::Udp },
+                transport: if secure {
+                    Transport::Dtls
+                } else {
+                    Transport::Udp
+                },
                 client: received.from,
                 server: SocketAddr::new(ip, local.port()),
             };
@@ -441,7 +452,9 @@ impl Shard {
         match to.client.transport {
             Transport::Udp => self.datagrams.to_client(&to.client, &parts),
             Transport::Tcp | Transport::Tls => self.streams.send_datagram(&to.client, &parts),
-            Transport::Dtls => self.sessions.send(now, &to.client, &parts, &mut self.datagrams),
+            Transport::Dtls => self
+                .sessions
+                .send(now, &to.client, &parts, &mut self.datagrams),
         }
     }
 
@@ -624,7 +637,9 @@ impl Shard {
             }),
             Side::Peer(index) => self.client_of(index).map(|client| {
                 self.streams.push(client, &bytes);
-                self.streams.get(client).map_or(0, |stream| stream.output.len())
+                self.streams
+                    .get(client)
+                    .map_or(0, |stream| stream.output.len())
             }),
         };
         if waiting.is_some_and(|waiting| waiting > HIGH) {
@@ -750,7 +765,8 @@ impl Shard {
             self.resume_peer_of(index);
         }
         let (mut ended, mut drained) = (Vec::new(), Vec::new());
-        self.peers.flush(now, |i| ended.push(i), |i| drained.push(i));
+        self.peers
+            .flush(now, |i| ended.push(i), |i| drained.push(i));
         for index in ended {
             self.peer_ended(index);
         }
@@ -771,7 +787,10 @@ impl Shard {
         let connection = *connection;
         if let Some(index) = self.peers.of(connection)
             && !self.is_held(Side::Peer(index))
-            && self.peers.get(index).is_some_and(|peer| peer.paused && peer.client.is_some())
+            && self
+                .peers
+                .get(index)
+                .is_some_and(|peer| peer.paused && peer.client.is_some())
         {
             self.pause(Side::Peer(index), false);
             self.again.push(Side::Peer(index));

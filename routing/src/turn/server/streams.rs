@@ -176,7 +176,10 @@ impl Streams {
     /// Queues payload for a client; what does not fit is lost.
     pub fn send_datagram(&mut self, client: &FiveTuple, parts: &[&[u8]]) {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        match self.of(client).and_then(|index| Some((index, self.all.get_mut(index)?))) {
+        match self
+            .of(client)
+            .and_then(|index| Some((index, self.all.get_mut(index)?)))
+        {
             Some((index, stream)) if stream.output.len() + length <= WAITING => {
                 parts.iter().for_each(|part| stream.output.push(part));
                 self.dirty.push(index);
@@ -215,7 +218,12 @@ impl Streams {
     }
 
     /// What is written now; gives the connections that have ended, and those that are empty again.
-    pub fn flush(&mut self, now: Instant, mut ended: impl FnMut(usize), mut drained: impl FnMut(usize)) {
+    pub fn flush(
+        &mut self,
+        now: Instant,
+        mut ended: impl FnMut(usize),
+        mut drained: impl FnMut(usize),
+    ) {
         for index in std::mem::take(&mut self.dirty) {
             match self.write(now, index) {
                 Ok(true) => drained(index),
@@ -254,7 +262,10 @@ impl Streams {
     fn update(&mut self, index: usize, writes: bool) -> io::Result<()> {
         let stream = &mut self.all[index];
         let mut interest = EpollFlags::empty();
-        interest.set(EpollFlags::EPOLLIN, !stream.paused && stream.closing.is_none());
+        interest.set(
+            EpollFlags::EPOLLIN,
+            !stream.paused && stream.closing.is_none(),
+        );
         interest.set(EpollFlags::EPOLLOUT, writes);
         if interest != stream.interest {
             stream.interest = interest;
