@@ -21,5 +21,6 @@ mod sealed;
 mod streams;
 mod tickets;
 mod transports;
+mod turn;
 mod zone_relay;
 mod zones;

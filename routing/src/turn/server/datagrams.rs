@@ -113,7 +113,7 @@ impl Datagrams {
     }
 
     /// Sends a payload of a client to a peer.
-    pub fn to_peer(&mut self, to: &anode_turn::server::ToPeer, bytes: &[u8]) {
+    pub fn send_to_peer(&mut self, to: &anode_turn::server::ToPeer, bytes: &[u8]) {
         let key = Key {
             exit: Exit::Relay(to.relay),
             to: to.peer,
@@ -124,7 +124,7 @@ impl Datagrams {
     }
 
     /// Sends to a client, from the address that it knows.
-    pub fn to_client(&mut self, client: &FiveTuple, parts: &[&[u8]]) {
+    pub fn send_to_client(&mut self, client: &FiveTuple, parts: &[&[u8]]) {
         let Some((index, port)) = self.port_of(client) else {
             self.lost += 1;
             return;

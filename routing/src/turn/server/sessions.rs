@@ -99,7 +99,7 @@ impl Sessions {
             Some(index) => *index,
             None if is_old(datagram) => {
                 self.refused += 1;
-                datagrams.to_client(&five, &[&NO_SUCH_VERSION]);
+                datagrams.send_to_client(&five, &[&NO_SUCH_VERSION]);
                 return Ok(());
             }
             None => match self.begin(now, five, datagram, certificate) {
@@ -171,7 +171,7 @@ impl Sessions {
         let session = &mut self.all[index];
         let deadline = loop {
             match session.dtls.poll_output(&mut self.record) {
-                Output::Packet(bytes) => datagrams.to_client(&session.five, &[bytes]),
+                Output::Packet(bytes) => datagrams.send_to_client(&session.five, &[bytes]),
                 Output::ApplicationData(bytes) => message(datagrams, bytes),
                 Output::CloseNotify => return Err(Gone),
                 // A record is never larger than the buffer.

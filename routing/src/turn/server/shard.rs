@@ -67,7 +67,7 @@ impl From<Token> for u64 {
 
 impl From<u64> for Token {
     fn from(number: u64) -> Self {
-        let index = (number & (1 << 56) - 1) as usize;
+        let index = (number & ((1 << 56) - 1)) as usize;
         match number >> 56 {
             1 => Self::Port(index),
             2 => Self::Listener(index),
@@ -380,7 +380,7 @@ impl Shard {
                 if secure {
                     self.session(now, five, datagram);
                 } else if let Some(to) = self.turn.handle_client(now, &five, datagram) {
-                    self.datagrams.to_peer(&to, datagram);
+                    self.datagrams.send_to_peer(&to, datagram);
                 }
             }
         }
@@ -394,7 +394,7 @@ impl Shard {
         let turn = &mut self.turn;
         let message = |datagrams: &mut Datagrams, bytes: &[u8]| {
             if let Some(to) = turn.handle_client(now, &five, bytes) {
-                datagrams.to_peer(&to, bytes);
+                datagrams.send_to_peer(&to, bytes);
             }
         };
         let fed = self.sessions.receive(
@@ -435,7 +435,7 @@ impl Shard {
                 appetite.learn(count);
                 for received in buffers.received(count) {
                     for datagram in received.datagrams() {
-                        self.from_peer(now, id, received.from, datagram);
+                        self.pass_to_client(now, id, received.from, datagram);
                     }
                 }
                 self.buffers = buffers;
@@ -443,14 +443,14 @@ impl Shard {
         }
     }
 
-    fn from_peer(&mut self, now: Instant, id: RelayId, from: SocketAddr, payload: &[u8]) {
+    fn pass_to_client(&mut self, now: Instant, id: RelayId, from: SocketAddr, payload: &[u8]) {
         let Some(to) = self.turn.handle_relayed(now, id, from, payload.len()) else {
             return;
         };
         let padding = &[0; 3][..to.header.padding()];
         let parts = [to.header.bytes(), payload, padding];
         match to.client.transport {
-            Transport::Udp => self.datagrams.to_client(&to.client, &parts),
+            Transport::Udp => self.datagrams.send_to_client(&to.client, &parts),
             Transport::Tcp | Transport::Tls => self.streams.send_datagram(&to.client, &parts),
             Transport::Dtls => self
                 .sessions
@@ -529,7 +529,7 @@ impl Shard {
                 match deframer.next_message() {
                     Ok(Some(message)) => {
                         if let Some(to) = self.turn.handle_client(now, &five, message) {
-                            self.datagrams.to_peer(&to, message);
+                            self.datagrams.send_to_peer(&to, message);
                             continue;
                         }
                     }
@@ -681,7 +681,7 @@ impl Shard {
         while let Some(command) = self.turn.poll_command() {
             match command {
                 Command::Send { to, bytes } => match to.transport {
-                    Transport::Udp => self.datagrams.to_client(&to, &[&bytes]),
+                    Transport::Udp => self.datagrams.send_to_client(&to, &[&bytes]),
                     Transport::Tcp | Transport::Tls => self.streams.send_message(now, &to, &bytes),
                     Transport::Dtls => {
                         self.sessions.send(now, &to, &[&bytes], &mut self.datagrams);
