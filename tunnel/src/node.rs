@@ -32,6 +32,8 @@ use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt, registered, sessions};
+use crate::turn;
+use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
 
@@ -128,6 +130,8 @@ pub struct Plan {
     pub dns: DnsPlan,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
+    /// A TURN server beside it, its sockets bound.
+    pub turn: Option<turn::role::Prepared>,
 }
 
 /// What a node's names are made of.
@@ -204,6 +208,8 @@ async fn live(
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
+    let turn = plan.turn.map(|turn| turn.start(plan.source.clone()));
+    let turn = turn.transpose()?;
     let (thread, news) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
@@ -236,6 +242,7 @@ async fn live(
         security,
         confined,
         state: plan.state,
+        turn,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
@@ -260,6 +267,12 @@ async fn live(
     };
 
     notify::stopping();
+    if let (None, Some(turn)) = (&outcome, &control.turn) {
+        tokio::select! {
+            () = turn.drain() => {}
+            () = signals.stop() => {}
+        }
+    }
     responder.stop().await;
     zone.abort();
     memory.abort();
@@ -289,6 +302,9 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
         match control.reload().await {
             Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
+        }
+        if let Some(Err(error)) = control.turn.as_ref().map(Role::reload) {
+            tracing::error!("the TURN server stays as it was: {error}");
         }
         control.zone.look_soon();
     }

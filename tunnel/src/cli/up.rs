@@ -28,6 +28,7 @@ use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, registered, sessions};
 use crate::turn;
+use crate::turn::role::Prepared;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
@@ -74,6 +75,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
+    let turn = config.turn.as_ref();
+    let turn = turn
+        .map(|turn| Prepared::new(turn, &source))
+        .transpose()?;
     let dns = config.dns.clone();
     let others = config.given_names();
     let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
@@ -85,7 +90,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         relay: settings.relay.is_some(),
         start,
     };
-    let places = places(&state, &socket, &source, &dns, zone.from());
+    let mut places = places(&state, &socket, &source, &dns, zone.from());
+    if let Some(turn) = &turn {
+        places.read.extend_from_slice(turn.directories());
+    }
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
@@ -101,6 +109,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         unsaved,
         dns,
         watched,
+        turn,
     };
     let told = Told { met, named };
     node::run(plan, |info| ready(&opening, info, common.json), told)?;

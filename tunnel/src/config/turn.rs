@@ -458,6 +458,12 @@ impl Turn {
         {
             return wrong("alternate-domain", &format!("{domain:?} is no host name"));
         }
+        if self.anode_users != AnodeUsers::Off {
+            return wrong(
+                "anode-users",
+                "Anode keys are no TURN credentials in this version: write \"off\", and name users or a rest-secret",
+            );
+        }
         if self
             .rest_secret
             .as_ref()
@@ -495,6 +501,13 @@ impl Turn {
             }
         }
         relays
+    }
+
+    /// For people: from which addresses and ports is relayed.
+    pub fn relaying(&self) -> String {
+        let relays: Vec<String> = self.relays().iter().map(ToString::to_string).collect();
+        let PortRange(first, last) = self.port_range.unwrap_or(PortRange(49_152, 65_535));
+        format!("{} ports {first}-{last}", relays.join(" "))
     }
 
     /// As the state machine has it.
@@ -784,6 +797,7 @@ mod tests {
             ("+rest-secret = 12345678", ":3:", "a text in quotes"),
             ("+rest-secret = \"\"", "rest-secret", "is empty"),
             ("+anode-users = \"all\"", ":3:", "`off`, `trusted`, `zone`"),
+            ("+anode-users = \"zone\"", "[turn] anode-users", "write \"off\""),
             ("+quota = { allocations = -1 }", ":3:", "-1: use 0 to"),
             ("+quota = { bits = 1 }", ":3:", "unknown key `bits`"),
             ("+nonce-ttl-s = 0", ":3:", "use 1 to 3600"),

@@ -348,14 +348,22 @@ impl TurnServer {
     /// What was counted; a shard that is too busy to say is left out.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let mut all = Snapshot::default();
+        self.each_snapshot().iter().for_each(|one| all.add(one));
+        all
+    }
+
+    /// The same for each shard, in no order.
+    #[must_use]
+    pub fn each_snapshot(&self) -> Vec<Snapshot> {
         let (sender, receiver) = mpsc::channel();
         for mailbox in &*self.mailboxes {
             mailbox.send(Inbox::Report(sender.clone()));
         }
         drop(sender);
-        let (until, mut all) = (Instant::now() + REPORT, Snapshot::default());
+        let (until, mut all) = (Instant::now() + REPORT, Vec::new());
         while let Ok(one) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            all.add(&one);
+            all.push(one);
         }
         all
     }
@@ -447,3 +455,6 @@ fn take_one(count: &AtomicUsize, limit: usize) -> bool {
     let more = |now: usize| (now < limit).then_some(now + 1);
     count.fetch_update(Relaxed, Relaxed, more).is_ok()
 }
+
+#[cfg(test)]
+mod tests;

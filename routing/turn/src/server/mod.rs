@@ -15,6 +15,7 @@ mod data;
 mod hash;
 mod interface;
 mod peers;
+mod request;
 mod shared;
 mod table;
 

@@ -1,6 +1,7 @@
 //! STUN and TURN: our server with coturn's client, our client with coturn's server, and both against what must not work.
 
 mod certificates;
+mod dns;
 mod foreign;
 mod life;
 mod raw;
