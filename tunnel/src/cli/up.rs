@@ -76,9 +76,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
     let turn = config.turn.as_ref();
-    let turn = turn
-        .map(|turn| Prepared::new(turn, &source))
-        .transpose()?;
+    let turn = turn.map(|turn| Prepared::new(turn, &source)).transpose()?;
     let dns = config.dns.clone();
     let others = config.given_names();
     let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;

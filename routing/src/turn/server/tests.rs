@@ -103,5 +103,8 @@ fn a_taken_port_and_a_foreign_address_are_named() {
     let mut foreign = settings(1);
     foreign.turn.relays[0].local = "192.0.2.1".parse().unwrap();
     foreign.turn.relays[0].external = "192.0.2.1".parse().unwrap();
-    assert!(matches!(Bound::bind(foreign), Err(ServerError::Relay { .. })));
+    assert!(matches!(
+        Bound::bind(foreign),
+        Err(ServerError::Relay { .. })
+    ));
 }

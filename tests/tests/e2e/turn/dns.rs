@@ -11,9 +11,17 @@ fn resolving(world: &World, dns: SocketAddr, arguments: &[&str]) -> Command {
     fs::write(&hosts, "hosts: files dns\n").expect("written");
     let script = "mount --bind \"$1\" /etc/resolv.conf && mount --bind \"$2\" /etc/nsswitch.conf && shift 2 && exec \"$@\"";
     let mut made = command("unshare");
-    made.args(["--mount", "sh", "-c", script, "sh", text(&file), text(&hosts)])
-        .arg(anode_binary())
-        .args(arguments);
+    made.args([
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        text(&file),
+        text(&hosts),
+    ])
+    .arg(anode_binary())
+    .args(arguments);
     made
 }
 
@@ -45,7 +53,11 @@ fn a_name_leads_to_its_servers() {
     let check = |uri: &str| {
         let mut arguments = vec!["turn", "check", uri, "--json", "--ca", ca];
         arguments.extend(ALICE);
-        json(&world.client.finish(resolving(&world, at, &arguments), LIMIT))
+        json(
+            &world
+                .client
+                .finish(resolving(&world, at, &arguments), LIMIT),
+        )
     };
     let steps = |report: &Value| -> Vec<String> {
         let steps = report["steps"].as_array().expect("steps");
@@ -56,16 +68,27 @@ fn a_name_leads_to_its_servers() {
         steps.iter().map(show).collect()
     };
     for (uri, expected) in [
-        ("turn:box.test", vec!["resolve", "binding", "allocate", "release"]),
-        ("turn:srv.test", vec!["resolve", "!binding", "binding", "allocate", "release"]),
+        (
+            "turn:box.test",
+            vec!["resolve", "binding", "allocate", "release"],
+        ),
+        (
+            "turn:srv.test",
+            vec!["resolve", "!binding", "binding", "allocate", "release"],
+        ),
         (
             "turn:srv.test?transport=tcp",
             vec!["resolve", "connect", "binding", "allocate", "release"],
         ),
-        ("turn:naptr.test", vec!["resolve", "binding", "allocate", "release"]),
+        (
+            "turn:naptr.test",
+            vec!["resolve", "binding", "allocate", "release"],
+        ),
         (
             "turns:turn.test",
-            vec!["resolve", "connect", "tls", "binding", "allocate", "release"],
+            vec![
+                "resolve", "connect", "tls", "binding", "allocate", "release",
+            ],
         ),
         ("stun:srv.test", vec!["resolve", "binding"]),
         ("turn:nobody.test", vec!["!resolve"]),
