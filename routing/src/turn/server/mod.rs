@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use anode_turn::TurnError;
 use anode_turn::server::{Config, Counters, Server, Shared};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -137,6 +138,7 @@ impl Bound {
     /// The first address that cannot be had, or what is wrong with the settings.
     pub fn bind(mut settings: Settings) -> Result<Self, ServerError> {
         settings.turn.check()?;
+        raise_descriptors();
         let shards = match settings.shards {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             some => some,
@@ -421,6 +423,16 @@ fn complete(config: &mut Config, listening: &Listening) -> io::Result<()> {
     });
     config.policy.own = addresses.collect();
     Ok(())
+}
+
+/// Each allocation is a descriptor or two: the soft limit is usually 1,024, and the hard one what the operator grants.
+fn raise_descriptors() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!("at most {soft} sockets: {error}");
+    }
 }
 
 /// Whether this machine can send from an address.

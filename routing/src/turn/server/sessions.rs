@@ -187,6 +187,18 @@ impl Sessions {
         Ok(())
     }
 
+    /// A client that holds an allocation is no stranger any more, and is not pushed out by one.
+    pub fn settle(&mut self, client: &FiveTuple, is_known: impl FnOnce() -> bool) {
+        let Some(index) = self.by_client.get(client).copied() else {
+            return;
+        };
+        let session = &mut self.all[index];
+        if !session.known && is_known() {
+            session.known = true;
+            self.strangers.remove(&(session.opened, index));
+        }
+    }
+
     /// Sends a message to a client.
     pub fn send(
         &mut self,

@@ -158,6 +158,8 @@ pub(super) struct Shard {
     /// Bytes of streams that are held to a rate.
     held: Vec<Held>,
     sweep_at: Instant,
+    /// Descriptors have run out: no connections are taken.
+    deaf: bool,
     stop: bool,
 }
 
@@ -206,6 +208,7 @@ impl Shard {
             again: Vec::new(),
             held: Vec::new(),
             sweep_at: Instant::now(),
+            deaf: false,
             stop: false,
         })
     }
@@ -310,6 +313,9 @@ impl Shard {
 
     fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP;
+        if self.deaf {
+            self.listen(true);
+        }
         if let Ok(unix) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
             self.turn.set_unix_time(now, unix.as_secs());
         }
@@ -406,9 +412,12 @@ impl Shard {
             &mut self.datagrams,
             message,
         );
-        if let Err(client) = fed {
-            self.sessions.close(&client, now, &mut self.datagrams);
-            self.turn.client_closed(&client);
+        match fed {
+            Ok(()) => self.sessions.settle(&five, || self.turn.is_known(&five)),
+            Err(client) => {
+                self.sessions.close(&client, now, &mut self.datagrams);
+                self.turn.client_closed(&client);
+            }
         }
     }
 
@@ -466,7 +475,9 @@ impl Shard {
                 Ok(accepted) => accepted,
                 // Gone before it was taken: the next one.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // No descriptors left: the listener would wake us for ever. The next sweep tries again.
+                Err(_) => return self.listen(false),
             };
             let secure = listener.secure;
             // Multiplied, so that neighbouring addresses do not meet in one shard.
@@ -477,6 +488,18 @@ impl Shard {
             } else {
                 self.mailboxes[shard].send(Inbox::Stream { socket, secure });
             }
+        }
+    }
+
+    /// Whether connections are taken.
+    fn listen(&mut self, listens: bool) {
+        self.deaf = !listens;
+        let mut interest = EpollFlags::empty();
+        interest.set(EpollFlags::EPOLLIN, listens);
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let mut event = EpollEvent::new(interest, Token::Listener(index).into());
+            // It cannot fail for a descriptor that is there.
+            let _ = self.epoll.modify(&listener.socket, &mut event);
         }
     }
 
