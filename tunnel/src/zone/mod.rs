@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anode_routing::anode::ZoneRelay;
-use anode_wire::zonefile::{Fault, Reach, Relay, ZoneFile};
+use anode_wire::zonefile::{Dht, Fault, Reach, Relay, TurnServer, ZoneFile};
 use anode_wire::{Endpoint, PeerId, Zone};
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
@@ -92,6 +92,16 @@ impl Known {
         }
     }
 
+    /// What the zone offers beside relays.
+    pub fn services(&self) -> Services {
+        Services {
+            signed: self.file.signer().is_some(),
+            turn: self.file.turn_servers().to_vec(),
+            trackers: self.file.trackers().to_vec(),
+            dht: self.file.dht().cloned(),
+        }
+    }
+
     /// Who belongs to the zone, if somebody vouches for that.
     pub fn members(&self) -> Members {
         let members = self.file.members().map(|list| {
@@ -131,6 +141,20 @@ pub struct Relays {
     pub relays: Vec<ZoneRelay>,
     /// The file they stand in, and when it was seen: a relay serves it.
     pub served: Option<(Arc<[u8]>, SystemTime)>,
+}
+
+/// What the own zone offers beside relays. Every entry was read and is within its bounds; whether its host may be asked is
+/// judged where it is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Services {
+    /// The zone's key vouches for it: the file is signed by the key that was pinned.
+    pub signed: bool,
+    /// TURN servers, in the order of the file.
+    pub turn: Vec<TurnServer>,
+    /// URLs of trackers, in the order of the file.
+    pub trackers: Vec<String>,
+    /// The DHT.
+    pub dht: Option<Dht>,
 }
 
 /// Who belongs to the own zone, by its signed file: synthetic addresses with digit 0. `None`: nobody vouches for a list.

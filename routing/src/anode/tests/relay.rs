@@ -450,6 +450,42 @@ fn draft_peers_register_where_the_policy_hears_them() {
 }
 
 #[test]
+fn a_relay_that_knows_the_draft_alone_carries_what_is_sealed() {
+    // A16, A26, D40: it answers no HELLO; its peers do not need it to
+    let mut sim = Sim::new(48);
+    sim.host(
+        R,
+        NodeConfig {
+            security: DRAFT,
+            ..relay()
+        },
+    );
+    let a = natted(&mut sim, 1, 1, quiet());
+    let b = natted(&mut sim, 2, 1, quiet());
+    sim.until(secs(5), "registration in plain", |sim| {
+        is_registered(sim, a) && is_registered(sim, b)
+    });
+    learn(&mut sim, a, 2);
+    assert!(sim.ping(a, ipv6(2)).is_ok());
+    assert!(sim.peer(a, 2).sealed);
+    let silence = longest_silence(&mut sim, a, 2, secs(90));
+    assert!(silence < ms(500), "registrations are renewed: {silence:?}");
+
+    // Whoever has sealed once is never spoken to in plain again (Q23).
+    let (mut sim, a, _) = two_behind_nats(49, 1);
+    sim.restart(
+        0,
+        R,
+        NodeConfig {
+            security: DRAFT,
+            ..relay()
+        },
+    );
+    sim.run(secs(60));
+    assert!(!is_registered(&sim, a), "silence does not downgrade");
+}
+
+#[test]
 fn registrations_end_and_tables_are_bounded() {
     // D40, S32
     let mut sim = Sim::new(49);

@@ -19,7 +19,7 @@ mod signed;
 pub use dictionary::{Dictionary, Entry};
 pub use reach::{Forbidden, Reach};
 pub use relay::{Family, Relay, RelayFault};
-pub use services::{Dht, TurnServer};
+pub use services::{Dht, ServiceFault, TurnServer, dht_config_url, dht_name, tracker_url};
 pub use signed::{ZoneKey, ZoneKeyError, ZoneSigner};
 
 use services::Services;
@@ -422,6 +422,37 @@ impl ZoneFile {
         self.relays.insert(index, Some(relay));
     }
 
+    /// Adds a TURN server, which takes effect with the next [`ZoneFile::sign`]. Refused beyond [`MAX_SERVICES`].
+    pub fn add_turn_server(&mut self, server: TurnServer) -> Result<(), ServiceFault> {
+        let number = room(&self.services.turn)?;
+        let value = server.to_string();
+        self.dictionary
+            .set(&format!("turn.{number:x}"), value.as_bytes());
+        self.services.turn.push(server);
+        Ok(())
+    }
+
+    /// Adds a tracker, by a URL that [`tracker_url`] takes. Refused beyond [`MAX_SERVICES`].
+    pub fn add_tracker(&mut self, url: &str) -> Result<(), ServiceFault> {
+        let number = room(&self.services.trackers)?;
+        let url = tracker_url(url)?;
+        self.dictionary
+            .set(&format!("tracker.{number:x}"), url.as_bytes());
+        self.services.trackers.push(url);
+        Ok(())
+    }
+
+    /// Names the zone's DHT.
+    pub fn set_dht(&mut self, dht: Dht) -> Result<(), ServiceFault> {
+        self.dictionary.set("dht", dht_name(&dht.name)?.as_bytes());
+        if let Some(config) = &dht.config {
+            let config = dht_config_url(config)?;
+            self.dictionary.set("dht.config", config.as_bytes());
+        }
+        self.services.dht = Some(dht);
+        Ok(())
+    }
+
     /// The file's text, with the entries that this program does not know (A7).
     pub fn emit(&self) -> Vec<u8> {
         self.dictionary.emit()
@@ -522,6 +553,16 @@ impl ZoneFile {
             .filter(|index| Some(*index) != first);
         let numbers = first.into_iter().chain(second);
         numbers.filter_map(|index| Some((index, self.relays.get(&index)?.as_ref()?)))
+    }
+}
+
+/// The next free number of a list of services in a file that was made here.
+fn room<T>(list: &[T]) -> Result<usize, ServiceFault> {
+    match list.len() {
+        full if full >= MAX_SERVICES => Err(ServiceFault(format!(
+            "there are more than {MAX_SERVICES} of them"
+        ))),
+        number => Ok(number),
     }
 }
 

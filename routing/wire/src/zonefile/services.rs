@@ -2,6 +2,8 @@
 //! cannot be used is left out and told: a later version may know more kinds.
 use super::dictionary::{Dictionary, Entry};
 use super::{FaultKind, Faults, MAX_SERVICES, prefixed, shown};
+use std::fmt;
+use std::str::FromStr;
 
 /// Bytes of a URI.
 const MAX_URI: usize = 512;
@@ -17,6 +19,45 @@ pub struct TurnServer {
     pub uri: String,
     /// User and password; without them, those that a node makes with its own key.
     pub credentials: Option<(String, String)>,
+}
+
+/// Why an entry cannot be used, in words that end a sentence about it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ServiceFault(pub(super) String);
+
+impl FromStr for TurnServer {
+    type Err = ServiceFault;
+
+    fn from_str(text: &str) -> Result<Self, ServiceFault> {
+        turn_server(text).map_err(ServiceFault)
+    }
+}
+
+impl fmt::Display for TurnServer {
+    /// As in a zone file, password and all.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.uri)?;
+        match &self.credentials {
+            Some((user, password)) => write!(f, " {user} {password}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// URL of a tracker, if it can stand in a zone file.
+pub fn tracker_url(text: &str) -> Result<String, ServiceFault> {
+    tracker(text).map_err(ServiceFault)
+}
+
+/// Name of a DHT, if it can stand in a zone file.
+pub fn dht_name(text: &str) -> Result<String, ServiceFault> {
+    name(text).map_err(ServiceFault)
+}
+
+/// URL of a DHT's configuration document, if it can stand in a zone file.
+pub fn dht_config_url(text: &str) -> Result<String, ServiceFault> {
+    document(text).map_err(ServiceFault)
 }
 
 /// The zone's DHT.
@@ -39,9 +80,7 @@ impl Services {
     pub(super) fn read(dictionary: &Dictionary, faults: &mut Faults) -> Self {
         Self {
             turn: list(dictionary, "turn.", faults, turn_server),
-            trackers: list(dictionary, "tracker.", faults, |text| {
-                uri(text, &["udp", "http", "https"]).map(str::to_owned)
-            }),
+            trackers: list(dictionary, "tracker.", faults, tracker),
             dht: dht(dictionary, faults),
         }
     }
@@ -70,29 +109,34 @@ fn list<T>(
 }
 
 fn dht(dictionary: &Dictionary, faults: &mut Faults) -> Option<Dht> {
-    let named = dictionary.get("dht").and_then(|entry| {
-        let name = text(entry).and_then(|name| {
-            let letters = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-            match (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(letters) {
-                true => Ok(name.to_owned()),
-                false => Err(format!(
-                    "the name of a DHT has 1 to {MAX_NAME} letters, digits, '-', '_' and '.'"
-                )),
-            }
-        });
-        name.map_err(|problem| tell(entry, problem, faults)).ok()
-    });
-    let config = dictionary.get("dht.config").and_then(|entry| {
-        let found = text(entry).and_then(|text| uri(text, &["http", "https"]));
-        found
-            .map(str::to_owned)
-            .map_err(|problem| tell(entry, problem, faults))
-            .ok()
-    });
+    let mut read = |key: &str, read: fn(&str) -> Result<String, String>| {
+        let entry = dictionary.get(key)?;
+        let value = text(entry).and_then(read);
+        value.map_err(|problem| tell(entry, problem, faults)).ok()
+    };
+    let (named, config) = (read("dht", name), read("dht.config", document));
     Some(Dht {
         name: named?,
         config,
     })
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let letters = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    match (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(letters) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "the name of a DHT has 1 to {MAX_NAME} letters, digits, '-', '_' and '.'"
+        )),
+    }
+}
+
+fn tracker(text: &str) -> Result<String, String> {
+    uri(text, &["udp", "http", "https"]).map(str::to_owned)
+}
+
+fn document(text: &str) -> Result<String, String> {
+    uri(text, &["http", "https"]).map(str::to_owned)
 }
 
 fn tell(entry: &Entry, problem: String, faults: &mut Faults) {
