@@ -3,7 +3,7 @@
 //! One bounded channel in, one `oneshot` back for each question: the data thread never waits for anybody, and a caller that
 //! went away costs it one failed `send`.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub enum Command {
         /// Who.
         address: Address,
         /// Where it may be.
-        endpoints: Vec<SocketAddr>,
+        places: Vec<Place>,
         /// Never forgotten while the node runs.
         pinned: bool,
         /// Done.
@@ -97,7 +97,7 @@ pub enum Command {
         joined: Joined,
     },
     /// Where others can reach this node, the most promising first.
-    Endpoints(Reply<Vec<SocketAddr>>),
+    Endpoints(Reply<Vec<Place>>),
     /// What this relay does; `None`: the node does not relay.
     Relay(Reply<Option<RelayReport>>),
     /// Every counter and gauge, named as in the metrics (`anode_rx_bytes_total`).

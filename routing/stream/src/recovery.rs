@@ -317,6 +317,17 @@ impl Recovery {
         });
     }
 
+    /// There is a way again after a silence in which the timer has run out already: it does so once more at once, and what
+    /// follows is not doubled for the silence. Nothing else is forgotten: whoever calls this at every whim makes one packet
+    /// leave, no more.
+    pub(crate) fn resume(&mut self, now: Instant, rtt: &Rtt) {
+        if self.backoff > 0 {
+            self.backoff = 1;
+            let waited = rtt.rto_after(self.backoff);
+            self.since = now.checked_sub(waited).unwrap_or(now);
+        }
+    }
+
     /// The retransmission timer ran out. True: the first time in a row, congestion control is to hear of it.
     pub(crate) fn on_timeout(&mut self, now: Instant, board: &mut Scoreboard) -> bool {
         let first = self.backoff == 0;

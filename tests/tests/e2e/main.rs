@@ -22,4 +22,5 @@ mod streams;
 mod tickets;
 mod transports;
 mod zone_relay;
+mod zone_trouble;
 mod zones;

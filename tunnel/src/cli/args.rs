@@ -7,11 +7,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::control::api::TICKET_LIFETIME_MAX_S;
 use anode_wire::zonefile::{
-    MAX_TTL, MIN_TTL, TurnServer, ZoneKey, dht_config_url, dht_name, tracker_url,
+    MAX_TTL, MIN_TTL, TurnServer, ZoneKey, dht_config_url, dht_name, relay_host, tracker_url,
 };
 
 use crate::value::{
-    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
+    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerName, ValueError,
     ZoneText,
 };
 use crate::zone::ZoneFrom;
@@ -115,7 +115,7 @@ pub struct Up {
     pub listen: Vec<Listen>,
     /// A peer and where it is; adds to the configuration's
     #[arg(long, value_name = "ADDRESS@ENDPOINT")]
-    pub peer: Vec<PeerEndpoint>,
+    pub peer: Vec<PeerText>,
     /// Zone of a new identity; on an existing one it must be the same
     #[arg(long, value_name = "HEX")]
     pub zone: Option<ZoneText>,
@@ -304,6 +304,9 @@ pub struct NewZone {
     /// Mail address of who runs it
     #[arg(long, value_name = "MAIL", default_value = "")]
     pub contact: String,
+    /// Host name of the relay at the same place: whoever reaches it by TLS checks its certificate ([relay.tls])
+    #[arg(long, value_name = "HOST", value_parser = relay_host)]
+    pub host: Vec<String>,
     /// A TURN server of the zone; with user and password after blanks where it needs them
     #[arg(long, value_name = "URI")]
     pub turn: Vec<TurnServer>,

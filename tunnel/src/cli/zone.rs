@@ -41,6 +41,7 @@ fn new(common: &Common, wanted: &NewZone) -> Result<Done, Error> {
             title: &title,
             contact: &wanted.contact,
             ttl: wanted.ttl,
+            hosts: &wanted.host,
             offers: make::Offers {
                 turn: &wanted.turn,
                 trackers: &wanted.tracker,
@@ -53,7 +54,7 @@ fn new(common: &Common, wanted: &NewZone) -> Result<Done, Error> {
     )?;
     let directory = wanted.directory.display();
     if common.json {
-        let relay = |(number, (at, address)): (usize, &(_, anode_wire::Address))| {
+        let relay = |(number, (at, address)): (usize, &(make::RelayAt, anode_wire::Address))| {
             serde_json::json!({
                 "config": format!("{directory}/relay-{number}.toml"),
                 "endpoint": at.to_string(),

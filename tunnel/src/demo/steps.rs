@@ -138,6 +138,7 @@ impl Outside {
                 title: "demo",
                 contact: "",
                 ttl: Duration::from_secs(3600),
+                hosts: &[],
                 offers: Offers {
                     turn: &[],
                     trackers: &[],
@@ -164,9 +165,7 @@ impl Outside {
     }
 
     fn started(&self) -> String {
-        format!(
-            "the relay of zone {ZONE} on {RELAY}:{RELAY_PORT}, outside, with neither root nor an interface"
-        )
+        format!("the relay of zone {ZONE} on {RELAY}:{RELAY_PORT}, outside of both")
     }
 
     /// What the relay itself counted.

@@ -107,6 +107,8 @@ pub struct Wanted<'a> {
     pub contact: &'a str,
     /// `ttl`
     pub ttl: Duration,
+    /// Host names of the relays, in their order; where there are fewer, the last ones have none.
+    pub hosts: &'a [String],
     /// What the zone offers beside relays.
     pub offers: Offers<'a>,
 }
@@ -172,6 +174,12 @@ pub fn new_zone(directory: &Path, wanted: &Wanted) -> Result<Made, Error> {
             format!("more than {MAX_RELAYS} relays"),
         ));
     }
+    if wanted.hosts.len() > wanted.relays.len() {
+        return Err(Error::invalid(
+            "--host",
+            "there are more host names than relays: each --host belongs to the --relay of its place",
+        ));
+    }
     match fs::read_dir(directory).map(Iterator::count) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Ok(0) => {}
@@ -231,6 +239,11 @@ fn write_zone(directory: &Path, wanted: &Wanted) -> Result<Made, Error> {
         let config = directory.join(format!("relay-{number}.toml"));
         write_atomic(&config, relay_config(number, at).as_bytes(), 0o644)?;
         relays.push((at.clone(), *identity.address()));
+    }
+    for (number, host) in wanted.hosts.iter().enumerate() {
+        // There are at most MAX_RELAYS.
+        file.set_relay_host(number as u32, host)
+            .map_err(|fault| Error::invalid("--host", fault.to_string()))?;
     }
     wanted.offers.write(&mut file)?;
     file.sign(wanted.zone, &signer);

@@ -88,8 +88,22 @@ impl Known {
             zone: self.zone,
             count: self.file.relay_count(),
             relays: self.file.relays().filter_map(relay).collect(),
+            hosts: self.hosts(),
             served: Some((self.bytes.clone(), self.seen)),
         }
+    }
+
+    fn hosts(&self) -> Vec<(SocketAddr, String)> {
+        let of_relay = |(index, relay): (u32, &Relay)| {
+            let named = self.file.relay_host(index).zip(relay.tcp_port);
+            let places = named.map(|(host, port)| {
+                let ips = relay.ips.clone().into_iter();
+                let host = host.to_owned();
+                ips.map(move |ip| (SocketAddr::new(ip, port.get()), host.clone()))
+            });
+            places.into_iter().flatten().collect::<Vec<_>>()
+        };
+        self.file.relays().flat_map(of_relay).collect()
     }
 
     /// What the zone offers beside relays.
@@ -139,6 +153,8 @@ pub struct Relays {
     pub count: u32,
     /// Those that can be used.
     pub relays: Vec<ZoneRelay>,
+    /// Host names of TCP ports: their certificates are checked.
+    pub hosts: Vec<(SocketAddr, String)>,
     /// The file they stand in, and when it was seen: a relay serves it.
     pub served: Option<(Arc<[u8]>, SystemTime)>,
 }

@@ -66,13 +66,7 @@ impl Node {
             return;
         }
         for relay in &relays {
-            let places = relay.endpoints.iter().filter_map(Place::from_endpoint);
-            // On its TCP port a relay of ours takes TLS and HTTP, too; one that knows the draft alone stays silent there.
-            let also = |place: Place| match place {
-                Place::Tcp(at) => vec![place, Place::Tls(at), Place::Http(at)],
-                _ => vec![place],
-            };
-            let places: Vec<Place> = places.flat_map(also).collect();
+            let places: Vec<Place> = relay.endpoints.iter().flat_map(Place::accepted).collect();
             self.add_peer(now, relay.address, &places, false);
             let Some(found) = self.peers.find(relay.address.as_bytes()) else {
                 continue;

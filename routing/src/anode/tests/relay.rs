@@ -233,7 +233,8 @@ fn a_transfer_survives_the_death_of_its_relay() {
         received(sim, b) > before + 100_000
     });
     let gap = sim.now - at;
-    assert!(gap <= ms(2500), "{gap:?}");
+    println!("its relay dies: 100 kB more after {gap:?}");
+    assert!(gap <= secs(1), "{gap:?}");
     sim.until(secs(60), "the rest", |sim| received(sim, b) == data.len());
 }
 

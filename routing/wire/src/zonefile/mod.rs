@@ -4,7 +4,7 @@
 //!   bytes ─▶ dictionary ─▶ the five entries (A6)
 //!                        ├▶ relay     zr.*                        ◀─ reach: which addresses, by where the file came from
 //!                        ├▶ signed    zone, key, sig, member.*    ours
-//!                        └▶ services  turn.*, tracker.*, dht      ours
+//!                        └▶ services  host.*, turn.*, tracker.*, dht   ours
 //! ```
 //!
 //! Here stands what makes a zone file of a dictionary, and every fault that people should hear of. The draft's zone file
@@ -19,7 +19,9 @@ mod signed;
 pub use dictionary::{Dictionary, Entry};
 pub use reach::{Forbidden, Reach};
 pub use relay::{Family, Relay, RelayFault};
-pub use services::{Dht, ServiceFault, TurnServer, dht_config_url, dht_name, tracker_url};
+pub use services::{
+    Dht, ServiceFault, TurnServer, dht_config_url, dht_name, relay_host, tracker_url,
+};
 pub use signed::{ZoneKey, ZoneKeyError, ZoneSigner};
 
 use services::Services;
@@ -442,6 +444,15 @@ impl ZoneFile {
         Ok(())
     }
 
+    /// Names the host of relay `index`: whoever reaches it by TLS checks its certificate.
+    pub fn set_relay_host(&mut self, index: u32, host: &str) -> Result<(), ServiceFault> {
+        let host = relay_host(host)?;
+        self.dictionary
+            .set(&format!("host.{index:x}"), host.as_bytes());
+        self.services.hosts.insert(index, host);
+        Ok(())
+    }
+
     /// Names the zone's DHT.
     pub fn set_dht(&mut self, dht: Dht) -> Result<(), ServiceFault> {
         self.dictionary.set("dht", dht_name(&dht.name)?.as_bytes());
@@ -518,6 +529,11 @@ impl ZoneFile {
     /// Ours: URLs of BitTorrent trackers at which the zone meets.
     pub fn trackers(&self) -> &[String] {
         &self.services.trackers
+    }
+
+    /// Ours: the host name of relay `index`, for which its certificate must be good where TLS is spoken with it.
+    pub fn relay_host(&self, index: u32) -> Option<&str> {
+        self.services.hosts.get(&index).map(String::as_str)
     }
 
     /// Ours: the DHT.

@@ -1,7 +1,8 @@
 //! What a zone offers beside relays: our entries `turn.*`, `tracker.*`, `dht` and `dht.config` (docs/protocol.md). One that
 //! cannot be used is left out and told: a later version may know more kinds.
 use super::dictionary::{Dictionary, Entry};
-use super::{FaultKind, Faults, MAX_SERVICES, prefixed, shown};
+use super::{FaultKind, Faults, MAX_RELAYS, MAX_SERVICES, prefixed, relay_index, shown};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -74,6 +75,8 @@ pub(super) struct Services {
     pub(super) turn: Vec<TurnServer>,
     pub(super) trackers: Vec<String>,
     pub(super) dht: Option<Dht>,
+    /// By number of the relay.
+    pub(super) hosts: BTreeMap<u32, String>,
 }
 
 impl Services {
@@ -82,6 +85,7 @@ impl Services {
             turn: list(dictionary, "turn.", faults, turn_server),
             trackers: list(dictionary, "tracker.", faults, tracker),
             dht: dht(dictionary, faults),
+            hosts: hosts(dictionary, faults),
         }
     }
 }
@@ -106,6 +110,49 @@ fn list<T>(
         }
     }
     list
+}
+
+/// Host names of relays: `host.<n>`, which makes TLS there worth a look at the certificate.
+fn hosts(dictionary: &Dictionary, faults: &mut Faults) -> BTreeMap<u32, String> {
+    let mut hosts = BTreeMap::new();
+    for (number, entry) in prefixed(dictionary, "host.") {
+        let index = relay_index(number).ok_or_else(|| {
+            "its key is host. and the hexadecimal number of a relay, as in zr.".to_owned()
+        });
+        let host = text(entry).and_then(host);
+        match index.and_then(|index| Ok((index, host?))) {
+            Ok((index, _)) if hosts.len() >= MAX_RELAYS => {
+                tell(entry, format!("host {index:x} is one too many"), faults);
+            }
+            Ok((index, host)) => {
+                hosts.insert(index, host);
+            }
+            Err(problem) => tell(entry, problem, faults),
+        }
+    }
+    hosts
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    match text.len() <= MAX_NAME && text.split('.').all(label) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(
+            "a host name has labels of letters, digits and '-' with dots between them".to_owned(),
+        ),
+    }
+}
+
+/// A host name, if it can stand in a zone file.
+pub fn relay_host(text: &str) -> Result<String, ServiceFault> {
+    host(text).map_err(ServiceFault)
 }
 
 fn dht(dictionary: &Dictionary, faults: &mut Faults) -> Option<Dht> {
