@@ -87,7 +87,9 @@ fn is_name(host: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let last = host.rsplit('.').next().unwrap_or(host);
     host.len() <= MAX_NAME
@@ -97,7 +99,13 @@ fn is_name(host: &str) -> bool {
 
 impl fmt::Display for NamedPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.transport.as_str(), self.host, self.port)
+        write!(
+            f,
+            "{}://{}:{}",
+            self.transport.as_str(),
+            self.host,
+            self.port
+        )
     }
 }
 
@@ -188,7 +196,10 @@ mod tests {
             (&format!("{ADDRESS}@home.example.com:0"), "write IP:PORT"),
             (&format!("{ADDRESS}@-x.example.com:1"), "write IP:PORT"),
             (&format!("{ADDRESS}@300.300.300.300:1"), "write IP:PORT"),
-            (&format!("{ADDRESS}@quic://home.example.com:1"), "unknown transport"),
+            (
+                &format!("{ADDRESS}@quic://home.example.com:1"),
+                "unknown transport",
+            ),
         ] {
             let error = text.parse::<PeerText>().unwrap_err().to_string();
             assert!(error.contains(problem), "{text}: {error}");

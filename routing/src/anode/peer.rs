@@ -512,6 +512,20 @@ impl Peer {
         };
     }
 
+    /// A zone's relay is at these places and no others any more. True: it was at others.
+    pub fn keep_places(&mut self, places: &[Place]) -> bool {
+        let gone = |path: &Path| {
+            path.origin == Origin::Configured
+                && path.through == Through::Direct
+                && !places.contains(&path.endpoint)
+        };
+        let before = self.paths.len();
+        while let Some(index) = self.paths.iter().position(gone) {
+            self.remove_path(index);
+        }
+        self.paths.len() < before
+    }
+
     /// Asks on all paths: datagrams at once, connections a second later where there are datagrams to try. `again`: also
     /// where questions are under way already.
     pub fn probe_paths(&mut self, now: Instant, again: bool) {

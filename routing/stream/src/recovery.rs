@@ -17,6 +17,9 @@ const LINEAR_TIMEOUTS: u32 = 6;
 /// See `LINEAR_TIMEOUTS`.
 pub(crate) const THIN: usize = 4;
 
+/// Without progress for so long, another path counts as the end of a silence (DESIGN §7).
+const SILENCE: Duration = Duration::from_millis(250);
+
 /// What recovery is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cause {
@@ -317,12 +320,11 @@ impl Recovery {
         });
     }
 
-    /// There is a way again after a silence in which the timer has run out already: it does so once more at once, and what
-    /// follows is not doubled for the silence. Nothing else is forgotten: whoever calls this at every whim makes one packet
-    /// leave, no more.
+    /// There is a way again after a silence: the timer runs out at once, and what follows is not doubled for the silence.
+    /// Nothing else is forgotten: whoever calls this at every whim makes one packet leave, no more.
     pub(crate) fn resume(&mut self, now: Instant, rtt: &Rtt) {
-        if self.backoff > 0 {
-            self.backoff = 1;
+        if self.backoff > 0 || now.saturating_duration_since(self.since) >= SILENCE {
+            self.backoff = self.backoff.min(1);
             let waited = rtt.rto_after(self.backoff);
             self.since = now.checked_sub(waited).unwrap_or(now);
         }

@@ -11,6 +11,7 @@ mod datagrams;
 mod demo;
 mod harness;
 mod large;
+mod named_peer;
 mod names;
 mod plain;
 mod policy;

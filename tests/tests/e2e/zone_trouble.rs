@@ -121,11 +121,16 @@ fn befriend(a: &Node, b: &Node) {
 
 #[track_caller]
 fn active(from: &Node, to: &Node) -> Value {
-    let paths = from.json(&["paths"]);
-    let paths = paths.as_array().expect("a list").clone();
-    let is_used = |path: &Value| path["address"] == to.address() && path["active"] == true;
-    let used = paths.iter().find(|path| is_used(path)).cloned();
-    used.unwrap_or_else(|| panic!("no path: {paths:?}"))
+    let mut used = None;
+    // The first answers may come before the path is proven.
+    from.wait("a path", SOON, || {
+        let paths = from.json(&["paths"]);
+        let paths = paths.as_array().expect("a list");
+        let is_used = |path: &&Value| path["address"] == to.address() && path["active"] == true;
+        used = paths.iter().find(is_used).cloned();
+        used.is_some()
+    });
+    used.expect("it was waited for")
 }
 
 /// From the start of a ping to its first answer.
@@ -555,13 +560,13 @@ fn certificate(scene: &Scene, name: &str) -> [PathBuf; 3] {
 }
 
 /// Connections get out whose first bytes are TLS, and nothing else: a firewall that looks into them.
-const TLS_ALONE: &str = "table inet lab { chain out {
-    type filter hook output priority 0; policy drop;
-    oifname != \"eth0\" accept
-    tcp dport 8737 ct mark 1 accept
-    tcp dport 8737 @ih,0,8 0x16 ct mark set 1 accept
-    tcp dport 8737 meta length < 61 accept
-} }";
+const TLS_ALONE: &str = "table inet lab { chain out { \
+    type filter hook output priority 0; policy drop; \
+    oifname != \"eth0\" accept; \
+    tcp dport 8737 ct mark 1 accept; \
+    tcp dport 8737 @ih,0,8 0x16 ct mark set 1 accept; \
+    tcp dport 8737 meta length < 61 accept; \
+}; }";
 
 #[test]
 fn a_certificate_is_checked_where_the_zone_file_names_a_host() {

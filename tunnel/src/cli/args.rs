@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-
-use crate::control::api::TICKET_LIFETIME_MAX_S;
 use anode_wire::zonefile::{
     MAX_TTL, MIN_TTL, TurnServer, ZoneKey, dht_config_url, dht_name, relay_host, tracker_url,
 };
+use clap::{Args, Parser, Subcommand};
 
+use crate::control::api::TICKET_LIFETIME_MAX_S;
+use crate::named::PeerText;
 use crate::value::{
-    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerName, ValueError,
-    ZoneText,
+    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerName, ValueError, ZoneText,
 };
 use crate::zone::ZoneFrom;
 use crate::zone::make::RelayAt;
