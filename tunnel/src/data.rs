@@ -415,9 +415,12 @@ impl DataThread {
         if let Err(error) = poll(&mut fds, timeout) {
             tracing::warn!(%error, "waiting for packets");
         }
-        let changed = fds[fds.len() - 1 - usize::from(tun.is_some())].any() == Some(true);
+        let own = fds.len() - others.len() - usize::from(tun.is_some());
+        let [woken, changed] = [own, own + 1].map(|index| fds[index].any() == Some(true));
         drop(fds);
-        self.wake.drain();
+        if woken {
+            self.wake.drain();
+        }
         if changed {
             self.read_interfaces();
         }
