@@ -25,4 +25,5 @@ pub mod lab;
 pub mod light;
 pub mod programs;
 pub mod sealed_light;
+pub mod tracker;
 pub mod traffic;

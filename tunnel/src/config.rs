@@ -11,6 +11,7 @@ use crate::named::PeerText;
 use crate::names::Given;
 use crate::policy::Inbound;
 use crate::relay::{Relay, RelayEntry};
+use crate::tracker::{Rendezvous, TrackerRole};
 use crate::value::{
     AbsolutePath, AddressText, DnsServer, InterfaceName, Listen, Loopback, Mtu, Number, PeerDigit,
     PeerName, Text, ZoneText,
@@ -63,6 +64,10 @@ pub struct Config {
     pub relay: Option<Relay>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
+    /// `[rendezvous]`: meet peers at trackers
+    pub rendezvous: Option<Rendezvous>,
+    /// `[tracker]`: be one
+    pub tracker: Option<TrackerRole>,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[ethernet]`

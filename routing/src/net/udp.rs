@@ -11,8 +11,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub(super) const PORT: u16 = 8737;
 /// Kernel buffers asked for; a system that grants less is served with less.
 const SOCKET_BUFFER: usize = 7 << 20;
+/// Buffers offered to a socket that was not full.
+const FEW: usize = 8;
 /// What one receive call may put into one buffer (GRO).
 const RECEIVE_BUFFER: usize = 65_535;
+
+/// Packets of a batch that the network did not take.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Refused {
+    pub packets: usize,
+    /// Because of their size.
+    pub too_large: bool,
+}
 
 /// A bound, non-blocking UDP socket.
 pub(super) struct UdpSocket {
@@ -77,18 +87,24 @@ impl UdpSocket {
         true
     }
 
-    /// Sends a batch; returns how many of its packets the network refused. `WouldBlock`: nothing was taken.
-    pub fn send(&self, batch: &TransmitBatch) -> io::Result<usize> {
+    /// Sends a batch; returns what of it the network refused. `WouldBlock`: nothing was taken.
+    pub fn send(&self, batch: &TransmitBatch) -> io::Result<Refused> {
         let source = batch.destination.source;
         match self.try_send(batch, &batch.contents, Some(batch.segment_size), source) {
-            Ok(()) => Ok(0),
+            Ok(()) => Ok(Refused::default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             // The device refuses offload (quinn-udp then stops using it), or the source address is gone, or one packet is
             // too large for the interface: packet by packet, each on its own.
-            Err(_) => Ok(batch
-                .packets()
-                .filter(|packet| self.try_send(batch, packet, None, None).is_err())
-                .count()),
+            Err(_) => {
+                let mut refused = Refused::default();
+                for packet in batch.packets() {
+                    if let Err(error) = self.try_send(batch, packet, None, None) {
+                        refused.packets += 1;
+                        refused.too_large |= error.raw_os_error() == Some(nix::libc::EMSGSIZE);
+                    }
+                }
+                Ok(refused)
+            }
         }
     }
 
@@ -139,8 +155,9 @@ const BATCH_BYTES: usize = 128 << 10;
 pub(super) struct ReceiveBuffers {
     bytes: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
-    /// So many buffers does the next call get: few while groups are large, all while packets are small.
-    wanted: usize,
+    /// Buffers offered to the next call. Each costs its preparation, so a socket that had little is offered few; and large
+    /// groups get no more than fit the cache.
+    offered: usize,
 }
 
 impl ReceiveBuffers {
@@ -148,7 +165,7 @@ impl ReceiveBuffers {
         Self {
             bytes: vec![0; RECEIVE_BUFFER * BATCH_SIZE],
             metas: [RecvMeta::default(); BATCH_SIZE],
-            wanted: BATCH_SIZE,
+            offered: FEW,
         }
     }
 
@@ -157,7 +174,7 @@ impl ReceiveBuffers {
     pub fn receive(&mut self, socket: &UdpSocket, each: &mut dyn FnMut(Received<'_>)) -> bool {
         let mut taken = 0;
         while taken < BATCH_SIZE {
-            let wanted = self.wanted.min(BATCH_SIZE - taken);
+            let wanted = self.offered.min(BATCH_SIZE - taken);
             match self.take(socket, wanted, each) {
                 Ok(count) if count == wanted => taken += count,
                 Ok(_) => return false,
@@ -199,7 +216,12 @@ impl ReceiveBuffers {
             });
         }
         let bytes: usize = self.metas[..count].iter().map(|meta| meta.len).sum();
-        self.wanted = (BATCH_BYTES * count / bytes.max(1)).clamp(1, BATCH_SIZE);
+        let fitting = (BATCH_BYTES * count / bytes.max(1)).clamp(1, BATCH_SIZE);
+        self.offered = if count == wanted {
+            fitting
+        } else {
+            fitting.min(FEW)
+        };
         Ok(count)
     }
 }

@@ -37,6 +37,7 @@ pub struct Ask {
 
 /// What the routes know of the zone, and their way to the task.
 pub struct ZoneDesk {
+    in_use: watch::Sender<Option<Arc<Known>>>,
     asks: mpsc::Sender<Ask>,
     view: Mutex<View>,
     services: watch::Sender<Services>,
@@ -71,11 +72,17 @@ impl ZoneDesk {
         };
         let services = keeper.known().map(|known| known.services());
         let desk = Self {
+            in_use: watch::Sender::new(keeper.known().cloned()),
             asks,
             view: Mutex::new(view),
             services: watch::Sender::new(services.unwrap_or_default()),
         };
         (desk, receiver)
+    }
+
+    /// The file in use, and word of every other.
+    pub fn follow(&self) -> watch::Receiver<Option<Arc<Known>>> {
+        self.in_use.subscribe()
     }
 
     /// No code that holds the view can panic halfway, so a poisoned one is as good as any.
@@ -190,6 +197,7 @@ pub async fn keep(control: Arc<Control>, mut keeper: Keeper, mut asks: mpsc::Rec
                 "another zone file is in use"
             );
             in_use = Some(Arc::clone(known));
+            control.zone.in_use.send_replace(in_use.clone());
             carry(&control, known).await;
         }
         if let Some(ask) = ask {
