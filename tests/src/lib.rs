@@ -8,6 +8,7 @@
 //!   │ programs  ping, curl, ssh, iperf3, dig and the servers they talk to            │
 //!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
 //!   │ capture   what is on the wire, and packets that should not be                  │
+//!   │ light, sealed_light   peers of one socket and one key, for hundreds of them    │
 //!   └────────────────────────────────────────────────────────────────────────────────┘
 //!   bench (bin/bench): the overlay beside the plain link, as ratios
 //!   coverage (bin/coverage): which requirement ids of docs/spec no test names
@@ -23,5 +24,6 @@ pub mod coverage;
 pub mod lab;
 pub mod light;
 pub mod programs;
+pub mod sealed_light;
 pub mod tracker;
 pub mod traffic;

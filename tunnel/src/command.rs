@@ -56,7 +56,7 @@ pub enum Command {
         /// Who.
         address: Address,
         /// Where it may be.
-        endpoints: Vec<SocketAddr>,
+        places: Vec<Place>,
         /// Never forgotten while the node runs.
         pinned: bool,
         /// Done.
@@ -114,7 +114,7 @@ pub enum Command {
         joined: Joined,
     },
     /// Where others can reach this node, the most promising first.
-    Endpoints(Reply<Vec<SocketAddr>>),
+    Endpoints(Reply<Vec<Place>>),
     /// What this relay does; `None`: the node does not relay.
     Relay(Reply<Option<RelayReport>>),
     /// Every counter and gauge, named as in the metrics (`anode_rx_bytes_total`).

@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::Error;
+use crate::named::PeerText;
+use crate::names::Given;
 use crate::policy::Inbound;
 use crate::relay::{Relay, RelayEntry};
 use crate::tracker::{Rendezvous, TrackerRole};
 use crate::value::{
     AbsolutePath, AddressText, DnsServer, InterfaceName, Listen, Loopback, Mtu, Number, PeerDigit,
-    PeerEndpoint, PeerName, Text, ZoneText,
+    PeerName, Text, ZoneText,
 };
 use crate::zone::ZoneFrom;
 
@@ -37,7 +39,7 @@ pub struct Config {
     /// `listen = ["192.0.2.1:8737"]`
     pub listen: Vec<Text<Listen>>,
     /// `peer = ["ADDRESS@192.0.2.1:8737"]`
-    pub peer: Vec<Text<PeerEndpoint>>,
+    pub peer: Vec<Text<PeerText>>,
     /// `zone = "2a"`
     pub zone: Option<Text<ZoneText>>,
     /// `zone-file = "zone"`: a path from the configuration's directory, a URL, or `none`
@@ -124,6 +126,8 @@ pub struct Ethernet {
 pub struct Proxy {
     /// `http = "http://192.0.2.1:3128"`; `"off"`: none, whatever the environment says
     pub http: Option<String>,
+    /// `except = ["192.0.2.0/24", "example.com"]`: dialled without it
+    pub except: Option<Vec<String>>,
 }
 
 /// The section `[security]` (docs/protocol.md): what may go unsealed, and whether keys must be post-quantum.
@@ -222,6 +226,10 @@ impl Config {
         config.zone_file = config
             .zone_file
             .map(|from| Text(from.0.relative_to(directory)));
+        if let Some(relay) = &mut config.relay {
+            relay.tls = relay.tls.take().map(|tls| tls.relative_to(directory));
+        }
+        config.inbound.names = Given::others(config.given_names());
         Ok(config)
     }
 }

@@ -27,6 +27,7 @@ pub mod data;
 pub mod demo;
 pub mod dns;
 pub mod error;
+pub mod named;
 pub mod names;
 pub mod node;
 pub mod output;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_routing::anode::{Place, Registration, RelayConfig};
+use anode_routing::net::ProxyExcept;
 use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,8 +28,10 @@ use crate::control::zone::ZoneDesk;
 use crate::data;
 use crate::dns::responder::Responder;
 use crate::dns::{Hook, Names};
+use crate::named::{self, NamedPeer};
 use crate::names::Given;
 use crate::policy::{Inbound, Policy};
+use crate::relay::Certificate;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt, registered, sessions};
@@ -58,8 +61,12 @@ pub struct Settings {
     pub ethernet: Vec<String>,
     /// The HTTP proxy that connections go through.
     pub proxy: Option<SocketAddr>,
+    /// What is dialled without it.
+    pub proxy_except: ProxyExcept,
     /// Peers of flags and config, one entry per endpoint.
     pub peers: Vec<PeerEndpoint>,
+    /// Those whose place has a name.
+    pub named_peers: Vec<NamedPeer>,
     /// Peers learnt in earlier runs: hints only, tried when traffic wants them.
     pub learnt: Vec<PeerEndpoint>,
     /// Announce on the LAN and listen there.
@@ -68,6 +75,8 @@ pub struct Settings {
     pub relay: Option<RelayConfig>,
     /// Who was registered with this relay when it ended last.
     pub registered: Vec<Registration>,
+    /// What its TLS shows, where the operator has named one.
+    pub certificate: Option<Certificate>,
     /// Whose keys are known from the start.
     pub trusted: Vec<Address>,
     /// Who may reach this machine.
@@ -207,6 +216,7 @@ async fn live(
         policy: plan.settings.policy.clone(),
         members: plan.zone.members(),
     };
+    let named_peers = plan.settings.named_peers.clone();
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
     let meeting = prepared.meeting();
@@ -260,8 +270,14 @@ async fn live(
         state: plan.state,
         turn,
     });
+    let named_control = Arc::clone(&control);
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
+    let named = tokio::spawn(async move {
+        if !named_peers.is_empty() {
+            named::keep(named_control, named_peers).await;
+        }
+    });
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(tell.met));
@@ -294,6 +310,7 @@ async fn live(
         meet.stop().await;
     }
     zone.abort();
+    named.abort();
     memory.abort();
     registrations.abort();
     hearing.abort();

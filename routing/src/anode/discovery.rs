@@ -208,7 +208,7 @@ impl Node {
             path.hops = arrival.hop_count.max(1);
         }
         let configured = peer.standing == Standing::Kept;
-        peer.choose_path(now);
+        self.choose_path(now, sender);
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(sender);

@@ -62,7 +62,7 @@ use lan::Lan;
 use limits::{Bucket, SourceBuckets};
 use output::{Queue, Way};
 use path::{Action, Path, is_dialable};
-use peer::Standing;
+use peer::{Peer, Standing};
 use peers::{PeerRef, PeerTable};
 use ping::Pings;
 use rand_core::CryptoRng;
@@ -565,7 +565,10 @@ impl Node {
             }
             index += 1;
         }
-        peer.choose_path(now);
+        self.choose_path(now, found);
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         let (lost, ipv6) = (had_path && !peer.has_proven_path(), peer.ipv6);
         for spot in asks {
             self.send_check(now, found, spot);
@@ -583,6 +586,23 @@ impl Node {
             self.start_contact(now, ipv6, PeerId::ANY);
         }
         self.schedule_peer(now, found);
+    }
+
+    /// Chooses the path to a peer that is used; its streams learn that there is another one.
+    fn choose_path(&mut self, now: Instant, found: PeerRef) {
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
+        let good = |peer: &Peer| {
+            let path = peer.active_path()?;
+            (path.is_proven() && !path.is_suspect()).then(|| path.spot())
+        };
+        let before = good(peer);
+        peer.choose_path(now);
+        let after = good(peer);
+        if after.is_some() && after != before && peer.streams > 0 {
+            self.resume_streams_of(now, found);
+        }
     }
 
     /// Traffic goes to a peer.

@@ -519,12 +519,28 @@ impl Peer {
         };
     }
 
+    /// A zone's relay is at these places and no others any more. True: it was at others.
+    pub fn keep_places(&mut self, places: &[Place]) -> bool {
+        let gone = |path: &Path| {
+            path.origin == Origin::Configured
+                && path.through == Through::Direct
+                && !places.contains(&path.endpoint)
+        };
+        let before = self.paths.len();
+        while let Some(index) = self.paths.iter().position(gone) {
+            self.remove_path(index);
+        }
+        self.paths.len() < before
+    }
+
     /// Asks on all paths: datagrams at once, connections a second later where there are datagrams to try. `again`: also
     /// where questions are under way already.
     pub fn probe_paths(&mut self, now: Instant, again: bool) {
-        let later = match self.has_datagram_paths() {
-            true => now + RACE_AFTER,
-            false => now,
+        let later = match (self.has_datagram_paths(), again) {
+            (false, _) => now,
+            // What worked until now has been silent for a while: it has as long again.
+            (true, true) => now + self.answer_within(),
+            (true, false) => now + RACE_AFTER,
         };
         let asked = |path: &Path| path.deadline(true).is_some();
         for path in self.paths.iter_mut().filter(|path| again || !asked(path)) {
@@ -674,9 +690,14 @@ impl Peer {
 
     /// When its silence becomes suspicious.
     pub fn silence_deadline(&self) -> Option<Instant> {
-        let since = self.awaiting?;
-        let rtt = self.active_path()?.rtt.unwrap_or_default();
-        Some(since + (rtt * 3).max(ANSWER_WITHIN))
+        let since = self.awaiting.filter(|_| self.active_path().is_some())?;
+        Some(since + self.answer_within())
+    }
+
+    /// How long an answer over the used path may take before it is questioned.
+    fn answer_within(&self) -> Duration {
+        let rtt = self.active_path().and_then(|path| path.rtt);
+        (rtt.unwrap_or_default() * 3).max(ANSWER_WITHIN)
     }
 
     /// Stream data has come. True if the peer's timer has to be set.

@@ -5,7 +5,9 @@ pub(crate) mod streams;
 mod udp;
 
 pub use ethernet::{ETHER_TYPE, FrameLink};
-pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError};
+pub use streams::{
+    PlaceName, ProxyExcept, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError,
+};
 
 use crate::anode::{
     Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
@@ -163,9 +165,10 @@ impl AnodeOverlay {
         self.streams.set_certificate(chain, key)
     }
 
-    /// The host name and path of a place, from the next connection to it on. With a host name, its certificate is checked.
-    pub fn set_place_name(&mut self, place: Place, name: PlaceName) {
-        self.streams.set_name(place, name);
+    /// The host names and paths of places, and no others any more, from the next connections to them on. With a host name,
+    /// the certificate there is checked.
+    pub fn set_place_names(&mut self, names: impl IntoIterator<Item = (Place, PlaceName)>) {
+        self.streams.set_names(names);
     }
 
     /// What the connections have counted.

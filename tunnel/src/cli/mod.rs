@@ -4,6 +4,7 @@ mod args;
 mod doctor;
 mod identity;
 mod ping;
+mod places;
 mod policy;
 mod relay;
 mod show;

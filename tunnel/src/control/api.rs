@@ -585,7 +585,7 @@ fn not_one() -> ValueError {
 impl ParsedQuestion {
     /// What `policy` says; names by `book`.
     pub fn answer(&self, policy: &Policy, book: &Book) -> Result<PolicyAnswer, ValueError> {
-        let from = match self.who.resolve(book, &Members::default())? {
+        let from = match self.who.resolve(book, &policy.names, &Members::default())? {
             Who::Any => A_STRANGER,
             Who::Peer(ip) => ip,
             Who::Members(_) => return Err(not_one()),

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::Confined;
 use anode_routing::overlay::Failure;
-use anode_wire::sealed::ticket::{MAX_ENTRIES, Status};
-use anode_wire::{Address, Endpoint, PeerId};
+use anode_wire::sealed::ticket::Status;
+use anode_wire::{Address, PeerId};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
@@ -520,11 +520,10 @@ async fn invite(
         let text = "tickets need sealed sessions, which [security] plain = \"only\" switches off";
         return Err(Problem(StatusCode::CONFLICT, text.to_owned()));
     }
-    let mut endpoints = control.ask(ANSWER_TIMEOUT, Command::Endpoints).await?;
-    endpoints.truncate(MAX_ENTRIES);
+    let endpoints = control.ask(ANSWER_TIMEOUT, Command::Endpoints).await?;
     let ticket = control.desk.issue(
         control.address,
-        endpoints.iter().copied().map(Endpoint::Udp).collect(),
+        endpoints.iter().map(Place::to_endpoint).collect(),
         Duration::from_secs(request.lifetime_s),
         &mut control.book(),
         &control.state,
@@ -535,10 +534,7 @@ async fn invite(
     Ok(Json(Invitation {
         id: id_text(ticket.id),
         ticket: text.to_string(),
-        endpoints: endpoints
-            .into_iter()
-            .map(|at| Place::Udp(at).to_string())
-            .collect(),
+        endpoints: endpoints.iter().map(Place::to_string).collect(),
         lifetime_s: request.lifetime_s,
     }))
 }

@@ -134,7 +134,7 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
                 let _ = reply.send(vec![("anode_rx_bytes_total".into(), 7)]);
             }
             Command::Endpoints(reply) => {
-                let _ = reply.send(vec!["192.0.2.1:8737".parse().unwrap()]);
+                let _ = reply.send(vec![Place::Udp("192.0.2.1:8737".parse().unwrap())]);
             }
             Command::Join { ticket, reply } => {
                 let status = match ticket.endpoints.is_empty() {

@@ -1,13 +1,14 @@
 //! Commands of the control side, carried out between two batches of packets.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
 use anode_routing::anode::{Lookup, PathSnapshot, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
 use anode_wire::sealed::kind;
+use anode_wire::sealed::ticket::MAX_ENTRIES;
 use anode_wire::{Address, PeerId};
 
 use crate::adapter::Adapter;
@@ -102,11 +103,10 @@ impl Control {
             }
             Command::AddPeer {
                 address,
-                endpoints,
+                places,
                 pinned,
                 reply,
             } => {
-                let places: Vec<_> = endpoints.into_iter().map(Place::Udp).collect();
                 adapter.first().add_peer(now, address, &places, pinned);
                 let _ = reply.send(());
             }
@@ -307,21 +307,26 @@ fn meet(now: Instant, address: Address, overlay: &mut AnodeOverlay) -> MeetRepor
     }
 }
 
-/// Where others may reach this node: what they have seen first, then the interfaces' own, global ones before private ones.
-fn endpoints(overlay: &AnodeOverlay) -> Vec<SocketAddr> {
-    let mut own: Vec<SocketAddr> = overlay
-        .endpoints()
+/// Of the places that a ticket has room for, those of connections, if there are any: UDP may not get through.
+const TICKET_CONNECTIONS: usize = 2;
+
+/// Where others may reach this node, as many as a ticket has room for: what they have seen first, then the interfaces' own,
+/// global ones before private ones, then those where it accepts connections.
+fn endpoints(overlay: &AnodeOverlay) -> Vec<Place> {
+    let mut own = super::places(overlay.endpoints());
+    own.sort_by_key(|place| is_private(place.ip()));
+    let (streams, datagrams): (Vec<_>, Vec<_>) = own
         .into_iter()
-        .filter_map(super::udp)
-        .collect();
-    own.sort_by_key(|endpoint| is_private(endpoint.ip()));
-    let mut all = overlay.external_endpoints();
-    all.reverse();
-    for endpoint in own {
-        if !all.contains(&endpoint) {
-            all.push(endpoint);
+        .partition(|place| place.transport().is_stream());
+    let seen = overlay.external_endpoints().into_iter().rev();
+    let mut all: Vec<Place> = seen.map(Place::Udp).collect();
+    for place in datagrams {
+        if !all.contains(&place) {
+            all.push(place);
         }
     }
+    all.truncate(MAX_ENTRIES - streams.len().min(TICKET_CONNECTIONS));
+    all.extend(streams.into_iter().take(TICKET_CONNECTIONS));
     all
 }
 

@@ -232,10 +232,15 @@ impl Node {
     fn ping_relay(&mut self, now: Instant, relay: PeerRef) -> Option<u64> {
         let token = self.rng.next_u64();
         let body = token.to_be_bytes();
-        if !self.can_carry(relay, PeerId::ANY, body.len()) {
-            return None;
-        }
-        let channel = self.channel(relay, PeerId::ANY)?;
+        let channel = match self.channel(relay, PeerId::ANY) {
+            Some(channel) if self.can_carry(relay, PeerId::ANY, body.len()) => channel,
+            None if self.is_draft_relay(relay) => {
+                // It may have learnt to seal since.
+                self.offer_session(now, relay, PeerId::ANY);
+                Channel::Plain
+            }
+            Some(_) | None => return None,
+        };
         let destination = self.peers.get(relay)?.route(PeerId::ANY)?.destination;
         let message = Message::Ping(&body);
         match channel {
