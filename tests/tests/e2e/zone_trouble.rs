@@ -247,7 +247,8 @@ fn a_dead_server_and_a_dead_relay_keep_nobody_apart() {
     });
     scene.relays = relays;
     println!("its relay dies under a transfer: longest pause {pause:?}");
-    assert!(pause < Duration::from_secs(2), "{pause:?}");
+    // Below a second on a quiet machine; each further timer that a busy one misses doubles the next.
+    assert!(pause < Duration::from_secs(5), "{pause:?}");
     assert_ne!(scene.used(&a, &b), dead);
 
     for node in [&mut a, &mut b] {

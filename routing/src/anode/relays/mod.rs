@@ -95,6 +95,11 @@ impl Node {
         }
         self.choose_registrations(now);
         for relay in moved {
+            // It may be another process, without our session: what is sealed for that would be answered by nobody.
+            if let Some(address) = self.peers.get(relay).map(|peer| peer.address) {
+                self.drop_sessions_of(now, &address);
+                self.sessions.trust(&address);
+            }
             self.follow_relay(relay);
             self.contact_relay(now, relay);
             self.doubt_registrations(now);
