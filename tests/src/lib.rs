@@ -8,6 +8,7 @@
 //!   │ programs  ping, curl, ssh, iperf3, dig and the servers they talk to            │
 //!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
 //!   │ capture   what is on the wire, and packets that should not be                  │
+//!   │ matrix    pairs of sites behind NATs: what they reach, how soon, at what price   │
 //!   └────────────────────────────────────────────────────────────────────────────────┘
 //!   bench (bin/bench): the overlay beside the plain link, as ratios
 //!   coverage (bin/coverage): which requirement ids of docs/spec no test names
@@ -22,5 +23,6 @@ pub mod capture;
 pub mod coverage;
 pub mod lab;
 pub mod light;
+pub mod matrix;
 pub mod programs;
 pub mod traffic;

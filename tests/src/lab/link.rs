@@ -2,6 +2,7 @@
 
 use super::{Lab, Ns};
 use anode_platform::Prefix;
+use anode_platform::netlink::Route;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
@@ -96,6 +97,34 @@ impl Lan {
             .netlink(|netlink| netlink.set_master(index, Some(bridge)));
         host.configure();
         host
+    }
+
+    /// The router of [`Lan::make_router`].
+    pub const ROUTER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+    /// The same.
+    pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xfe);
+
+    /// Has the switch be a router, too. What it has no route for vanishes, as it would outside, instead of failing at once.
+    pub fn make_router(&self) {
+        let index = self.switch.index("br0");
+        for (address, length) in [(Self::ROUTER4.into(), 24), (Self::ROUTER6.into(), 64)] {
+            let prefix = prefix(address, length);
+            self.switch
+                .netlink(|netlink| netlink.address_add(index, prefix));
+        }
+        self.switch.sysctl("net/ipv6/conf/all/forwarding", "1");
+    }
+
+    /// The router reaches this network through one of the hosts.
+    pub fn route(&self, network: Prefix, through: Ipv6Addr) {
+        self.switch
+            .netlink(|netlink| netlink.route_add(&Route::via(network, through)));
+    }
+
+    /// Everything that is not on the LAN goes to the router.
+    pub fn route_out(&self, host: &Host) {
+        super::nat::default_route(host, Self::ROUTER4.into());
+        super::nat::default_route(host, Self::ROUTER6.into());
     }
 
     /// Pulls the cable of a machine out of the switch: its interface stays and loses the carrier.

@@ -12,6 +12,7 @@ mod demo;
 mod harness;
 mod large;
 mod names;
+mod nat_matrix;
 mod plain;
 mod policy;
 mod programs;

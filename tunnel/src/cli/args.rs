@@ -53,8 +53,12 @@ pub enum Command {
     Status,
     /// Who is there
     Peers,
-    /// How packets get there
-    Paths,
+    /// How packets get there, and why a peer stays relayed
+    Paths {
+        /// Go on and tell every change, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// Round trips to a peer, and the path that each reply took
     Ping(Ping),
     /// This machine's address
@@ -80,6 +84,8 @@ pub enum Command {
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
+    /// The NAT before this machine, its relays, and what that means
+    Netcheck,
     /// What is active, and what is wrong here, with the fix
     Doctor,
     /// Routes that keep packets for the overlay from leaking while no node runs

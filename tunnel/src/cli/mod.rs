@@ -3,6 +3,8 @@
 mod args;
 mod doctor;
 mod identity;
+mod netcheck;
+mod paths;
 mod ping;
 mod policy;
 mod relay;
@@ -56,7 +58,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Relay(flags) => relay::run(common, *flags),
         Command::Status => show::status(common),
         Command::Peers => show::peers(common),
-        Command::Paths => show::paths(common),
+        Command::Paths { watch } => paths::run(common, watch),
         Command::Ping(flags) => ping::run(common, &flags),
         Command::Address => identity::address(common),
         Command::Key(key) => identity::key(common, key),
@@ -68,6 +70,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
         Command::Zone(action) => zone::run(common, action),
+        Command::Netcheck => netcheck::run(common),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),

@@ -61,6 +61,8 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
+    // A relay stands where everybody reaches it.
+    let portmap = config.portmap.enabled && config.relay.is_none();
     let dns = config.dns.clone();
     let others = config.given_names();
     let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
@@ -87,6 +89,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         state,
         unsaved,
         dns,
+        portmap,
         watched,
     };
     let told = Told { met, named };
