@@ -142,6 +142,11 @@ impl Node {
         affordable
     }
 
+    #[cfg(test)]
+    pub(super) fn affords_for_test(&mut self, now: Instant, target: IpAddr, packets: u32) -> bool {
+        self.affords(now, target, packets)
+    }
+
     /// Whether a search may begin, which sends some 1,000 packets to that address.
     fn affords_search(&mut self, now: Instant, target: IpAddr) -> bool {
         let direct = &mut self.direct;

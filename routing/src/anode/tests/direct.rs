@@ -251,9 +251,23 @@ fn third_parties_get_no_more_than_the_budget_whatever_a_peer_names() {
     }
     let counters = sim.counters(b);
     assert!(counters.refused_endpoints > 0 && counters.refused_offers > 0);
-    assert!(counters.dropped_punches + counters.refused_searches > 0);
     // And the two still talk.
     assert!(sim.ping(a, ipv6(2)).is_ok());
+}
+
+#[test]
+fn all_peers_together_have_one_budget_for_each_address() {
+    // Q28, S20
+    let mut sim = Sim::pair(43);
+    let now = sim.now;
+    let target = |last: u8| IpAddr::from([203, 0, 113, last]);
+    let node = &mut sim.hosts[0].node;
+    let granted = |node: &mut Node, at: IpAddr, now| (0..10_000).filter(|_| node.affords_for_test(now, at, 1)).count();
+    assert_eq!(granted(node, target(1), now), 120);
+    assert_eq!(granted(node, target(1), now + secs(1)), 20);
+    let of_all: usize = (2..100).map(|last| granted(node, target(last), now + secs(1))).sum();
+    assert!(of_all <= 1000 + 200, "{of_all} to all addresses together");
+    assert!(sim.counters(0).dropped_punches > 0);
 }
 
 #[test]
@@ -342,4 +356,105 @@ fn longest_silence_while(
     let before = longest_silence(sim, from, to, secs(1));
     meanwhile(sim);
     before.max(longest_silence(sim, from, to, time))
+}
+
+/// The host is behind another NAT from now on, and has seen that its addresses changed.
+fn moves(sim: &mut Sim, index: usize, number: u16, nat: u8) {
+    sim.nats.push(Nat::of_kind(Kind::PortRestricted, nat));
+    let at = behind(nat, number);
+    sim.hosts[index].at = at;
+    let now = sim.now;
+    let node = &mut sim.hosts[index].node;
+    node.set_interfaces(now, vec![lan_interface(at)]);
+}
+
+#[test]
+fn either_side_and_both_at_once_change_their_network_within_a_second() {
+    // A2, D24
+    let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
+    for movers in [[true, false], [false, true], [true, true]] {
+        let (mut sim, a, b) = two(47, 2, kinds);
+        assert!(time_to_direct(&mut sim, a, b, secs(5)).is_some());
+        let silence = longest_silence_while(&mut sim, a, 2, secs(5), |sim| {
+            if movers[0] {
+                moves(sim, a, 1, 11);
+            }
+            if movers[1] {
+                moves(sim, b, 2, 12);
+            }
+        });
+        assert!(silence <= secs(1), "{movers:?}: {silence:?}");
+        assert!(is_direct(&sim, a, 2) && is_direct(&sim, b, 1), "{movers:?}");
+    }
+}
+
+#[test]
+fn direct_paths_need_no_relay_once_they_stand() {
+    let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
+    let (mut sim, a, b) = two(53, 2, kinds);
+    assert!(time_to_direct(&mut sim, a, b, secs(5)).is_some());
+    let silence = longest_silence_while(&mut sim, a, 2, secs(60), |sim| {
+        sim.hosts[0].up = false;
+        sim.hosts[1].up = false;
+    });
+    assert!(silence <= ms(200), "{silence:?}");
+    assert!(is_direct(&sim, a, 2) && is_direct(&sim, b, 1));
+}
+
+#[test]
+fn a_clock_that_jumps_costs_a_handshake_and_no_more() {
+    // Q17
+    let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
+    let (mut sim, a, b) = two(59, 2, kinds);
+    assert!(time_to_direct(&mut sim, a, b, secs(5)).is_some());
+    let silence = longest_silence_while(&mut sim, a, 2, secs(5), |sim| {
+        let later = sim.clock_of(secs(3600));
+        sim.hosts[a].node.set_clock(later);
+    });
+    assert!(silence <= secs(1), "{silence:?}");
+    assert!(is_direct(&sim, a, 2) && is_direct(&sim, b, 1));
+}
+
+#[test]
+fn a_machine_without_an_address_for_a_while_is_back_when_it_has_one() {
+    let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
+    let (mut sim, a, b) = two(61, 2, kinds);
+    assert!(time_to_direct(&mut sim, a, b, secs(5)).is_some());
+    let now = sim.now;
+    sim.hosts[a].node.set_interfaces(now, Vec::new());
+    let away = sim.hosts[a].at;
+    sim.hosts[a].at = SocketAddr::from(([169, 254, 0, 1], 8737));
+    sim.run(secs(20));
+    sim.hosts[a].at = away;
+    let now = sim.now;
+    sim.hosts[a].node.set_interfaces(now, vec![lan_interface(away)]);
+    let back = time_to_direct(&mut sim, a, b, secs(5));
+    assert!(back.is_some_and(|took| took <= secs(1)), "{back:?}");
+}
+
+#[test]
+fn two_behind_one_nat_find_the_short_way() {
+    // A54, DESIGN §7: it does not turn packets round
+    let mut sim = relays(67, 2);
+    sim.nats.push(Nat::of_kind(Kind::PortRestricted, 1));
+    let hosts: Vec<usize> = [1, 2]
+        .into_iter()
+        .map(|number| {
+            let at = behind(1, number);
+            let index = sim.host_at(at, number, quiet());
+            let now = sim.now;
+            let node = &mut sim.hosts[index].node;
+            node.set_interfaces(now, vec![lan_interface(at)]);
+            join(&mut sim, index, 2);
+            index
+        })
+        .collect();
+    let (a, b) = (hosts[0], hosts[1]);
+    sim.until(secs(5), "registration", |sim| {
+        is_registered(sim, a) && is_registered(sim, b)
+    });
+    trust(&mut sim, a, 2);
+    trust(&mut sim, b, 1);
+    assert!(time_to_direct(&mut sim, a, b, secs(2)).is_some());
+    assert_eq!(sim.used(a, 2), Some("udp://10.1.0.2:8737".to_owned()));
 }
