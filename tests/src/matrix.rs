@@ -5,6 +5,7 @@ use crate::programs;
 use serde_json::Value;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// What a pair is expected to reach.
@@ -81,7 +82,12 @@ impl fmt::Display for Outcome {
         write!(f, "first reply {}, ", ms(self.first_reply))?;
         match self.direct {
             Some(time) => write!(f, "direct after {}", ms(time))?,
-            None => write!(f, "{} ({})", self.kind, self.reason.as_deref().unwrap_or("-"))?,
+            None => write!(
+                f,
+                "{} ({})",
+                self.kind,
+                self.reason.as_deref().unwrap_or("-")
+            )?,
         }
         let (sent, answered) = self.echoes;
         write!(f, ", {} packets, {answered} of {sent} echoes", self.packets)
@@ -102,10 +108,9 @@ impl Pair {
     /// Starts both.
     pub fn start(internet: &mut Internet, sites: [Site; 2]) -> Self {
         let places = sites.map(|site| internet.place(site));
-        let name = |place: &Place, side: &str| {
-            let number = place as *const Place as usize;
-            format!("{}-{side}-{number:x}", place.site.as_str())
-        };
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = |place: &Place, side: &str| format!("{}-{side}-{number}", place.site.as_str());
         let start = |place: &Place, side: &str| {
             let node = internet.node(place, &name(place, side)).no_lan();
             node.start()
@@ -209,7 +214,11 @@ impl Pinging {
     pub fn first(&self, limit: Duration) -> Duration {
         let start = Instant::now();
         while self.answers().0.is_empty() {
-            assert!(start.elapsed() < limit, "no answer within {limit:?}: {}", self.process.stdout());
+            assert!(
+                start.elapsed() < limit,
+                "no answer within {limit:?}: {}",
+                self.process.stdout()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         start.elapsed()

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anode_platform::privileges::{self, Places};
 use anode_platform::netlink::Netlink;
+use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_routing::anode::{Place, Registration, RelayConfig};
 use anode_wire::sealed::Record;

@@ -50,7 +50,10 @@ pub struct Portmap(Arc<Mutex<Option<PortMapping>>>);
 impl Portmap {
     /// The port that is open.
     pub fn found(&self) -> Option<PortMapping> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, mapping: Option<PortMapping>) {
@@ -225,20 +228,26 @@ fn pcp_held(way: WayOut, mapping: crab_nat::PortMapping) -> Option<Held> {
 
 async fn by_nat_pmp(way: WayOut, port: NonZeroU16) -> Option<Held> {
     let gateway = IpAddr::V4(way.gateway).into();
-    let ip = natpmp::external_address(gateway, Some(timing())).await.ok()?;
+    let ip = natpmp::external_address(gateway, Some(timing()))
+        .await
+        .ok()?;
     let mapping = natpmp::port_mapping(gateway, InternetProtocol::Udp, port, options(port)).await;
     let mapping = mapping.ok()?;
     let lease = mapping.lifetime();
     let external = SocketAddr::new(ip.into(), mapping.external_port().get());
-    held(way, "nat-pmp", external, lease, By::NatPmp(Box::new(mapping)))
+    held(
+        way,
+        "nat-pmp",
+        external,
+        lease,
+        By::NatPmp(Box::new(mapping)),
+    )
 }
 
 async fn by_upnp(way: WayOut, port: NonZeroU16) -> Option<Held> {
-    let search = SearchOptions {
-        bind_addr: SocketAddr::new(way.own.into(), 0),
-        timeout: Some(SEARCH_FOR),
-        ..SearchOptions::default()
-    };
+    let mut search = SearchOptions::default();
+    search.bind_addr = SocketAddr::new(way.own.into(), 0);
+    search.timeout = Some(SEARCH_FOR);
     let gateway = igd_next::aio::tokio::search_gateway(search).await.ok()?;
     if gateway.addr.ip() != IpAddr::V4(way.gateway) {
         // Somebody else on the network has answered the search.
@@ -315,7 +324,11 @@ mod tests {
 
     #[test]
     fn a_short_lease_does_not_make_the_gateway_our_clock() {
-        for (lease, renewed) in [(0, RENEW_AT_LEAST), (7200, LEASE / 2), (u32::MAX, LEASE / 2)] {
+        for (lease, renewed) in [
+            (0, RENEW_AT_LEAST),
+            (7200, LEASE / 2),
+            (u32::MAX, LEASE / 2),
+        ] {
             assert_eq!(renew_after(lease), renewed);
         }
     }

@@ -43,9 +43,7 @@ mod timers;
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
-pub use direct::{
-    Filtering, Mapping, NetReport, RelayReach, Relayed, SECOND_SOCKET, SocketOrder,
-};
+pub use direct::{Filtering, Mapping, NetReport, RelayReach, Relayed, SECOND_SOCKET, SocketOrder};
 pub use limits::Rate;
 pub(crate) use limits::source_prefix;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};

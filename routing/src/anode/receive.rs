@@ -194,7 +194,10 @@ impl Node {
         sink: &mut dyn OverlaySink,
     ) {
         self.note_socket(now, arrival.way.socket);
-        if !self.role(arrival.way.socket).is_some_and(|role| role.hears(kind)) {
+        if !self
+            .role(arrival.way.socket)
+            .is_some_and(|role| role.hears(kind))
+        {
             self.counters.ignored_messages += 1;
             return;
         }

@@ -100,7 +100,9 @@ pub struct Host {
 impl Host {
     /// The number of its socket at a place.
     fn socket_at(&self, at: &Place) -> Option<usize> {
-        let address = at.address().filter(|address| address.ip() == self.at.ip())?;
+        let address = at
+            .address()
+            .filter(|address| address.ip() == self.at.ip())?;
         if address.port() == self.at.port() {
             return Some(0);
         }

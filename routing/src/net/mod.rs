@@ -9,8 +9,9 @@ pub use ethernet::{ETHER_TYPE, FrameLink};
 pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError};
 
 use crate::anode::{
-    Counters, Interface, Lookup, NetReport, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
-    Registration, RelayConfig, RelaySnapshot, Timestamp, TransmitBatch, ZoneRelay,
+    Counters, Interface, Lookup, NetReport, Node, NodeConfig, Now, PeerSnapshot, Pin, Place,
+    Received, Record, Registration, RelayConfig, RelaySnapshot, Timestamp, TransmitBatch,
+    ZoneRelay,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
 use anode_wire::{Address, Endpoint, Identity, Zone};
@@ -501,10 +502,15 @@ impl Overlay for AnodeOverlay {
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let blocked = self.blocked.map(|at| (at, "socket buffer"));
         let ordered = self.ordered.map(|at| (at, "sockets to open"));
-        [blocked, ordered, self.node.deadline(), self.streams.deadline()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        [
+            blocked,
+            ordered,
+            self.node.deadline(),
+            self.streams.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
     }
 
     fn handle_timeout(&mut self, now: Instant) {

@@ -60,7 +60,9 @@ fn traffic(place: &Place) -> (u64, u64) {
     let text = place
         .ns
         .run(|| fs::read_to_string("/proc/thread-self/net/dev").expect("it is there"));
-    let line = text.lines().find(|line| line.trim_start().starts_with("eth0"));
+    let line = text
+        .lines()
+        .find(|line| line.trim_start().starts_with("eth0"));
     let numbers: Vec<u64> = line
         .into_iter()
         .flat_map(|line| line.split_whitespace().skip(1))
@@ -85,7 +87,10 @@ fn wakes(node: &mut Node) -> u64 {
 
 impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| known peers | packets an hour | KB an hour | wake-ups a minute |")?;
+        writeln!(
+            f,
+            "| known peers | packets an hour | KB an hour | wake-ups a minute |"
+        )?;
         writeln!(f, "|---|---|---|---|")?;
         for row in &self.rows {
             let hours = row.length.as_secs_f64() / 3600.0;

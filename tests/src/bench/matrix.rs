@@ -80,8 +80,12 @@ impl Cell {
         match expected(self.sites[0], self.sites[1]) {
             Expected::Mostly(_, of_twenty) => {
                 let tries = self.outcomes.len() as u32;
-                (self.hits() * 20 < of_twenty * tries)
-                    .then(|| format!("{} of {tries} direct, {of_twenty} of 20 wanted", self.hits()))
+                (self.hits() * 20 < of_twenty * tries).then(|| {
+                    format!(
+                        "{} of {tries} direct, {of_twenty} of 20 wanted",
+                        self.hits()
+                    )
+                })
             }
             _ => {
                 let verdicts = self.outcomes.iter();
@@ -115,12 +119,18 @@ impl fmt::Display for Matrix {
             Some(time) => format!("{:.0}", time.as_secs_f64() * 1e3),
             None => "-".to_owned(),
         };
-        writeln!(f, "| pair | path | direct | first reply, ms | to direct, ms | slowest | packets |")?;
+        writeln!(
+            f,
+            "| pair | path | direct | first reply, ms | to direct, ms | slowest | packets |"
+        )?;
         writeln!(f, "|---|---|---|---|---|---|---|")?;
         for cell in &self.cells {
             let outcomes = cell.outcomes.iter();
             let direct: Vec<Duration> = outcomes.clone().filter_map(|o| o.direct).collect();
-            let first = outcomes.clone().map(|outcome| outcome.first_reply).collect();
+            let first = outcomes
+                .clone()
+                .map(|outcome| outcome.first_reply)
+                .collect();
             let mut packets: Vec<u64> = outcomes.clone().map(|outcome| outcome.packets).collect();
             packets.sort_unstable();
             let path = match (&cell.outcomes.first(), direct.is_empty()) {

@@ -149,10 +149,12 @@ impl Nat {
 
     /// Bytes and packets that have left it, by the kernel's counters.
     pub fn packets_out(&self) -> u64 {
-        let text = self.ns.run(|| {
-            std::fs::read_to_string("/proc/thread-self/net/dev").expect("it is there")
-        });
-        let line = text.lines().find(|line| line.trim_start().starts_with("eth0"));
+        let text = self
+            .ns
+            .run(|| std::fs::read_to_string("/proc/thread-self/net/dev").expect("it is there"));
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with("eth0"));
         let packets = line.and_then(|line| line.split_whitespace().nth(10)?.parse().ok());
         packets.unwrap_or_default()
     }
@@ -163,19 +165,26 @@ impl Nat {
         // Who owns an inner port, and where was sent to from it, as far as packets that come in need to know.
         let (track, inbound) = match self.kind {
             NatKind::Full => (
-                "iifname \"in0\" meta l4proto udp update @owner { udp sport : ip saddr }".to_owned(),
-                format!("iifname \"eth0\" ip daddr {own} meta l4proto udp dnat to udp dport map @owner"),
+                "iifname \"in0\" meta l4proto udp update @owner { udp sport : ip saddr }"
+                    .to_owned(),
+                format!(
+                    "iifname \"eth0\" ip daddr {own} meta l4proto udp dnat to udp dport map @owner"
+                ),
             ),
             NatKind::Address => (
                 "iifname \"in0\" meta l4proto udp update @owner { udp sport : ip saddr }\n  \
                  iifname \"in0\" meta l4proto udp update @sent { ip daddr . udp sport }"
                     .to_owned(),
-                format!("iifname \"eth0\" ip daddr {own} ip saddr . udp dport @sent dnat to udp dport map @owner"),
+                format!(
+                    "iifname \"eth0\" ip daddr {own} ip saddr . udp dport @sent dnat to udp dport map @owner"
+                ),
             ),
             _ => (String::new(), String::new()),
         };
         let outbound = match self.kind {
-            NatKind::Random => format!("oifname \"eth0\" ip saddr {inside} masquerade fully-random"),
+            NatKind::Random => {
+                format!("oifname \"eth0\" ip saddr {inside} masquerade fully-random")
+            }
             NatKind::Sequence => {
                 let ports: Vec<String> = SEQUENCE
                     .enumerate()
@@ -193,7 +202,9 @@ impl Nat {
         let forbidden = match self.kind {
             NatKind::NoUdp => "meta l4proto udp drop".to_owned(),
             NatKind::ProxyOnly(ip, port) => {
-                format!("iifname \"in0\" ip daddr != {ip} drop\n  iifname \"in0\" tcp dport != {port} drop\n  meta l4proto udp drop")
+                format!(
+                    "iifname \"in0\" ip daddr != {ip} drop\n  iifname \"in0\" tcp dport != {port} drop\n  meta l4proto udp drop"
+                )
             }
             NatKind::Firewall6 => "meta nfproto ipv4 drop".to_owned(),
             _ => String::new(),
@@ -253,7 +264,7 @@ table inet filter {{
 fn network6(number: u8) -> Prefix {
     let [a, b, c, ..] = gateway6(number).segments();
     let network = Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0);
-    Prefix::new(network.into(), 64).expect("a prefix")
+    Prefix::new(network, 64).expect("a prefix")
 }
 
 fn gateway6(number: u8) -> Ipv6Addr {
@@ -269,8 +280,8 @@ fn add_address(ns: &Ns, link: &str, address: IpAddr, length: u8) {
 /// Everything else goes there.
 pub(super) fn default_route(ns: &Ns, gateway: IpAddr) {
     let everywhere = match gateway {
-        IpAddr::V4(_) => Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-        IpAddr::V6(_) => Prefix::new(Ipv6Addr::UNSPECIFIED.into(), 0),
+        IpAddr::V4(_) => Prefix::new(Ipv4Addr::UNSPECIFIED, 0),
+        IpAddr::V6(_) => Prefix::new(Ipv6Addr::UNSPECIFIED, 0),
     };
     let everywhere = everywhere.expect("a prefix");
     ns.netlink(|netlink| netlink.route_add(&Route::via(everywhere, gateway)));

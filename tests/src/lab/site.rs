@@ -193,7 +193,11 @@ impl Internet {
         let process = host.start(proxy);
         let begin = Instant::now();
         while host.run(|| std::net::TcpStream::connect(at)).is_err() {
-            assert!(begin.elapsed() < Duration::from_secs(5), "{}", process.stderr());
+            assert!(
+                begin.elapsed() < Duration::from_secs(5),
+                "{}",
+                process.stderr()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         self.proxy = Some((process, at));
@@ -204,7 +208,9 @@ impl Internet {
     pub fn node(&self, place: &Place, name: &str) -> NodeBuilder {
         let node = Node::on(&place.ns, self.lab.directory(), name).config(&self.entries());
         match (&self.proxy, place.site) {
-            (Some((_, at)), Site::Proxy) => node.config(&format!("[proxy]\nhttp = \"http://{at}\"")),
+            (Some((_, at)), Site::Proxy) => {
+                node.config(&format!("[proxy]\nhttp = \"http://{at}\""))
+            }
             _ => node,
         }
     }

@@ -74,7 +74,10 @@ impl Flow {
         let sent = self.sender.join().expect("no reset");
         let (got, gaps) = self.receiver.join().expect("no reset, nothing wrong");
         assert_eq!(got, sent, "every byte");
-        gaps.into_iter().map(|(_, gap)| gap).max().unwrap_or_default()
+        gaps.into_iter()
+            .map(|(_, gap)| gap)
+            .max()
+            .unwrap_or_default()
     }
 }
 
@@ -101,13 +104,18 @@ fn ping_and_paths_show_the_relay_first_and_then_the_direct_path() {
     };
     let _alone = heavy();
     let pair = Pair::start(&mut internet, [Site::Port, Site::Port]);
-    let answer = pair.a.json(&["ping", pair.b.address(), "-c", "25", "-i", "0.1"]);
+    let answer = pair
+        .a
+        .json(&["ping", pair.b.address(), "-c", "25", "-i", "0.1"]);
     let replies = answer["replies"].as_array().expect("a list");
     assert_eq!(answer["received"], 25, "{answer}");
     assert_eq!(replies[0]["path"], "relay");
     assert_eq!(replies[24]["path"], "direct");
     let shown = pair.a.cli(&["paths"]).expect_ok().stdout();
-    assert!(shown.contains("direct") && shown.contains("standby"), "{shown}");
+    assert!(
+        shown.contains("direct") && shown.contains("standby"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -125,7 +133,10 @@ fn a_transfer_outlives_the_direct_path_and_comes_back_to_it() {
     pair.places[0].nats[0].block(far);
     thread::sleep(Duration::from_secs(3));
     assert_eq!(kind(&pair.a, &pair.b).0, "relay");
-    println!("direct path dead: longest gap between echoes {:?}", pinging.longest_gap());
+    println!(
+        "direct path dead: longest gap between echoes {:?}",
+        pinging.longest_gap()
+    );
     pair.places[0].nats[0].unblock();
     let back = pair.await_direct(Duration::from_secs(60));
     println!("direct again {back:?} after the way was free");
@@ -240,11 +251,36 @@ fn netcheck_tells_what_stands_before_a_machine() {
     let _alone = heavy();
     let cases = [
         (Site::Open, true, "none", "endpoint-independent"),
-        (Site::Full, true, "endpoint-independent", "endpoint-independent"),
-        (Site::Address, true, "endpoint-independent", "address-dependent"),
-        (Site::Port, true, "endpoint-independent", "address-port-dependent"),
-        (Site::Random, true, "address-port-dependent", "address-port-dependent"),
-        (Site::Sequence, true, "address-port-dependent", "address-port-dependent"),
+        (
+            Site::Full,
+            true,
+            "endpoint-independent",
+            "endpoint-independent",
+        ),
+        (
+            Site::Address,
+            true,
+            "endpoint-independent",
+            "address-dependent",
+        ),
+        (
+            Site::Port,
+            true,
+            "endpoint-independent",
+            "address-port-dependent",
+        ),
+        (
+            Site::Random,
+            true,
+            "address-port-dependent",
+            "address-port-dependent",
+        ),
+        (
+            Site::Sequence,
+            true,
+            "address-port-dependent",
+            "address-port-dependent",
+        ),
         (Site::NoUdp, false, "unknown", "unknown"),
     ];
     for (site, udp, mapping, filtering) in cases {
@@ -258,17 +294,28 @@ fn netcheck_tells_what_stands_before_a_machine() {
         assert_eq!(found["mapping"], mapping, "{name}: {found}");
         assert_eq!(found["filtering"], filtering, "{name}: {found}");
         assert!(found["portmap"].is_null(), "{name}: {found}");
-        assert!(found["verdict"].as_str().expect("a sentence").ends_with('.'));
+        assert!(
+            found["verdict"]
+                .as_str()
+                .expect("a sentence")
+                .ends_with('.')
+        );
         let relays = found["relays"].as_array().expect("a list");
         let reached = |transport: &str| {
-            let mut of = relays.iter().filter(|place| place["transport"] == transport);
+            let mut of = relays
+                .iter()
+                .filter(|place| place["transport"] == transport);
             of.any(|place| place["rtt_ms"].as_f64().is_some_and(|rtt| rtt > 0.0))
         };
         assert_eq!(reached("udp"), udp, "{name}: {found}");
         for transport in ["tcp", "tls", "http"] {
             assert!(reached(transport), "{name}: {transport}: {found}");
         }
-        let external: Vec<&Value> = found["external"].as_array().expect("a list").iter().collect();
+        let external: Vec<&Value> = found["external"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .collect();
         assert_eq!(external.is_empty(), !udp, "{name}: {found}");
         let text = node.cli(&["netcheck"]).expect_ok().stdout();
         assert!(text.contains(mapping) && text.contains("RTT"), "{text}");
@@ -334,10 +381,15 @@ fn a_port_that_the_gateway_opens_makes_two_symmetric_nats_direct() {
     for node in [&a, &b] {
         internet.registered(node);
     }
-    a.wait("the gateway's port", SOON, || !a.json(&["netcheck"])["portmap"].is_null());
+    a.wait("the gateway's port", SOON, || {
+        !a.json(&["netcheck"])["portmap"].is_null()
+    });
     let found = a.json(&["netcheck"]);
     assert_eq!(found["portmap"]["protocol"], "nat-pmp", "{found}");
-    assert_eq!(found["portmap"]["external"], format!("udp://{}:{OUTER}", nat.address()));
+    assert_eq!(
+        found["portmap"]["external"],
+        format!("udp://{}:{OUTER}", nat.address())
+    );
     let pinging = Pinging::start(&a, b.ipv6().into());
     pinging.first(SOON);
     b.wait("a direct path", SOON, || kind(&b, &a).0 == "direct");
@@ -356,7 +408,10 @@ fn a_hostile_gateway_changes_nothing() {
         ("noise", Box::new(|request| vec![0xa5; request.len() + 900])),
         ("empty", Box::new(|_| Vec::new())),
         ("loopback", Box::new(nat_pmp(Ipv4Addr::LOCALHOST, 8737))),
-        ("group", Box::new(nat_pmp(Ipv4Addr::new(224, 0, 0, 1), 8737))),
+        (
+            "group",
+            Box::new(nat_pmp(Ipv4Addr::new(224, 0, 0, 1), 8737)),
+        ),
     ];
     for (name, answer) in hostile {
         let place = internet.place(Site::Port);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::Done;
 use super::args::Common;
 use super::show::{ask_peers, name, path_text};
-use super::{Done, block_on};
 use crate::Error;
 use crate::control::api::{Path, Peer};
 use crate::control::netcheck::relayed_text;
@@ -58,7 +58,11 @@ pub(super) fn run(common: &Common, watched: bool) -> Result<Done, Error> {
     output::print(&output::table(Style::stdout(), &head, &rows))?;
     for peer in &peers {
         if let Some(why) = reason(peer) {
-            output::print(&format!("{} is relayed: {}\n", name(peer), relayed_text(why)))?;
+            output::print(&format!(
+                "{} is relayed: {}\n",
+                name(peer),
+                relayed_text(why)
+            ))?;
         }
     }
     Ok(Done::Yes)

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::args::Common;
 use super::{Done, block_on};
 use crate::Error;

@@ -58,7 +58,11 @@ impl Netcheck {
             filtering: report.filtering.as_str().to_owned(),
             hairpin: report.hairpin,
             sequential: report.in_sequence,
-            external: report.external.iter().map(|at| format!("udp://{at}")).collect(),
+            external: report
+                .external
+                .iter()
+                .map(|at| format!("udp://{at}"))
+                .collect(),
             relays: report.relays.iter().map(place).collect(),
             verdict: verdict(report, portmap.is_some()),
             portmap,
@@ -93,13 +97,18 @@ fn verdict(report: &NetReport, mapped: bool) -> String {
             (Mapping::None, _) => {
                 "There is no NAT, and a firewall that opens for answers: peers are reached directly, but for some behind a NAT whose ports nobody can guess."
             }
-            (Mapping::EndpointIndependent, Filtering::AddressPortDependent | Filtering::Unknown) => {
+            (
+                Mapping::EndpointIndependent,
+                Filtering::AddressPortDependent | Filtering::Unknown,
+            ) => {
                 "A NAT that keeps one port for all: peers are reached directly, at the price of a search where their NAT gives random ports."
             }
             (Mapping::EndpointIndependent, _) => {
                 "A NAT that keeps one port for all and filters by address at most: every peer that has UDP is reached directly."
             }
-            (Mapping::AddressDependent | Mapping::AddressPortDependent, _) if report.in_sequence => {
+            (Mapping::AddressDependent | Mapping::AddressPortDependent, _)
+                if report.in_sequence =>
+            {
                 "A NAT with another port for each destination, in a sequence: most peers are reached directly by predicting it, those behind a NAT with random ports through a relay."
             }
             (Mapping::AddressDependent | Mapping::AddressPortDependent, _) => {
@@ -126,7 +135,10 @@ pub fn relayed_text(word: &str) -> &'static str {
             "it does not say where it is: an older version, or it does not trust this machine",
         ),
         (Relayed::NoDatagrams, "UDP does not get out of this network"),
-        (Relayed::NoDatagramsThere, "UDP does not get out of its network"),
+        (
+            Relayed::NoDatagramsThere,
+            "UDP does not get out of its network",
+        ),
         (
             Relayed::BothSymmetric,
             "both NATs give each destination another port, and not both in a sequence: nobody can guess them",
@@ -135,7 +147,10 @@ pub fn relayed_text(word: &str) -> &'static str {
             Relayed::NothingThrough,
             "both sides tried, and nothing came through: a firewall, or a NAT that nobody has told us enough of",
         ),
-        (Relayed::NotHit, "the ports of the symmetric NAT were not hit; tried again later"),
+        (
+            Relayed::NotHit,
+            "the ports of the symmetric NAT were not hit; tried again later",
+        ),
         (
             Relayed::OverBudget,
             "too many searches for ports at once; tried again later",
@@ -174,7 +189,10 @@ mod tests {
 
     #[test]
     fn json_has_the_keys_that_scripts_read() {
-        let answer = Netcheck::new(&report(Some(Duration::from_millis(20)), "udp://192.0.2.1:8737"), None);
+        let answer = Netcheck::new(
+            &report(Some(Duration::from_millis(20)), "udp://192.0.2.1:8737"),
+            None,
+        );
         let json = serde_json::to_value(&answer).expect("JSON");
         assert_eq!(json["udp"], true);
         assert_eq!(json["mapping"], "endpoint-independent");
@@ -205,7 +223,12 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_words() {
-        for why in [Relayed::Trying, Relayed::Stranger, Relayed::NotHit, Relayed::BothSymmetric] {
+        for why in [
+            Relayed::Trying,
+            Relayed::Stranger,
+            Relayed::NotHit,
+            Relayed::BothSymmetric,
+        ] {
             assert_ne!(relayed_text(why.as_str()), "");
         }
         assert_eq!(relayed_text("of a later version"), "");

@@ -394,7 +394,11 @@ impl Node {
 
     /// Opens many sockets: each will have a port of its own on the NAT.
     fn search(&mut self, now: Instant, found: PeerRef) {
-        let theirs = self.direct.holes.get(&found).map(|hole| hole.theirs.clone());
+        let theirs = self
+            .direct
+            .holes
+            .get(&found)
+            .map(|hole| hole.theirs.clone());
         let at = theirs.and_then(|theirs| theirs.into_iter().find(SocketAddr::is_ipv4));
         let Some(at) = at else {
             return self.rest(now, found, Relayed::NothingThrough);
@@ -509,7 +513,14 @@ impl Node {
         let id = self.rng.next_u32();
         self.counters.tx_punches += 1;
         let question = Message::EpcReq { id };
-        self.send_control_to(now, found, PeerId::ANY, destination, Sender::Full, &question);
+        self.send_control_to(
+            now,
+            found,
+            PeerId::ANY,
+            destination,
+            Sender::Full,
+            &question,
+        );
     }
 }
 

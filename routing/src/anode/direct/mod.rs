@@ -48,6 +48,8 @@ pub(super) mod internals {
     pub(in crate::anode) use super::offer::{Offer, Op, Ports};
 }
 
+/// NETID_REQs of one source that are answered to it (S21).
+const PER_ASKER: Rate = Rate::per_second(10, 40);
 /// Questions to one IP address on the word of peers, whoever they are (Q28).
 const PER_TARGET: Rate = Rate::per_second(20, 120);
 /// The same in all.
@@ -71,6 +73,8 @@ pub(super) struct Direct {
     netcheck: Netcheck,
     /// We are a relay with second sockets.
     has_second: bool,
+    /// NETID_REQs to us, per source.
+    askers: SourceBuckets,
     targets: SourceBuckets,
     in_all: Bucket,
     search_targets: SourceBuckets,
@@ -86,6 +90,7 @@ impl Direct {
             holes: HashMap::new(),
             netcheck: Netcheck::default(),
             has_second: false,
+            askers: SourceBuckets::new(PER_ASKER, key),
             targets: SourceBuckets::new(PER_TARGET, key),
             in_all: Bucket::default(),
             search_targets: SourceBuckets::new(SEARCH_PER_TARGET, key),
@@ -163,12 +168,18 @@ impl Node {
         let Self { direct, peers, .. } = self;
         direct.holes.retain(|found, _| peers.get(*found).is_some());
         let paths = peers.iter().flat_map(|(_, peer)| &peer.paths);
-        let used: Vec<usize> = paths.map(|path| path.socket).filter(|one| is_extra(*one)).collect();
+        let used: Vec<usize> = paths
+            .map(|path| path.socket)
+            .filter(|one| is_extra(*one))
+            .collect();
         let holes = &direct.holes;
         let busy = |owner: PeerRef| holes.get(&owner).is_some_and(Hole::needs_sockets);
-        let left = direct.sockets.sweep(now, |number| used.contains(&number), busy);
+        let left = direct
+            .sockets
+            .sweep(now, |number| used.contains(&number), busy);
         if left {
-            self.timers.set(Timer::Sockets, now + SWEEP_EVERY, "sockets nobody needs");
+            self.timers
+                .set(Timer::Sockets, now + SWEEP_EVERY, "sockets nobody needs");
         }
     }
 }

@@ -158,14 +158,18 @@ impl Node {
         if age >= CHECK_FOR || age >= QUIET_AFTER && all_answered || all_known {
             return self.end_netcheck(now);
         }
-        let due = ROUNDS_MS.get(check.rounds).map(|at| Duration::from_millis(*at));
+        let due = ROUNDS_MS
+            .get(check.rounds)
+            .map(|at| Duration::from_millis(*at));
         if due.is_some_and(|due| due <= age) {
             self.netcheck_round(now);
         }
         let Some(check) = &self.direct.netcheck.check else {
             return;
         };
-        let next = ROUNDS_MS.get(check.rounds).map(|at| Duration::from_millis(*at));
+        let next = ROUNDS_MS
+            .get(check.rounds)
+            .map(|at| Duration::from_millis(*at));
         let next = [Some(CHECK_FOR), Some(QUIET_AFTER), next];
         let next = next.into_iter().flatten().filter(|at| *at > age).min();
         let at = check.started + next.unwrap_or(CHECK_FOR);
@@ -179,14 +183,22 @@ impl Node {
         check.rounds += 1;
         let silent = check.places.iter().enumerate();
         let silent = silent.filter(|(_, (_, place))| place.rtt.is_none());
-        let silent: Vec<(usize, PeerRef, Place)> =
-            silent.map(|(index, (relay, place))| (index, *relay, place.at)).collect();
+        let silent: Vec<(usize, PeerRef, Place)> = silent
+            .map(|(index, (relay, place))| (index, *relay, place.at))
+            .collect();
         for (index, relay, at) in silent {
             let Some(socket) = self.socket_for(&at) else {
                 continue;
             };
             let v4 = at.address().is_none_or(|at| at.is_ipv4());
-            self.ask_netid(now, relay, at, socket, own_source(v4), Purpose::Reach(index));
+            self.ask_netid(
+                now,
+                relay,
+                at,
+                socket,
+                own_source(v4),
+                Purpose::Reach(index),
+            );
         }
         self.survey_relays(now);
         self.try_filtering(now);
@@ -206,8 +218,7 @@ impl Node {
         let Some(check) = &self.direct.netcheck.check else {
             return;
         };
-        let (Some(socket), base, address_passes) =
-            (check.socket, check.base, check.address_passes)
+        let (Some(socket), base, address_passes) = (check.socket, check.base, check.address_passes)
         else {
             return;
         };
@@ -223,7 +234,14 @@ impl Node {
             return;
         };
         let Some(base) = base else {
-            self.ask_netid(now, first, at.into(), socket, own_source(true), Purpose::FilterBase);
+            self.ask_netid(
+                now,
+                first,
+                at.into(),
+                socket,
+                own_source(true),
+                Purpose::FilterBase,
+            );
             return;
         };
         let question = own_source_from_second(true);
@@ -233,7 +251,14 @@ impl Node {
             && !address_passes
         {
             let question = Endpoint::Udp(base);
-            self.ask_netid(now, second, at.into(), main, question, Purpose::FilterAddress);
+            self.ask_netid(
+                now,
+                second,
+                at.into(),
+                main,
+                question,
+                Purpose::FilterAddress,
+            );
         }
         let seen = self.direct.survey.external();
         if let Some(own) = seen.into_iter().rev().find(SocketAddr::is_ipv4) {

@@ -70,7 +70,12 @@ pub(in crate::anode) struct Offer {
 
 impl Offer {
     pub fn emit(&self) -> Vec<u8> {
-        let mut out = vec![Op::ALL.iter().position(|op| *op == self.op).unwrap_or_default() as u8];
+        let mut out = vec![
+            Op::ALL
+                .iter()
+                .position(|op| *op == self.op)
+                .unwrap_or_default() as u8,
+        ];
         out.extend_from_slice(&self.token.to_be_bytes());
         let places = &self.places[..self.places.len().min(MAX_PLACES)];
         out.push(places.len() as u8);
@@ -107,7 +112,9 @@ impl Offer {
             op: *Op::ALL.get(usize::from(*op))?,
             token: u32::from_be_bytes(*token),
             places,
-            ports: ports.and_then(|at| Ports::ALL.get(at).copied()).unwrap_or_default(),
+            ports: ports
+                .and_then(|at| Ports::ALL.get(at).copied())
+                .unwrap_or_default(),
             step: two(1).map_or(0, i16::from_be_bytes),
             window: two(3).map_or(0, u16::from_be_bytes),
         })

@@ -163,7 +163,15 @@ impl Node {
         if peer.sources.zone || !peer.is_sealed() {
             return;
         }
-        let (relayed, in_use, willing) = (active.is_relayed(), peer.is_in_use(now), is_willing(peer, now));
+        let (relayed, in_use, willing) = (
+            active.is_relayed(),
+            peer.is_in_use(now),
+            is_willing(peer, now),
+        );
+        if !relayed && active.asked_since().is_some() {
+            // Whether it still is direct is about to be known.
+            return;
+        }
         let hole = self.direct.holes.get_mut(&found);
         if !relayed {
             if let Some(hole) = hole.filter(|hole| hole.stage != Stage::Idle) {
@@ -223,7 +231,10 @@ impl Node {
         let open = holes.filter(|(_, hole)| {
             matches!(
                 hole.stage,
-                Stage::Asking { .. } | Stage::Probing { .. } | Stage::Waiting { .. } | Stage::Resting { .. }
+                Stage::Asking { .. }
+                    | Stage::Probing { .. }
+                    | Stage::Waiting { .. }
+                    | Stage::Resting { .. }
             )
         });
         let open: Vec<(PeerRef, bool)> = open
@@ -240,12 +251,16 @@ impl Node {
     pub(super) fn schedule_hole(&mut self, now: Instant, found: PeerRef) {
         let deadline = self.direct.holes.get(&found).and_then(Hole::deadline);
         if let Some(at) = deadline {
-            self.timers.set(Timer::Hole(found), at.max(now), "direct path");
+            self.timers
+                .set(Timer::Hole(found), at.max(now), "direct path");
         }
     }
 
     pub(in crate::anode) fn handle_hole_timer(&mut self, now: Instant, found: PeerRef) {
-        let wanted = self.peers.get(found).is_some_and(|peer| peer.is_in_use(now));
+        let wanted = self
+            .peers
+            .get(found)
+            .is_some_and(|peer| peer.is_in_use(now));
         let Some(hole) = self.direct.holes.get_mut(&found) else {
             return;
         };
@@ -351,7 +366,10 @@ impl Node {
     }
 
     pub(super) fn send_nat_t(&mut self, now: Instant, found: PeerRef, offer: &Offer) {
-        let route = self.peers.get(found).and_then(|peer| peer.route(PeerId::ANY));
+        let route = self
+            .peers
+            .get(found)
+            .and_then(|peer| peer.route(PeerId::ANY));
         let Some(route) = route else { return };
         let options = offer.emit();
         let message = Message::NatT {
@@ -369,12 +387,16 @@ impl Node {
         seen.reverse();
         let mut places: Vec<SocketAddr> = survey.mapped.into_iter().chain(seen).collect();
         let interfaces = self.interfaces.iter().flat_map(|one| &one.addresses);
-        let mut own: Vec<IpAddr> = interfaces.map(|(ip, _)| *ip).filter(|ip| is_offered(*ip)).collect();
+        let mut own: Vec<IpAddr> = interfaces
+            .map(|(ip, _)| *ip)
+            .filter(|ip| is_offered(*ip))
+            .collect();
         // IPv6 first, and global addresses before private ones.
         own.sort_by_key(|ip| (ip.is_ipv4(), is_private(*ip)));
         for socket in &self.sockets {
             let of_socket = own.iter().filter(|ip| ip.is_ipv4() == socket.is_ipv4());
-            let bound = (!socket.ip().is_unspecified() && is_offered(socket.ip())).then_some(socket.ip());
+            let bound =
+                (!socket.ip().is_unspecified() && is_offered(socket.ip())).then_some(socket.ip());
             let ips: Vec<IpAddr> = match socket.ip().is_unspecified() {
                 true => of_socket.copied().collect(),
                 false => bound.into_iter().collect(),
@@ -419,7 +441,9 @@ impl Node {
             return;
         };
         let told = offer.places.len();
-        offer.places.retain(|at| is_dialable(&Place::Udp(*at), false));
+        offer
+            .places
+            .retain(|at| is_dialable(&Place::Udp(*at), false));
         self.counters.refused_endpoints += (told - offer.places.len()) as u64;
         match offer.op {
             Op::Request => {
@@ -441,6 +465,12 @@ impl Node {
         // Somebody wants it to be direct: that is as good as traffic.
         if let Some(peer) = self.peers.get_mut(found) {
             peer.note_use(now, false);
+            if news {
+                // Whoever asks may have lost what looks sound from here.
+                let direct = peer.paths.iter_mut().filter(|path| !path.is_relayed());
+                direct.for_each(|path| path.check(now));
+                self.handle_peer_timer(now, found);
+            }
         }
         let Some(hole) = self.direct.holes.get_mut(&found) else {
             return;
@@ -458,7 +488,8 @@ impl Node {
     }
 
     fn probe_round(&mut self, now: Instant, found: PeerRef, round: usize) {
-        let relayed = |peer: &Peer| peer.active_path().is_none_or(Path::is_relayed);
+        let lost = |path: &Path| path.is_relayed() || path.asked_since().is_some();
+        let relayed = |peer: &Peer| peer.active_path().is_none_or(lost);
         if !self.peers.get(found).is_some_and(relayed) {
             return self.set_stage(found, Stage::Idle);
         }
@@ -473,10 +504,16 @@ impl Node {
             found,
             Stage::Probing {
                 round: round + 1,
-                next: now + Duration::from_millis(*gap) + rtt.saturating_sub(Duration::from_millis(62)),
+                next: now
+                    + Duration::from_millis(*gap)
+                    + rtt.saturating_sub(Duration::from_millis(62)),
             },
         );
-        let theirs = self.direct.holes.get(&found).map(|hole| hole.theirs.clone());
+        let theirs = self
+            .direct
+            .holes
+            .get(&found)
+            .map(|hole| hole.theirs.clone());
         for at in theirs.unwrap_or_default() {
             let Some(socket) = self.socket_for(&Place::Udp(at)) else {
                 continue;

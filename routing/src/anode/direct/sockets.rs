@@ -166,7 +166,10 @@ impl Sockets {
             let lately = slot.heard.is_some_and(|at| now < at + HEARD_FOR);
             !lately && !slot.owner.is_some_and(&is_searching) && !is_used(*number)
         };
-        let idle = self.slots.iter().filter(|(number, slot)| idle(number, slot));
+        let idle = self
+            .slots
+            .iter()
+            .filter(|(number, slot)| idle(number, slot));
         let idle: Vec<usize> = idle.map(|(number, _)| *number).collect();
         idle.into_iter().for_each(|number| self.close(number));
         !self.slots.is_empty()
@@ -202,8 +205,7 @@ mod tests {
     #[test]
     fn a_socket_that_is_heard_on_stays_and_one_that_is_not_goes() {
         let (mut sockets, now) = (Sockets::default(), Instant::now());
-        let [used, heard, idle] =
-            std::array::from_fn(|_| sockets.order(Role::Hole, None).unwrap());
+        let [used, heard, idle] = std::array::from_fn(|_| sockets.order(Role::Hole, None).unwrap());
         sockets.note_heard(now, heard);
         let sweep = |sockets: &mut Sockets, now| sockets.sweep(now, |n| n == used, |_| false);
         assert!(sweep(&mut sockets, now));

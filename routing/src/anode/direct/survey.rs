@@ -107,7 +107,11 @@ impl Survey {
     /// Notes an answer; true if it says something new.
     fn note(&mut self, answer: Seen) -> bool {
         let same = |known: &Seen| known.by == answer.by && known.socket == answer.socket;
-        let before = self.seen.iter().find(|known| same(known)).map(|known| known.seen);
+        let before = self
+            .seen
+            .iter()
+            .find(|known| same(known))
+            .map(|known| known.seen);
         self.seen.retain(|known| !same(known));
         if self.seen.len() >= MAX_SEEN {
             self.seen.remove(0);
@@ -163,7 +167,9 @@ impl Survey {
         let mut ports: Vec<i32> = self.v4().map(|seen| seen.seen.port().into()).collect();
         ports.sort_unstable();
         ports.dedup();
-        ports.windows(2).all(|pair| pair[1] - pair[0] <= SEQUENCE_SPREAD)
+        ports
+            .windows(2)
+            .all(|pair| pair[1] - pair[0] <= SEQUENCE_SPREAD)
     }
 }
 
@@ -238,15 +244,34 @@ impl Node {
             let Some((at, socket)) = self.datagrams_to(relay, v4) else {
                 continue;
             };
-            self.ask_netid(now, relay, at.into(), socket, own_source(v4), Purpose::Mapping);
+            self.ask_netid(
+                now,
+                relay,
+                at.into(),
+                socket,
+                own_source(v4),
+                Purpose::Mapping,
+            );
             if let Some(second) = second_port(at).filter(|_| v4) {
-                self.ask_netid(now, relay, second.into(), socket, own_source(v4), Purpose::Mapping);
+                self.ask_netid(
+                    now,
+                    relay,
+                    second.into(),
+                    socket,
+                    own_source(v4),
+                    Purpose::Mapping,
+                );
             }
         }
     }
 
     /// Asks a peer that we have just reached where it sees us.
-    pub(in crate::anode) fn ask_whereabouts(&mut self, now: Instant, peer: PeerRef, arrival: &Arrival) {
+    pub(in crate::anode) fn ask_whereabouts(
+        &mut self,
+        now: Instant,
+        peer: PeerRef,
+        arrival: &Arrival,
+    ) {
         let Some(at) = arrival.way.from.udp() else {
             return;
         };
@@ -346,8 +371,11 @@ impl Node {
                 || registered && is_dialable(to, false)
         };
         let affordable = |node: &mut Self, to: &Place| {
-            // Back to the source the budgets for replies are enough; everything else is rare.
-            *to == from || node.budgets.netid.take(now, node.config.limits.netid)
+            // Back to the source nobody is reflected upon; everything else is rare.
+            match *to == from {
+                true => node.direct.askers.take(now, from.ip()),
+                false => node.budgets.netid.take(now, node.config.limits.netid),
+            }
         };
         let destination = destination.filter(allowed);
         let destination =
@@ -476,7 +504,11 @@ mod tests {
         // RFC 4787 §4.1
         use Mapping::*;
         let (a, b, c) = ("192.0.2.1:8737", "192.0.2.1:8738", "192.0.2.2:8737");
-        let (p, q, r) = ("198.51.100.9:4000", "198.51.100.9:4001", "198.51.100.9:61000");
+        let (p, q, r) = (
+            "198.51.100.9:4000",
+            "198.51.100.9:4001",
+            "198.51.100.9:61000",
+        );
         type Case<'a> = (&'a [(&'a str, &'a str)], Mapping);
         let cases: &[Case] = &[
             (&[], Unknown),
@@ -507,7 +539,10 @@ mod tests {
         ] {
             let seen = ports.map(at);
             let by = ["192.0.2.1:1", "192.0.2.1:2", "192.0.2.2:1"];
-            let answers: Vec<_> = by.into_iter().zip(seen.iter().map(String::as_str)).collect();
+            let answers: Vec<_> = by
+                .into_iter()
+                .zip(seen.iter().map(String::as_str))
+                .collect();
             assert_eq!(survey(&answers).is_sequence(), expected, "{ports:?}");
         }
         assert_eq!(step(40_000, 40_001), Some(1));
@@ -521,7 +556,11 @@ mod tests {
         for port in 0..100 {
             let by = SocketAddr::from(([192, 0, 2, 9], port));
             let seen = "198.51.100.9:1".parse().unwrap();
-            survey.note(Seen { by, socket: 0, seen });
+            survey.note(Seen {
+                by,
+                socket: 0,
+                seen,
+            });
         }
         assert_eq!(survey.seen.len(), MAX_SEEN);
         assert_eq!(survey.external().len(), 1);

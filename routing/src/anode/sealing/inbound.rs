@@ -59,7 +59,9 @@ impl Node {
         self.counters.rx_sealed += 1;
         // An EPC is the proof itself: a question to where it comes from would be one too many.
         // Nor does a socket say where its owner is that only asks what is seen of it.
-        let leads = self.role(way.socket).is_some_and(|role| role.leads_to_peers());
+        let leads = self
+            .role(way.socket)
+            .is_some_and(|role| role.leads_to_peers());
         let tells = !matches!(
             message_kind,
             plain_kind::EPC | plain_kind::NETID_REQ | plain_kind::NETID

@@ -132,10 +132,9 @@ impl Nat {
         let open = |binding: &&Binding| {
             let passes = match self.kind {
                 Kind::FullCone => true,
-                Kind::AddressRestricted => binding
-                    .sent_to
-                    .iter()
-                    .any(|to| to.ip() == packet.from.ip()),
+                Kind::AddressRestricted => {
+                    binding.sent_to.iter().any(|to| to.ip() == packet.from.ip())
+                }
                 _ => binding.sent_to.contains(&packet.from),
             };
             passes && self.outside(&packet.to, binding.port) == packet.to

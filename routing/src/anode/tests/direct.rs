@@ -74,7 +74,12 @@ fn time_to_direct(sim: &mut Sim, a: usize, b: usize, limit: Duration) -> Option<
 fn cones_become_direct_within_half_a_second_of_the_first_reply() {
     // A54, A56, A57, D24, D26
     use Kind::{AddressRestricted, FullCone, PortRestricted};
-    let cones = [None, Some(FullCone), Some(AddressRestricted), Some(PortRestricted)];
+    let cones = [
+        None,
+        Some(FullCone),
+        Some(AddressRestricted),
+        Some(PortRestricted),
+    ];
     for near in cones {
         for far in cones {
             let (mut sim, a, b) = two(3, 2, [near, far]);
@@ -137,7 +142,10 @@ fn a_random_port_is_found_by_many_sockets_within_the_budget() {
             assert!(sent < 256 + 1024 + 2000, "{sent} packets");
             sim.run(secs(120));
             let left = [a, b].map(|host| sim.hosts[host].extra_sockets());
-            assert!(left.iter().sum::<usize>() <= 8, "{left:?} sockets stay open");
+            assert!(
+                left.iter().sum::<usize>() <= 8,
+                "{left:?} sockets stay open"
+            );
         }
     }
     assert!(hits * 10 >= tries * 9, "{hits} of {tries}");
@@ -149,7 +157,10 @@ fn two_random_symmetric_nats_stay_relayed_and_say_why() {
     assert_eq!(time_to_direct(&mut sim, a, b, secs(8)), None);
     for (host, other) in [(a, 2), (b, 1)] {
         assert_eq!(sim.peer(host, other).relayed, Some(Relayed::BothSymmetric));
-        assert_eq!(sim.hosts[host].node.mapping(), Mapping::AddressPortDependent);
+        assert_eq!(
+            sim.hosts[host].node.mapping(),
+            Mapping::AddressPortDependent
+        );
         assert_eq!(sim.hosts[host].extra_sockets(), 0);
     }
     let (a, b) = (sim.counters(a), sim.counters(b));
@@ -219,11 +230,20 @@ fn third_parties_get_no_more_than_the_budget_whatever_a_peer_names() {
     let (mut sim, a, b) = two(29, 1, [Some(Kind::PortRestricted), None]);
     sim.ping(a, ipv6(2)).unwrap();
     let victim = IpAddr::from([203, 0, 113, 9]);
-    let forbidden = ["127.0.0.1:9", "224.0.0.1:9", "0.0.0.0:9", "[fda0::1]:9", "[::1]:9", "240.0.0.1:9"];
+    let forbidden = [
+        "127.0.0.1:9",
+        "224.0.0.1:9",
+        "0.0.0.0:9",
+        "[fda0::1]:9",
+        "[::1]:9",
+        "240.0.0.1:9",
+    ];
     sim.record = Some(Vec::new());
     for round in 0..200u32 {
         let places: Vec<SocketAddr> = match round % 2 {
-            0 => (0..8).map(|port| SocketAddr::new(victim, 1000 + port)).collect(),
+            0 => (0..8)
+                .map(|port| SocketAddr::new(victim, 1000 + port))
+                .collect(),
             _ => forbidden.iter().map(|at| at.parse().unwrap()).collect(),
         };
         for op in [Op::Request, Op::Aim, Op::Aimed, Op::Ready] {
@@ -237,14 +257,22 @@ fn third_parties_get_no_more_than_the_budget_whatever_a_peer_names() {
                 window: u16::MAX,
             };
             let now = sim.now;
-            sim.hosts[a].node.send_offer_for_test(now, &address(2), &offer);
+            sim.hosts[a]
+                .node
+                .send_offer_for_test(now, &address(2), &offer);
         }
         sim.run(ms(50));
     }
     let all = sim.record.iter().flatten();
-    let to_victim = all.clone().filter(|(_, flying)| flying.to.ip() == victim).count();
+    let to_victim = all
+        .clone()
+        .filter(|(_, flying)| flying.to.ip() == victim)
+        .count();
     // 120 at once and 20 a second for ten seconds, and one search.
-    assert!(to_victim <= 120 + 10 * 20 + 1024 + 32, "{to_victim} packets");
+    assert!(
+        to_victim <= 120 + 10 * 20 + 1024 + 32,
+        "{to_victim} packets"
+    );
     for text in forbidden {
         let at: SocketAddr = text.parse().unwrap();
         assert_eq!(sent_to(&sim, at), 0, "{text}");
@@ -262,10 +290,16 @@ fn all_peers_together_have_one_budget_for_each_address() {
     let now = sim.now;
     let target = |last: u8| IpAddr::from([203, 0, 113, last]);
     let node = &mut sim.hosts[0].node;
-    let granted = |node: &mut Node, at: IpAddr, now| (0..10_000).filter(|_| node.affords_for_test(now, at, 1)).count();
+    let granted = |node: &mut Node, at: IpAddr, now| {
+        (0..10_000)
+            .filter(|_| node.affords_for_test(now, at, 1))
+            .count()
+    };
     assert_eq!(granted(node, target(1), now), 120);
     assert_eq!(granted(node, target(1), now + secs(1)), 20);
-    let of_all: usize = (2..100).map(|last| granted(node, target(last), now + secs(1))).sum();
+    let of_all: usize = (2..100)
+        .map(|last| granted(node, target(last), now + secs(1)))
+        .sum();
     assert!(of_all <= 1000 + 200, "{of_all} to all addresses together");
     assert!(sim.counters(0).dropped_punches > 0);
 }
@@ -276,11 +310,31 @@ fn a_netcheck_tells_every_kind_of_nat() {
     use Kind::{AddressRestricted, FullCone, PortRestricted, Random, Sequence};
     let cases = [
         (None, Mapping::None, Filtering::EndpointIndependent),
-        (Some(FullCone), Mapping::EndpointIndependent, Filtering::EndpointIndependent),
-        (Some(AddressRestricted), Mapping::EndpointIndependent, Filtering::AddressDependent),
-        (Some(PortRestricted), Mapping::EndpointIndependent, Filtering::AddressPortDependent),
-        (Some(Sequence), Mapping::AddressPortDependent, Filtering::AddressPortDependent),
-        (Some(Random), Mapping::AddressPortDependent, Filtering::AddressPortDependent),
+        (
+            Some(FullCone),
+            Mapping::EndpointIndependent,
+            Filtering::EndpointIndependent,
+        ),
+        (
+            Some(AddressRestricted),
+            Mapping::EndpointIndependent,
+            Filtering::AddressDependent,
+        ),
+        (
+            Some(PortRestricted),
+            Mapping::EndpointIndependent,
+            Filtering::AddressPortDependent,
+        ),
+        (
+            Some(Sequence),
+            Mapping::AddressPortDependent,
+            Filtering::AddressPortDependent,
+        ),
+        (
+            Some(Random),
+            Mapping::AddressPortDependent,
+            Filtering::AddressPortDependent,
+        ),
     ];
     for (kind, mapping, filtering) in cases {
         for hairpin in [false, true] {
@@ -290,10 +344,16 @@ fn a_netcheck_tells_every_kind_of_nat() {
             }
             let now = sim.now;
             sim.hosts[a].node.start_netcheck(now);
-            sim.until(secs(3), "the report", |sim| sim.hosts[a].node.net_report().is_some());
+            sim.until(secs(3), "the report", |sim| {
+                sim.hosts[a].node.net_report().is_some()
+            });
             let report = sim.hosts[a].node.net_report().unwrap().clone();
             assert!(report.udp, "{kind:?}");
-            assert_eq!((report.mapping, report.filtering), (mapping, filtering), "{kind:?}");
+            assert_eq!(
+                (report.mapping, report.filtering),
+                (mapping, filtering),
+                "{kind:?}"
+            );
             let turns = match kind {
                 Some(FullCone) => Some(hairpin),
                 None => None,
@@ -302,7 +362,10 @@ fn a_netcheck_tells_every_kind_of_nat() {
             assert_eq!(report.hairpin, turns, "{kind:?}");
             assert_eq!(report.in_sequence, kind == Some(Sequence));
             assert_eq!(report.relays.len(), 2);
-            assert!(report.relays.iter().all(|relay| relay.rtt == Some(ms(20))), "{report:?}");
+            assert!(
+                report.relays.iter().all(|relay| relay.rtt == Some(ms(20))),
+                "{report:?}"
+            );
             sim.run(secs(60));
             assert_eq!(sim.hosts[a].extra_sockets(), 0);
         }
@@ -427,7 +490,9 @@ fn a_machine_without_an_address_for_a_while_is_back_when_it_has_one() {
     sim.run(secs(20));
     sim.hosts[a].at = away;
     let now = sim.now;
-    sim.hosts[a].node.set_interfaces(now, vec![lan_interface(away)]);
+    sim.hosts[a]
+        .node
+        .set_interfaces(now, vec![lan_interface(away)]);
     let back = time_to_direct(&mut sim, a, b, secs(5));
     assert!(back.is_some_and(|took| took <= secs(1)), "{back:?}");
 }
