@@ -204,7 +204,8 @@ impl Node {
             Endpoint::Udp(to) => Some(Place::Udp(to)),
             _ => None,
         };
-        let acceptable = to.filter(|to| is_dialable(to, false) && arrival.hop_count == 0);
+        let heard = arrival.hop_count == 0 || self.follows_relayed_hints(now, &arrival, sender);
+        let acceptable = to.filter(|to| is_dialable(to, false) && heard);
         let Some(to) = acceptable else {
             self.counters.refused_endpoints += 1;
             return;

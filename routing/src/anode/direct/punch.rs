@@ -6,8 +6,9 @@ use crate::anode::path::{Path, Spot, Through, is_dialable};
 use crate::anode::peer::{Peer, Standing};
 use crate::anode::peers::PeerRef;
 use crate::anode::receive::Arrival;
-use crate::anode::{Node, Place, Sender, Timer};
-use anode_wire::{Message, PeerId};
+use crate::anode::sealing::Channel;
+use crate::anode::{Node, Place, Plain, Sender, Timer};
+use anode_wire::{Endpoint, Message, PeerId};
 use rand_core::Rng as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -22,6 +23,10 @@ const REQUESTS: u32 = 4;
 const RESTS_S: [u64; 6] = [5, 15, 30, 60, 120, 300];
 /// Where nothing can help it is tried again only when something has changed, or after this time.
 const HOPELESS_FOR: Duration = Duration::from_secs(600);
+/// A peer that speaks the draft is told again where we are, while it is relayed.
+const TELL_DRAFT_EVERY: Duration = Duration::from_secs(20);
+/// So many of our places: what its budget for hints takes.
+const DRAFT_PLACES: usize = 2;
 /// Offers of one peer that are looked at.
 const OFFERS: Rate = Rate::per_second(4, 16);
 
@@ -160,8 +165,11 @@ impl Node {
         let Some(active) = peer.active_path().filter(|path| path.is_proven()) else {
             return;
         };
-        if peer.sources.zone || !peer.is_sealed() {
+        if peer.sources.zone {
             return;
+        }
+        if !peer.is_sealed() {
+            return self.tell_draft(now, found);
         }
         let (relayed, in_use, willing) = (
             active.is_relayed(),
@@ -200,6 +208,52 @@ impl Node {
             Some(hole) => hole.why = Some(Relayed::Stranger),
             None => {}
         }
+    }
+
+    /// A peer that speaks the draft in plain is told where we are by EPIs over the relay (A54): it asks there if it is
+    /// interested, and tells the same of itself.
+    fn tell_draft(&mut self, now: Instant, found: PeerRef) {
+        let Some(peer) = self.peers.get(found) else {
+            return;
+        };
+        let relayed = peer.active_path().is_some_and(Path::is_relayed);
+        let route = peer.route(PeerId::ANY);
+        let wanted = relayed && peer.is_in_use(now) && is_willing(peer, now);
+        let speaks = self.channel(found, PeerId::ANY) == Some(Channel::Plain);
+        let Some(route) = route.filter(|_| wanted && speaks) else {
+            return;
+        };
+        let hole = self.direct.holes.entry(found).or_insert_with(Hole::new);
+        let resting = matches!(hole.stage, Stage::Resting { until } if now < until);
+        if resting {
+            return;
+        }
+        hole.why = Some(Relayed::Trying);
+        hole.stage = Stage::Resting {
+            until: now + TELL_DRAFT_EVERY,
+        };
+        self.survey_relays(now);
+        for place in self.own_places().into_iter().take(DRAFT_PLACES) {
+            let hint = Message::Epi {
+                endpoint: Endpoint::Udp(place),
+                nat_mode: MODE,
+                options: &[],
+            };
+            self.send_control(now, found, route.destination, Sender::Full, &hint);
+        }
+        self.schedule_hole(now, found);
+    }
+
+    /// Whether a hint of this peer that came over a relay is followed (Q26, Q28).
+    pub(in crate::anode) fn follows_relayed_hints(
+        &self,
+        now: Instant,
+        arrival: &Arrival,
+        found: PeerRef,
+    ) -> bool {
+        let in_order = arrival.session.is_some() || self.config.security.plain != Plain::Deny;
+        let peer = self.peers.get(found).filter(|peer| !peer.sources.zone);
+        in_order && peer.is_some_and(|peer| is_willing(peer, now))
     }
 
     fn start_hole(&mut self, now: Instant, found: PeerRef) {

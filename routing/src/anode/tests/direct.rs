@@ -152,6 +152,44 @@ fn a_random_port_is_found_by_many_sockets_within_the_budget() {
 }
 
 #[test]
+fn peers_that_speak_the_draft_tell_each_other_by_hints_over_the_relay() {
+    // A54, A55, A56
+    let mut sim = Sim::new(71);
+    sim.host(
+        200,
+        NodeConfig {
+            relay: Some(RelayConfig::default()),
+            ..draft()
+        },
+    );
+    let hosts: Vec<usize> = [1, 2]
+        .into_iter()
+        .map(|number| {
+            sim.nats
+                .push(Nat::of_kind(Kind::PortRestricted, number as u8));
+            let at = behind(number as u8, number);
+            let index = sim.host_at(at, number, draft());
+            let now = sim.now;
+            sim.hosts[index]
+                .node
+                .set_interfaces(now, vec![lan_interface(at)]);
+            join(&mut sim, index, 1);
+            index
+        })
+        .collect();
+    let (a, b) = (hosts[0], hosts[1]);
+    sim.until(secs(5), "registration", |sim| {
+        is_registered(sim, a) && is_registered(sim, b)
+    });
+    sim.run(ms(200));
+    trust(&mut sim, a, 2);
+    trust(&mut sim, b, 1);
+    let took = time_to_direct(&mut sim, a, b, secs(5));
+    assert!(took.is_some_and(|took| took <= secs(2)), "{took:?}");
+    assert!(!sim.peer(a, 2).sealed);
+}
+
+#[test]
 fn two_random_symmetric_nats_stay_relayed_and_say_why() {
     let (mut sim, a, b) = two(11, 2, [Some(Kind::Random), Some(Kind::Random)]);
     assert_eq!(time_to_direct(&mut sim, a, b, secs(8)), None);
