@@ -136,6 +136,11 @@ impl Hole {
         }
     }
 
+    /// The peer began with guessing before its request was heard.
+    pub fn note_their_token(&mut self, token: u32) {
+        self.their_token = Some(token);
+    }
+
     /// Sockets of its own may still be of use.
     pub fn needs_sockets(&self) -> bool {
         matches!(
@@ -362,6 +367,12 @@ impl Node {
         if let Some(hole) = self.direct.holes.get_mut(&found) {
             hole.stage = stage;
         }
+    }
+
+    /// Of the peer's request.
+    pub(super) fn their_token(&self, found: PeerRef) -> u32 {
+        let hole = self.direct.holes.get(&found);
+        hole.and_then(|hole| hole.their_token).unwrap_or_default()
     }
 
     fn guessed(&self, found: PeerRef) -> bool {
@@ -613,21 +624,6 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
             ip.is_private() || ip.is_link_local() || a == 100 && b & 0xc0 == 64
         }
         IpAddr::V6(ip) => ip.is_unique_local(),
-    }
-}
-
-impl Hole {
-    /// The peer began with guessing before its request was heard.
-    pub fn note_their_token(&mut self, token: u32) {
-        self.their_token = Some(token);
-    }
-}
-
-impl Node {
-    /// Of the peer's request.
-    pub(super) fn their_token(&self, found: PeerRef) -> u32 {
-        let hole = self.direct.holes.get(&found);
-        hole.and_then(|hole| hole.their_token).unwrap_or_default()
     }
 }
 
