@@ -31,8 +31,6 @@ mod relay;
 mod relays;
 mod sealing;
 #[cfg(test)]
-use direct::internals as direct_internals;
-#[cfg(test)]
 mod sim;
 mod snapshot;
 mod streams;

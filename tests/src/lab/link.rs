@@ -2,7 +2,6 @@
 
 use super::{Lab, Ns};
 use anode_platform::Prefix;
-use anode_platform::netlink::Route;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
@@ -113,12 +112,6 @@ impl Lan {
                 .netlink(|netlink| netlink.address_add(index, prefix));
         }
         self.switch.sysctl("net/ipv6/conf/all/forwarding", "1");
-    }
-
-    /// The router reaches this network through one of the hosts.
-    pub fn route(&self, network: Prefix, through: Ipv6Addr) {
-        self.switch
-            .netlink(|netlink| netlink.route_add(&Route::via(network, through)));
     }
 
     /// Everything that is not on the LAN goes to the router.

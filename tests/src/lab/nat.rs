@@ -55,9 +55,6 @@ impl Nat {
     pub fn of_kind(lan: &Lan, number: u8, kind: NatKind) -> Self {
         let outside = lan.host(&format!("nat{number}"));
         let (ns, address) = (outside.ns().clone(), outside.v4());
-        if kind == NatKind::Firewall6 {
-            lan.route(network6(number), outside.v6());
-        }
         Self::around(outside, ns, address, number, kind)
     }
 
@@ -115,6 +112,12 @@ impl Nat {
             add_address(machine, interface, own.into(), 64);
             default_route(machine, gateway6(self.number).into());
         }
+    }
+
+    /// The way to what lies behind a firewall, for its neighbours on the LAN: no NAT hides it.
+    pub fn way_in(&self) -> Option<Route> {
+        let to = network6(self.number);
+        (self.kind == NatKind::Firewall6).then(|| Route::via(to, self.outside.v6()))
     }
 
     /// The box itself.

@@ -3,6 +3,7 @@
 use super::nat::default_route;
 use super::{Family, Host, Lab, Lan, Nat, NatKind, Node, NodeBuilder, Ns, Proc, command};
 use crate::programs;
+use anode_platform::netlink::Route;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,9 @@ pub struct Internet {
     lan: Lan,
     lab: Lab,
     sites: std::cell::Cell<u8>,
+    /// Machines and firewalls on the LAN, which know the ways to each other's networks (IPv6 has no NAT to hide them).
+    neighbours: std::cell::RefCell<Vec<Ns>>,
+    ways: std::cell::RefCell<Vec<Route>>,
 }
 
 /// One machine with what stands before it. The outermost box first.
@@ -101,10 +105,13 @@ impl Internet {
             lan,
             lab,
             sites: std::cell::Cell::new(0),
+            neighbours: std::cell::RefCell::default(),
+            ways: std::cell::RefCell::default(),
         };
         for index in 0..relays {
             let host = internet.lan.host(&format!("relay{index}"));
             internet.lan.route_out(&host);
+            internet.meet(host.ns());
             let relay = internet.relay(&host, index).start();
             internet.relays.push((relay, host));
         }
@@ -137,6 +144,7 @@ impl Internet {
         if site == Site::Open {
             let host = self.lan.host(&format!("open{number}"));
             self.lan.route_out(&host);
+            self.meet(host.ns());
             return Place {
                 ns: host.ns().clone(),
                 nats: Vec::new(),
@@ -171,7 +179,22 @@ impl Internet {
         let nat = Nat::of_kind(&self.lan, number, kind);
         default_route(nat.ns(), Lan::ROUTER4.into());
         default_route(nat.ns(), Lan::ROUTER6.into());
+        if let Some(way) = nat.way_in() {
+            for neighbour in self.neighbours.borrow().iter() {
+                neighbour.netlink(|netlink| netlink.route_add(&way));
+            }
+            self.meet(nat.ns());
+            self.ways.borrow_mut().push(way);
+        }
         nat
+    }
+
+    /// Somebody new on the LAN knows the ways that are there.
+    fn meet(&self, newcomer: &Ns) {
+        for way in self.ways.borrow().iter() {
+            newcomer.netlink(|netlink| netlink.route_add(way));
+        }
+        self.neighbours.borrow_mut().push(newcomer.clone());
     }
 
     fn proxy(&mut self) -> Ipv4Addr {

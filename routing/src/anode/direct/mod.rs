@@ -31,6 +31,9 @@ pub(super) use sockets::is_extra;
 pub use sockets::{SECOND_SOCKET, SocketOrder};
 pub use survey::Mapping;
 
+#[cfg(test)]
+pub(super) use offer::{Offer, Op, Ports};
+
 use super::limits::{Bucket, Rate, SourceBuckets};
 use super::peers::PeerRef;
 use super::{Node, Timer};
@@ -41,12 +44,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use survey::Survey;
-
-/// What tests of hostile peers make.
-#[cfg(test)]
-pub(super) mod internals {
-    pub(in crate::anode) use super::offer::{Offer, Op, Ports};
-}
 
 /// NETID_REQs of one source that are answered to it (S21).
 const PER_ASKER: Rate = Rate::per_second(10, 40);

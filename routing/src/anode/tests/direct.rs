@@ -1,7 +1,7 @@
 //! From relayed to direct through NATs of every kind, on virtual time (RFC 4787, D24 to D26, Q28, DESIGN §7).
 use super::relay::*;
 use super::*;
-use crate::anode::direct_internals::*;
+use crate::anode::direct::{Offer, Op, Ports};
 use std::net::IpAddr;
 
 const KINDS: [Kind; 5] = [
