@@ -25,4 +25,5 @@ pub mod lab;
 pub mod light;
 pub mod matrix;
 pub mod programs;
+pub mod tracker;
 pub mod traffic;

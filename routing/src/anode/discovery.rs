@@ -26,14 +26,21 @@ pub(super) struct Checks {
     order: VecDeque<(Instant, u32)>,
 }
 
+/// A place where a peer may be that is no path yet, for all that is known.
+#[derive(Clone, Copy)]
+pub(super) struct Candidate {
+    pub to: Place,
+    pub socket: usize,
+}
+
 struct Check {
     peer: PeerRef,
     spot: Spot,
+    /// An answer makes a path of the place, of this origin; `None`: it is one.
+    candidate: Option<Origin>,
     sent: Instant,
     /// It was sent inside a session: only then is its answer a proof for traffic (Q25).
     sealed: bool,
-    /// The place is not among the paths yet: its answer makes it one.
-    is_new: bool,
 }
 
 impl Checks {
@@ -51,15 +58,6 @@ impl Checks {
 impl Node {
     /// Asks an endpoint whether the peer is there.
     pub(super) fn send_check(&mut self, now: Instant, peer: PeerRef, spot: Spot) {
-        self.send_question(now, peer, spot, false);
-    }
-
-    /// The same of a place that is no path, and becomes one only by its answer.
-    pub(super) fn send_check_to_new(&mut self, now: Instant, peer: PeerRef, spot: Spot) {
-        self.send_question(now, peer, spot, true);
-    }
-
-    fn send_question(&mut self, now: Instant, peer: PeerRef, spot: Spot, is_new: bool) {
         let Spot {
             endpoint, socket, ..
         } = spot;
@@ -86,6 +84,48 @@ impl Node {
         if !sealed && self.config.security.plain != Plain::Only {
             self.greet(now, peer, endpoint, socket);
         }
+        let check = Check {
+            peer,
+            spot,
+            candidate: None,
+            sent: now,
+            sealed,
+        };
+        self.ask(now, digit, check);
+    }
+
+    /// Asks a place that somebody else has named whether the peer is there: nothing goes along, and the place is kept only
+    /// if the peer answers (discovery.md §3, Q28).
+    pub(super) fn send_candidate_check(
+        &mut self,
+        now: Instant,
+        peer: PeerRef,
+        candidate: Candidate,
+        origin: Origin,
+    ) {
+        let Candidate { to, socket } = candidate;
+        if !self.reaches(socket, &to) {
+            self.counters.refused_endpoints += 1;
+            return;
+        }
+        let Some(entry) = self.peers.get(peer) else {
+            return;
+        };
+        let check = Check {
+            peer,
+            spot: Spot {
+                endpoint: to,
+                socket,
+                through: Through::Direct,
+            },
+            candidate: Some(origin),
+            sent: now,
+            sealed: entry.is_sealed(),
+        };
+        self.ask(now, PeerId::ANY, check);
+    }
+
+    fn ask(&mut self, now: Instant, digit: PeerId, check: Check) {
         self.checks.expire(now);
         if self.checks.open.len() >= self.config.limits.checks {
             self.counters.dropped_checks += 1;
@@ -95,20 +135,12 @@ impl Node {
         while self.checks.open.contains_key(&id) {
             id = self.rng.next_u32();
         }
-        self.checks.open.insert(
-            id,
-            Check {
-                peer,
-                spot,
-                sent: now,
-                sealed,
-                is_new,
-            },
-        );
+        let (peer, spot) = (check.peer, check.spot);
+        self.checks.open.insert(id, check);
         self.checks.order.push_back((now, id));
         let destination = Destination {
-            to: endpoint,
-            socket,
+            to: spot.endpoint,
+            socket: spot.socket,
             source: None,
         };
         let question = Message::EpcReq { id };
@@ -127,7 +159,8 @@ impl Node {
             return;
         }
         if arrival.hop_count == 0 {
-            return self.reply(now, sender, &arrival, &reply);
+            self.reply(now, sender, &arrival, &reply);
+            return self.ask_back(now, sender, &arrival);
         }
         self.answer_over_relays(now, sender, &arrival, &reply);
     }
@@ -152,8 +185,9 @@ impl Node {
             return;
         };
         let socket = arrival.way.socket;
-        if check.is_new {
-            peer.add_path(now, from, socket, Origin::Punched);
+        if let Some(origin) = check.candidate {
+            peer.sources.tracker |= origin == Origin::Tracker;
+            peer.add_path(now, from, socket, origin);
         }
         let of_check = |path: &&mut Path| check.spot.is_same(path);
         let Some(path) = peer.paths.iter_mut().find(of_check) else {
@@ -177,6 +211,7 @@ impl Node {
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(sender);
+            self.candidate_proven(now, sender, &from);
         }
         if first {
             self.tell_persist();

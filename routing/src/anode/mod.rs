@@ -3,7 +3,7 @@
 //! ```text
 //!  handle_datagram ─▶ receive ─┬─ sealing (sessions) ─────┬─▶ discovery   EPC, EPI, NETID, WHOIS, ERROR
 //!                        │     └─ guard (MAC) ── peers ───┼─▶ ping        PING, PONG
-//!                        └─ lan (beacons)                 ├─▶ datagram    DGRAM, IPPKT
+//!                        └─ lan (beacons), rendezvous     ├─▶ datagram    DGRAM, IPPKT
 //!  open, write, ping … ─▶ contact (lookup, first path) ───┴─▶ streams     S_*
 //!                                                             │
 //!  poll_transmit ◀── output (batches) ◀── control, datagrams ─┘          timers ─▶ deadline
@@ -19,6 +19,7 @@ mod discovery;
 mod guard;
 mod lan;
 mod limits;
+mod mtu;
 mod output;
 mod path;
 mod peer;
@@ -29,6 +30,7 @@ mod receive;
 mod refusal;
 mod relay;
 mod relays;
+mod rendezvous;
 mod sealing;
 #[cfg(test)]
 mod sim;
@@ -49,6 +51,7 @@ pub use path::{INITIAL_PACKET, Origin};
 pub use place::{Place, Transport};
 pub use relay::{Onward, Registration};
 pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
+pub use rendezvous::RendezvousCounters;
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
@@ -69,6 +72,7 @@ use rand_core::CryptoRng;
 use receive::Arrival;
 use relay::Relay;
 use relays::{Registrations, ZoneRelays};
+use rendezvous::Rendezvous;
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -104,6 +108,7 @@ pub struct Node {
     zone_relays: Vec<ZoneRelays>,
     registrations: Registrations,
     relay: Option<Box<Relay>>,
+    rendezvous: Rendezvous,
     forwarded: Queue,
     scratch: Vec<u8>,
 }
@@ -201,6 +206,7 @@ impl Node {
             zone_relays: Vec::new(),
             registrations: Registrations::default(),
             relay,
+            rendezvous: Rendezvous::default(),
             forwarded: Queue::new(limits.forwarded_bytes),
             scratch: Vec::new(),
             config,
@@ -259,6 +265,7 @@ impl Node {
             self.check_all_paths(now);
             self.doubt_registrations(now);
             self.network_changed(now);
+            self.rendezvous_moved(now);
         }
     }
 
@@ -272,7 +279,10 @@ impl Node {
             .collect();
         for found in connected {
             if let Some(peer) = self.peers.get_mut(found) {
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+                for path in &mut peer.paths {
+                    path.check(now);
+                    path.size.doubt();
+                }
                 peer.want_datagrams(now);
             }
             self.handle_peer_timer(now, found);
@@ -311,6 +321,7 @@ impl Node {
         self.schedule_peer(now, found);
         if pinned {
             self.trust(&address);
+            self.want(now, found);
         }
         self.probe_if_wanted(now, found);
     }
@@ -511,6 +522,7 @@ impl Node {
                 Timer::Hole(peer) => self.handle_hole_timer(now, peer),
                 Timer::Netcheck => self.handle_netcheck_timer(now),
                 Timer::Sockets => self.handle_sockets_timer(now),
+                Timer::Rendezvous => self.handle_rendezvous_timer(now),
             }
         }
     }
@@ -572,8 +584,12 @@ impl Node {
             self.send_check(now, found, spot);
         }
         self.follow_relay(found);
+        self.search_packet_size(now, found);
         if silent || unanswered {
             self.doubt_relays(now, found);
+        }
+        if lost {
+            self.want(now, found);
         }
         if lost && in_use {
             // Whoever waits for this peer is told when no candidate answers either.

@@ -27,6 +27,8 @@ pub(super) enum Timer {
     Netcheck,
     /// Sockets beside the main ones that nobody may need.
     Sockets,
+    /// Probes of what trackers have named.
+    Rendezvous,
 }
 
 #[derive(Default)]

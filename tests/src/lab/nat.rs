@@ -10,6 +10,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Stdio;
 use std::time::Duration;
 
+/// Which packets a NAT that keeps ports lets in (RFC 4787 §5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filtering {
+    /// From anywhere, once something has left from that port.
+    EndpointIndependent,
+    /// From hosts that something was sent to.
+    AddressDependent,
+    /// From just the ports that something was sent to.
+    AddressAndPortDependent,
+}
+
 /// What a box does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NatKind {
@@ -39,7 +50,7 @@ pub struct Nat {
     outside: Host,
     ns: Ns,
     number: u8,
-    kind: NatKind,
+    kind: Cell<NatKind>,
     /// Its own outer address.
     address: Ipv4Addr,
     hosts: Cell<u8>,
@@ -79,12 +90,27 @@ impl Nat {
             outside,
             ns,
             number,
-            kind,
+            kind: Cell::new(kind),
             address,
             hosts: Cell::new(1),
         };
         nat.load();
         nat
+    }
+
+    /// From now on it gives a machine its own port outside, as long as that is free, and lets in only what answers.
+    pub fn keep_ports(&self) {
+        self.keep_ports_and_filter(Filtering::AddressAndPortDependent);
+    }
+
+    /// The same with another kind of filtering.
+    pub fn keep_ports_and_filter(&self, filtering: Filtering) {
+        self.kind.set(match filtering {
+            Filtering::EndpointIndependent => NatKind::Full,
+            Filtering::AddressDependent => NatKind::Address,
+            Filtering::AddressAndPortDependent => NatKind::Port,
+        });
+        self.load();
     }
 
     /// A new machine behind it: 10.N.0.2, 10.N.0.3, …
@@ -106,7 +132,7 @@ impl Nat {
         let own = Ipv4Addr::new(10, self.number, 0, number);
         add_address(machine, interface, own.into(), 24);
         default_route(machine, Ipv4Addr::new(10, self.number, 0, 1).into());
-        if self.kind == NatKind::Firewall6 {
+        if self.kind.get() == NatKind::Firewall6 {
             let [a, b, c, ..] = gateway6(self.number).segments();
             let own = Ipv6Addr::new(a, b, c, 0, 0, 0, 0, number.into());
             add_address(machine, interface, own.into(), 64);
@@ -117,7 +143,7 @@ impl Nat {
     /// The way to what lies behind a firewall, for its neighbours on the LAN: no NAT hides it.
     pub fn way_in(&self) -> Option<Route> {
         let to = network6(self.number);
-        (self.kind == NatKind::Firewall6).then(|| Route::via(to, self.outside.v6()))
+        (self.kind.get() == NatKind::Firewall6).then(|| Route::via(to, self.outside.v6()))
     }
 
     /// The box itself.
@@ -166,7 +192,7 @@ impl Nat {
         let own = self.address;
         let inside = format!("10.{}.0.0/24", self.number);
         // Who owns an inner port, and where was sent to from it, as far as packets that come in need to know.
-        let (track, inbound) = match self.kind {
+        let (track, inbound) = match self.kind.get() {
             NatKind::Full => (
                 "iifname \"in0\" meta l4proto udp update @owner { udp sport : ip saddr }"
                     .to_owned(),
@@ -184,7 +210,7 @@ impl Nat {
             ),
             _ => (String::new(), String::new()),
         };
-        let outbound = match self.kind {
+        let outbound = match self.kind.get() {
             NatKind::Random => {
                 format!("oifname \"eth0\" ip saddr {inside} masquerade fully-random")
             }
@@ -202,7 +228,7 @@ impl Nat {
             }
             _ => format!("oifname \"eth0\" ip saddr {inside} masquerade"),
         };
-        let forbidden = match self.kind {
+        let forbidden = match self.kind.get() {
             NatKind::NoUdp => "meta l4proto udp drop".to_owned(),
             NatKind::ProxyOnly(ip, port) => {
                 format!(

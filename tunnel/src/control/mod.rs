@@ -29,6 +29,7 @@ pub mod client;
 pub mod listener;
 mod metrics;
 pub mod netcheck;
+pub mod rendezvous;
 pub mod server;
 pub mod tickets;
 pub mod zone;

@@ -1,8 +1,9 @@
 //! One peer's way from relayed to direct: both sides tell each other over the relay where they are, and ask there at the same
 //! time, so that each NAT or firewall sees its own side speak first.
 use super::offer::{MAX_PLACES, MODE, Offer, Op, Ports};
+use crate::anode::discovery::Candidate;
 use crate::anode::limits::{Bucket, Rate};
-use crate::anode::path::{Path, Spot, Through, is_dialable};
+use crate::anode::path::{Origin, Path, is_dialable};
 use crate::anode::peer::{Peer, Standing};
 use crate::anode::peers::PeerRef;
 use crate::anode::receive::Arrival;
@@ -591,13 +592,12 @@ impl Node {
 
     /// Asks at a place that somebody else named: it becomes a path if it answers.
     pub(super) fn punch(&mut self, now: Instant, found: PeerRef, at: SocketAddr, socket: usize) {
-        let spot = Spot {
-            endpoint: Place::Udp(at),
+        let candidate = Candidate {
+            to: at.into(),
             socket,
-            through: Through::Direct,
         };
         self.counters.tx_punches += 1;
-        self.send_check_to_new(now, found, spot);
+        self.send_candidate_check(now, found, candidate, Origin::Punched);
     }
 }
 

@@ -449,6 +449,7 @@ impl Node {
                 let Some(by) = question.to.udp() else { return };
                 let socket = question.socket;
                 if self.direct.survey.note(Seen { by, socket, seen }) {
+                    self.rendezvous_moved(now);
                     self.offer_again(now);
                 }
             }

@@ -31,6 +31,7 @@ pub struct Nat {
     /// It turns packets to its own outside round.
     pub hairpin: bool,
     next_port: u16,
+    keeps_ports: bool,
     rng: StdRng,
     bindings: Vec<Binding>,
 }
@@ -61,9 +62,23 @@ impl Nat {
             inside,
             hairpin: false,
             next_port: 20_000,
+            keeps_ports: false,
             rng: StdRng::seed_from_u64(u64::from(inside)),
             bindings: Vec::new(),
         }
+    }
+
+    /// One that keeps the port of the machine behind it, and lets in only what answers (a port-restricted cone).
+    pub fn keeping_ports(inside: u8) -> Self {
+        Self {
+            keeps_ports: true,
+            ..Self::of_kind(Kind::PortRestricted, inside)
+        }
+    }
+
+    /// Where the machine behind it is seen.
+    pub fn seen_at(&self, port: u16) -> SocketAddr {
+        SocketAddr::from((self.outside, port))
     }
 
     fn covers(&self, at: &Place) -> bool {
@@ -102,9 +117,11 @@ impl Nat {
                 binding.port
             }
             None => {
-                let port = match self.kind {
-                    Kind::Random => self.rng.random_range(1024..=65_535),
-                    _ => {
+                let kept = inside.address().filter(|_| self.keeps_ports);
+                let port = match (kept, self.kind) {
+                    (Some(at), _) => at.port(),
+                    (None, Kind::Random) => self.rng.random_range(1024..=65_535),
+                    (None, _) => {
                         self.next_port += 1;
                         self.next_port
                     }
