@@ -2,7 +2,7 @@
 mod ethernet;
 mod extra;
 mod lan;
-mod streams;
+pub(crate) mod streams;
 mod udp;
 
 pub use ethernet::{ETHER_TYPE, FrameLink};

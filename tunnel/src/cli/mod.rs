@@ -12,6 +12,7 @@ mod show;
 mod tickets;
 mod tracker;
 mod trust;
+mod turn;
 mod up;
 mod zone;
 
@@ -77,6 +78,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Netcheck => netcheck::run(common),
         Command::Rendezvous(action) => tracker::rendezvous(common, action),
         Command::Tracker(action) => tracker::tracker(common, action),
+        Command::Turn(action) => turn::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),

@@ -29,6 +29,8 @@ use crate::state::identity::Unsaved;
 use crate::state::{LockedState, identity, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role;
+use crate::turn;
+use crate::turn::role::Prepared;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
@@ -46,6 +48,18 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let start = Instant::now();
     if flags.die_with_parent {
         super::die_with_parent()?;
+    }
+    if only_relay {
+        let named = common.named_config();
+        let config = named.read()?;
+        if let Some(turn) = config
+            .turn
+            .as_ref()
+            .filter(|_| turn::alone::is_all(&config))
+        {
+            start_log(&flags, &config)?;
+            return turn::alone::run(turn, &named, start).map(|()| Done::Yes);
+        }
     }
     let dir = common.dir()?;
     let source = common.config_source(&dir);
@@ -65,6 +79,8 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let inbound = config.inbound.clone();
     // A relay stands where everybody reaches it.
     let portmap = config.portmap.enabled && config.relay.is_none();
+    let turn = config.turn.as_ref();
+    let turn = turn.map(|turn| Prepared::new(turn, &source)).transpose()?;
     let dns = config.dns.clone();
     let others = config.given_names();
     let trackers = Trackers::of(&config);
@@ -81,6 +97,9 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     };
     let mut places = places(&state, &socket, &source, &dns, zone.from());
     places.names |= meet.as_ref().is_some_and(MeetPlan::needs_names);
+    if let Some(turn) = &turn {
+        places.read.extend_from_slice(turn.directories());
+    }
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
@@ -99,6 +118,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         meet,
         tracker,
         watched,
+        turn,
     };
     let told = Told { met, named };
     node::run(plan, |info| ready(&opening, info, common.json), told)?;

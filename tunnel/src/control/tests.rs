@@ -228,6 +228,7 @@ impl Node {
             },
             portmap: Portmap::default(),
             state,
+            turn: None,
         };
         let listener = ControlSocket::bind(&socket, Access::Owner).unwrap();
         let server = tokio::spawn(axum::serve(listener, router(Arc::new(control))).into_future());
