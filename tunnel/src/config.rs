@@ -76,6 +76,22 @@ pub struct Config {
     pub turn: Option<turn::Turn>,
     /// `[ethernet]`
     pub ethernet: Ethernet,
+    /// `[portmap]`
+    pub portmap: Portmap,
+}
+
+/// The section `[portmap]`: a port that the gateway keeps open (PCP, NAT-PMP, UPnP IGD).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Portmap {
+    /// `enabled = false`: the gateway is not asked.
+    pub enabled: bool,
+}
+
+impl Default for Portmap {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// The section `[dns]`: names for every program on this machine.

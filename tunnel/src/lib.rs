@@ -32,6 +32,7 @@ pub mod names;
 pub mod node;
 pub mod output;
 pub mod policy;
+pub mod portmap;
 pub mod relay;
 pub mod state;
 pub mod tracker;

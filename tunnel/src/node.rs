@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anode_platform::netlink::Netlink;
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_routing::anode::{Place, Registration, RelayConfig};
@@ -31,6 +33,7 @@ use crate::dns::{Hook, Names};
 use crate::named::{self, NamedPeer};
 use crate::names::Given;
 use crate::policy::{Inbound, Policy};
+use crate::portmap::{self, Portmap};
 use crate::relay::Certificate;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
@@ -139,6 +142,8 @@ pub struct Plan {
     pub unsaved: Option<Unsaved>,
     /// Names for the programs of this machine.
     pub dns: DnsPlan,
+    /// Whether the gateway is asked to keep a port open.
+    pub portmap: bool,
     /// Meeting others at trackers.
     pub meet: Option<MeetPlan>,
     /// Being a tracker; bound, and not served yet.
@@ -219,6 +224,8 @@ async fn live(
     let named_peers = plan.settings.named_peers.clone();
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
+    let mapped_port = plan.portmap.then(|| udp_port(&info.listen)).flatten();
+    let netlink = mapped_port.map(|_| Netlink::open()).transpose()?;
     let meeting = prepared.meeting();
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
@@ -267,6 +274,7 @@ async fn live(
         source: plan.source,
         security,
         confined,
+        portmap: Portmap::default(),
         state: plan.state,
         turn,
     });
@@ -282,6 +290,15 @@ async fn live(
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(tell.met));
     let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
+    let (end_portmap, ending) = oneshot::channel();
+    let portmap = match (mapped_port, netlink) {
+        (Some(port), Some(netlink)) => {
+            let found = control.portmap.clone();
+            let keeping = portmap::keep(netlink, port, data.clone(), found, ending);
+            Some(tokio::spawn(keeping))
+        }
+        _ => None,
+    };
     let responder = responder.start(names, address, info.interface.as_deref(), tell.named);
 
     let told = ready(&info);
@@ -299,6 +316,8 @@ async fn live(
     };
 
     notify::stopping();
+    // Nobody listens: there is no task.
+    let _ = end_portmap.send(());
     if let (None, Some(turn)) = (&outcome, &control.turn) {
         tokio::select! {
             () = turn.drain() => {}
@@ -306,6 +325,9 @@ async fn live(
         }
     }
     responder.stop().await;
+    if let Some(portmap) = portmap {
+        let _ = portmap.await;
+    }
     if let Some(meet) = meet {
         meet.stop().await;
     }
@@ -327,6 +349,13 @@ async fn live(
     // The task owns the socket: its file is gone when the task is.
     let _ = server.await;
     outcome
+}
+
+/// The port of our UDP socket over IPv4.
+fn udp_port(listen: &[Place]) -> Option<NonZeroU16> {
+    let mut sockets = listen.iter().filter_map(Place::udp);
+    let own = sockets.find(|own| own.is_ipv4() && !own.ip().is_loopback())?;
+    NonZeroU16::new(own.port())
 }
 
 /// Waits for a signal that ends the node; a hangup makes it read the policy again, unless the terminal is gone.

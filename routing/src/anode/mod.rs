@@ -14,6 +14,7 @@ mod config;
 mod contact;
 mod counters;
 mod datagram;
+mod direct;
 mod discovery;
 mod guard;
 mod lan;
@@ -42,6 +43,7 @@ mod timers;
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
+pub use direct::{Filtering, Mapping, NetReport, RelayReach, Relayed, SECOND_SOCKET, SocketOrder};
 pub use limits::Rate;
 pub(crate) use limits::source_prefix;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
@@ -56,6 +58,7 @@ use crate::overlay::{Failure, OverlayEvent};
 use anode_wire::sealed::{self, Sessions};
 use anode_wire::{Address, Identity, Message, PeerId};
 use contact::Contacts;
+use direct::Direct;
 use discovery::Checks;
 use guard::{Envelope, Own};
 use lan::Lan;
@@ -101,8 +104,7 @@ pub struct Node {
     events: VecDeque<OverlayEvent>,
     budgets: Budgets,
     counters: Counters,
-    /// Where others see us, from NETID: latest last.
-    external: VecDeque<SocketAddr>,
+    direct: Direct,
     zone_relays: Vec<ZoneRelays>,
     registrations: Registrations,
     relay: Option<Box<Relay>>,
@@ -167,6 +169,7 @@ impl Node {
             control_sources: SourceBuckets::new(limits.controls_per_source, key()),
         };
         let lan = Lan::new(limits, key());
+        let direct = Direct::new(key());
         let relay = config.relay.map(|relay| Box::new(Relay::new(relay, key())));
         let sessions = Sessions::new(
             &identity,
@@ -199,7 +202,7 @@ impl Node {
             events: VecDeque::new(),
             budgets,
             counters: Counters::default(),
-            external: VecDeque::new(),
+            direct,
             zone_relays: Vec::new(),
             registrations: Registrations::default(),
             relay,
@@ -240,7 +243,9 @@ impl Node {
                 .flat_map(|peer| &peer.paths);
             let chosen: Vec<usize> = paths
                 .map(|path| match path.endpoint {
-                    Place::Udp(_) => self.socket_for(&path.endpoint).unwrap_or(0),
+                    Place::Udp(_) if !direct::is_extra(path.socket) => {
+                        self.socket_for(&path.endpoint).unwrap_or(0)
+                    }
                     _ => path.socket,
                 })
                 .collect();
@@ -259,6 +264,7 @@ impl Node {
             self.announce(now);
             self.check_all_paths(now);
             self.doubt_registrations(now);
+            self.network_changed(now);
             self.rendezvous_moved(now);
         }
     }
@@ -331,6 +337,7 @@ impl Node {
             self.fail_contact(now, peer.ipv6, Failure::NoSuchPeer);
         }
         self.timers.cancel(Timer::Peer(found));
+        self.timers.cancel(Timer::Hole(found));
         true
     }
 
@@ -379,6 +386,9 @@ impl Node {
     /// Whether this socket sends to that kind of place.
     fn reaches(&self, socket: usize, to: &Place) -> bool {
         to.udp().is_none_or(|to| {
+            if direct::is_extra(socket) {
+                return to.is_ipv4();
+            }
             let same_family = |own: &SocketAddr| own.is_ipv4() == to.is_ipv4();
             self.sockets.get(socket).is_some_and(same_family)
         })
@@ -509,6 +519,9 @@ impl Node {
                 Timer::Lan => self.handle_lan_timer(now),
                 Timer::Relay => self.handle_relay_timer(now),
                 Timer::Registration => self.handle_registration_timer(now),
+                Timer::Hole(peer) => self.handle_hole_timer(now, peer),
+                Timer::Netcheck => self.handle_netcheck_timer(now),
+                Timer::Sockets => self.handle_sockets_timer(now),
                 Timer::Rendezvous => self.handle_rendezvous_timer(now),
             }
         }
@@ -586,6 +599,15 @@ impl Node {
             self.start_contact(now, ipv6, PeerId::ANY);
         }
         self.schedule_peer(now, found);
+        self.consider_direct(now, found);
+    }
+
+    /// A program of this machine sends to a peer.
+    fn note_own_use(&mut self, now: Instant, found: PeerRef, wants_answer: bool) {
+        if let Some(peer) = self.peers.get_mut(found) {
+            peer.note_used_by_us(now);
+        }
+        self.note_use(now, found, wants_answer);
     }
 
     /// Chooses the path to a peer that is used; its streams learn that there is another one.
@@ -616,6 +638,7 @@ impl Node {
                 peer.paths.iter_mut().for_each(|path| path.check(now));
             }
             self.schedule_peer(now, found);
+            self.consider_direct(now, found);
         }
     }
 

@@ -135,6 +135,8 @@ pub(super) struct Peer {
     last_resort: Option<(Place, usize)>,
     pub last_heard: Option<Instant>,
     pub last_used: Option<Instant>,
+    /// When something of this machine last went there, to a second.
+    used_by_us: Option<Instant>,
     /// Since when something sent waits for anything authentic.
     awaiting: Option<Instant>,
     /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
@@ -183,6 +185,7 @@ impl Peer {
             last_resort: None,
             last_heard: None,
             last_used: None,
+            used_by_us: None,
             awaiting: None,
             quiet_check: None,
             datagrams_again: None,
@@ -250,6 +253,17 @@ impl Peer {
     pub fn is_in_use(&self, now: Instant) -> bool {
         self.last_used
             .is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
+    }
+
+    /// A program of this machine talks to it, or has done so just now.
+    pub fn is_used_by_us(&self, now: Instant) -> bool {
+        self.used_by_us
+            .is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
+    }
+
+    /// Something of a program goes there.
+    pub fn note_used_by_us(&mut self, now: Instant) {
+        self.used_by_us = Some(now);
     }
 
     pub fn has_proven_path(&self) -> bool {
@@ -656,11 +670,15 @@ impl Peer {
         let waiting = path
             .asked_since()
             .map_or(Duration::ZERO, |since| now.duration_since(since));
+        let rtt = path.rtt.unwrap_or(Duration::MAX / 8);
+        // IPv6 first, unless IPv4 is half as fast again: there is no NAT in between that forgets (DESIGN §7).
+        let is_v4 = path.endpoint.udp().is_some_and(|at| at.is_ipv4());
+        let rtt = rtt + if is_v4 { rtt / 2 } else { Duration::ZERO };
         (
             path.is_suspect(),
             path.hops,
             path.endpoint.transport(),
-            path.rtt.unwrap_or(Duration::MAX / 8).max(waiting),
+            rtt.max(waiting),
         )
     }
 

@@ -263,6 +263,20 @@ fn open_pair(port: u16) -> io::Result<Vec<UdpSocket>> {
     }
 }
 
+/// One of many, with the buffers that the system gives unasked.
+pub(super) fn open_small(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    UdpSocket::new(socket)
+}
+
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(
         Domain::for_address(address),

@@ -55,8 +55,12 @@ pub enum Command {
     Status,
     /// Who is there
     Peers,
-    /// How packets get there
-    Paths,
+    /// How packets get there, and why a peer stays relayed
+    Paths {
+        /// Go on and tell every change, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// Round trips to a peer, and the path that each reply took
     Ping(Ping),
     /// This machine's address
@@ -82,6 +86,8 @@ pub enum Command {
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
+    /// The NAT before this machine, its relays, and what that means
+    Netcheck,
     /// Meeting at trackers: under which info hashes
     #[command(subcommand)]
     Rendezvous(RendezvousCommand),

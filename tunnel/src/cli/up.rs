@@ -82,6 +82,8 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
+    // A relay stands where everybody reaches it.
+    let portmap = config.portmap.enabled && config.relay.is_none();
     let turn = config.turn.as_ref();
     let turn = turn.map(|turn| Prepared::new(turn, &source)).transpose()?;
     let dns = config.dns.clone();
@@ -119,6 +121,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         state,
         unsaved,
         dns,
+        portmap,
         meet,
         tracker,
         watched,

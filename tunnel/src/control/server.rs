@@ -27,6 +27,7 @@ use super::api::{
     millis,
 };
 use super::metrics;
+use super::netcheck::Netcheck;
 use super::rendezvous;
 use super::tickets::{self, Desk, id_text, parse_id};
 use super::zone::{self, ZoneDesk};
@@ -36,6 +37,7 @@ use crate::dns::Names;
 use crate::names::Named;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
+use crate::portmap::Portmap;
 use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::tracker::role::Services;
@@ -52,6 +54,9 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A lookup asks others; this is longer than any source takes.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longer than any relay is waited for.
+const NETCHECK_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Longer than a ticket is shown.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(17);
@@ -84,6 +89,8 @@ pub struct Control {
     pub security: Security,
     /// The rights that it gave up.
     pub confined: Confined,
+    /// What the gateway keeps open.
+    pub portmap: Portmap,
     /// The state directory.
     pub state: LockedState,
     /// The TURN server beside it.
@@ -108,6 +115,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/relay", get(relay))
         .route("/v1/ping", post(ping))
         .route("/v1/lookup", post(lookup))
+        .route("/v1/netcheck", post(netcheck))
         .route("/v1/meet", post(rendezvous::meet))
         .route("/v1/resolve", post(resolve))
         .route("/v1/trust", post(trust))
@@ -453,6 +461,14 @@ async fn lookup(
             request.target
         ))),
     }
+}
+
+async fn netcheck(
+    State(control): State<Arc<Control>>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Answer<Netcheck> {
+    let report = control.ask(NETCHECK_TIMEOUT, Command::Netcheck).await?;
+    Ok(Json(Netcheck::new(&report, control.portmap.found())))
 }
 
 async fn resolve(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{Lookup, PathSnapshot, PeerSnapshot, Place};
+use anode_routing::anode::{Lookup, NetReport, PathSnapshot, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
 use anode_wire::sealed::kind;
 use anode_wire::sealed::ticket::MAX_ENTRIES;
@@ -47,6 +47,7 @@ pub struct Control {
     joins: Joins,
     pings: HashMap<u64, WaitingPing>,
     lookups: Vec<WaitingLookup>,
+    netchecks: Vec<Reply<NetReport>>,
     next_token: u64,
     next_look: Option<Instant>,
     /// When what is known of peers goes to the disk, and when it last did.
@@ -61,6 +62,7 @@ impl Control {
             joins,
             pings: HashMap::new(),
             lookups: Vec::new(),
+            netchecks: Vec::new(),
             next_token: 0,
             next_look: None,
             next_keep: None,
@@ -151,6 +153,13 @@ impl Control {
             Command::Endpoints(reply) => {
                 let _ = reply.send(endpoints(adapter.first()));
             }
+            Command::Netcheck(reply) => {
+                if self.netchecks.len() < MAX_LOOKUPS {
+                    adapter.first().start_netcheck(now);
+                    self.netchecks.push(reply);
+                }
+            }
+            Command::SetPortMapping(mapped) => adapter.first().set_port_mapping(now, mapped),
             Command::Relay(reply) => {
                 let _ = reply.send(relay(now, adapter.first()));
             }
@@ -233,6 +242,14 @@ impl Control {
         }
         if self.next_look.is_some_and(|at| at <= now) {
             self.look(now, adapter);
+        }
+        if !self.netchecks.is_empty()
+            && let Some(report) = adapter.first().net_report()
+        {
+            let report = report.clone();
+            for waiting in self.netchecks.drain(..) {
+                let _ = waiting.send(report.clone());
+            }
         }
     }
 
@@ -395,6 +412,7 @@ fn report(peer: PeerSnapshot) -> PeerReport {
             .collect(),
         sealed: peer.sealed,
         pq: peer.pq,
+        relayed: peer.relayed,
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }

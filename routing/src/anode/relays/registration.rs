@@ -115,6 +115,12 @@ impl Node {
         self.registrations.wanted.iter().map(snapshot).collect()
     }
 
+    /// The relays with which this node registers.
+    pub(in crate::anode) fn relays_in_use(&self) -> Vec<PeerRef> {
+        let wanted = self.registrations.wanted.iter();
+        wanted.map(|one| one.relay).collect()
+    }
+
     /// The zone's relays have changed: which ones stand for us now?
     pub(super) fn choose_registrations(&mut self, now: Instant) {
         let own = self.own.address;
@@ -308,6 +314,7 @@ impl Node {
         registration.state = State::Registered { at: now };
         self.schedule_registrations(now);
         if !renewal {
+            self.survey_relay(now, sender);
             // What we have sent so far could not be answered.
             self.use_relays_for_contacts(now);
         }

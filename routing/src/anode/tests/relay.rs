@@ -24,7 +24,7 @@ fn zone(count: u16) -> Vec<ZoneRelay> {
 }
 
 /// A zone of so many relays (hosts 0 to count - 1), and nobody in it yet.
-fn relays(seed: u64, count: u16) -> Sim {
+pub(super) fn relays(seed: u64, count: u16) -> Sim {
     let mut sim = Sim::new(seed);
     for index in 0..count {
         sim.host(R + index, relay());
@@ -41,14 +41,14 @@ fn natted(sim: &mut Sim, number: u16, count: u16, config: NodeConfig) -> usize {
     index
 }
 
-fn join(sim: &mut Sim, index: usize, count: u16) {
+pub(super) fn join(sim: &mut Sim, index: usize, count: u16) {
     let now = sim.now;
     let relays = zone(count);
     let node = &mut sim.hosts[index].node;
     node.set_relays(now, anode_wire::Zone(0), u32::from(count), relays);
 }
 
-fn is_registered(sim: &Sim, index: usize) -> bool {
+pub(super) fn is_registered(sim: &Sim, index: usize) -> bool {
     let relays = sim.hosts[index].node.relays();
     !relays.is_empty() && relays.iter().all(|relay| relay.registered)
 }
@@ -64,7 +64,7 @@ fn two_behind_nats(seed: u64, count: u16) -> (Sim, usize, usize) {
     (sim, a, b)
 }
 
-fn active(sim: &Sim, index: usize, number: u16) -> Option<PathSnapshot> {
+pub(super) fn active(sim: &Sim, index: usize, number: u16) -> Option<PathSnapshot> {
     let paths = sim.peer(index, number).paths;
     paths.into_iter().find(|path| path.active)
 }
@@ -141,7 +141,7 @@ fn a_stream_goes_over_a_relay_that_loses_and_reorders() {
 }
 
 /// The longest time between two answers while host `from` pings `to` every 50 ms.
-fn longest_silence(sim: &mut Sim, from: usize, to: u16, time: Duration) -> Duration {
+pub(super) fn longest_silence(sim: &mut Sim, from: usize, to: u16, time: Duration) -> Duration {
     let (begin, until) = (sim.now, sim.now + time);
     let mut token = 1 << 32;
     let tokens = token..;
