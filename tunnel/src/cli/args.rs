@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::control::api::TICKET_LIFETIME_MAX_S;
 use anode_wire::zonefile::{MAX_TTL, MIN_TTL, ZoneKey};
 
+use crate::tracker::{HashText, UrlText};
 use crate::value::{
     AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
     ZoneText,
@@ -63,7 +64,7 @@ pub enum Command {
     #[command(subcommand)]
     Key(Key),
     /// Where a peer is, and which source knew
-    Lookup(Whom),
+    Lookup(LookupArgs),
     /// The IPv6 of an address or name
     Resolve(Whom),
     /// Let a peer open connections to this machine, and name it
@@ -80,6 +81,12 @@ pub enum Command {
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
+    /// Meeting at trackers: under which info hashes
+    #[command(subcommand)]
+    Rendezvous(RendezvousCommand),
+    /// Ask a BitTorrent tracker, from every address of this machine that can
+    #[command(subcommand)]
+    Tracker(TrackerCommand),
     /// Try a STUN or TURN server
     #[command(subcommand)]
     Turn(Turn),
@@ -224,6 +231,21 @@ pub struct Whom {
 }
 
 #[derive(Args, Debug)]
+pub struct LookupArgs {
+    #[command(flatten)]
+    pub whom: Whom,
+    /// Ask just this source, and wait for it
+    #[arg(long, value_name = "SOURCE")]
+    pub via: Option<Via>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The trackers of [rendezvous]: minutes, not seconds
+    Tracker,
+}
+
+#[derive(Args, Debug)]
 pub struct Trust {
     /// The peer's address, as `anode address` prints it there
     pub address: AddressText,
@@ -289,6 +311,54 @@ pub enum Zone {
 }
 
 #[derive(Subcommand, Debug)]
+pub enum TrackerCommand {
+    /// Put this machine on a tracker's list, and see who else is there
+    Announce {
+        #[command(flatten)]
+        question: TrackerQuestion,
+        /// The port that others shall find us at
+        #[arg(long, value_name = "N", default_value_t = 8737, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        /// What happened; nothing at a regular repeat
+        #[arg(long, value_name = "E")]
+        event: Option<TrackerEvent>,
+        /// Ask for a list in place of compact peers (http)
+        #[arg(long)]
+        no_compact: bool,
+    },
+    /// See how many are on a tracker's list
+    Scrape {
+        #[command(flatten)]
+        question: TrackerQuestion,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct TrackerQuestion {
+    /// http://HOST:PORT/announce, https://… or udp://HOST:PORT
+    pub url: UrlText,
+    /// The swarm: 40 hex digits
+    #[arg(long, value_name = "HEX")]
+    pub info_hash: HashText,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrackerEvent {
+    /// We are new
+    Started,
+    /// We have everything
+    Completed,
+    /// We leave
+    Stopped,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RendezvousCommand {
+    /// The info hashes in force, for trackers with a white list
+    Hash,
+}
+
+#[derive(Subcommand, Debug)]
 pub enum Turn {
     /// Whether a server works, step by step, and why not
     Check {
@@ -309,8 +379,8 @@ pub enum Turn {
         #[arg(long, value_name = "B", default_value_t = 64, value_parser = clap::value_parser!(u16).range(0..=65_000))]
         size: u16,
         /// How they travel to the server
-        #[arg(long, value_enum, default_value_t = Via::Channel)]
-        via: Via,
+        #[arg(long, value_enum, default_value_t = TurnVia::Channel)]
+        via: TurnVia,
         /// Ask the server to set DF
         #[arg(long)]
         dont_fragment: bool,
@@ -319,7 +389,7 @@ pub enum Turn {
 
 /// `--via`
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Via {
+pub enum TurnVia {
     /// ChannelData
     Channel,
     /// Send indications

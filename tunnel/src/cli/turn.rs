@@ -9,7 +9,7 @@ use anode_turn::uri::Uri;
 use zeroize::Zeroizing;
 
 use super::Done;
-use super::args::{Common, Turn, TurnAt, Via};
+use super::args::{Common, Turn, TurnAt, TurnVia};
 use crate::Error;
 use crate::output::{self, Style};
 use crate::turn::attempt::{self, Attempt, Load};
@@ -35,7 +35,7 @@ pub(super) fn run(common: &Common, action: Turn) -> Result<Done, Error> {
                 peer,
                 count,
                 size: usize::from(size),
-                channel: via == Via::Channel,
+                channel: via == TurnVia::Channel,
                 dont_fragment,
             };
             send(common, &prepare(server, true)?, &load)
