@@ -8,6 +8,8 @@
 //!               anode   Node: sans-IO; peers, paths, EPC, beacons, WHOIS, pings, datagrams, streams
 //!                 │
 //!      anode-wire, anode-stream
+//!
+//!              tracker  BitTorrent trackers: asking them, announcing to them, being one; tokio, beside the data path
 //! ```
 //!
 //! `Node` takes bytes, time and randomness as arguments and can be simulated; only `net` opens sockets.
@@ -15,6 +17,7 @@
 pub mod anode;
 pub mod net;
 pub mod overlay;
+pub mod tracker;
 
 pub use net::AnodeOverlay;
 pub use overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};

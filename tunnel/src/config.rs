@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::Error;
 use crate::policy::Inbound;
 use crate::relay::{Relay, RelayEntry};
+use crate::tracker::{Rendezvous, TrackerRole};
 use crate::value::{
     AbsolutePath, AddressText, DnsServer, InterfaceName, Listen, Loopback, Mtu, Number, PeerDigit,
     PeerEndpoint, PeerName, Text, ZoneText,
@@ -61,6 +62,10 @@ pub struct Config {
     pub relay: Option<Relay>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
+    /// `[rendezvous]`: meet peers at trackers
+    pub rendezvous: Option<Rendezvous>,
+    /// `[tracker]`: be one
+    pub tracker: Option<TrackerRole>,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[ethernet]`

@@ -32,6 +32,8 @@ use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt, registered, sessions};
+use crate::tracker::meet::MeetPlan;
+use crate::tracker::role::{self, Services};
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
 
@@ -126,6 +128,10 @@ pub struct Plan {
     pub unsaved: Option<Unsaved>,
     /// Names for the programs of this machine.
     pub dns: DnsPlan,
+    /// Meeting others at trackers.
+    pub meet: Option<MeetPlan>,
+    /// Being a tracker; bound, and not served yet.
+    pub tracker: Option<role::Prepared>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
 }
@@ -199,6 +205,7 @@ async fn live(
     };
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
+    let meeting = prepared.meeting();
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
     // The last moment with one thread: all that are started from here on are as confined as this one.
@@ -222,6 +229,14 @@ async fn live(
         data.clone(),
     ));
     let (zone, asks) = ZoneDesk::new(&keeper);
+    let meet = match plan.meet {
+        Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
+        None => None,
+    };
+    let services = Services {
+        meet: meet.as_ref().map(|meet| Arc::clone(&meet.counters)),
+        tracker: plan.tracker.map(role::Prepared::start).transpose()?,
+    };
     let control = Arc::new(Control {
         data: data.clone(),
         address,
@@ -230,6 +245,7 @@ async fn live(
         since: Instant::now(),
         desk,
         names: Arc::clone(&names),
+        services,
         zone,
         access: Mutex::new(in_force),
         source: plan.source,
@@ -261,6 +277,9 @@ async fn live(
 
     notify::stopping();
     responder.stop().await;
+    if let Some(meet) = meet {
+        meet.stop().await;
+    }
     zone.abort();
     memory.abort();
     registrations.abort();
@@ -290,6 +309,7 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
             Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
         }
+        control.reload_tracker();
         control.zone.look_soon();
     }
 }
@@ -328,14 +348,14 @@ fn flatten(result: Result<Result<(), Error>, oneshot::error::RecvError>) -> Resu
 }
 
 /// The signals that a node hears.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn install() -> Result<Self, Error> {
+    pub(crate) fn install() -> Result<Self, Error> {
         let install = |kind| signal(kind).map_err(Error::io("cannot handle signals"));
         Ok(Self {
             interrupt: install(SignalKind::interrupt())?,
@@ -344,7 +364,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.terminate.recv() => Asked::Stop,
@@ -358,7 +378,7 @@ impl Signals {
 }
 
 /// What a signal wants.
-enum Asked {
+pub(crate) enum Asked {
     Stop,
     Reload,
 }

@@ -182,7 +182,10 @@ impl Node {
             .set(Timer::Contact(target), contact.deadline(), "contact");
         self.contacts.open.insert(target, contact);
         match known {
-            Some(peer) => self.probe_if_wanted(now, peer),
+            Some(peer) => {
+                self.want(now, peer);
+                self.probe_if_wanted(now, peer);
+            }
             None => self.handle_contact_timer(now, target),
         }
     }

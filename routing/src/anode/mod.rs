@@ -3,7 +3,7 @@
 //! ```text
 //!  handle_datagram ─▶ receive ─┬─ sealing (sessions) ─────┬─▶ discovery   EPC, EPI, NETID, WHOIS, ERROR
 //!                        │     └─ guard (MAC) ── peers ───┼─▶ ping        PING, PONG
-//!                        └─ lan (beacons)                 ├─▶ datagram    DGRAM, IPPKT
+//!                        └─ lan (beacons), rendezvous     ├─▶ datagram    DGRAM, IPPKT
 //!  open, write, ping … ─▶ contact (lookup, first path) ───┴─▶ streams     S_*
 //!                                                             │
 //!  poll_transmit ◀── output (batches) ◀── control, datagrams ─┘          timers ─▶ deadline
@@ -18,6 +18,7 @@ mod discovery;
 mod guard;
 mod lan;
 mod limits;
+mod mtu;
 mod output;
 mod path;
 mod peer;
@@ -28,6 +29,7 @@ mod receive;
 mod refusal;
 mod relay;
 mod relays;
+mod rendezvous;
 mod sealing;
 #[cfg(test)]
 mod sim;
@@ -47,6 +49,7 @@ pub use path::{INITIAL_PACKET, Origin};
 pub use place::{Place, Transport};
 pub use relay::{Onward, Registration};
 pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
+pub use rendezvous::RendezvousCounters;
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
@@ -66,6 +69,7 @@ use rand_core::CryptoRng;
 use receive::Arrival;
 use relay::Relay;
 use relays::{Registrations, ZoneRelays};
+use rendezvous::Rendezvous;
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -102,6 +106,7 @@ pub struct Node {
     zone_relays: Vec<ZoneRelays>,
     registrations: Registrations,
     relay: Option<Box<Relay>>,
+    rendezvous: Rendezvous,
     forwarded: Queue,
     scratch: Vec<u8>,
 }
@@ -198,6 +203,7 @@ impl Node {
             zone_relays: Vec::new(),
             registrations: Registrations::default(),
             relay,
+            rendezvous: Rendezvous::default(),
             forwarded: Queue::new(limits.forwarded_bytes),
             scratch: Vec::new(),
             config,
@@ -253,6 +259,7 @@ impl Node {
             self.announce(now);
             self.check_all_paths(now);
             self.doubt_registrations(now);
+            self.rendezvous_moved(now);
         }
     }
 
@@ -266,7 +273,10 @@ impl Node {
             .collect();
         for found in connected {
             if let Some(peer) = self.peers.get_mut(found) {
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+                for path in &mut peer.paths {
+                    path.check(now);
+                    path.size.doubt();
+                }
                 peer.want_datagrams(now);
             }
             self.handle_peer_timer(now, found);
@@ -305,6 +315,7 @@ impl Node {
         self.schedule_peer(now, found);
         if pinned {
             self.trust(&address);
+            self.want(now, found);
         }
         self.probe_if_wanted(now, found);
     }
@@ -498,6 +509,7 @@ impl Node {
                 Timer::Lan => self.handle_lan_timer(now),
                 Timer::Relay => self.handle_relay_timer(now),
                 Timer::Registration => self.handle_registration_timer(now),
+                Timer::Rendezvous => self.handle_rendezvous_timer(now),
             }
         }
     }
@@ -559,8 +571,12 @@ impl Node {
             self.send_check(now, found, spot);
         }
         self.follow_relay(found);
+        self.search_packet_size(now, found);
         if silent || unanswered {
             self.doubt_relays(now, found);
+        }
+        if lost {
+            self.want(now, found);
         }
         if lost && in_use {
             // Whoever waits for this peer is told when no candidate answers either.

@@ -9,9 +9,11 @@ pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLim
 
 use crate::anode::{
     Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
-    Registration, RelayConfig, RelaySnapshot, Timestamp, TransmitBatch, ZoneRelay,
+    Registration, RelayConfig, RelaySnapshot, RendezvousCounters, Timestamp, TransmitBatch,
+    ZoneRelay,
 };
-use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
+use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
+use crate::tracker::Cidr;
 use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, Zone};
 use ethernet::Links;
@@ -323,6 +325,39 @@ impl AnodeOverlay {
         self.node.send_sealed(now, address, kind, body)
     }
 
+    /// Switches meeting at trackers on or off; see [`Node::set_rendezvous`].
+    pub fn set_rendezvous(&mut self, now: Instant, deny: Option<Vec<Cidr>>) {
+        self.node.set_rendezvous(now, deny);
+    }
+
+    /// Endpoints that a tracker has named; see [`Node::add_candidates`].
+    pub fn add_candidates(&mut self, now: Instant, endpoints: &[SocketAddr], tracker: IpAddr) {
+        let own = self.endpoints().into_iter();
+        let own = own.filter_map(|own| Place::from_endpoint(&own)?.udp());
+        let own = own.chain(self.node.external_endpoints()).collect();
+        self.node.add_candidates(now, endpoints, tracker, own);
+    }
+
+    /// Searches for a peer by trackers; see [`Node::search`].
+    pub fn search(&mut self, now: Instant, address: &Address) -> bool {
+        self.node.search(now, address)
+    }
+
+    /// Whether peers are being searched for.
+    pub fn is_searching(&self) -> bool {
+        self.node.is_searching()
+    }
+
+    /// Whether what is to be announced may have changed; see [`Node::take_rendezvous_changed`].
+    pub fn take_rendezvous_changed(&mut self) -> bool {
+        self.node.take_rendezvous_changed()
+    }
+
+    /// What meeting at trackers has counted.
+    pub fn rendezvous_counters(&self) -> RendezvousCounters {
+        self.node.rendezvous_counters()
+    }
+
     /// Where others have seen us.
     pub fn external_endpoints(&self) -> Vec<SocketAddr> {
         self.node.external_endpoints()
@@ -381,7 +416,14 @@ impl AnodeOverlay {
                     return;
                 }
                 Err(_) => self.node.note_refused(self.batch.segments()),
-                Ok(refused) => self.node.note_refused(refused),
+                Ok(refused) => {
+                    self.node.note_refused(refused.packets);
+                    if refused.too_large {
+                        let size = self.batch.segment_size;
+                        let to = self.batch.destination;
+                        self.node.note_too_large(now, &to, size);
+                    }
+                }
             }
             self.blocked = None;
         }
@@ -414,7 +456,7 @@ impl Overlay for AnodeOverlay {
             .collect()
     }
 
-    fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool {
+    fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool {
         self.node.set_clock(clock());
         let Self {
             node,
@@ -426,7 +468,12 @@ impl Overlay for AnodeOverlay {
             ..
         } = self;
         let mut more = false;
+        let mut fds = 0..;
+        let mut is_ready = || fds.next().is_some_and(|index| ready.has(index));
         for (index, socket) in sockets.iter().enumerate() {
+            if !is_ready() {
+                continue;
+            }
             more |= buffers.receive(socket, &mut |datagram| {
                 let datagram = Received {
                     socket: index,
@@ -438,11 +485,15 @@ impl Overlay for AnodeOverlay {
                 })
             });
         }
-        beacons.receive(buffers, &mut |datagram| {
+        beacons.receive(buffers, &mut is_ready, &mut |datagram| {
             node.handle_datagram(now, datagram, sink)
         });
-        more |= streams.receive(now, &mut |packets| node.handle_datagram(now, packets, sink));
-        more |= links.receive(&mut |packet| node.handle_datagram(now, packet, sink));
+        if is_ready() || streams.has_more() {
+            more |= streams.receive(now, &mut |packets| node.handle_datagram(now, packets, sink));
+        }
+        more |= links.receive(&mut is_ready, &mut |packet| {
+            node.handle_datagram(now, packet, sink)
+        });
         self.tell_gone(now);
         more
     }

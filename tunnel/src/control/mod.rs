@@ -28,6 +28,7 @@ pub mod api;
 pub mod client;
 pub mod listener;
 mod metrics;
+pub mod rendezvous;
 pub mod server;
 pub mod tickets;
 pub mod zone;

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 mod contact;
 mod hostile;
+mod packet_size;
 mod relay;
+mod rendezvous;
 mod sealed;
 mod soak;
 mod streams;
