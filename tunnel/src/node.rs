@@ -34,6 +34,8 @@ use crate::state::identity::Unsaved;
 use crate::state::{LockedState, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
+use crate::turn;
+use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
 
@@ -134,6 +136,8 @@ pub struct Plan {
     pub tracker: Option<role::Prepared>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
+    /// A TURN server beside it, its sockets bound.
+    pub turn: Option<turn::role::Prepared>,
 }
 
 /// What a node's names are made of.
@@ -211,6 +215,8 @@ async fn live(
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
+    let turn = plan.turn.map(|turn| turn.start(plan.source.clone()));
+    let turn = turn.transpose()?;
     let (thread, news) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
@@ -252,6 +258,7 @@ async fn live(
         security,
         confined,
         state: plan.state,
+        turn,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
@@ -276,6 +283,12 @@ async fn live(
     };
 
     notify::stopping();
+    if let (None, Some(turn)) = (&outcome, &control.turn) {
+        tokio::select! {
+            () = turn.drain() => {}
+            () = signals.stop() => {}
+        }
+    }
     responder.stop().await;
     if let Some(meet) = meet {
         meet.stop().await;
@@ -310,6 +323,9 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
         }
         control.reload_tracker();
+        if let Some(Err(error)) = control.turn.as_ref().map(Role::reload) {
+            tracing::error!("the TURN server stays as it was: {error}");
+        }
         control.zone.look_soon();
     }
 }

@@ -25,5 +25,6 @@ mod streams;
 mod tickets;
 mod tracker;
 mod transports;
+mod turn;
 mod zone_relay;
 mod zones;

@@ -10,6 +10,7 @@ mod show;
 mod tickets;
 mod tracker;
 mod trust;
+mod turn;
 mod up;
 mod zone;
 
@@ -74,6 +75,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Zone(action) => zone::run(common, action),
         Command::Rendezvous(action) => tracker::rendezvous(common, action),
         Command::Tracker(action) => tracker::tracker(common, action),
+        Command::Turn(action) => turn::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),
