@@ -304,6 +304,13 @@ fn places(endpoints: Vec<Endpoint>) -> Vec<Place> {
     endpoints.iter().filter_map(Place::from_endpoint).collect()
 }
 
+fn udp(endpoint: Endpoint) -> Option<SocketAddr> {
+    match endpoint {
+        Endpoint::Udp(address) => Some(address),
+        _ => None,
+    }
+}
+
 fn create_tun(settings: &Settings, local: &[Ipv6Addr]) -> Result<Option<Tun>, Error> {
     let config = |name: String| TunConfig {
         name,
