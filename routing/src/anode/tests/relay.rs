@@ -233,7 +233,7 @@ fn a_transfer_survives_the_death_of_its_relay() {
     let before = received(&sim, b);
     let gap = ms(100) + sim.until(secs(5), "more of it", |sim| received(sim, b) > before);
     println!("its relay dies: more of the transfer after {gap:?}");
-    assert!(gap <= secs(1), "{gap:?}");
+    assert!(gap <= ms(1500), "{gap:?}");
     sim.until(secs(60), "the rest", |sim| received(sim, b) == data.len());
 }
 
