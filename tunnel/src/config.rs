@@ -1,10 +1,13 @@
 //! The configuration file: TOML, every key optional and named like its flag, unknown keys refused with their line.
 
+pub mod i2p;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::Error;
 use crate::policy::Inbound;
@@ -61,6 +64,8 @@ pub struct Config {
     pub relay: Option<Relay>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
+    /// `[i2p]`: off when it is not there
+    pub i2p: Option<Spanned<i2p::I2p>>,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[ethernet]`
@@ -206,6 +211,10 @@ impl Config {
         let mut config: Self =
             toml::from_str(text).map_err(|error| toml_error(&error, text, path))?;
         config.inbound.locate(text, path)?;
+        if let Some(i2p) = &mut config.i2p {
+            let span = i2p.span();
+            i2p.get_mut().locate(span, text, path)?;
+        }
         let directory = path.parent().unwrap_or(Path::new(""));
         config.zone_file = config
             .zone_file

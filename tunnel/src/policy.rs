@@ -17,6 +17,7 @@ mod rule;
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
+use anode_routing::i2p::Hash;
 use anode_wire::PeerId;
 use anode_wire::address::split_digit;
 
@@ -30,6 +31,9 @@ pub use rule::{Protocol, Rule, RuleText, What, Who, WhoText, carried};
 
 /// Somebody whom no rule names, for `anode policy check any …`.
 pub const A_STRANGER: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+
+/// The same, for `anode policy check any-i2p …`.
+pub const I2P_STRANGER: Ipv6Addr = Ipv6Addr::new(0xfda1, 0, 0, 0, 0, 0, 0, 0);
 
 /// What happens to what nobody let in: `[inbound] default`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
@@ -85,6 +89,8 @@ pub struct Policy {
     pub allow: Vec<Rule>,
     /// Peers that may do anything (synthetic addresses with digit 0).
     pub trusted: HashSet<Ipv6Addr>,
+    /// Destinations of I2P on which all this rests: their addresses belong to nobody else.
+    pub destinations: Vec<Hash>,
 }
 
 /// Why a verdict is what it is, for `anode policy check`.
@@ -160,6 +166,8 @@ impl Policy {
             });
             rules.collect()
         };
+        let trusted = book.destinations.iter().filter(|one| one.trusted);
+        let lines = inbound.allow.iter().chain(&inbound.deny);
         let policy = Policy {
             otherwise: inbound.default,
             deny: resolve(&inbound.deny, &before.deny),
@@ -168,6 +176,11 @@ impl Policy {
                 .entries()
                 .iter()
                 .map(|entry| entry.address.ipv6(PeerId::ANY))
+                .chain(trusted.map(|one| one.hash.synthetic_address()))
+                .collect(),
+            destinations: lines
+                .filter_map(|line| line.rule.destination(book))
+                .chain(book.destinations.iter().map(|one| one.hash))
                 .collect(),
         };
         (policy, lost)
@@ -224,6 +237,7 @@ mod tests {
                 rule("fda0::b0 ip/132"),
             ],
             trusted: HashSet::from([a, c]),
+            ..Policy::default()
         };
         let cases = [
             (a, Protocol::Tcp, 1, Verdict::Allow),

@@ -18,6 +18,8 @@ use zeroize::Zeroizing;
 
 /// Most bytes that wait for the socket before sending is refused.
 const MOST_QUEUED: usize = 1024 * 1024;
+/// What waits for the socket before streams make more: what lies here is old when it leaves, and delays what is urgent.
+const ENOUGH_QUEUED: usize = 128 * 1024;
 /// Most lookups that wait for an answer.
 const MOST_LOOKUPS: usize = 256;
 /// What a router is given for one lookup; less than 10 s is not allowed.
@@ -475,9 +477,9 @@ impl Client {
         self.counters
     }
 
-    /// Whether another message would be taken.
+    /// Whether streams should go on: the socket keeps up.
     pub fn has_room(&self) -> bool {
-        matches!(self.state, State::Ready { .. }) && self.queued < MOST_QUEUED
+        matches!(self.state, State::Ready { .. }) && self.queued < ENOUGH_QUEUED
     }
 
     /// Sends a gzip payload. `ttl` is how long it is worth something.

@@ -6,8 +6,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::api::TICKET_LIFETIME_MAX_S;
+use anode_routing::i2p::Hash;
+use anode_wire::Address;
 use anode_wire::zonefile::{MAX_TTL, MIN_TTL, ZoneKey};
 
+use crate::state::destinations::{B32, I2pHost};
 use crate::value::{
     AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
     ZoneText,
@@ -77,6 +80,9 @@ pub enum Command {
     /// Who may reach this machine
     #[command(subcommand)]
     Policy(Policy),
+    /// Destinations of I2P
+    #[command(subcommand)]
+    I2p(I2p),
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
@@ -222,8 +228,8 @@ pub struct Whom {
 
 #[derive(Args, Debug)]
 pub struct Trust {
-    /// The peer's address, as `anode address` prints it there
-    pub address: AddressText,
+    /// The peer's address, as `anode address` prints it there, or a destination of I2P (….b32.i2p)
+    pub address: Trustee,
     /// What to call it here
     pub name: Option<PeerName>,
 }
@@ -255,6 +261,25 @@ pub enum Policy {
     Check(Question),
     /// Make the running node read [inbound] again; SIGHUP does the same
     Reload,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum I2p {
+    /// The router, and this machine's destinations
+    Status,
+    /// Name a destination, for programs and rules of this machine
+    Add {
+        /// What to call it: site or site.i2p
+        name: I2pHost,
+        /// The destination: 52 characters and .b32.i2p
+        b32: B32,
+    },
+    /// Ask the router for a destination
+    Lookup {
+        /// ….b32.i2p or site.i2p
+        #[arg(value_name = "X")]
+        target: String,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -357,6 +382,24 @@ pub enum DemoTool {
         /// How many
         count: u32,
     },
+}
+
+/// Whom people can trust.
+#[derive(Clone, Copy, Debug)]
+pub enum Trustee {
+    Peer(Address),
+    I2p(Hash),
+}
+
+impl std::str::FromStr for Trustee {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text.to_ascii_lowercase().contains(".i2p") {
+            true => text.parse().map(|B32(hash)| Self::I2p(hash)),
+            false => text.parse().map(|AddressText(address)| Self::Peer(address)),
+        }
+    }
 }
 
 fn seconds(

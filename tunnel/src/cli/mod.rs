@@ -2,6 +2,7 @@
 
 mod args;
 mod doctor;
+mod i2p;
 mod identity;
 mod ping;
 mod policy;
@@ -67,6 +68,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Invite(flags) => tickets::invite(common, &flags),
         Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
+        Command::I2p(action) => i2p::run(common, action),
         Command::Zone(action) => zone::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),

@@ -475,10 +475,38 @@ impl Streams {
     /// # Errors
     /// [`Error::NoStream`].
     pub fn read(&mut self, stream: StreamId, buffer: &mut [u8], now: Now) -> Result<usize> {
-        let count = self.existing(stream)?.read(buffer, now.instant);
+        let mut rest = buffer;
+        let mut copy = |piece: &[u8]| {
+            let length = piece.len().min(rest.len());
+            let (filled, left) = std::mem::take(&mut rest).split_at_mut(length);
+            filled.copy_from_slice(&piece[..length]);
+            rest = left;
+            length
+        };
+        self.read_with(stream, &mut copy, now)
+    }
+
+    /// As [`Self::read`], without a copy: `sink` returns how much of each piece it took, and ends it by taking less.
+    ///
+    /// # Errors
+    /// [`Error::NoStream`].
+    pub fn read_with(
+        &mut self,
+        stream: StreamId,
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+        now: Now,
+    ) -> Result<usize> {
+        let count = self.existing(stream)?.read(sink, now.instant);
         self.touch(stream.0);
         self.settle(stream.0, now);
         Ok(count)
+    }
+
+    /// Bytes that [`Self::write`] would take now; 0 for a stream that is gone.
+    pub fn room(&self, stream: StreamId) -> usize {
+        self.connections
+            .get(&stream.0)
+            .map_or(0, |connection| connection.send.room())
     }
 
     /// Nothing more will be written; reading goes on. See [`HalfClose`].
@@ -574,14 +602,14 @@ impl Streams {
         let Some(connection) = self.remove(id) else {
             return;
         };
-        if connection.peer_id == 0 {
-            return;
-        }
-        let ports = (connection.local_port, connection.remote_port);
-        for data in connection.reset_packets(&self.keys) {
-            self.send_loose(connection.peer.clone(), ports, data, true);
-        }
         let next = connection.send.next_sequence();
+        // before its reply the peer's id is not known: it is told when the reply comes
+        if connection.peer_id != 0 {
+            let ports = (connection.local_port, connection.remote_port);
+            for data in connection.reset_packets(&self.keys) {
+                self.send_loose(connection.peer.clone(), ports, data, true);
+            }
+        }
         self.remember(&connection, Answer::Reset { next }, ENDED_FIRST, now);
     }
 
@@ -600,8 +628,10 @@ impl Streams {
             answer,
             answers_left: MOST_ANSWERS,
         };
-        self.by_peer
-            .insert((ended.peer.hash(), ended.peer_id), connection.local_id);
+        if ended.peer_id != 0 {
+            self.by_peer
+                .insert((ended.peer.hash(), ended.peer_id), connection.local_id);
+        }
         self.ended.insert(connection.local_id, ended);
         self.ended_order.push_back((until, connection.local_id));
     }
@@ -840,10 +870,12 @@ impl Streams {
             return;
         };
         let signed_kind = packet.flags & (SYN | CLOSE | RESET) != 0;
-        // an id is a secret that both sides share: after the SYN both must fit
+        // an id is a secret that both sides share: after the SYN both must fit. Who refuses a SYN may have no id of its
+        // own to name; our id and its signature say enough then
+        let nameless = packet.has(RESET) && packet.from_id == 0;
         let stranger = packet.from.as_ref().is_some_and(|f| *f != connection.peer)
-            || connection.peer_id != 0 && packet.from_id != connection.peer_id
-            || connection.peer_id == 0 && packet.from_id == 0;
+            || connection.peer_id != 0 && packet.from_id != connection.peer_id && !nameless
+            || connection.peer_id == 0 && packet.from_id == 0 && !nameless;
         if stranger {
             self.counters.forged += 1;
             return;
@@ -922,7 +954,9 @@ impl Streams {
 
     fn failed(&mut self, id: u32, failure: Failure, now: Now) {
         match failure {
-            Failure::TimedOut | Failure::NotAccepted => self.send_reset(id, now),
+            Failure::TimedOut | Failure::NotAccepted | Failure::ConnectTimedOut => {
+                self.send_reset(id, now);
+            }
             _ => {
                 self.remove(id);
             }
@@ -949,7 +983,11 @@ impl Streams {
             return;
         }
         ended.answers_left -= 1;
-        let (to, ports, peer_id) = (ended.peer.clone(), ended.ports, ended.peer_id);
+        let peer_id = match ended.peer_id {
+            0 => packet.from_id,
+            known => known,
+        };
+        let (to, ports) = (ended.peer.clone(), ended.ports);
         match ended.answer {
             Answer::Acknowledge { through } => {
                 let ack = Packet {
