@@ -7,6 +7,7 @@
 //!   │ lab       namespaces, cables, LANs, processes, nodes; the user of the program  │
 //!   │ programs  ping, curl, ssh, iperf3, dig and the servers they talk to            │
 //!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
+//!   │ i2p       a strict I2P router of our own, and i2pd                             │
 //!   │ capture   what is on the wire, and packets that should not be                  │
 //!   └────────────────────────────────────────────────────────────────────────────────┘
 //!   bench (bin/bench): the overlay beside the plain link, as ratios
@@ -20,6 +21,7 @@
 pub mod bench;
 pub mod capture;
 pub mod coverage;
+pub mod i2p;
 pub mod lab;
 pub mod light;
 pub mod programs;

@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use anode_platform::wake::Wake;
-use anode_routing::i2p;
 use anode_routing::anode::{Place, Registration, RelaySnapshot};
+use anode_routing::i2p;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use anode_wire::sealed::Record;

@@ -26,13 +26,13 @@ use std::time::{Duration, Instant};
 use anode_netstack::Netstack;
 use anode_platform::tun::{Tun, TunConfig, is_gone};
 use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
-use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
-use anode_routing::net::{ServedZone, StreamConfig, StreamLimits};
 use anode_routing::i2p::PREFIX as I2P_PREFIX;
+use anode_routing::net::{ServedZone, StreamConfig, StreamLimits};
 use anode_routing::overlay::Overlay;
+use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -120,14 +120,22 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         listen: places(overlay.listen()),
         lan,
     };
-    let others: Vec<Box<dyn Overlay + Send>> = i2p.into_iter().map(|i2p| Box::new(i2p) as _).collect();
+    let others: Vec<Box<dyn Overlay + Send>> =
+        i2p.into_iter().map(|i2p| Box::new(i2p) as _).collect();
     let all = || others.iter().map(|other| other.as_ref() as &dyn Overlay);
     let netstack = Netstack::new(
         anode_netstack::Config {
             mtu,
             offload,
-            local: overlay.local().into_iter().chain(all().flat_map(Overlay::local)).collect(),
-            prefixes: [overlay.prefix()].into_iter().chain(all().map(Overlay::prefix)).collect(),
+            local: overlay
+                .local()
+                .into_iter()
+                .chain(all().flat_map(Overlay::local))
+                .collect(),
+            prefixes: [overlay.prefix()]
+                .into_iter()
+                .chain(all().map(Overlay::prefix))
+                .collect(),
             magic_self: vec![MAGIC_SELF],
             ..Default::default()
         },

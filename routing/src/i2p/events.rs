@@ -21,12 +21,7 @@ const FIRST_SHOWN: u16 = 49_152;
 
 impl I2pOverlay {
     /// Drains a destination's events. Datagrams come only while it receives, with `sink`.
-    pub(super) fn drain(
-        &mut self,
-        now: Now,
-        index: usize,
-        mut sink: Option<&mut dyn OverlaySink>,
-    ) {
+    pub(super) fn drain(&mut self, now: Now, index: usize, mut sink: Option<&mut dyn OverlaySink>) {
         while let Some(event) = self.locals[index].endpoint.poll_event() {
             match event {
                 Event::Ready => self.ready(now, index),
@@ -204,9 +199,7 @@ impl I2pOverlay {
         let nonce = self.random.next_u32().max(1);
         let local = &mut self.locals[index];
         let kind = local.kind_of(from_port, to_port);
-        let ports = local
-            .ports
-            .outgoing(from_port, to_port, hash, now.instant);
+        let ports = local.ports.outgoing(from_port, to_port, hash, now.instant);
         let sent = local
             .endpoint
             .send_datagram(kind, to, ports, payload, nonce, now);

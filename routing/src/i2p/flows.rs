@@ -118,9 +118,7 @@ impl Overlay for I2pOverlay {
         [
             self.again.map(|at| (at, "I2P events")),
             locals.min().map(|at| (at, "an I2P session")),
-            self.waiting
-                .deadline()
-                .map(|at| (at, "what waits for I2P")),
+            self.waiting.deadline().map(|at| (at, "what waits for I2P")),
             self.questions.deadline().map(|at| (at, "an I2P question")),
         ]
         .into_iter()
@@ -133,7 +131,11 @@ impl Overlay for I2pOverlay {
         self.again = None;
         for index in 0..self.locals.len() {
             let local = &mut self.locals[index];
-            if local.endpoint.deadline().is_some_and(|at| at <= now.instant) {
+            if local
+                .endpoint
+                .deadline()
+                .is_some_and(|at| at <= now.instant)
+            {
                 local.endpoint.handle_timeout(now);
             }
             self.drain(now, index, None);

@@ -172,12 +172,11 @@ impl Local {
             }
         }
         self.fresh = false;
-        let dialled =
-            Link::dial(&dialler.router.place, dialler.tls.as_ref()).and_then(|link| {
-                let event = EpollEvent::new(link.interest, index as u64);
-                dialler.epoll.add(&link, event)?;
-                Ok(link)
-            });
+        let dialled = Link::dial(&dialler.router.place, dialler.tls.as_ref()).and_then(|link| {
+            let event = EpollEvent::new(link.interest, index as u64);
+            dialler.epoll.add(&link, event)?;
+            Ok(link)
+        });
         match dialled {
             Ok(link) => {
                 self.link = Some(link);

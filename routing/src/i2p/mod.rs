@@ -277,12 +277,12 @@ impl I2pOverlay {
     /// Asks the router for a destination; the answer comes by [`Self::poll_answer`] with this token.
     pub fn ask(&mut self, now: Instant, question: &Question, token: u64) {
         let known = match question {
-            Question::Hash(hash) => self.table.of(hash).and_then(|e| e.destination.clone()),
             Question::Name(name) if self.questions.is_confirmed(name, now) => self
                 .table
                 .by_name(name)
                 .and_then(|entry| entry.destination.clone()),
-            Question::Name(_) => None,
+            // whether somebody is there now, only the router can say
+            Question::Name(_) | Question::Hash(_) => None,
         };
         if let Some(destination) = known {
             return self.questions.answer(token, &destination);

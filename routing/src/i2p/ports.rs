@@ -130,7 +130,11 @@ mod tests {
         assert_eq!(ports.raw.sender(alias, 53, now), Some(B));
         assert_eq!(ports.incoming(alias, 53, B, now), (4000, 53));
         assert_eq!(ports.incoming(4000, 53, A, now), (4000, 53));
-        assert_eq!(ports.incoming(alias, 53, A, now), (alias, 53), "not its pair");
+        assert_eq!(
+            ports.incoming(alias, 53, A, now),
+            (alias, 53),
+            "not its pair"
+        );
         let later = now + LIFE;
         assert_eq!(ports.outgoing(4000, 53, B, later), (4000, 53));
     }

@@ -180,8 +180,7 @@ impl I2pOverlay {
             .iter()
             .filter(|(_, entry)| {
                 let spoken = entry.rx_bytes + entry.tx_bytes > 0;
-                entry.streams > 0
-                    || spoken && now.saturating_duration_since(entry.used) < LISTED
+                entry.streams > 0 || spoken && now.saturating_duration_since(entry.used) < LISTED
             })
             .collect();
         peers.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.used));

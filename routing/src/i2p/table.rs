@@ -156,7 +156,9 @@ impl Table {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ipv6Addr, &Entry)> {
-        self.entries.iter().map(|(address, entry)| (*address, entry))
+        self.entries
+            .iter()
+            .map(|(address, entry)| (*address, entry))
     }
 
     /// True once after something changed.
@@ -222,7 +224,9 @@ mod tests {
             table.learn(hash(n), None, origin, at(n)).unwrap();
         }
         table.of(&hash(2)).unwrap().streams = 1;
-        table.learn(hash(9_000), None, Origin::Met, at(9_000)).unwrap();
+        table
+            .learn(hash(9_000), None, Origin::Met, at(9_000))
+            .unwrap();
         assert_eq!((table.len(), table.evicted), (MOST, 1));
         assert!(table.of(&hash(3)).is_none(), "the oldest stranger");
         for n in [0, 1, 2] {
@@ -249,6 +253,10 @@ mod tests {
         assert!(table.by_name("site.i2p").is_none());
         let exported = table.export();
         assert_eq!(exported.len(), 2);
-        assert!(exported.iter().any(|known| known.name.as_deref() == Some("new.i2p")));
+        assert!(
+            exported
+                .iter()
+                .any(|known| known.name.as_deref() == Some("new.i2p"))
+        );
     }
 }

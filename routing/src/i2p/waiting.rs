@@ -60,12 +60,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn add(
-        &mut self,
-        way: Way,
-        waiter: Waiter,
-        now: Instant,
-    ) -> Result<(), Failure> {
+    pub(super) fn add(&mut self, way: Way, waiter: Waiter, now: Instant) -> Result<(), Failure> {
         let bytes = waiter.bytes();
         let line = self.lines.get(&way);
         let packets = line.map_or(0, |line| {
@@ -118,11 +113,14 @@ impl Waiting {
     /// All ways of one of our destinations, with whether a lookup is under way.
     pub(super) fn of(&self, local: usize) -> Vec<(Way, bool)> {
         let own = self.lines.iter().filter(|((index, _), _)| *index == local);
-        own.map(|(way, line)| (*way, line.lookup.is_some())).collect()
+        own.map(|(way, line)| (*way, line.lookup.is_some()))
+            .collect()
     }
 
     pub(super) fn is_asked(&self, way: &Way) -> bool {
-        self.lines.get(way).is_some_and(|line| line.lookup.is_some())
+        self.lines
+            .get(way)
+            .is_some_and(|line| line.lookup.is_some())
     }
 
     pub(super) fn asked(&mut self, way: &Way, lookup: LookupId) {

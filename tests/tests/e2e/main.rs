@@ -10,6 +10,8 @@ mod common;
 mod datagrams;
 mod demo;
 mod harness;
+mod i2p;
+mod i2p_lab;
 mod large;
 mod names;
 mod plain;

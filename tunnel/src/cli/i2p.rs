@@ -17,7 +17,8 @@ pub(super) fn run(common: &Common, action: I2p) -> Result<Done, Error> {
                 name: name.to_string(),
                 b32: b32.0.b32(),
             };
-            let asked = block_on(async { common.client().await?.post("/v1/i2p/add", &request).await });
+            let asked =
+                block_on(async { common.client().await?.post("/v1/i2p/add", &request).await });
             let named = match asked {
                 Err(Error::NotRunning { .. }) => {
                     // the node is the book's only writer while it runs; without one, the lock keeps others out
@@ -86,8 +87,13 @@ fn lookup(common: &Common, target: String) -> Result<Done, Error> {
     // what no router could find is refused here
     let _: Named = target.parse()?;
     let request = TargetRequest { target };
-    let found: I2pFound =
-        block_on(async { common.client().await?.post("/v1/i2p/lookup", &request).await })?;
+    let found: I2pFound = block_on(async {
+        common
+            .client()
+            .await?
+            .post("/v1/i2p/lookup", &request)
+            .await
+    })?;
     if common.json {
         output::json(&found)?;
         return Ok(Done::Yes);

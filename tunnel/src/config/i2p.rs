@@ -72,9 +72,7 @@ impl<'de> Deserialize<'de> for Port {
         let number = i64::deserialize(deserializer)?;
         match u16::try_from(number) {
             Ok(port @ 1..) => Ok(Self(port)),
-            _ => Err(D::Error::custom(format!(
-                "port {number}: use 1 to 65535"
-            ))),
+            _ => Err(D::Error::custom(format!("port {number}: use 1 to 65535"))),
         }
     }
 }
@@ -154,9 +152,7 @@ impl<'de> Deserialize<'de> for Options {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Options, A::Error> {
                 let mut given = BTreeMap::new();
-                while let Some((name, value)) =
-                    map.next_entry::<String, Spanned<toml::Value>>()?
-                {
+                while let Some((name, value)) = map.next_entry::<String, Spanned<toml::Value>>()? {
                     let span = value.span();
                     let text = match value.into_inner() {
                         toml::Value::String(text) => text,

@@ -172,7 +172,10 @@ impl Control {
         if !self.names.has_i2p() {
             return Ok(Vec::new());
         }
-        let router = self.ask_i2p(ANSWER_TIMEOUT, I2pCommand::Status).await?.router;
+        let router = self
+            .ask_i2p(ANSWER_TIMEOUT, I2pCommand::Status)
+            .await?
+            .router;
         let peers = self.ask_i2p(ANSWER_TIMEOUT, I2pCommand::Peers).await?;
         let book = self.book();
         let peer = |one: i2p::PeerSnapshot| {
@@ -233,7 +236,11 @@ pub(super) async fn lookup(
     let named: Named = request.target.parse()?;
     let (name, question) = match &named {
         Named::I2p(name) => {
-            let given = control.book().destinations.by_name(name).map(|one| one.hash);
+            let given = control
+                .book()
+                .destinations
+                .by_name(name)
+                .map(|one| one.hash);
             let question = given.map_or_else(|| Question::Name(name.clone()), Question::Hash);
             (Some(name.clone()), question)
         }

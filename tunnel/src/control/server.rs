@@ -27,9 +27,9 @@ use super::api::{
     TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text,
     millis,
 };
-use super::{i2p, metrics};
 use super::tickets::{self, Desk, id_text, parse_id};
 use super::zone::{self, ZoneDesk};
+use super::{i2p, metrics};
 use crate::command::{Command, CommandError, DataHandle, I2pCommand, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
 use crate::dns::Names;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_routing::anode::{Lookup, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
+use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::PeerId;
 use anode_wire::sealed::kind;
 
@@ -290,10 +290,16 @@ impl Control {
             .next_look
             .map(|at| (at, "a lookup of the control side"));
         let keep = self.next_keep.map(|at| (at, "peers are to be kept"));
-        [pings, look, keep, self.joins.deadline(), self.i2p.deadline()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        [
+            pings,
+            look,
+            keep,
+            self.joins.deadline(),
+            self.i2p.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
     }
 }
 

@@ -97,7 +97,11 @@ impl Names {
     }
 
     /// Answers a question about an address of the prefix.
-    pub(super) async fn answer_i2p_reverse(&self, question: &Question, address: Ipv6Addr) -> Outcome {
+    pub(super) async fn answer_i2p_reverse(
+        &self,
+        question: &Question,
+        address: Ipv6Addr,
+    ) -> Outcome {
         let asked = self
             .data
             .ask(|reply| Command::I2p(I2pCommand::Known { address, reply }));

@@ -200,7 +200,9 @@ impl Names {
     /// The zones that are answered for.
     pub fn zones(&self) -> impl Iterator<Item = Zone> {
         let i2p = self.i2p;
-        Zone::ALL.into_iter().filter(move |zone| i2p || !zone.is_i2p())
+        Zone::ALL
+            .into_iter()
+            .filter(move |zone| i2p || !zone.is_i2p())
     }
 
     fn told(&self) -> MutexGuard<'_, HashMap<Ipv6Addr, (Address, Instant)>> {

@@ -192,9 +192,7 @@ impl Bus {
         }
         // These domains alone, and only to find the server by: never to complete a name with.
         let domains: Vec<_> = zones.iter().map(|zone| (zone.text(), true)).collect();
-        let () = self
-            .call("SetLinkDomains", &(*index, domains))
-            .await?;
+        let () = self.call("SetLinkDomains", &(*index, domains)).await?;
         // Nothing else is asked here, and no name of ours is in the signed tree or behind TLS. Older versions lack some of it.
         let _ = self
             .call::<_, ()>("SetLinkDefaultRoute", &(*index, false))

@@ -132,7 +132,10 @@ fn i2p(labels: &[&[u8]]) -> Meaning {
     if labels == [b"b32"] {
         return Meaning::Between;
     }
-    let text: Vec<_> = labels.iter().map(|label| String::from_utf8_lossy(label)).collect();
+    let text: Vec<_> = labels
+        .iter()
+        .map(|label| String::from_utf8_lossy(label))
+        .collect();
     match format!("{}.i2p", text.join(".")).parse() {
         Ok(i2p::Name::Hash(hash)) => Meaning::Destination(hash),
         Ok(i2p::Name::Blinded(blinded)) => Meaning::I2pName(blinded.name()),

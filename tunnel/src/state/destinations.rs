@@ -121,7 +121,10 @@ impl Destinations {
             && let Some(other) = self.by_name(name.as_str())
             && other.hash != hash
         {
-            return Err(format!("name {name} is {} already: choose another", other.hash));
+            return Err(format!(
+                "name {name} is {} already: choose another",
+                other.hash
+            ));
         }
         if let Some(one) = self.0.iter_mut().find(|one| one.hash == hash) {
             one.name = name.or(one.name.take());

@@ -9,9 +9,9 @@ use anode_routing::i2p::{
     Credentials, DestinationConfig, Hash, I2pConfig, Known, LocalDestination, Name, RouterConfig,
     Trust, lease_key_from_file,
 };
+use rand::Rng as _;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
-use rand::Rng as _;
 use zeroize::Zeroizing;
 
 use super::{LockedState, StateDir};
@@ -130,8 +130,12 @@ fn trust(config: &I2p) -> Result<Option<Trust>, Error> {
     let Some(path) = &config.tls_ca else {
         return Ok(None);
     };
-    let refused =
-        |problem: String| Error::invalid(config.place.as_str(), format!("tls-ca {}: {problem}", path.display()));
+    let refused = |problem: String| {
+        Error::invalid(
+            config.place.as_str(),
+            format!("tls-ca {}: {problem}", path.display()),
+        )
+    };
     let length = std::fs::metadata(path).map(|data| data.len());
     let text = match length {
         Ok(..=MAX_CERTIFICATES) => std::fs::read(path),
@@ -149,7 +153,9 @@ fn credentials(config: &I2p) -> Result<Option<Credentials>, Error> {
     let bytes = Zeroizing::new(read_secret(file, MAX_PASSWORD)?);
     let text = std::str::from_utf8(&bytes).map(|text| text.trim_end_matches(['\r', '\n']));
     match text {
-        Ok(password @ ("" | _)) if !password.is_empty() && password.len() <= 255 && user.len() <= 255 => {
+        Ok(password @ ("" | _))
+            if !password.is_empty() && password.len() <= 255 && user.len() <= 255 =>
+        {
             Ok(Some(Credentials {
                 user: user.clone(),
                 password: Zeroizing::new(password.to_owned()),
@@ -167,7 +173,9 @@ fn load(dir: &StateDir) -> Vec<Known> {
     let path = dir.file(KNOWN);
     let read = || -> io::Result<String> {
         if path.metadata()?.len() > MAX_KNOWN_BYTES {
-            return Err(io::Error::other(format!("more than {MAX_KNOWN_BYTES} bytes")));
+            return Err(io::Error::other(format!(
+                "more than {MAX_KNOWN_BYTES} bytes"
+            )));
         }
         std::fs::read_to_string(&path)
     };
@@ -229,7 +237,9 @@ mod tests {
         assert_eq!(one.destination(), two.destination());
         assert_eq!(one.lease_private(), two.lease_private());
         for name in ["i2p.key", "i2p.key.x25519"] {
-            let mode = std::fs::metadata(state.dir().file(name)).unwrap().permissions();
+            let mode = std::fs::metadata(state.dir().file(name))
+                .unwrap()
+                .permissions();
             assert_eq!(mode.mode() & 0o777, 0o600, "{name}");
         }
         // as another program leaves it
@@ -248,7 +258,12 @@ mod tests {
         write_atomic(&file, b"nothing", 0o600).unwrap();
         let error = prepare(&I2p::default(), &state, Vec::new()).unwrap_err();
         assert_eq!(error.exit_status(), 2);
-        assert!(error.to_string().contains("i2p.key: key file: it is cut short"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("i2p.key: key file: it is cut short"),
+            "{error}"
+        );
         assert_eq!(std::fs::read(&file).unwrap(), b"nothing");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
         let error = prepare(&I2p::default(), &state, Vec::new()).unwrap_err();

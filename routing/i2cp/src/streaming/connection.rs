@@ -150,11 +150,7 @@ impl Connection {
         count
     }
 
-    pub(crate) fn read(
-        &mut self,
-        sink: &mut dyn FnMut(&[u8]) -> usize,
-        now: Instant,
-    ) -> usize {
+    pub(crate) fn read(&mut self, sink: &mut dyn FnMut(&[u8]) -> usize, now: Instant) -> usize {
         let count = self.recv.read_with(sink);
         self.refresh_choke(now);
         count
