@@ -1,4 +1,6 @@
+use super::lookup::MOST_LOOKUPS;
 use super::*;
+use crate::message::{BandwidthLimits, Query};
 use crate::router::{Router, Wired, frame, start};
 use crate::vectors::{hex, keys};
 use proptest::prelude::*;
