@@ -10,6 +10,8 @@
 //!               anode   Node: sans-IO; peers, paths, EPC, beacons, WHOIS, pings, datagrams, streams
 //!                 │
 //!      anode-wire, anode-stream
+//!
+//!              tracker  BitTorrent trackers: asking them, announcing to them, being one; tokio, beside the data path
 //! ```
 //!
 //! `Node` takes bytes, time and randomness as arguments and can be simulated; only `net` opens sockets.
@@ -18,6 +20,8 @@ pub mod anode;
 pub mod i2p;
 pub mod net;
 pub mod overlay;
+pub mod tracker;
+pub mod turn;
 
 pub use i2p::I2pOverlay;
 pub use net::AnodeOverlay;

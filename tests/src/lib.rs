@@ -9,6 +9,8 @@
 //!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
 //!   │ i2p       a strict I2P router of our own, and i2pd                             │
 //!   │ capture   what is on the wire, and packets that should not be                  │
+//!   │ light, sealed_light   peers of one socket and one key, for hundreds of them    │
+//!   │ matrix    pairs of sites behind NATs: what they reach, how soon, at what price   │
 //!   └────────────────────────────────────────────────────────────────────────────────┘
 //!   bench (bin/bench): the overlay beside the plain link, as ratios
 //!   coverage (bin/coverage): which requirement ids of docs/spec no test names
@@ -24,5 +26,8 @@ pub mod coverage;
 pub mod i2p;
 pub mod lab;
 pub mod light;
+pub mod matrix;
 pub mod programs;
+pub mod sealed_light;
+pub mod tracker;
 pub mod traffic;

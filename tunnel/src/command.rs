@@ -3,13 +3,13 @@
 //! One bounded channel in, one `oneshot` back for each question: the data thread never waits for anybody, and a caller that
 //! went away costs it one failed `send`.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use anode_platform::wake::Wake;
-use anode_routing::anode::{Place, Registration, RelaySnapshot};
+use anode_routing::anode::{NetReport, Place, Registration, RelaySnapshot, Relayed};
 use anode_routing::i2p;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
@@ -18,6 +18,7 @@ use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
 use tokio::sync::oneshot;
 
 use crate::policy::Policy;
+use crate::tracker::meet::Deny;
 use crate::zone::Relays;
 
 /// Commands that may wait for the data thread. More than one client at a time is rare, so a full queue means it hangs.
@@ -56,7 +57,7 @@ pub enum Command {
         /// Who.
         address: Address,
         /// Where it may be.
-        endpoints: Vec<SocketAddr>,
+        places: Vec<Place>,
         /// Never forgotten while the node runs.
         pinned: bool,
         /// Done.
@@ -83,6 +84,22 @@ pub enum Command {
         /// Done.
         reply: Reply<()>,
     },
+    /// Meets others at trackers from now on, with the networks that are not probed, or does not.
+    SetRendezvous(Deny),
+    /// Endpoints that a tracker has named.
+    Candidates {
+        /// As it named them.
+        endpoints: Vec<SocketAddr>,
+        /// Its own address: only a private one may name private ones.
+        tracker: IpAddr,
+    },
+    /// Searches for somebody by trackers, and says how far that is.
+    Meet {
+        /// Whom.
+        address: Address,
+        /// The answer, at once.
+        reply: Reply<MeetReport>,
+    },
     /// Uses a ticket: opens a session with its maker and shows the proof until there is an answer (Q29).
     Join {
         /// What the maker printed.
@@ -98,7 +115,11 @@ pub enum Command {
         joined: Joined,
     },
     /// Where others can reach this node, the most promising first.
-    Endpoints(Reply<Vec<SocketAddr>>),
+    Endpoints(Reply<Vec<Place>>),
+    /// Look at the network before this node; the answer comes within seconds.
+    Netcheck(Reply<NetReport>),
+    /// A port that the gateway keeps open for us; `None`: none any more.
+    SetPortMapping(Option<SocketAddr>),
     /// What this relay does; `None`: the node does not relay.
     Relay(Reply<Option<RelayReport>>),
     /// Something about I2P. Where it is off, the way back is dropped.
@@ -209,6 +230,8 @@ pub struct PeerReport {
     pub sealed: bool,
     /// Whether its keys are post-quantum.
     pub pq: bool,
+    /// Why it is reached over a relay, where direct paths were tried.
+    pub relayed: Option<Relayed>,
     /// Bytes that came from it.
     pub rx_bytes: u64,
     /// Bytes that went to it.
@@ -243,6 +266,28 @@ pub struct RelayReport {
     pub bytes: u64,
     /// What was not passed on, or not registered, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+}
+
+/// What is announced to trackers depends on this; the data thread tells it when it has changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Meeting {
+    /// UDP endpoints of this machine.
+    pub own: Vec<SocketAddr>,
+    /// Where others have seen it, latest last.
+    pub external: Vec<SocketAddr>,
+    /// Own addresses that go away soon.
+    pub deprecated: Vec<IpAddr>,
+    /// Somebody is being searched for: trackers are asked as often as they allow.
+    pub searching: bool,
+}
+
+/// Answer to [`Command::Meet`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MeetReport {
+    /// This node meets others at trackers.
+    pub on: bool,
+    /// It has been met, and answers.
+    pub found: Option<LookupReport>,
 }
 
 /// One answered echo.

@@ -30,16 +30,16 @@ use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
 use anode_routing::i2p::PREFIX as I2P_PREFIX;
-use anode_routing::net::{ServedZone, StreamConfig, StreamLimits};
-use anode_routing::overlay::Overlay;
+use anode_routing::net::{PlaceName, ServedZone, StreamConfig, StreamLimits};
+use anode_routing::overlay::{Overlay, Ready};
 use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::adapter::Adapter;
-use crate::command::{Command, DataHandle, News};
+use crate::command::{Command, DataHandle, Meeting, News};
 use crate::node::{Interface as Wanted, ReadyInfo, Settings};
 use crate::zone::Relays;
 use crate::{Error, config};
@@ -70,6 +70,7 @@ pub struct Prepared {
     thread: DataThread,
     handle: DataHandle,
     news: mpsc::Receiver<News>,
+    meeting: watch::Receiver<Meeting>,
     ready: ReadyInfo,
 }
 
@@ -82,6 +83,11 @@ impl Prepared {
     /// The way to it; commands wait until it runs.
     pub fn handle(&self) -> DataHandle {
         self.handle.clone()
+    }
+
+    /// What is announced to trackers, and word of its changes.
+    pub fn meeting(&self) -> watch::Receiver<Meeting> {
+        self.meeting.clone()
     }
 
     /// Starts the thread; its end tells why it ended. Beside it: what the thread has to say by itself.
@@ -143,22 +149,27 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     );
     let wake = Arc::new(Wake::new()?);
     let (teller, news) = mpsc::channel(NEWS);
+    let (told, meeting) = watch::channel(Meeting::default());
     let (handle, commands) = DataHandle::new(Arc::clone(&wake));
     let thread = DataThread {
         tun,
         adapter: Adapter::new(netstack, overlay, others, policy),
         interfaces,
         control: Control::new(Joins::new(own, teller)),
+        meeting: told,
         commands,
         wake,
         packet: vec![0; TUN_BUFFER],
         outgoing: Vec::with_capacity(TUN_BUFFER),
+        readable: Readable::default(),
+        due: None,
         tun_dropped: 0,
     };
     Ok(Prepared {
         thread,
         handle,
         news,
+        meeting,
         ready,
     })
 }
@@ -217,10 +228,16 @@ fn start_overlay(
     let streams = StreamConfig {
         listen: connections(&settings.listen, settings.relay.is_some()),
         proxy: settings.proxy,
+        except: settings.proxy_except,
         limits: stream_limits(settings.relay.as_ref()),
     };
     let mut overlay = AnodeOverlay::new(settings.identity, config, &datagrams, interfaces, now)?;
     overlay.configure_streams(now, streams)?;
+    if let Some(certificate) = settings.certificate {
+        overlay
+            .set_certificate(&certificate.chain, &certificate.key)
+            .map_err(|error| Error::invalid("[relay.tls]", error.to_string()))?;
+    }
     for link in frames::open(&settings.ethernet, &settings.peers)? {
         overlay.add_link(link);
     }
@@ -265,6 +282,14 @@ fn set_relays(overlay: &mut AnodeOverlay, now: Instant, relays: Relays) {
         let served = relays.served;
         overlay.set_served_zone(served.map(|(bytes, modified)| ServedZone { bytes, modified }));
     }
+    let names = relays.hosts.into_iter().flat_map(|(at, host)| {
+        let name = PlaceName {
+            host: Some(host),
+            path: None,
+        };
+        [Place::Tls(at), Place::Https(at)].map(|place| (place, name.clone()))
+    });
+    overlay.set_place_names(names);
     overlay.set_relays(now, relays.zone, relays.count, relays.relays);
 }
 
@@ -338,11 +363,26 @@ struct DataThread {
     adapter: Adapter<AnodeOverlay>,
     interfaces: Interfaces,
     control: Control,
+    meeting: watch::Sender<Meeting>,
     commands: Receiver<Command>,
     wake: Arc<Wake>,
     packet: Vec<u8>,
     outgoing: Vec<u8>,
+    readable: Readable,
+    /// The deadline of the last sleep; `None`: nobody has one, or it was not asked for.
+    due: Option<Instant>,
     tun_dropped: u64,
+}
+
+/// What the last look at the descriptors has found.
+#[derive(Default)]
+struct Readable {
+    /// There are commands.
+    wake: bool,
+    tun: bool,
+    /// The interface was readable in the turn before, too: packets come faster than one a turn.
+    tun_busy: bool,
+    overlays: Vec<Ready>,
 }
 
 impl DataThread {
@@ -350,9 +390,11 @@ impl DataThread {
         loop {
             let now = Instant::now();
             let mut more = self.drain_tun(now)?;
-            more |= self.adapter.receive(now);
-            self.adapter.handle_timeout(now);
-            if self.obey(now) {
+            more |= self.adapter.receive(now, &self.readable.overlays);
+            if self.due.is_none_or(|due| due <= now) {
+                self.adapter.handle_timeout(now);
+            }
+            if self.readable.wake && self.obey(now) {
                 if let Some(i2p) = self.adapter.other::<I2pOverlay>() {
                     i2p.close(now);
                 }
@@ -360,6 +402,7 @@ impl DataThread {
             }
             self.adapter.exchange(now);
             self.control.settle(now, &mut self.adapter);
+            self.tell_meeting();
             self.adapter.transmit(now);
             self.fill_tun(now);
             self.wait(more);
@@ -368,10 +411,12 @@ impl DataThread {
 
     /// True if more may be waiting.
     fn drain_tun(&mut self, now: Instant) -> Result<bool, Error> {
-        let Some(tun) = &self.tun else {
+        let Some(tun) = self.tun.as_ref().filter(|_| self.readable.tun) else {
             return Ok(false);
         };
-        for _ in 0..TUN_BATCH {
+        // A single packet costs one read, not a second one to learn that it was the only one.
+        let batch = if self.readable.tun_busy { TUN_BATCH } else { 1 };
+        for _ in 0..batch {
             match tun.recv(&mut self.packet) {
                 Ok((header, length)) => {
                     let offload = vnet::decode(header);
@@ -391,7 +436,8 @@ impl DataThread {
                 }
             }
         }
-        Ok(true)
+        // The next look at the descriptors tells whether there is more after a single one.
+        Ok(batch > 1)
     }
 
     fn fill_tun(&mut self, now: Instant) {
@@ -418,31 +464,62 @@ impl DataThread {
         false
     }
 
+    /// What is announced to trackers has changed.
+    fn tell_meeting(&mut self) {
+        let overlay = self.adapter.first();
+        if overlay.take_rendezvous_changed() {
+            self.meeting.send_replace(Meeting {
+                own: overlay.endpoints().into_iter().filter_map(udp).collect(),
+                external: overlay.external_endpoints(),
+                deprecated: self.interfaces.deprecated().to_vec(),
+                searching: overlay.is_searching(),
+            });
+        }
+    }
+
     /// Until something is readable or due; with more work waiting, only a look at what is readable.
     fn wait(&mut self, more: bool) {
+        self.due = None;
         let timeout = if more {
             Some(Duration::ZERO)
         } else {
             self.until_deadline()
         };
-        let tun = self.tun.as_ref().map(AsFd::as_fd);
-        let others = [self.wake.as_fd(), self.interfaces.as_fd()];
-        let fds = self.adapter.fds().into_iter().chain(others).chain(tun);
+        let overlays: Vec<_> = self.adapter.fds().collect();
+        let own = [self.wake.as_fd(), self.interfaces.as_fd()];
+        let fds = own.into_iter().chain(self.tun.as_ref().map(AsFd::as_fd));
+        let fds = fds.chain(overlays.iter().flatten().copied());
         let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if let Err(error) = poll(&mut fds, timeout) {
             tracing::warn!(%error, "waiting for packets");
         }
-        let changed = fds[fds.len() - 1 - usize::from(tun.is_some())].any() == Some(true);
+        let mut found = fds.iter().map(|fd| fd.any() == Some(true));
+        let mut next = || found.next().unwrap_or(true);
+        let changed;
+        (self.readable.wake, changed) = (next(), next());
+        let tun = self.tun.is_some() && next();
+        self.readable.tun_busy = tun && self.readable.tun;
+        self.readable.tun = tun;
+        self.readable.overlays.clear();
+        for fds in &overlays {
+            let ready = Ready::from_each(fds.iter().map(|_| next()));
+            self.readable.overlays.push(ready);
+        }
         drop(fds);
-        self.wake.drain();
+        if self.readable.wake {
+            self.wake.drain();
+        }
         if changed {
             self.read_interfaces();
+            // The sockets that hear beacons may be others now.
+            self.readable.overlays.clear();
         }
     }
 
-    fn until_deadline(&self) -> Option<Duration> {
+    fn until_deadline(&mut self) -> Option<Duration> {
         let deadlines = [self.adapter.deadline(), self.control.deadline()];
         let (at, reason) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)?;
+        self.due = Some(at);
         let left = at.saturating_duration_since(Instant::now());
         tracing::trace!(?left, reason, "sleep");
         Some(left)

@@ -5,6 +5,7 @@
 //!   │
 //!   ├── config, value, names           flags and files to checked values, with the place of what is wrong
 //!   ├── zone                           the zone file: fetched, judged, kept, made
+//!   ├── tracker                        meeting peers at BitTorrent trackers, and being one
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
 //!   ├── dns                           names for other programs: a responder for .anode, systemd-resolved
@@ -12,6 +13,7 @@
 //!   │                        ├ policy   who may reach this machine
 //!   │                        ├ relay    relaying and relays, as the configuration has them
 //!   │                        └ adapter  flows of the netstack joined to streams of the overlays
+//!   ├── turn                           the TURN server alone, and commands that try one
 //!   └── demo                           two nodes in namespaces of their own
 //! ```
 #![forbid(unsafe_code)]
@@ -25,12 +27,16 @@ pub mod data;
 pub mod demo;
 pub mod dns;
 pub mod error;
+pub mod named;
 pub mod names;
 pub mod node;
 pub mod output;
 pub mod policy;
+pub mod portmap;
 pub mod relay;
 pub mod state;
+pub mod tracker;
+pub mod turn;
 pub mod value;
 pub mod zone;
 

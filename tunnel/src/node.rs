@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anode_platform::netlink::Netlink;
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_routing::anode::{Place, Registration, RelayConfig};
 use anode_routing::i2p::{I2pConfig, Known};
+use anode_routing::net::ProxyExcept;
 use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,11 +31,18 @@ use crate::control::zone::ZoneDesk;
 use crate::data;
 use crate::dns::responder::Responder;
 use crate::dns::{Hook, Names};
+use crate::named::{self, NamedPeer};
 use crate::names::Given;
 use crate::policy::{Inbound, Policy};
+use crate::portmap::{self, Portmap};
+use crate::relay::Certificate;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{LockedState, i2p, learnt, registered, sessions};
+use crate::tracker::meet::MeetPlan;
+use crate::tracker::role::{self, Services};
+use crate::turn;
+use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
 
@@ -55,8 +65,12 @@ pub struct Settings {
     pub ethernet: Vec<String>,
     /// The HTTP proxy that connections go through.
     pub proxy: Option<SocketAddr>,
+    /// What is dialled without it.
+    pub proxy_except: ProxyExcept,
     /// Peers of flags and config, one entry per endpoint.
     pub peers: Vec<PeerEndpoint>,
+    /// Those whose place has a name.
+    pub named_peers: Vec<NamedPeer>,
     /// Peers learnt in earlier runs: hints only, tried when traffic wants them.
     pub learnt: Vec<PeerEndpoint>,
     /// Announce on the LAN and listen there.
@@ -67,6 +81,8 @@ pub struct Settings {
     pub relay: Option<RelayConfig>,
     /// Who was registered with this relay when it ended last.
     pub registered: Vec<Registration>,
+    /// What its TLS shows, where the operator has named one.
+    pub certificate: Option<Certificate>,
     /// Whose keys are known from the start.
     pub trusted: Vec<Address>,
     /// Who may reach this machine.
@@ -129,8 +145,16 @@ pub struct Plan {
     pub unsaved: Option<Unsaved>,
     /// Names for the programs of this machine.
     pub dns: DnsPlan,
+    /// Whether the gateway is asked to keep a port open.
+    pub portmap: bool,
+    /// Meeting others at trackers.
+    pub meet: Option<MeetPlan>,
+    /// Being a tracker; bound, and not served yet.
+    pub tracker: Option<role::Prepared>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
+    /// A TURN server beside it, its sockets bound.
+    pub turn: Option<turn::role::Prepared>,
 }
 
 /// What a node's names are made of.
@@ -201,13 +225,19 @@ async fn live(
         policy: plan.settings.policy.clone(),
         members: plan.zone.members(),
     };
+    let named_peers = plan.settings.named_peers.clone();
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
+    let mapped_port = plan.portmap.then(|| udp_port(&info.listen)).flatten();
+    let netlink = mapped_port.map(|_| Netlink::open()).transpose()?;
+    let meeting = prepared.meeting();
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
+    let turn = plan.turn.map(|turn| turn.start(plan.source.clone()));
+    let turn = turn.transpose()?;
     let (thread, news) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
@@ -227,6 +257,14 @@ async fn live(
     );
     let names = Arc::new(if i2p { names.with_i2p() } else { names });
     let (zone, asks) = ZoneDesk::new(&keeper);
+    let meet = match plan.meet {
+        Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
+        None => None,
+    };
+    let services = Services {
+        meet: meet.as_ref().map(|meet| Arc::clone(&meet.counters)),
+        tracker: plan.tracker.map(role::Prepared::start).transpose()?,
+    };
     let control = Arc::new(Control {
         data: data.clone(),
         address,
@@ -235,19 +273,37 @@ async fn live(
         since: Instant::now(),
         desk,
         names: Arc::clone(&names),
+        services,
         zone,
         access: Mutex::new(in_force),
         source: plan.source,
         security,
         confined,
+        portmap: Portmap::default(),
         state: plan.state,
+        turn,
     });
+    let named_control = Arc::clone(&control);
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
+    let named = tokio::spawn(async move {
+        if !named_peers.is_empty() {
+            named::keep(named_control, named_peers).await;
+        }
+    });
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(tell.met));
     let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
+    let (end_portmap, ending) = oneshot::channel();
+    let portmap = match (mapped_port, netlink) {
+        (Some(port), Some(netlink)) => {
+            let found = control.portmap.clone();
+            let keeping = portmap::keep(netlink, port, data.clone(), found, ending);
+            Some(tokio::spawn(keeping))
+        }
+        _ => None,
+    };
     let responder = responder.start(names, address, info.interface.as_deref(), tell.named);
 
     let told = ready(&info);
@@ -265,8 +321,23 @@ async fn live(
     };
 
     notify::stopping();
+    // Nobody listens: there is no task.
+    let _ = end_portmap.send(());
+    if let (None, Some(turn)) = (&outcome, &control.turn) {
+        tokio::select! {
+            () = turn.drain() => {}
+            () = signals.stop() => {}
+        }
+    }
     responder.stop().await;
+    if let Some(portmap) = portmap {
+        let _ = portmap.await;
+    }
+    if let Some(meet) = meet {
+        meet.stop().await;
+    }
     zone.abort();
+    named.abort();
     memory.abort();
     registrations.abort();
     hearing.abort();
@@ -286,6 +357,13 @@ async fn live(
     outcome
 }
 
+/// The port of our UDP socket over IPv4.
+fn udp_port(listen: &[Place]) -> Option<NonZeroU16> {
+    let mut sockets = listen.iter().filter_map(Place::udp);
+    let own = sockets.find(|own| own.is_ipv4() && !own.ip().is_loopback())?;
+    NonZeroU16::new(own.port())
+}
+
 /// Waits for a signal that ends the node; a hangup makes it read the policy again, unless the terminal is gone.
 async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) {
     while let Asked::Reload = signals.next().await {
@@ -295,6 +373,10 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
         match control.reload().await {
             Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
+        }
+        control.reload_tracker();
+        if let Some(Err(error)) = control.turn.as_ref().map(Role::reload) {
+            tracing::error!("the TURN server stays as it was: {error}");
         }
         control.zone.look_soon();
     }
@@ -334,14 +416,14 @@ fn flatten(result: Result<Result<(), Error>, oneshot::error::RecvError>) -> Resu
 }
 
 /// The signals that a node hears.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn install() -> Result<Self, Error> {
+    pub(crate) fn install() -> Result<Self, Error> {
         let install = |kind| signal(kind).map_err(Error::io("cannot handle signals"));
         Ok(Self {
             interrupt: install(SignalKind::interrupt())?,
@@ -350,7 +432,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.terminate.recv() => Asked::Stop,
@@ -364,7 +446,7 @@ impl Signals {
 }
 
 /// What a signal wants.
-enum Asked {
+pub(crate) enum Asked {
     Stop,
     Reload,
 }

@@ -22,6 +22,7 @@ use anode_wire::PeerId;
 use anode_wire::address::split_digit;
 
 use crate::Error;
+use crate::names::Given;
 use crate::state::book::Book;
 use crate::zone::Members;
 
@@ -91,6 +92,8 @@ pub struct Policy {
     pub trusted: HashSet<Ipv6Addr>,
     /// Destinations of I2P on which all this rests: their addresses belong to nobody else.
     pub destinations: Vec<Hash>,
+    /// The names of `[names]`, for questions.
+    pub names: Given,
 }
 
 /// Why a verdict is what it is, for `anode policy check`.
@@ -156,7 +159,7 @@ impl Policy {
         let mut resolve = |lines: &[Line], before: &[Rule]| -> Vec<Rule> {
             let rules = lines.iter().filter_map(|line| {
                 let known = || before.iter().find(|rule| rule.text() == line.rule.text());
-                match line.rule.resolve(book, members) {
+                match line.rule.resolve(book, &inbound.names, members) {
                     Ok(rule) => Some(rule),
                     Err(error) => {
                         lost.push(Error::invalid(line.place.as_str(), error.to_string()));
@@ -179,9 +182,10 @@ impl Policy {
                 .chain(trusted.map(|one| one.hash.synthetic_address()))
                 .collect(),
             destinations: lines
-                .filter_map(|line| line.rule.destination(book))
+                .filter_map(|line| line.rule.destination(book, &inbound.names))
                 .chain(book.destinations.iter().map(|one| one.hash))
                 .collect(),
+            names: inbound.names.clone(),
         };
         (policy, lost)
     }
@@ -219,7 +223,8 @@ mod tests {
 
     fn rule(text: &str) -> Rule {
         let rule: RuleText = text.parse().unwrap();
-        rule.resolve(&Book::default(), &Members::default()).unwrap()
+        rule.resolve(&Book::default(), &Given::default(), &Members::default())
+            .unwrap()
     }
 
     #[test]
@@ -237,6 +242,7 @@ mod tests {
                 rule("fda0::b0 ip/132"),
             ],
             trusted: HashSet::from([a, c]),
+            names: Given::default(),
             ..Policy::default()
         };
         let cases = [
@@ -306,6 +312,29 @@ mod tests {
             policy.verdict(A_STRANGER, Protocol::Tcp, 22).0,
             Verdict::Reject
         );
+    }
+
+    #[test]
+    fn rules_use_the_names_of_the_same_file_after_those_of_the_book() {
+        let own = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
+        let text = format!("[inbound]\nallow = [\"box tcp/22\"]\n[names]\nbox = \"{own}\"\n");
+        let config = crate::config::Config::parse(&text, std::path::Path::new("x")).unwrap();
+        let policy = Policy::new(&config.inbound, &Book::default(), &Members::default()).unwrap();
+        let address: anode_wire::Address = own.parse().unwrap();
+        let ip = address.ipv6(PeerId::ANY);
+        assert_eq!(policy.verdict(ip, Protocol::Tcp, 22).0, Verdict::Allow);
+        assert_eq!(
+            policy.verdict(A_STRANGER, Protocol::Tcp, 22).0,
+            Verdict::Reject
+        );
+        // Whom people trusted under that name comes first.
+        let other = *anode_wire::Identity::from_scalar(anode_wire::Zone(0), &[7; 32])
+            .unwrap()
+            .address();
+        let mut book = Book::default();
+        book.trust(other, Some("box".parse().unwrap())).unwrap();
+        let policy = Policy::new(&config.inbound, &book, &Members::default()).unwrap();
+        assert_eq!(policy.verdict(ip, Protocol::Tcp, 22).0, Verdict::Reject);
     }
 
     #[test]

@@ -16,8 +16,6 @@ use std::time::{Duration, Instant};
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of an EPC_REQ inside a session.
 const SEALED_CHECK: usize = SEALED_BODY + 4 + SEALED_TAIL;
-/// External endpoints that are remembered.
-const MAX_EXTERNAL: usize = 4;
 /// Peers that one lookup asks.
 const WHOIS_PEERS: usize = 16;
 
@@ -26,13 +24,20 @@ const WHOIS_PEERS: usize = 16;
 pub(super) struct Checks {
     open: HashMap<u32, Check>,
     order: VecDeque<(Instant, u32)>,
-    /// The one NETID_REQ that is under way, per id.
-    netid: Option<(u32, PeerRef)>,
+}
+
+/// A place where a peer may be that is no path yet, for all that is known.
+#[derive(Clone, Copy)]
+pub(super) struct Candidate {
+    pub to: Place,
+    pub socket: usize,
 }
 
 struct Check {
     peer: PeerRef,
     spot: Spot,
+    /// An answer makes a path of the place, of this origin; `None`: it is one.
+    candidate: Option<Origin>,
     sent: Instant,
     /// It was sent inside a session: only then is its answer a proof for traffic (Q25).
     sealed: bool,
@@ -79,6 +84,48 @@ impl Node {
         if !sealed && self.config.security.plain != Plain::Only {
             self.greet(now, peer, endpoint, socket);
         }
+        let check = Check {
+            peer,
+            spot,
+            candidate: None,
+            sent: now,
+            sealed,
+        };
+        self.ask(now, digit, check);
+    }
+
+    /// Asks a place that somebody else has named whether the peer is there: nothing goes along, and the place is kept only
+    /// if the peer answers (discovery.md §3, Q28).
+    pub(super) fn send_candidate_check(
+        &mut self,
+        now: Instant,
+        peer: PeerRef,
+        candidate: Candidate,
+        origin: Origin,
+    ) {
+        let Candidate { to, socket } = candidate;
+        if !self.reaches(socket, &to) {
+            self.counters.refused_endpoints += 1;
+            return;
+        }
+        let Some(entry) = self.peers.get(peer) else {
+            return;
+        };
+        let check = Check {
+            peer,
+            spot: Spot {
+                endpoint: to,
+                socket,
+                through: Through::Direct,
+            },
+            candidate: Some(origin),
+            sent: now,
+            sealed: entry.is_sealed(),
+        };
+        self.ask(now, PeerId::ANY, check);
+    }
+
+    fn ask(&mut self, now: Instant, digit: PeerId, check: Check) {
         self.checks.expire(now);
         if self.checks.open.len() >= self.config.limits.checks {
             self.counters.dropped_checks += 1;
@@ -88,19 +135,12 @@ impl Node {
         while self.checks.open.contains_key(&id) {
             id = self.rng.next_u32();
         }
-        self.checks.open.insert(
-            id,
-            Check {
-                peer,
-                spot,
-                sent: now,
-                sealed,
-            },
-        );
+        let (peer, spot) = (check.peer, check.spot);
+        self.checks.open.insert(id, check);
         self.checks.order.push_back((now, id));
         let destination = Destination {
-            to: endpoint,
-            socket,
+            to: spot.endpoint,
+            socket: spot.socket,
             source: None,
         };
         let question = Message::EpcReq { id };
@@ -119,7 +159,8 @@ impl Node {
             return;
         }
         if arrival.hop_count == 0 {
-            return self.reply(now, sender, &arrival, &reply);
+            self.reply(now, sender, &arrival, &reply);
+            return self.ask_back(now, sender, &arrival);
         }
         self.answer_over_relays(now, sender, &arrival, &reply);
     }
@@ -143,6 +184,11 @@ impl Node {
         let Some(peer) = self.peers.get_mut(sender) else {
             return;
         };
+        let socket = arrival.way.socket;
+        if let Some(origin) = check.candidate {
+            peer.sources.tracker |= origin == Origin::Tracker;
+            peer.add_path(now, from, socket, origin);
+        }
         let of_check = |path: &&mut Path| check.spot.is_same(path);
         let Some(path) = peer.paths.iter_mut().find(of_check) else {
             self.counters.epc_unexpected += 1;
@@ -153,14 +199,19 @@ impl Node {
         path.proven_sealed = check.sealed;
         path.peer_id = arrival.sender_peer;
         let relayed = path.is_relayed();
+        if !relayed {
+            // Of several sockets the one that the answer came through.
+            path.socket = socket;
+        }
         if relayed {
             path.hops = arrival.hop_count.max(1);
         }
         let configured = peer.standing == Standing::Kept;
-        peer.choose_path(now);
+        self.choose_path(now, sender);
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(sender);
+            self.candidate_proven(now, sender, &from);
         }
         if first {
             self.tell_persist();
@@ -168,10 +219,11 @@ impl Node {
             self.contact_made(now, sender);
             // Before a session a proof counts for HELLO only (Q27).
             if configured && !relayed && self.channel(sender, PeerId::ANY).is_some() {
-                self.ask_netid(now, sender, &arrival);
+                self.ask_whereabouts(now, sender, &arrival);
             }
         }
         self.schedule_peer(now, sender);
+        self.consider_direct(now, sender);
     }
 
     /// An EPI is a hint: worth an EPC_REQ if we have business with that peer, and if the endpoint may be dialled at all (A54, D16, S16).
@@ -187,7 +239,8 @@ impl Node {
             Endpoint::Udp(to) => Some(Place::Udp(to)),
             _ => None,
         };
-        let acceptable = to.filter(|to| is_dialable(to, false) && arrival.hop_count == 0);
+        let heard = arrival.hop_count == 0 || self.follows_relayed_hints(now, &arrival, sender);
+        let acceptable = to.filter(|to| is_dialable(to, false) && heard);
         let Some(to) = acceptable else {
             self.counters.refused_endpoints += 1;
             return;
@@ -211,82 +264,6 @@ impl Node {
             path.probe(now);
         }
         self.schedule_peer(now, sender);
-    }
-
-    /// Asks a peer how it sees us.
-    fn ask_netid(&mut self, now: Instant, peer: PeerRef, arrival: &Arrival) {
-        let id = self.rng.next_u32();
-        self.checks.netid = Some((id, peer));
-        self.send_control(
-            now,
-            peer,
-            arrival.way.reply_to(),
-            Sender::Full,
-            &Message::NetidReq {
-                id,
-                endpoint: Endpoint::Unspecified,
-            },
-        );
-    }
-
-    /// Answers only towards the address that asked (any port), and where a peer says that is registered with this relay:
-    /// everything else would make us a reflector (D25, S21).
-    pub(super) fn handle_netid_req(
-        &mut self,
-        now: Instant,
-        sender: PeerRef,
-        arrival: Arrival,
-        id: u32,
-        endpoint: Endpoint,
-    ) {
-        let from = arrival.way.from;
-        let to = match endpoint {
-            Endpoint::Unspecified => Some(from),
-            Endpoint::Udp(to) => Some(Place::Udp(to)),
-            _ => None,
-        };
-        let own = |to: &Place| *to == from || to.ip() == from.ip() && is_dialable(to, true);
-        let registered = self.is_registered(now, sender, arrival.sender_peer);
-        let allowed = |to: &Place| own(to) || registered && is_dialable(to, false);
-        let Some(to) = to.filter(allowed).filter(|_| {
-            arrival.hop_count == 0 && self.budgets.netid.take(now, self.config.limits.netid)
-        }) else {
-            self.counters.dropped_netid += 1;
-            return;
-        };
-        let reply = Message::Netid {
-            id,
-            endpoint: to.to_endpoint(),
-        };
-        if self.may_reply(now, &arrival, &reply) {
-            let destination = Destination {
-                to,
-                ..arrival.way.reply_to()
-            };
-            self.reply_at(now, sender, &arrival, destination, &reply);
-        }
-    }
-
-    pub(super) fn handle_netid(
-        &mut self,
-        _now: Instant,
-        sender: PeerRef,
-        id: u32,
-        endpoint: Endpoint,
-    ) {
-        let Endpoint::Udp(seen) = endpoint else {
-            return;
-        };
-        if self.checks.netid != Some((id, sender)) || !is_dialable(&Place::Udp(seen), true) {
-            self.counters.ignored_messages += 1;
-            return;
-        }
-        self.checks.netid = None;
-        self.external.retain(|known| *known != seen);
-        if self.external.len() >= MAX_EXTERNAL {
-            self.external.pop_front();
-        }
-        self.external.push_back(seen);
     }
 
     /// Asks peers that can be reached who holds a synthetic address.

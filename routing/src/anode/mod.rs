@@ -3,7 +3,7 @@
 //! ```text
 //!  handle_datagram ─▶ receive ─┬─ sealing (sessions) ─────┬─▶ discovery   EPC, EPI, NETID, WHOIS, ERROR
 //!                        │     └─ guard (MAC) ── peers ───┼─▶ ping        PING, PONG
-//!                        └─ lan (beacons)                 ├─▶ datagram    DGRAM, IPPKT
+//!                        └─ lan (beacons), rendezvous     ├─▶ datagram    DGRAM, IPPKT
 //!  open, write, ping … ─▶ contact (lookup, first path) ───┴─▶ streams     S_*
 //!                                                             │
 //!  poll_transmit ◀── output (batches) ◀── control, datagrams ─┘          timers ─▶ deadline
@@ -14,10 +14,12 @@ mod config;
 mod contact;
 mod counters;
 mod datagram;
+mod direct;
 mod discovery;
 mod guard;
 mod lan;
 mod limits;
+mod mtu;
 mod output;
 mod path;
 mod peer;
@@ -28,6 +30,7 @@ mod receive;
 mod refusal;
 mod relay;
 mod relays;
+mod rendezvous;
 mod sealing;
 #[cfg(test)]
 mod sim;
@@ -40,6 +43,7 @@ mod timers;
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
+pub use direct::{Filtering, Mapping, NetReport, RelayReach, Relayed, SECOND_SOCKET, SocketOrder};
 pub use limits::Rate;
 pub(crate) use limits::source_prefix;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
@@ -47,25 +51,28 @@ pub use path::{INITIAL_PACKET, Origin};
 pub use place::{Place, Transport};
 pub use relay::{Onward, Registration};
 pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
+pub use rendezvous::RendezvousCounters;
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
 use anode_wire::sealed::{self, Sessions};
 use anode_wire::{Address, Identity, Message, PeerId};
 use contact::Contacts;
+use direct::Direct;
 use discovery::Checks;
 use guard::{Envelope, Own};
 use lan::Lan;
 use limits::{Bucket, SourceBuckets};
 use output::{Queue, Way};
 use path::{Action, Path, is_dialable};
-use peer::Standing;
+use peer::{Peer, Standing};
 use peers::{PeerRef, PeerTable};
 use ping::Pings;
 use rand_core::CryptoRng;
 use receive::Arrival;
 use relay::Relay;
 use relays::{Registrations, ZoneRelays};
+use rendezvous::Rendezvous;
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -97,11 +104,11 @@ pub struct Node {
     events: VecDeque<OverlayEvent>,
     budgets: Budgets,
     counters: Counters,
-    /// Where others see us, from NETID: latest last.
-    external: VecDeque<SocketAddr>,
+    direct: Direct,
     zone_relays: Vec<ZoneRelays>,
     registrations: Registrations,
     relay: Option<Box<Relay>>,
+    rendezvous: Rendezvous,
     forwarded: Queue,
     scratch: Vec<u8>,
 }
@@ -162,6 +169,7 @@ impl Node {
             control_sources: SourceBuckets::new(limits.controls_per_source, key()),
         };
         let lan = Lan::new(limits, key());
+        let direct = Direct::new(key());
         let relay = config.relay.map(|relay| Box::new(Relay::new(relay, key())));
         let sessions = Sessions::new(
             &identity,
@@ -194,10 +202,11 @@ impl Node {
             events: VecDeque::new(),
             budgets,
             counters: Counters::default(),
-            external: VecDeque::new(),
+            direct,
             zone_relays: Vec::new(),
             registrations: Registrations::default(),
             relay,
+            rendezvous: Rendezvous::default(),
             forwarded: Queue::new(limits.forwarded_bytes),
             scratch: Vec::new(),
             config,
@@ -234,7 +243,9 @@ impl Node {
                 .flat_map(|peer| &peer.paths);
             let chosen: Vec<usize> = paths
                 .map(|path| match path.endpoint {
-                    Place::Udp(_) => self.socket_for(&path.endpoint).unwrap_or(0),
+                    Place::Udp(_) if !direct::is_extra(path.socket) => {
+                        self.socket_for(&path.endpoint).unwrap_or(0)
+                    }
                     _ => path.socket,
                 })
                 .collect();
@@ -253,6 +264,8 @@ impl Node {
             self.announce(now);
             self.check_all_paths(now);
             self.doubt_registrations(now);
+            self.network_changed(now);
+            self.rendezvous_moved(now);
         }
     }
 
@@ -266,7 +279,10 @@ impl Node {
             .collect();
         for found in connected {
             if let Some(peer) = self.peers.get_mut(found) {
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+                for path in &mut peer.paths {
+                    path.check(now);
+                    path.size.doubt();
+                }
                 peer.want_datagrams(now);
             }
             self.handle_peer_timer(now, found);
@@ -305,6 +321,7 @@ impl Node {
         self.schedule_peer(now, found);
         if pinned {
             self.trust(&address);
+            self.want(now, found);
         }
         self.probe_if_wanted(now, found);
     }
@@ -320,6 +337,7 @@ impl Node {
             self.fail_contact(now, peer.ipv6, Failure::NoSuchPeer);
         }
         self.timers.cancel(Timer::Peer(found));
+        self.timers.cancel(Timer::Hole(found));
         true
     }
 
@@ -368,6 +386,9 @@ impl Node {
     /// Whether this socket sends to that kind of place.
     fn reaches(&self, socket: usize, to: &Place) -> bool {
         to.udp().is_none_or(|to| {
+            if direct::is_extra(socket) {
+                return to.is_ipv4();
+            }
             let same_family = |own: &SocketAddr| own.is_ipv4() == to.is_ipv4();
             self.sockets.get(socket).is_some_and(same_family)
         })
@@ -498,6 +519,10 @@ impl Node {
                 Timer::Lan => self.handle_lan_timer(now),
                 Timer::Relay => self.handle_relay_timer(now),
                 Timer::Registration => self.handle_registration_timer(now),
+                Timer::Hole(peer) => self.handle_hole_timer(now, peer),
+                Timer::Netcheck => self.handle_netcheck_timer(now),
+                Timer::Sockets => self.handle_sockets_timer(now),
+                Timer::Rendezvous => self.handle_rendezvous_timer(now),
             }
         }
     }
@@ -553,20 +578,53 @@ impl Node {
             }
             index += 1;
         }
-        peer.choose_path(now);
+        self.choose_path(now, found);
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         let (lost, ipv6) = (had_path && !peer.has_proven_path(), peer.ipv6);
         for spot in asks {
             self.send_check(now, found, spot);
         }
         self.follow_relay(found);
+        self.search_packet_size(now, found);
         if silent || unanswered {
             self.doubt_relays(now, found);
+        }
+        if lost {
+            self.want(now, found);
         }
         if lost && in_use {
             // Whoever waits for this peer is told when no candidate answers either.
             self.start_contact(now, ipv6, PeerId::ANY);
         }
         self.schedule_peer(now, found);
+        self.consider_direct(now, found);
+    }
+
+    /// A program of this machine sends to a peer.
+    fn note_own_use(&mut self, now: Instant, found: PeerRef, wants_answer: bool) {
+        if let Some(peer) = self.peers.get_mut(found) {
+            peer.note_used_by_us(now);
+        }
+        self.note_use(now, found, wants_answer);
+    }
+
+    /// Chooses the path to a peer that is used; its streams learn that there is another one.
+    fn choose_path(&mut self, now: Instant, found: PeerRef) {
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
+        let good = |peer: &Peer| {
+            let path = peer.active_path()?;
+            (path.is_proven() && !path.is_suspect()).then(|| path.spot())
+        };
+        let before = good(peer);
+        peer.choose_path(now);
+        let after = good(peer);
+        if after.is_some() && after != before && peer.streams > 0 {
+            self.resume_streams_of(now, found);
+        }
     }
 
     /// Traffic goes to a peer.
@@ -580,6 +638,7 @@ impl Node {
                 peer.paths.iter_mut().for_each(|path| path.check(now));
             }
             self.schedule_peer(now, found);
+            self.consider_direct(now, found);
         }
     }
 

@@ -1,5 +1,6 @@
 //! One way to reach a peer: an underlay endpoint, and what is known of it (Anode 0.8 §4.2.4 and §4.2.5, D24).
 use super::Place;
+use super::mtu::PacketSize;
 use super::peers::PeerRef;
 use anode_wire::PeerId;
 use std::net::IpAddr;
@@ -29,8 +30,12 @@ pub enum Origin {
     Hint,
     /// The source of an authentic packet.
     Nominated,
+    /// A place that it named over a relay, and that has answered (Q28).
+    Punched,
     /// A relay of its zone that stands for it (A22).
     Relay,
+    /// A tracker named the place, and the peer has answered from there.
+    Tracker,
 }
 
 /// What is at the endpoint of a path.
@@ -107,8 +112,8 @@ pub(super) struct Path {
     /// Relays passed by what comes this way.
     pub hops: u8,
     pub rtt: Option<Duration>,
-    /// Largest Anode packet in bytes.
-    pub max_packet: u16,
+    /// How large its packets may be.
+    pub size: PacketSize,
     /// The peer id that was last seen on it.
     pub peer_id: PeerId,
     /// When it was last of use, for the choice of which to forget.
@@ -133,7 +138,7 @@ impl Path {
             state: State::Candidate,
             hops: 0,
             rtt: None,
-            max_packet: INITIAL_PACKET,
+            size: PacketSize::default(),
             peer_id: PeerId::ANY,
             touched: now,
             proven_sealed: false,
@@ -242,6 +247,10 @@ impl Path {
 
     /// An EPC has come back from it.
     pub fn prove(&mut self, now: Instant, rtt: Duration) {
+        if !self.is_proven() {
+            // What passed the way that was here before says nothing of this one.
+            self.size = PacketSize::default();
+        }
         self.rtt = Some(match self.rtt {
             Some(old) if self.is_proven() => (old * 7 + rtt) / 8,
             _ => rtt,
@@ -307,8 +316,13 @@ impl Path {
             State::Proven {
                 at,
                 check: Check::Quiet,
-            } => in_use.then_some(at + CHECK_AFTER),
+            } => (in_use || self.is_held_open()).then_some(at + CHECK_AFTER),
         }
+    }
+
+    /// Nobody but a tracker could lead the two together again: both ends' NATs are kept open, idle or not.
+    fn is_held_open(&self) -> bool {
+        self.origin == Origin::Tracker
     }
 
     /// Its deadline has passed.
@@ -365,7 +379,7 @@ impl Path {
     }
 
     /// How long an answer may take before it counts as missed.
-    fn patience(&self) -> Duration {
+    pub fn patience(&self) -> Duration {
         let rtt = self.rtt.unwrap_or(Duration::from_millis(333));
         (rtt * 3).clamp(Duration::from_millis(250), Duration::from_secs(1))
     }

@@ -48,6 +48,8 @@ pub(super) struct Sources {
     pub peer: bool,
     /// It is a relay of a zone.
     pub zone: bool,
+    /// It was met at a tracker.
+    pub tracker: bool,
 }
 
 impl Sources {
@@ -59,6 +61,7 @@ impl Sources {
             (self.whois, "whois"),
             (self.peer, "peer"),
             (self.zone, "zone"),
+            (self.tracker, "tracker"),
         ]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
@@ -132,6 +135,8 @@ pub(super) struct Peer {
     last_resort: Option<(Place, usize)>,
     pub last_heard: Option<Instant>,
     pub last_used: Option<Instant>,
+    /// When something of this machine last went there, to a second.
+    used_by_us: Option<Instant>,
     /// Since when something sent waits for anything authentic.
     awaiting: Option<Instant>,
     /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
@@ -180,6 +185,7 @@ impl Peer {
             last_resort: None,
             last_heard: None,
             last_used: None,
+            used_by_us: None,
             awaiting: None,
             quiet_check: None,
             datagrams_again: None,
@@ -249,6 +255,17 @@ impl Peer {
             .is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
     }
 
+    /// A program of this machine talks to it, or has done so just now.
+    pub fn is_used_by_us(&self, now: Instant) -> bool {
+        self.used_by_us
+            .is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
+    }
+
+    /// Something of a program goes there.
+    pub fn note_used_by_us(&mut self, now: Instant) {
+        self.used_by_us = Some(now);
+    }
+
     pub fn has_proven_path(&self) -> bool {
         self.paths.iter().any(Path::is_proven)
     }
@@ -291,6 +308,10 @@ impl Peer {
     /// The path that is used.
     pub fn active_path(&self) -> Option<&Path> {
         self.active.and_then(|index| self.paths.get(index))
+    }
+
+    pub fn active_path_mut(&mut self) -> Option<&mut Path> {
+        self.active.and_then(|index| self.paths.get_mut(index))
     }
 
     /// The way to a peer id of this address: the used path, or one where just that peer answered (A45 for senders).
@@ -512,12 +533,28 @@ impl Peer {
         };
     }
 
+    /// A zone's relay is at these places and no others any more. True: it was at others.
+    pub fn keep_places(&mut self, places: &[Place]) -> bool {
+        let gone = |path: &Path| {
+            path.origin == Origin::Configured
+                && path.through == Through::Direct
+                && !places.contains(&path.endpoint)
+        };
+        let before = self.paths.len();
+        while let Some(index) = self.paths.iter().position(gone) {
+            self.remove_path(index);
+        }
+        self.paths.len() < before
+    }
+
     /// Asks on all paths: datagrams at once, connections a second later where there are datagrams to try. `again`: also
     /// where questions are under way already.
     pub fn probe_paths(&mut self, now: Instant, again: bool) {
-        let later = match self.has_datagram_paths() {
-            true => now + RACE_AFTER,
-            false => now,
+        let later = match (self.has_datagram_paths(), again) {
+            (false, _) => now,
+            // What worked until now has been silent for a while: it has as long again.
+            (true, true) => now + self.answer_within(),
+            (true, false) => now + RACE_AFTER,
         };
         let asked = |path: &Path| path.deadline(true).is_some();
         for path in self.paths.iter_mut().filter(|path| again || !asked(path)) {
@@ -633,11 +670,15 @@ impl Peer {
         let waiting = path
             .asked_since()
             .map_or(Duration::ZERO, |since| now.duration_since(since));
+        let rtt = path.rtt.unwrap_or(Duration::MAX / 8);
+        // IPv6 first, unless IPv4 is half as fast again: there is no NAT in between that forgets (DESIGN §7).
+        let is_v4 = path.endpoint.udp().is_some_and(|at| at.is_ipv4());
+        let rtt = rtt + if is_v4 { rtt / 2 } else { Duration::ZERO };
         (
             path.is_suspect(),
             path.hops,
             path.endpoint.transport(),
-            path.rtt.unwrap_or(Duration::MAX / 8).max(waiting),
+            rtt.max(waiting),
         )
     }
 
@@ -667,9 +708,14 @@ impl Peer {
 
     /// When its silence becomes suspicious.
     pub fn silence_deadline(&self) -> Option<Instant> {
-        let since = self.awaiting?;
-        let rtt = self.active_path()?.rtt.unwrap_or_default();
-        Some(since + (rtt * 3).max(ANSWER_WITHIN))
+        let since = self.awaiting.filter(|_| self.active_path().is_some())?;
+        Some(since + self.answer_within())
+    }
+
+    /// How long an answer over the used path may take before it is questioned.
+    fn answer_within(&self) -> Duration {
+        let rtt = self.active_path().and_then(|path| path.rtt);
+        (rtt.unwrap_or_default() * 3).max(ANSWER_WITHIN)
     }
 
     /// Stream data has come. True if the peer's timer has to be set.
@@ -703,10 +749,18 @@ impl Peer {
             .filter_map(|path| path.deadline(in_use))
             .min();
         let again = self.datagrams_again.filter(|_| in_use);
-        [paths, self.silence_deadline(), self.quiet_check, again]
-            .into_iter()
-            .flatten()
-            .min()
+        let active = self.active_path().filter(|path| in_use && path.is_proven());
+        let size = active.map(|path| path.size.deadline(now));
+        [
+            paths,
+            self.silence_deadline(),
+            self.quiet_check,
+            again,
+            size,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether this packet was not seen before (D38).
@@ -731,7 +785,7 @@ fn route_over(path: &Path, credit: Option<usize>) -> Route {
     };
     Route {
         destination,
-        max_packet: usize::from(path.max_packet),
+        max_packet: usize::from(path.size.usable()),
         peer_id: path.peer_id,
         credit,
     }

@@ -129,7 +129,7 @@ impl Node {
             self.pings.open.remove(&wire_token);
             return Err(failure);
         }
-        self.note_use(now, found, true);
+        self.note_own_use(now, found, true);
         Ok(())
     }
 
@@ -156,7 +156,9 @@ impl Node {
         arrival: Arrival,
         payload: &[u8],
     ) {
-        if self.handle_registered(now, sender, payload) {
+        if self.handle_registered(now, sender, payload)
+            || self.handle_size_answer(now, sender, arrival.session.is_some(), payload)
+        {
             return;
         }
         self.pings.expire(now);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::link::Turn;
 use super::waiting::Waiter;
 use super::{I2pOverlay, PREFIX, Stage, Stream, clock};
-use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
+use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
 
 /// Connections that are looked at in one turn.
 const EVENTS: usize = 64;
@@ -71,14 +71,15 @@ impl Overlay for I2pOverlay {
         vec![self.dialler.epoll.0.as_fd()]
     }
 
-    fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool {
+    fn receive(&mut self, now: Instant, readable: Ready, sink: &mut dyn OverlaySink) -> bool {
         let now = clock(now);
         let mut events = [EpollEvent::empty(); EVENTS];
-        let count = self
-            .dialler
-            .epoll
-            .wait(&mut events, EpollTimeout::ZERO)
-            .unwrap_or_default();
+        let count = if readable.has(0) {
+            let waited = self.dialler.epoll.wait(&mut events, EpollTimeout::ZERO);
+            waited.unwrap_or_default()
+        } else {
+            0
+        };
         let mut ready = std::mem::take(&mut self.ready);
         ready.extend(events[..count].iter().map(|event| event.data() as usize));
         ready.sort_unstable();

@@ -1,19 +1,26 @@
 //! The Anode overlay on real sockets: one [`Node`] behind UDP sockets, served by whoever polls `fds()`.
 mod ethernet;
+mod extra;
 mod lan;
-mod streams;
+pub(crate) mod streams;
 mod udp;
 
 pub use ethernet::{ETHER_TYPE, FrameLink};
-pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError};
+pub use streams::{
+    PlaceName, ProxyExcept, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError,
+};
 
 use crate::anode::{
-    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
-    Registration, RelayConfig, RelaySnapshot, Timestamp, TransmitBatch, ZoneRelay,
+    Counters, Interface, Lookup, NetReport, Node, NodeConfig, Now, PeerSnapshot, Pin, Place,
+    Received, Record, Registration, RelayConfig, RelaySnapshot, RendezvousCounters, Timestamp,
+    TransmitBatch, ZoneRelay,
 };
-use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
+use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
+use crate::tracker::Cidr;
+use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, Zone};
 use ethernet::Links;
+use extra::ExtraSockets;
 use lan::BeaconSockets;
 use rand::rngs::SysRng;
 use rand_core::{CryptoRng, UnwrapErr};
@@ -52,6 +59,9 @@ pub enum NetError {
     Streams(io::Error),
 }
 
+/// Orders about sockets that are carried out between two batches of packets: 64 of them take about a millisecond.
+const ORDERS: usize = 64;
+
 /// The Anode overlay with its sockets.
 pub struct AnodeOverlay {
     node: Node,
@@ -61,6 +71,9 @@ pub struct AnodeOverlay {
     batch: TransmitBatch,
     streams: Streams,
     links: Links,
+    extra: ExtraSockets,
+    /// Orders about sockets may be left.
+    ordered: Option<Instant>,
     /// `batch` holds packets that the socket did not take yet.
     blocked: Option<Instant>,
     interfaces: Vec<Interface>,
@@ -93,6 +106,10 @@ impl AnodeOverlay {
             .map(UdpSocket::max_segments)
             .min()
             .unwrap_or(1);
+        let mut extra = ExtraSockets::new().map_err(NetError::NoSocket)?;
+        if node.relay_config().is_some() && extra.open_second(&locals) {
+            node.set_second_sockets();
+        }
         node.set_sockets(locals);
         beacons.follow(&interfaces);
         node.set_interfaces(now, interfaces.clone());
@@ -104,6 +121,8 @@ impl AnodeOverlay {
             batch: TransmitBatch::new(max_segments),
             streams: Streams::new(now, StreamConfig::default())?,
             links: Links::new(),
+            extra,
+            ordered: None,
             blocked: None,
             interfaces,
         })
@@ -160,9 +179,10 @@ impl AnodeOverlay {
         self.streams.set_certificate(chain, key)
     }
 
-    /// The host name and path of a place, from the next connection to it on. With a host name, its certificate is checked.
-    pub fn set_place_name(&mut self, place: Place, name: PlaceName) {
-        self.streams.set_name(place, name);
+    /// The host names and paths of places, and no others any more, from the next connections to them on. With a host name,
+    /// the certificate there is checked.
+    pub fn set_place_names(&mut self, names: impl IntoIterator<Item = (Place, PlaceName)>) {
+        self.streams.set_names(names);
     }
 
     /// What the connections have counted.
@@ -210,6 +230,11 @@ impl AnodeOverlay {
     /// Streams in the table, those that only linger included.
     pub fn stream_count(&self) -> usize {
         self.node.stream_count()
+    }
+
+    /// The memory that all streams share.
+    pub fn stream_memory(&self) -> &Pool {
+        self.node.stream_memory()
     }
 
     /// What was counted.
@@ -317,6 +342,54 @@ impl AnodeOverlay {
         self.node.send_sealed(now, address, kind, body)
     }
 
+    /// Looks at the network before this node; see [`Node::start_netcheck`].
+    pub fn start_netcheck(&mut self, now: Instant) {
+        self.node.start_netcheck(now);
+    }
+
+    /// The result of the last look; `None`: it is under way.
+    pub fn net_report(&self) -> Option<&NetReport> {
+        self.node.net_report()
+    }
+
+    /// A port that the gateway keeps open for us; `None`: none any more.
+    pub fn set_port_mapping(&mut self, now: Instant, mapped: Option<SocketAddr>) {
+        self.node.set_port_mapping(now, mapped);
+    }
+
+    /// Switches meeting at trackers on or off; see [`Node::set_rendezvous`].
+    pub fn set_rendezvous(&mut self, now: Instant, deny: Option<Vec<Cidr>>) {
+        self.node.set_rendezvous(now, deny);
+    }
+
+    /// Endpoints that a tracker has named; see [`Node::add_candidates`].
+    pub fn add_candidates(&mut self, now: Instant, endpoints: &[SocketAddr], tracker: IpAddr) {
+        let own = self.endpoints().into_iter();
+        let own = own.filter_map(|own| Place::from_endpoint(&own)?.udp());
+        let own = own.chain(self.node.external_endpoints()).collect();
+        self.node.add_candidates(now, endpoints, tracker, own);
+    }
+
+    /// Searches for a peer by trackers; see [`Node::search`].
+    pub fn search(&mut self, now: Instant, address: &Address) -> bool {
+        self.node.search(now, address)
+    }
+
+    /// Whether peers are being searched for.
+    pub fn is_searching(&self) -> bool {
+        self.node.is_searching()
+    }
+
+    /// Whether what is to be announced may have changed; see [`Node::take_rendezvous_changed`].
+    pub fn take_rendezvous_changed(&mut self) -> bool {
+        self.node.take_rendezvous_changed()
+    }
+
+    /// What meeting at trackers has counted.
+    pub fn rendezvous_counters(&self) -> RendezvousCounters {
+        self.node.rendezvous_counters()
+    }
+
     /// Where others have seen us.
     pub fn external_endpoints(&self) -> Vec<SocketAddr> {
         self.node.external_endpoints()
@@ -366,19 +439,41 @@ impl AnodeOverlay {
                 self.node.note_refused(refused);
                 continue;
             }
-            let Some(socket) = self.sockets.get(self.batch.destination.socket) else {
-                return;
+            let sent = match self.sockets.get(self.batch.destination.socket) {
+                Some(socket) => socket.send(&self.batch),
+                None => self.extra.send(&self.batch),
             };
-            match socket.send(&self.batch) {
+            match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = Some(now + SEND_AGAIN_AFTER);
                     return;
                 }
                 Err(_) => self.node.note_refused(self.batch.segments()),
-                Ok(refused) => self.node.note_refused(refused),
+                Ok(refused) => {
+                    self.node.note_refused(refused.packets);
+                    if refused.too_large {
+                        let size = self.batch.segment_size;
+                        let to = self.batch.destination;
+                        self.node.note_too_large(now, &to, size);
+                    }
+                }
             }
             self.blocked = None;
         }
+    }
+
+    /// Opens and closes sockets as the node says, some at a time: packets do not wait for all of them.
+    fn obey_orders(&mut self, now: Instant) {
+        for _ in 0..ORDERS {
+            let Some(order) = self.node.poll_socket() else {
+                self.ordered = None;
+                return;
+            };
+            if let Some((number, stands)) = self.extra.obey(order) {
+                self.node.socket_opened(now, number, stands);
+            }
+        }
+        self.ordered = Some(now);
     }
 
     /// Connections have ended: their places lead nowhere, or must be asked again.
@@ -405,10 +500,11 @@ impl Overlay for AnodeOverlay {
             .chain(self.beacons.fds())
             .chain([self.streams.fd()])
             .chain(self.links.fds())
+            .chain([self.extra.fd()])
             .collect()
     }
 
-    fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool {
+    fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool {
         self.node.set_clock(clock());
         let Self {
             node,
@@ -417,10 +513,16 @@ impl Overlay for AnodeOverlay {
             buffers,
             streams,
             links,
+            extra,
             ..
         } = self;
         let mut more = false;
+        let mut fds = 0..;
+        let mut is_ready = || fds.next().is_some_and(|index| ready.has(index));
         for (index, socket) in sockets.iter().enumerate() {
+            if !is_ready() {
+                continue;
+            }
             more |= buffers.receive(socket, &mut |datagram| {
                 let datagram = Received {
                     socket: index,
@@ -432,17 +534,27 @@ impl Overlay for AnodeOverlay {
                 })
             });
         }
-        beacons.receive(buffers, &mut |datagram| {
+        beacons.receive(buffers, &mut is_ready, &mut |datagram| {
             node.handle_datagram(now, datagram, sink)
         });
-        more |= streams.receive(now, &mut |packets| node.handle_datagram(now, packets, sink));
-        more |= links.receive(&mut |packet| node.handle_datagram(now, packet, sink));
+        if is_ready() || streams.has_more() {
+            more |= streams.receive(now, &mut |packets| node.handle_datagram(now, packets, sink));
+        }
+        more |= links.receive(&mut is_ready, &mut |packet| {
+            node.handle_datagram(now, packet, sink)
+        });
+        if is_ready() {
+            more |= extra.receive(buffers, &mut |datagram| {
+                node.receive(now, datagram, sink, &mut |_| false)
+            });
+        }
         self.tell_gone(now);
         more
     }
 
     fn transmit(&mut self, now: Instant) {
         self.node.set_clock(clock());
+        self.obey_orders(now);
         self.transmit_batches(now);
         self.streams.flush(now);
         self.tell_gone(now);
@@ -450,10 +562,16 @@ impl Overlay for AnodeOverlay {
 
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let blocked = self.blocked.map(|at| (at, "socket buffer"));
-        [blocked, self.node.deadline(), self.streams.deadline()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        let ordered = self.ordered.map(|at| (at, "sockets to open"));
+        [
+            blocked,
+            ordered,
+            self.node.deadline(),
+            self.streams.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
     }
 
     fn handle_timeout(&mut self, now: Instant) {

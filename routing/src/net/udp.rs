@@ -11,8 +11,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub(super) const PORT: u16 = 8737;
 /// Kernel buffers asked for; a system that grants less is served with less.
 const SOCKET_BUFFER: usize = 7 << 20;
+/// Buffers offered to a socket that was not full.
+const FEW: usize = 8;
 /// What one receive call may put into one buffer (GRO).
 const RECEIVE_BUFFER: usize = 65_535;
+
+/// Packets of a batch that the network did not take.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Refused {
+    pub packets: usize,
+    /// Because of their size.
+    pub too_large: bool,
+}
 
 /// A bound, non-blocking UDP socket.
 pub(super) struct UdpSocket {
@@ -77,18 +87,24 @@ impl UdpSocket {
         true
     }
 
-    /// Sends a batch; returns how many of its packets the network refused. `WouldBlock`: nothing was taken.
-    pub fn send(&self, batch: &TransmitBatch) -> io::Result<usize> {
+    /// Sends a batch; returns what of it the network refused. `WouldBlock`: nothing was taken.
+    pub fn send(&self, batch: &TransmitBatch) -> io::Result<Refused> {
         let source = batch.destination.source;
         match self.try_send(batch, &batch.contents, Some(batch.segment_size), source) {
-            Ok(()) => Ok(0),
+            Ok(()) => Ok(Refused::default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             // The device refuses offload (quinn-udp then stops using it), or the source address is gone, or one packet is
             // too large for the interface: packet by packet, each on its own.
-            Err(_) => Ok(batch
-                .packets()
-                .filter(|packet| self.try_send(batch, packet, None, None).is_err())
-                .count()),
+            Err(_) => {
+                let mut refused = Refused::default();
+                for packet in batch.packets() {
+                    if let Err(error) = self.try_send(batch, packet, None, None) {
+                        refused.packets += 1;
+                        refused.too_large |= error.raw_os_error() == Some(nix::libc::EMSGSIZE);
+                    }
+                }
+                Ok(refused)
+            }
         }
     }
 
@@ -131,10 +147,17 @@ fn from_codepoint(ecn: Option<EcnCodepoint>) -> Ecn {
     }
 }
 
+/// Bytes that one batch may bring. What is received is read, raised, sealed or opened, and sent again: that is cheap while
+/// it still lies in the processor's second cache, which has 256 KiB and more.
+const BATCH_BYTES: usize = 128 << 10;
+
 /// Buffers for one batch of receive calls; their pages are touched only as far as packets fill them.
 pub(super) struct ReceiveBuffers {
     bytes: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
+    /// Buffers offered to the next call. Each costs its preparation, so a socket that had little is offered few; and large
+    /// groups get no more than fit the cache.
+    offered: usize,
 }
 
 impl ReceiveBuffers {
@@ -142,22 +165,41 @@ impl ReceiveBuffers {
         Self {
             bytes: vec![0; RECEIVE_BUFFER * BATCH_SIZE],
             metas: [RecvMeta::default(); BATCH_SIZE],
+            offered: FEW,
         }
     }
 
-    /// Takes one batch from the socket. True if more may be waiting. `Received::socket` is for the caller to set.
+    /// Takes what is waiting at the socket, up to [`BATCH_SIZE`] groups. True if more may be waiting. `Received::socket` is for
+    /// the caller to set.
     pub fn receive(&mut self, socket: &UdpSocket, each: &mut dyn FnMut(Received<'_>)) -> bool {
+        let mut taken = 0;
+        while taken < BATCH_SIZE {
+            let wanted = self.offered.min(BATCH_SIZE - taken);
+            match self.take(socket, wanted, each) {
+                Ok(count) if count == wanted => taken += count,
+                Ok(_) => return false,
+                // An ICMP error of an earlier packet (ECONNREFUSED and its like): it says nothing that EPC does not know better.
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+
+    /// One call for at most `wanted` groups; how many came.
+    fn take(
+        &mut self,
+        socket: &UdpSocket,
+        wanted: usize,
+        each: &mut dyn FnMut(Received<'_>),
+    ) -> io::Result<usize> {
         let mut chunks = self.bytes.chunks_exact_mut(RECEIVE_BUFFER);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-        let count = match socket
-            .state
-            .recv((&socket.socket).into(), &mut slices, &mut self.metas)
-        {
-            Ok(count) => count,
-            // An ICMP error of an earlier packet (ECONNREFUSED and its like): it says nothing that EPC does not know better.
-            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
-        };
+        let count = socket.state.recv(
+            (&socket.socket).into(),
+            &mut slices[..wanted],
+            &mut self.metas[..wanted],
+        )?;
         for (meta, chunk) in self
             .metas
             .iter()
@@ -173,7 +215,14 @@ impl ReceiveBuffers {
                 segment_size: meta.stride.max(1),
             });
         }
-        count == BATCH_SIZE
+        let bytes: usize = self.metas[..count].iter().map(|meta| meta.len).sum();
+        let fitting = (BATCH_BYTES * count / bytes.max(1)).clamp(1, BATCH_SIZE);
+        self.offered = if count == wanted {
+            fitting
+        } else {
+            fitting.min(FEW)
+        };
+        Ok(count)
     }
 }
 
@@ -212,6 +261,20 @@ fn open_pair(port: u16) -> io::Result<Vec<UdpSocket>> {
         (Err(_), Ok(v6)) => Ok(vec![v6]),
         (Err(error), Err(_)) => Err(error),
     }
+}
+
+/// One of many, with the buffers that the system gives unasked.
+pub(super) fn open_small(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    UdpSocket::new(socket)
 }
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {

@@ -6,7 +6,7 @@ use anode_routing::i2p::{
     Credentials, DestinationConfig, I2pConfig, I2pOverlay, LocalDestination, RouterConfig,
     RouterPlace, State, Trust,
 };
-use anode_routing::overlay::{Overlay, OverlayEvent, OverlaySink, StreamId};
+use anode_routing::overlay::{Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
 use rand::{Rng as _, SeedableRng as _, TryRng as _};
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
@@ -178,7 +178,7 @@ impl End {
     pub fn turn(&mut self) {
         let now = Instant::now();
         let mut sink = Sink::default();
-        self.overlay.receive(now, &mut sink);
+        self.overlay.receive(now, Ready::ANY, &mut sink);
         self.came.append(&mut sink.0);
         if self.overlay.deadline().is_some_and(|(at, _)| at <= now) {
             self.overlay.handle_timeout(now);

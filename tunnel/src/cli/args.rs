@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anode_routing::i2p::Hash;
+use anode_wire::Address;
+use anode_wire::zonefile::{
+    MAX_TTL, MIN_TTL, TurnServer, ZoneKey, dht_config_url, dht_name, relay_host, tracker_url,
+};
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::api::TICKET_LIFETIME_MAX_S;
-use anode_routing::i2p::Hash;
-use anode_wire::Address;
-use anode_wire::zonefile::{MAX_TTL, MIN_TTL, ZoneKey};
-
+use crate::named::PeerText;
 use crate::state::destinations::{B32, I2pHost};
+use crate::tracker::{HashText, UrlText};
 use crate::value::{
-    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
-    ZoneText,
+    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerName, ValueError, ZoneText,
 };
 use crate::zone::ZoneFrom;
 use crate::zone::make::RelayAt;
@@ -56,8 +58,12 @@ pub enum Command {
     Status,
     /// Who is there
     Peers,
-    /// How packets get there
-    Paths,
+    /// How packets get there, and why a peer stays relayed
+    Paths {
+        /// Go on and tell every change, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// Round trips to a peer, and the path that each reply took
     Ping(Ping),
     /// This machine's address
@@ -66,7 +72,7 @@ pub enum Command {
     #[command(subcommand)]
     Key(Key),
     /// Where a peer is, and which source knew
-    Lookup(Whom),
+    Lookup(LookupArgs),
     /// The IPv6 of an address or name
     Resolve(Whom),
     /// Let a peer open connections to this machine, and name it
@@ -86,6 +92,17 @@ pub enum Command {
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
+    /// The NAT before this machine, its relays, and what that means
+    Netcheck,
+    /// Meeting at trackers: under which info hashes
+    #[command(subcommand)]
+    Rendezvous(RendezvousCommand),
+    /// Ask a BitTorrent tracker, from every address of this machine that can
+    #[command(subcommand)]
+    Tracker(TrackerCommand),
+    /// Try a STUN or TURN server
+    #[command(subcommand)]
+    Turn(Turn),
     /// What is active, and what is wrong here, with the fix
     Doctor,
     /// Routes that keep packets for the overlay from leaking while no node runs
@@ -119,7 +136,7 @@ pub struct Up {
     pub listen: Vec<Listen>,
     /// A peer and where it is; adds to the configuration's
     #[arg(long, value_name = "ADDRESS@ENDPOINT")]
-    pub peer: Vec<PeerEndpoint>,
+    pub peer: Vec<PeerText>,
     /// Zone of a new identity; on an existing one it must be the same
     #[arg(long, value_name = "HEX")]
     pub zone: Option<ZoneText>,
@@ -227,6 +244,21 @@ pub struct Whom {
 }
 
 #[derive(Args, Debug)]
+pub struct LookupArgs {
+    #[command(flatten)]
+    pub whom: Whom,
+    /// Ask just this source, and wait for it
+    #[arg(long, value_name = "SOURCE")]
+    pub via: Option<Via>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The trackers of [rendezvous]: minutes, not seconds
+    Tracker,
+}
+
+#[derive(Args, Debug)]
 pub struct Trust {
     /// The peer's address, as `anode address` prints it there, or a destination of I2P (….b32.i2p)
     pub address: Trustee,
@@ -310,6 +342,116 @@ pub enum Zone {
     },
 }
 
+#[derive(Subcommand, Debug)]
+pub enum TrackerCommand {
+    /// Put this machine on a tracker's list, and see who else is there
+    Announce {
+        #[command(flatten)]
+        question: TrackerQuestion,
+        /// The port that others shall find us at
+        #[arg(long, value_name = "N", default_value_t = 8737, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        /// What happened; nothing at a regular repeat
+        #[arg(long, value_name = "E")]
+        event: Option<TrackerEvent>,
+        /// Ask for a list in place of compact peers (http)
+        #[arg(long)]
+        no_compact: bool,
+    },
+    /// See how many are on a tracker's list
+    Scrape {
+        #[command(flatten)]
+        question: TrackerQuestion,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct TrackerQuestion {
+    /// http://HOST:PORT/announce, https://… or udp://HOST:PORT
+    pub url: UrlText,
+    /// The swarm: 40 hex digits
+    #[arg(long, value_name = "HEX")]
+    pub info_hash: HashText,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrackerEvent {
+    /// We are new
+    Started,
+    /// We have everything
+    Completed,
+    /// We leave
+    Stopped,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RendezvousCommand {
+    /// The info hashes in force, for trackers with a white list
+    Hash,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Turn {
+    /// Whether a server works, step by step, and why not
+    Check {
+        #[command(flatten)]
+        server: TurnAt,
+    },
+    /// Send datagrams through a server to a peer that echoes them
+    Send {
+        #[command(flatten)]
+        server: TurnAt,
+        /// Where they go
+        #[arg(value_name = "PEER:PORT")]
+        peer: std::net::SocketAddr,
+        /// How many
+        #[arg(short = 'n', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        count: u32,
+        /// Bytes in each
+        #[arg(long, value_name = "B", default_value_t = 64, value_parser = clap::value_parser!(u16).range(0..=65_000))]
+        size: u16,
+        /// How they travel to the server
+        #[arg(long, value_enum, default_value_t = TurnVia::Channel)]
+        via: TurnVia,
+        /// Ask the server to set DF
+        #[arg(long)]
+        dont_fragment: bool,
+    },
+}
+
+/// `--via`
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TurnVia {
+    /// ChannelData
+    Channel,
+    /// Send indications
+    Send,
+}
+
+#[derive(Args, Debug)]
+pub struct TurnAt {
+    /// turn:HOST[:PORT][?transport=udp|tcp], turns:, stun: or stuns:
+    #[arg(value_name = "URI")]
+    pub uri: String,
+    /// Name
+    #[arg(long, value_name = "U")]
+    pub user: Option<String>,
+    /// Password; other users of this machine may see it while the command runs
+    #[arg(
+        long,
+        value_name = "P",
+        requires = "user",
+        conflicts_with = "password_file"
+    )]
+    pub password: Option<String>,
+    /// File that holds the password
+    #[arg(long, value_name = "F", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// Authorities in PEM that the certificate may come from [default: the machine's]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
 #[derive(Args, Debug)]
 pub struct NewZone {
     /// Directory to make
@@ -318,7 +460,7 @@ pub struct NewZone {
     /// The zone, up to 8 hex digits, not 0
     #[arg(long, value_name = "HEX")]
     pub zone: ZoneText,
-    /// Where a relay will be reached, UDP and TCP
+    /// Where a relay will be reached, UDP and TCP; IP:PORT,IP:PORT is one of both families
     #[arg(long, value_name = "IP:PORT", required = true)]
     pub relay: Vec<RelayAt>,
     /// What the zone is called [default: zone HEX]
@@ -327,6 +469,21 @@ pub struct NewZone {
     /// Mail address of who runs it
     #[arg(long, value_name = "MAIL", default_value = "")]
     pub contact: String,
+    /// Host name of the relay at the same place: whoever reaches it by TLS checks its certificate ([relay.tls])
+    #[arg(long, value_name = "HOST", value_parser = relay_host)]
+    pub host: Vec<String>,
+    /// A TURN server of the zone; with user and password after blanks where it needs them
+    #[arg(long, value_name = "URI")]
+    pub turn: Vec<TurnServer>,
+    /// URL of a BitTorrent tracker at which the zone meets
+    #[arg(long, value_name = "URL", value_parser = tracker_url)]
+    pub tracker: Vec<String>,
+    /// Name of the zone's RELOAD overlay
+    #[arg(long, value_name = "NAME", value_parser = dht_name)]
+    pub dht: Option<String>,
+    /// URL of that overlay's configuration document
+    #[arg(long, value_name = "URL", requires = "dht", value_parser = dht_config_url)]
+    pub dht_config: Option<String>,
     /// How long others use the file before they look again
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
     pub ttl: Duration,

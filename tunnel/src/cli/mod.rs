@@ -4,12 +4,17 @@ mod args;
 mod doctor;
 mod i2p;
 mod identity;
+mod netcheck;
+mod paths;
 mod ping;
+mod places;
 mod policy;
 mod relay;
 mod show;
 mod tickets;
+mod tracker;
 mod trust;
+mod turn;
 mod up;
 mod zone;
 
@@ -25,7 +30,7 @@ use crate::control::client::Client;
 use crate::demo::programs;
 use crate::output::Style;
 use crate::state::{SYSTEM_STATE, StateDir};
-use args::{Cli, Command, Common, DemoTool, Guard};
+use args::{Cli, Command, Common, DemoTool, Guard, Via};
 
 /// What a command that ended in order has to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,11 +62,14 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Relay(flags) => relay::run(common, *flags),
         Command::Status => show::status(common),
         Command::Peers => show::peers(common),
-        Command::Paths => show::paths(common),
+        Command::Paths { watch } => paths::run(common, watch),
         Command::Ping(flags) => ping::run(common, &flags),
         Command::Address => identity::address(common),
         Command::Key(key) => identity::key(common, key),
-        Command::Lookup(whom) => show::lookup(common, &whom.target),
+        Command::Lookup(flags) => match flags.via {
+            None => show::lookup(common, &flags.whom.target),
+            Some(Via::Tracker) => tracker::lookup(common, &flags.whom.target),
+        },
         Command::Resolve(whom) => show::resolve(common, &whom.target),
         Command::Trust(flags) => trust::trust(common, &flags),
         Command::Distrust(whom) => trust::distrust(common, &whom.target),
@@ -70,6 +78,10 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Policy(action) => policy::run(common, action),
         Command::I2p(action) => i2p::run(common, action),
         Command::Zone(action) => zone::run(common, action),
+        Command::Netcheck => netcheck::run(common),
+        Command::Rendezvous(action) => tracker::rendezvous(common, action),
+        Command::Tracker(action) => tracker::tracker(common, action),
+        Command::Turn(action) => turn::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),

@@ -1,7 +1,7 @@
 //! `anode zone`: making a zone, checking its file, and what the running node knows of its own.
 
 use anode_wire::Zone;
-use anode_wire::zonefile::{Fault, MAX_LEN, Reach, ZoneFile, ZoneKey};
+use anode_wire::zonefile::{Dht, Fault, MAX_LEN, Reach, ZoneFile, ZoneKey};
 use serde::Serialize;
 
 use super::args::{Common, NewZone, SignZone, Zone as Action};
@@ -41,14 +41,23 @@ fn new(common: &Common, wanted: &NewZone) -> Result<Done, Error> {
             title: &title,
             contact: &wanted.contact,
             ttl: wanted.ttl,
+            hosts: &wanted.host,
+            offers: make::Offers {
+                turn: &wanted.turn,
+                trackers: &wanted.tracker,
+                dht: wanted.dht.clone().map(|name| Dht {
+                    name,
+                    config: wanted.dht_config.clone(),
+                }),
+            },
         },
     )?;
     let directory = wanted.directory.display();
     if common.json {
-        let relay = |(number, (at, address)): (usize, &(_, anode_wire::Address))| {
+        let relay = |(number, (at, address)): (usize, &(make::RelayAt, anode_wire::Address))| {
             serde_json::json!({
                 "config": format!("{directory}/relay-{number}.toml"),
-                "endpoint": at,
+                "endpoint": at.to_string(),
                 "address": address.to_string(),
             })
         };

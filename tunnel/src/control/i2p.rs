@@ -195,6 +195,7 @@ impl Control {
                     rtt_ms: one.rtt.map(millis),
                     mtu: 0,
                     active: true,
+                    reason: None,
                 }],
                 // end to end, by the routers
                 sealed: true,

@@ -29,6 +29,8 @@ pub mod client;
 pub mod i2p;
 pub mod listener;
 mod metrics;
+pub mod netcheck;
+pub mod rendezvous;
 pub mod server;
 pub mod tickets;
 pub mod zone;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anode_platform::privileges::Confined;
 use anode_routing::i2p::Question;
 use anode_routing::overlay::Failure;
-use anode_wire::sealed::ticket::{MAX_ENTRIES, Status};
-use anode_wire::{Address, Endpoint, PeerId};
+use anode_wire::sealed::ticket::Status;
+use anode_wire::{Address, PeerId};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
@@ -27,18 +27,22 @@ use super::api::{
     TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text,
     millis,
 };
+use super::netcheck::Netcheck;
 use super::tickets::{self, Desk, id_text, parse_id};
 use super::zone::{self, ZoneDesk};
-use super::{i2p, metrics};
+use super::{i2p, metrics, rendezvous};
 use crate::command::{Command, CommandError, DataHandle, I2pCommand, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
 use crate::dns::Names;
 use crate::names::{Given, Named};
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
+use crate::portmap::Portmap;
 use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::state::destinations::B32;
+use crate::tracker::role::Services;
+use crate::turn::role::Role;
 use crate::value::{PeerName, ValueError, parse_address};
 use crate::zone::Members;
 use anode_routing::anode::Place;
@@ -51,6 +55,9 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A lookup asks others; this is longer than any source takes.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longer than any relay is waited for.
+const NETCHECK_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Longer than a ticket is shown.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(17);
@@ -71,6 +78,8 @@ pub struct Control {
     pub names: Arc<Names>,
     /// The tickets that it has issued.
     pub desk: Desk,
+    /// Trackers: met at, and being one.
+    pub services: Services,
     /// The zone's file.
     pub zone: ZoneDesk,
     /// Who may reach this machine.
@@ -81,8 +90,12 @@ pub struct Control {
     pub security: Security,
     /// The rights that it gave up.
     pub confined: Confined,
+    /// What the gateway keeps open.
+    pub portmap: Portmap,
     /// The state directory.
     pub state: LockedState,
+    /// The TURN server beside it.
+    pub turn: Option<Role>,
 }
 
 /// The policy in force, and what it was made of.
@@ -106,6 +119,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/i2p/lookup", post(i2p::lookup))
         .route("/v1/ping", post(ping))
         .route("/v1/lookup", post(lookup))
+        .route("/v1/netcheck", post(netcheck))
+        .route("/v1/meet", post(rendezvous::meet))
         .route("/v1/resolve", post(resolve))
         .route("/v1/trust", post(trust))
         .route("/v1/distrust", post(distrust))
@@ -129,7 +144,7 @@ pub fn router(control: Arc<Control>) -> Router {
 pub(super) struct Problem(pub(super) StatusCode, pub(super) String);
 
 impl Problem {
-    fn not_found(text: impl Into<String>) -> Self {
+    pub(super) fn not_found(text: impl Into<String>) -> Self {
         Self(StatusCode::NOT_FOUND, text.into())
     }
 }
@@ -188,7 +203,7 @@ pub(super) struct Nothing {}
 pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 impl Control {
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         limit: Duration,
         make: impl FnOnce(Reply<T>) -> Command,
@@ -257,6 +272,20 @@ impl Control {
         Ok(done)
     }
 
+    /// The tracker's list is read again.
+    pub(crate) fn reload_tracker(&self) {
+        let Some(serving) = &self.services.tracker else {
+            return;
+        };
+        let reloaded = self
+            .source
+            .read()
+            .and_then(|config| serving.reload(&config, Some(self.address.zone())));
+        if let Err(error) = reloaded {
+            tracing::error!("the tracker stays as it was: {error}");
+        }
+    }
+
     /// The zone has other members.
     pub(crate) async fn follow_zone(&self, members: Members) -> Result<(), crate::Error> {
         if self.access().members == members {
@@ -311,7 +340,7 @@ impl Control {
         }
     }
 
-    async fn target(&self, text: &str) -> Result<Target, Problem> {
+    pub(super) async fn target(&self, text: &str) -> Result<Target, Problem> {
         let target = self.names.resolve(&text.parse()?).await?;
         match target {
             Target::I2p(_) if !self.names.has_i2p() => Err(i2p::off()),
@@ -455,6 +484,14 @@ async fn lookup(
     }
 }
 
+async fn netcheck(
+    State(control): State<Arc<Control>>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Answer<Netcheck> {
+    let report = control.ask(NETCHECK_TIMEOUT, Command::Netcheck).await?;
+    Ok(Json(Netcheck::new(&report, control.portmap.found())))
+}
+
 async fn resolve(
     State(control): State<Arc<Control>>,
     Body(request): Body<TargetRequest>,
@@ -561,11 +598,10 @@ async fn invite(
         let text = "tickets need sealed sessions, which [security] plain = \"only\" switches off";
         return Err(Problem(StatusCode::CONFLICT, text.to_owned()));
     }
-    let mut endpoints = control.ask(ANSWER_TIMEOUT, Command::Endpoints).await?;
-    endpoints.truncate(MAX_ENTRIES);
+    let endpoints = control.ask(ANSWER_TIMEOUT, Command::Endpoints).await?;
     let ticket = control.desk.issue(
         control.address,
-        endpoints.iter().copied().map(Endpoint::Udp).collect(),
+        endpoints.iter().map(Place::to_endpoint).collect(),
         Duration::from_secs(request.lifetime_s),
         &mut control.book(),
         &control.state,
@@ -576,10 +612,7 @@ async fn invite(
     Ok(Json(Invitation {
         id: id_text(ticket.id),
         ticket: text.to_string(),
-        endpoints: endpoints
-            .into_iter()
-            .map(|at| Place::Udp(at).to_string())
-            .collect(),
+        endpoints: endpoints.iter().map(Place::to_string).collect(),
         lifetime_s: request.lifetime_s,
     }))
 }
@@ -692,6 +725,10 @@ async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, P
         control.since.elapsed().as_secs(),
     ));
     counters.extend(control.zone.counters());
+    counters.extend(control.services.counters());
+    if let Some(turn) = &control.turn {
+        counters.extend(turn.counters());
+    }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((kind, metrics::render(&counters)).into_response())
 }

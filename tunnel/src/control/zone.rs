@@ -8,13 +8,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::server::{Answer, Body, Control, Problem};
 use crate::Error;
 use crate::command::Command;
 use crate::zone::keeper::{Keeper, Outcome};
-use crate::zone::{Known, ZoneFrom};
+use crate::zone::{Known, Services, ZoneFrom};
 
 /// Wishes that wait. Each may cost a fetch, so more are refused.
 const WISHES: usize = 4;
@@ -37,8 +37,10 @@ pub struct Ask {
 
 /// What the routes know of the zone, and their way to the task.
 pub struct ZoneDesk {
+    in_use: watch::Sender<Option<Arc<Known>>>,
     asks: mpsc::Sender<Ask>,
     view: Mutex<View>,
+    services: watch::Sender<Services>,
 }
 
 struct View {
@@ -68,16 +70,29 @@ impl ZoneDesk {
             failures: 0,
             changes: 0,
         };
+        let services = keeper.known().map(|known| known.services());
         let desk = Self {
+            in_use: watch::Sender::new(keeper.known().cloned()),
             asks,
             view: Mutex::new(view),
+            services: watch::Sender::new(services.unwrap_or_default()),
         };
         (desk, receiver)
+    }
+
+    /// The file in use, and word of every other.
+    pub fn follow(&self) -> watch::Receiver<Option<Arc<Known>>> {
+        self.in_use.subscribe()
     }
 
     /// No code that holds the view can panic halfway, so a poisoned one is as good as any.
     fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the zone offers beside relays: now, and whenever a file says something else.
+    pub fn follow_services(&self) -> watch::Receiver<Services> {
+        self.services.subscribe()
     }
 
     /// A newer file may be there; nobody waits for the answer. A full queue will look anyway.
@@ -182,6 +197,7 @@ pub async fn keep(control: Arc<Control>, mut keeper: Keeper, mut asks: mpsc::Rec
                 "another zone file is in use"
             );
             in_use = Some(Arc::clone(known));
+            control.zone.in_use.send_replace(in_use.clone());
             carry(&control, known).await;
         }
         if let Some(ask) = ask {
@@ -220,6 +236,12 @@ fn remember(control: &Control, keeper: &mut Keeper) {
 }
 
 async fn carry(control: &Control, known: &Known) {
+    let services = known.services();
+    control.zone.services.send_if_modified(|told| {
+        let is_new = *told != services;
+        *told = services;
+        is_new
+    });
     let relays = known.relays();
     let sent = control
         .insist(|reply| Command::SetRelays {

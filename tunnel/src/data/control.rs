@@ -1,19 +1,20 @@
 //! Commands of the control side, carried out between two batches of packets.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anode_routing::anode::{Lookup, PeerSnapshot, Place};
+use anode_routing::anode::{Lookup, NetReport, PathSnapshot, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
 use anode_routing::{AnodeOverlay, I2pOverlay};
-use anode_wire::PeerId;
 use anode_wire::sealed::kind;
+use anode_wire::sealed::ticket::MAX_ENTRIES;
+use anode_wire::{Address, PeerId};
 
 use crate::adapter::Adapter;
 use crate::command::{
-    Command, LookupReport, News, PathReport, PeerReport, PingError, PingReport, RelayReport, Reply,
-    StatusReport, Target,
+    Command, LookupReport, MeetReport, News, PathReport, PeerReport, PingError, PingReport,
+    RelayReport, Reply, StatusReport, Target,
 };
 
 use super::counters;
@@ -48,6 +49,7 @@ pub struct Control {
     joins: Joins,
     pings: HashMap<u64, WaitingPing>,
     lookups: Vec<WaitingLookup>,
+    netchecks: Vec<Reply<NetReport>>,
     next_token: u64,
     next_look: Option<Instant>,
     /// When what is known of peers goes to the disk, and when it last did.
@@ -63,6 +65,7 @@ impl Control {
             joins,
             pings: HashMap::new(),
             lookups: Vec::new(),
+            netchecks: Vec::new(),
             next_token: 0,
             next_look: None,
             next_keep: None,
@@ -105,11 +108,10 @@ impl Control {
             }
             Command::AddPeer {
                 address,
-                endpoints,
+                places,
                 pinned,
                 reply,
             } => {
-                let places: Vec<_> = endpoints.into_iter().map(Place::Udp).collect();
                 adapter.first().add_peer(now, address, &places, pinned);
                 let _ = reply.send(());
             }
@@ -136,6 +138,13 @@ impl Control {
                 super::set_relays(adapter.first(), now, relays);
                 let _ = reply.send(());
             }
+            Command::SetRendezvous(deny) => adapter.first().set_rendezvous(now, deny),
+            Command::Candidates { endpoints, tracker } => {
+                adapter.first().add_candidates(now, &endpoints, tracker);
+            }
+            Command::Meet { address, reply } => {
+                let _ = reply.send(meet(now, address, adapter.first()));
+            }
             Command::Join { ticket, reply } => {
                 self.joins.start(now, ticket, reply, adapter.first());
             }
@@ -150,6 +159,13 @@ impl Control {
             Command::Endpoints(reply) => {
                 let _ = reply.send(endpoints(adapter.first()));
             }
+            Command::Netcheck(reply) => {
+                if self.netchecks.len() < MAX_LOOKUPS {
+                    adapter.first().start_netcheck(now);
+                    self.netchecks.push(reply);
+                }
+            }
+            Command::SetPortMapping(mapped) => adapter.first().set_port_mapping(now, mapped),
             Command::Relay(reply) => {
                 let _ = reply.send(relay(now, adapter.first()));
             }
@@ -243,6 +259,14 @@ impl Control {
         if self.next_look.is_some_and(|at| at <= now) {
             self.look(now, adapter);
         }
+        if !self.netchecks.is_empty()
+            && let Some(report) = adapter.first().net_report()
+        {
+            let report = report.clone();
+            for waiting in self.netchecks.drain(..) {
+                let _ = waiting.send(report.clone());
+            }
+        }
     }
 
     fn look(&mut self, now: Instant, adapter: &mut Adapter<AnodeOverlay>) {
@@ -263,15 +287,7 @@ impl Control {
             };
             match found.unwrap_or_else(|| node.lookup(now, ipv6)) {
                 Lookup::Found(peer) => {
-                    let _ = waiting.reply.send(Some(LookupReport {
-                        address: peer.address,
-                        sources: peer.sources.iter().map(|&source| source.into()).collect(),
-                        endpoints: peer
-                            .paths
-                            .into_iter()
-                            .map(|path| path.endpoint.to_string())
-                            .collect(),
-                    }));
+                    let _ = waiting.reply.send(Some(lookup_report(peer)));
                 }
                 Lookup::Searching if now < waiting.deadline => self.lookups.push(waiting),
                 Lookup::Searching | Lookup::Failed(_) => {
@@ -303,21 +319,54 @@ impl Control {
     }
 }
 
-/// Where others may reach this node: what they have seen first, then the interfaces' own, global ones before private ones.
-fn endpoints(overlay: &AnodeOverlay) -> Vec<SocketAddr> {
-    let mut own: Vec<SocketAddr> = overlay
-        .endpoints()
+fn lookup_report(peer: PeerSnapshot) -> LookupReport {
+    LookupReport {
+        address: peer.address,
+        sources: peer.sources.iter().map(|&source| source.into()).collect(),
+        endpoints: peer
+            .paths
+            .into_iter()
+            .map(|path| path.endpoint.to_string())
+            .collect(),
+    }
+}
+
+/// Starts or goes on with a search by trackers. Found is who was met there and answers directly.
+fn meet(now: Instant, address: Address, overlay: &mut AnodeOverlay) -> MeetReport {
+    overlay.add_peer(now, address, &[], false);
+    let on = overlay.search(now, &address);
+    let known = overlay.peers().into_iter();
+    let mut known = known.filter(|peer| peer.address == address);
+    let found = known.find(|peer| {
+        let direct = |path: &PathSnapshot| path.proven && path.relay.is_none();
+        peer.sources.contains(&"tracker") && peer.paths.iter().any(direct)
+    });
+    MeetReport {
+        on,
+        found: found.map(lookup_report),
+    }
+}
+
+/// Of the places that a ticket has room for, those of connections, if there are any: UDP may not get through.
+const TICKET_CONNECTIONS: usize = 2;
+
+/// Where others may reach this node, as many as a ticket has room for: what they have seen first, then the interfaces' own,
+/// global ones before private ones, then those where it accepts connections.
+fn endpoints(overlay: &AnodeOverlay) -> Vec<Place> {
+    let mut own = super::places(overlay.endpoints());
+    own.sort_by_key(|place| is_private(place.ip()));
+    let (streams, datagrams): (Vec<_>, Vec<_>) = own
         .into_iter()
-        .filter_map(super::udp)
-        .collect();
-    own.sort_by_key(|endpoint| is_private(endpoint.ip()));
-    let mut all = overlay.external_endpoints();
-    all.reverse();
-    for endpoint in own {
-        if !all.contains(&endpoint) {
-            all.push(endpoint);
+        .partition(|place| place.transport().is_stream());
+    let seen = overlay.external_endpoints().into_iter().rev();
+    let mut all: Vec<Place> = seen.map(Place::Udp).collect();
+    for place in datagrams {
+        if !all.contains(&place) {
+            all.push(place);
         }
     }
+    all.truncate(MAX_ENTRIES - streams.len().min(TICKET_CONNECTIONS));
+    all.extend(streams.into_iter().take(TICKET_CONNECTIONS));
     all
 }
 
@@ -386,6 +435,7 @@ fn report(peer: PeerSnapshot) -> PeerReport {
             .collect(),
         sealed: peer.sealed,
         pq: peer.pq,
+        relayed: peer.relayed,
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }

@@ -21,9 +21,11 @@
 //! a warning, and resolv.conf is never written.
 
 pub mod counters;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 mod i2p;
-mod message;
+pub(crate) mod message;
 pub mod real;
 pub mod resolved;
 pub mod responder;
@@ -375,7 +377,7 @@ impl Names {
         let (reply, _) = oneshot::channel();
         let command = Command::AddPeer {
             address,
-            endpoints: Vec::new(),
+            places: Vec::new(),
             pinned: false,
             reply,
         };

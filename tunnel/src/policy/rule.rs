@@ -171,8 +171,13 @@ impl FromStr for WhoText {
 }
 
 impl WhoText {
-    /// Looks a name up in `book`, and a zone in `members`.
-    pub fn resolve(&self, book: &Book, members: &Members) -> Result<Who, ValueError> {
+    /// Looks a name up in `book` and `names`, and a zone in `members`.
+    pub fn resolve(
+        &self,
+        book: &Book,
+        names: &Given,
+        members: &Members,
+    ) -> Result<Who, ValueError> {
         match self {
             Self::Any => Ok(Who::Any),
             Self::AnyI2p => Ok(Who::AnyI2p),
@@ -189,9 +194,7 @@ impl WhoText {
                     "{ip}: write the destination itself (….b32.i2p), an address of I2P is not enough for a rule"
                 )))
             }
-            Self::Peer(named) => Ok(Who::Peer(
-                split_digit(named.resolve(book, &Given::default())?.ipv6()).0,
-            )),
+            Self::Peer(named) => Ok(Who::Peer(split_digit(named.resolve(book, names)?.ipv6()).0)),
         }
     }
 }
@@ -244,20 +247,25 @@ impl RuleText {
     }
 
     /// The destination of I2P that it is about.
-    pub fn destination(&self, book: &Book) -> Option<Hash> {
+    pub fn destination(&self, book: &Book, names: &Given) -> Option<Hash> {
         let WhoText::Peer(named) = &self.who else {
             return None;
         };
-        match named.resolve(book, &Given::default()) {
+        match named.resolve(book, names) {
             Ok(Target::I2p(hash)) => Some(hash),
             _ => None,
         }
     }
 
-    /// The rule, with its name looked up in `book` and its zone in `members`.
-    pub fn resolve(&self, book: &Book, members: &Members) -> Result<Rule, ValueError> {
+    /// The rule, with its name looked up in `book` and `names`, and its zone in `members`.
+    pub fn resolve(
+        &self,
+        book: &Book,
+        names: &Given,
+        members: &Members,
+    ) -> Result<Rule, ValueError> {
         Ok(Rule {
-            who: self.who.resolve(book, members)?,
+            who: self.who.resolve(book, names, members)?,
             what: self.what.clone(),
             text: self.text.clone(),
         })
@@ -317,7 +325,7 @@ mod tests {
 
     fn resolve(text: &str) -> Result<Rule, String> {
         let rule: RuleText = text.parse().map_err(|e: ValueError| e.to_string())?;
-        rule.resolve(&book(), &Members::default())
+        rule.resolve(&book(), &Given::default(), &Members::default())
             .map_err(|e| e.to_string())
     }
 
@@ -391,12 +399,12 @@ mod tests {
             ["fda0::a0", "fda0::b0"].map(|text| text.parse().unwrap());
         let members = Members(Some((Zone(0x2a), Arc::new(HashSet::from([member])))));
         let text: RuleText = "zone:2A tcp/22".parse().unwrap();
-        let rule = text.resolve(&book(), &members).unwrap();
+        let rule = text.resolve(&book(), &Given::default(), &members).unwrap();
         assert!(rule.matches(member, Protocol::Tcp, 22));
         assert!(!rule.matches(member, Protocol::Tcp, 23));
         assert!(!rule.matches(other, Protocol::Tcp, 22));
         let text: RuleText = "zone:2b tcp/22".parse().unwrap();
-        assert!(text.resolve(&book(), &members).is_err());
+        assert!(text.resolve(&book(), &Given::default(), &members).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ const LOOKUP_GRACE: Duration = Duration::from_secs(5);
 
 /// Names one lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct LookupId(u32);
+pub struct LookupId(pub(super) u32);
 
 /// Why a lookup found nothing (i2cp.md §2.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -8,8 +8,11 @@ use anode_wire::{AddressId, Endpoint, Header, MacKey, Packet, Party};
 use std::time::Duration;
 
 mod contact;
+mod direct;
 mod hostile;
+mod packet_size;
 mod relay;
+mod rendezvous;
 mod sealed;
 mod soak;
 mod streams;

@@ -2,6 +2,7 @@
 use super::lingering::{Ended, Lingering};
 use super::{Live, State, Transmit};
 use crate::acks::Encoded;
+use crate::congestion::Model;
 use crate::{CloseReason, Config, Counters, Event};
 use anode_wire::message::{Links, StreamMessage};
 use std::time::{Duration, Instant};
@@ -151,6 +152,14 @@ impl Stream {
         }
     }
 
+    /// Retransmission timeouts since anything was last acknowledged.
+    pub fn timeouts_in_a_row(&self) -> u32 {
+        match &self.0 {
+            Inner::Live(live) => live.timeouts_in_a_row(),
+            Inner::Lingering(_) => 0,
+        }
+    }
+
     /// Bytes written and not yet acknowledged.
     pub fn unacknowledged(&self) -> usize {
         match &self.0 {
@@ -216,6 +225,14 @@ impl Stream {
         }
     }
 
+    /// What congestion control believes of the path, for traces.
+    pub fn model(&self) -> Option<Model> {
+        match &self.0 {
+            Inner::Live(live) => Some(live.model()),
+            Inner::Lingering(_) => None,
+        }
+    }
+
     /// What it has counted.
     pub fn counters(&self) -> Counters {
         match &self.0 {
@@ -253,6 +270,15 @@ impl Stream {
     pub fn path_changed(&mut self, now: Instant, rtt: Option<Duration>) {
         match &mut self.0 {
             Inner::Live(live) => live.path_changed(now, rtt),
+            Inner::Lingering(_) => {}
+        }
+    }
+
+    /// There is a way to the peer again, after one on which nothing arrived any more: if a retransmission waits for its
+    /// timer, it goes at once.
+    pub fn resume(&mut self, now: Instant) {
+        match &mut self.0 {
+            Inner::Live(live) => live.resume(now),
             Inner::Lingering(_) => {}
         }
     }

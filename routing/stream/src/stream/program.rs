@@ -1,5 +1,6 @@
 //! What the program that uses the stream can do and ask.
 use super::{Aborting, Live, State};
+use crate::congestion::Model;
 use crate::recv::Receiver;
 use crate::{CloseReason, Counters, Event};
 use anode_wire::message::Links;
@@ -35,6 +36,11 @@ impl Live {
         } else {
             0
         }
+    }
+
+    /// Retransmission timeouts since anything was last acknowledged.
+    pub(super) fn timeouts_in_a_row(&self) -> u32 {
+        self.send.recovery.backoff()
     }
 
     /// Bytes written and not yet acknowledged.
@@ -131,6 +137,11 @@ impl Live {
         self.send.congestion_window()
     }
 
+    /// What congestion control believes of the path.
+    pub(super) fn model(&self) -> Model {
+        self.send.model()
+    }
+
     /// What it has counted.
     pub(super) fn counters(&self) -> Counters {
         self.counters
@@ -155,6 +166,11 @@ impl Live {
     /// is void.
     pub(super) fn path_changed(&mut self, now: Instant, rtt: Option<Duration>) {
         self.send.path_changed(now, rtt);
+    }
+
+    /// There is a way to the peer again.
+    pub(super) fn resume(&mut self, now: Instant) {
+        self.send.resume(now);
     }
 
     /// Bounds the buffers anew, in bytes: for sharing a budget among streams. What is buffered or granted stays.
