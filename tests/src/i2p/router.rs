@@ -16,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often a connection looks for something to send.
 const POLL: Duration = Duration::from_millis(1);
+/// A lease set that is on its way is waited for so long.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// User and password that clients must show.
 #[derive(Clone, Debug)]
@@ -380,7 +382,12 @@ impl Client<'_> {
             };
             self.buffer.extend(&buffer[..count]);
             if let Err(wrong) = self.read_all() {
-                self.shared.state().violations.push(wrong);
+                let mut state = self.shared.state();
+                // after a crash, what still comes over the old connection is no fault of the client
+                if state.generation == generation {
+                    state.violations.push(wrong);
+                }
+                drop(state);
                 return stream.socket().end();
             }
         }
@@ -618,6 +625,7 @@ impl Client<'_> {
             return Err("sent before the lease set".into());
         }
         held.session.sent += 1;
+        state = self.settled(state, to);
         state.next += 1;
         let message = state.next;
         let lost = self
@@ -666,6 +674,20 @@ impl Client<'_> {
         Ok(())
     }
 
+    /// Waits a moment for a session that has not published yet: real routers look for a lease set for seconds, too.
+    fn settled<'s>(&'s self, state: MutexGuard<'s, State>, hash: Hash) -> MutexGuard<'s, State> {
+        let mut state = state;
+        let start = Instant::now();
+        let unpublished =
+            |held: &Held| held.published == 0 && held.session.destination.hash() == hash;
+        while state.sessions.values().any(unpublished) && start.elapsed() < SETTLING {
+            drop(state);
+            thread::sleep(POLL);
+            state = self.shared.state();
+        }
+        state
+    }
+
     fn host_lookup(&mut self, mut bytes: Bytes<'_>) -> Read<()> {
         let id = self.own_session(&mut bytes)?;
         let request = bytes.take(4)?.to_vec();
@@ -673,10 +695,11 @@ impl Client<'_> {
             return Err("less than 10 s for a lookup".into());
         }
         let kind = bytes.number(1)?;
-        let state = self.shared.state();
+        let mut state = self.shared.state();
         let found = match kind {
             0 => {
                 let hash = Hash(bytes.take(32)?.try_into().map_err(|_| "no hash")?);
+                state = self.settled(state, hash);
                 let ready = state.sessions.values().filter(|held| held.published > 0);
                 let all = ready.map(|held| &held.session.destination);
                 all.chain(state.hosts.values())

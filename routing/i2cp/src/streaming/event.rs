@@ -1,4 +1,5 @@
 //! What the streams tell, and what they give to the router.
+use super::connection::Tally;
 use crate::destination::Destination;
 use crate::envelope::Ports;
 use crate::message::MessageStatus;
@@ -115,6 +116,17 @@ pub struct Counters {
     pub unsent_acked: u64,
     /// Pings of peers that were answered.
     pub pongs: u64,
+}
+
+impl Counters {
+    /// Adds the numbers of one stream.
+    pub(super) fn join(&mut self, tally: Tally) {
+        self.resent += tally.resent;
+        self.timeouts += tally.timeouts;
+        self.duplicates += tally.duplicates;
+        self.beyond_window += tally.refused;
+        self.unsent_acked += tally.unsent_acked;
+    }
 }
 
 /// What is known of one stream, for people to see.

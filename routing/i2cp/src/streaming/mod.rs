@@ -325,22 +325,17 @@ impl Streams {
             self.deadlines.remove(&(at, id));
         }
         self.nonces.retain(|_, stream| *stream != id);
-        self.collect(&connection);
+        self.counters.join(connection.tally);
         Some(connection)
     }
 
-    fn collect(&mut self, connection: &Connection) {
-        let tally = connection.tally;
-        self.counters.resent += tally.resent;
-        self.counters.timeouts += tally.timeouts;
-        self.counters.duplicates += tally.duplicates;
-        self.counters.beyond_window += tally.refused;
-        self.counters.unsent_acked += tally.unsent_acked;
-    }
-
-    /// What was counted. Numbers of a stream join them when it ends.
+    /// What was counted, of the streams that are open, too.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let mut all = self.counters;
+        for connection in self.connections.values() {
+            all.join(connection.tally);
+        }
+        all
     }
 
     /// Streams that are open or opening.
