@@ -263,7 +263,11 @@ impl Node {
         {
             path.probe(now);
         }
-        self.schedule_peer(now, sender);
+        if arrival.hop_count > 0 {
+            // Somebody wants it to be direct: our side must open, too, and say where it is.
+            peer.note_use(now, false);
+        }
+        self.handle_peer_timer(now, sender);
     }
 
     /// Asks peers that can be reached who holds a synthetic address.

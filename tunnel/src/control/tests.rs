@@ -289,7 +289,7 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
         "name": "box", "trusted": true, "sealed": true, "pq": true, "rx_bytes": 10, "tx_bytes": 20,
         "paths": [{
             "kind": "direct", "transport": "udp", "endpoint": "udp://192.0.2.1:8737",
-            "relay": null, "hops": 0, "rtt_ms": 0.31, "mtu": 1232, "active": true,
+            "relay": null, "hops": 0, "rtt_ms": 0.31, "mtu": 1232, "active": true, "reason": null,
         }],
     }]);
     assert_eq!(peers, expected);
