@@ -103,7 +103,10 @@ fn a_stream_survives_a_network_that_loses_messages() {
     assert!(ends[1].read[&far] == data);
     assert!(ends[0].overlay.counters().resent > 0);
     // more lease sets than one, each younger than the last, or the router would complain
-    assert!(router.sessions()[0].lease_sets > 1);
+    until(&mut ends, "another lease set", |_| {
+        let sessions = router.sessions();
+        (sessions.iter().all(|one| one.lease_sets > 1)).then_some(())
+    });
     assert_eq!(router.violations(), [] as [String; 0]);
 }
 
@@ -189,8 +192,8 @@ fn datagrams_of_every_kind_find_their_way_and_only_proven_ones_begin() {
                 .overlay
                 .send_datagram(Instant::now(), a, 5000, b, port, &payload)
                 .unwrap();
-            // raw datagrams name no sender: they pass as answers alone
-            if kind == DatagramKind::Raw {
+            // raw datagrams name no sender: they pass as answers alone, to who has sent from these ports before
+            if kind == DatagramKind::Raw && size == 0 {
                 pass(&mut ends, Duration::from_millis(50));
                 assert_eq!(ends[1].came, []);
                 ends[1]
