@@ -77,7 +77,8 @@ pub struct Client {
     next_lookup: u32,
     leases: Vec<Lease>,
     published_s: u32,
-    republish: Option<Instant>,
+    /// When the first lease set is sent again, the last of these times first.
+    republish: Vec<Instant>,
     last_traffic: Instant,
     tunnels: Tunnels,
     /// What encrypts lease sets of type 5.
@@ -119,7 +120,7 @@ impl Client {
             next_lookup: 1,
             leases: Vec::new(),
             published_s: 0,
-            republish: None,
+            republish: Vec::new(),
             last_traffic: now.instant,
             tunnels: Tunnels::Full,
             random: rand::SeedableRng::from_seed(seed),
@@ -188,7 +189,10 @@ impl Client {
             State::Closed => return None,
         };
         let lookup = self.lookups.values().map(|lookup| lookup.until).min();
-        [state, lookup, self.republish].into_iter().flatten().min()
+        [state, lookup, self.republish.last().copied()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
@@ -212,8 +216,7 @@ impl Client {
         }
         self.give_up_lookups(now);
         if let State::Ready { session } = self.state {
-            if self.republish.as_ref().is_some_and(due) {
-                self.republish = None;
+            if self.republish.pop_if(|at| due(at)).is_some() {
                 self.publish(session, now);
             }
             self.idle(session, now);
@@ -371,7 +374,7 @@ impl Client {
         }
         self.state = State::Closed;
         self.frames = Frames::default();
-        self.republish = None;
+        self.republish.clear();
         self.drop_lookups();
         self.events.push_back(Event::Closed(reason));
     }

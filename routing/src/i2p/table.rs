@@ -1,6 +1,7 @@
 //! Which destination stands behind a synthetic address (DESIGN §4, i2cp.md §5.2). An address holds 112 of a hash's 256 bits,
 //! so the way back needs this table: it is filled by names, by people, and by who comes in.
 use anode_i2cp::destination::{Destination, Hash};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::time::Instant;
@@ -173,7 +174,7 @@ impl Table {
     /// What is to be written down, what matters most first.
     pub(super) fn export(&self) -> Vec<Known> {
         let mut all: Vec<&Entry> = self.entries.values().collect();
-        all.sort_by(|a, b| (b.origin, b.used).cmp(&(a.origin, a.used)));
+        all.sort_by_key(|entry| Reverse((entry.origin, entry.used)));
         all.into_iter()
             .map(|entry| Known {
                 hash: entry.hash,

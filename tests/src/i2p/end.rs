@@ -253,12 +253,10 @@ pub fn pass<const N: usize>(ends: &mut [End; N], span: Duration) {
 #[track_caller]
 pub fn ready<const N: usize>(ends: &mut [End; N]) {
     until(ends, "all are ready", |ends| {
-        let all = ends
+        let mut all = ends
             .iter_mut()
             .flat_map(|end| end.overlay.snapshot().destinations);
-        all.map(|one| one.state == State::Ready)
-            .fold(true, |a, b| a && b)
-            .then_some(())
+        all.all(|one| one.state == State::Ready).then_some(())
     });
     let hashes: Vec<_> = ends
         .iter_mut()

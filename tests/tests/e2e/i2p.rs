@@ -286,7 +286,7 @@ fn each_destination_has_its_own_address_and_they_reach_each_other() {
         .unwrap();
     let came = until(&mut ends, "a datagram", |ends| ends[0].came.pop());
     assert_eq!((came.0, came.2), (own[1], own[2]));
-    assert_eq!(router.sessions().len(), 4);
+    router.wait_sessions(4);
     assert_eq!(router.connections(), 4, "one session on a connection");
 }
 
@@ -497,7 +497,7 @@ fn names_are_asked_of_the_router_once_and_failures_for_a_moment() {
     let mut ends = two(&router);
     let other = ends[1].overlay.snapshot().destinations[0].hash;
     let destination = router
-        .sessions()
+        .wait_sessions(2)
         .into_iter()
         .map(|session| session.destination)
         .find(|one| one.hash() == other)

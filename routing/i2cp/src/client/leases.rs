@@ -9,8 +9,12 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// i2pd publishes a lease set only if an outbound tunnel exists at that moment, and does not try again (i2cp.md
-/// §2.11): the first one is sent once more after this.
-const REPUBLISH_AFTER: Duration = Duration::from_secs(5);
+/// §2.11): the first one is sent again after these times. It builds tunnels every 10 to 15 s.
+const REPUBLISH_AFTER: [Duration; 3] = [
+    Duration::from_secs(30),
+    Duration::from_secs(15),
+    Duration::from_secs(5),
+];
 
 impl Client {
     /// I13, I14: every request is answered, at once; without an answer the router ends the session.
@@ -38,7 +42,7 @@ impl Client {
         if matches!(self.state, State::Building { .. }) {
             self.state = State::Ready { session };
             self.last_traffic = now.instant;
-            self.republish = Some(now.instant + REPUBLISH_AFTER);
+            self.republish = REPUBLISH_AFTER.map(|after| now.instant + after).to_vec();
             self.events.push_back(Event::Ready);
         }
     }
