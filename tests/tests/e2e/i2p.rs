@@ -31,7 +31,7 @@ impl Directory {
         let path = std::env::temp_dir().join(format!("anode-i2p-{}-{name}", std::process::id()));
         // left by a process of the same number
         let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir(&path).unwrap();
+        std::fs::create_dir(&path).expect("a directory");
         Self(path)
     }
 }
@@ -292,15 +292,16 @@ fn each_destination_has_its_own_address_and_they_reach_each_other() {
 
 /// A certificate of a router, as Java makes them: signed by itself, CA and all.
 fn certificate() -> (Arc<ServerConfig>, CertificateDer<'static>, String) {
-    let mut parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut parameters =
+        rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let made = parameters.self_signed(&key).unwrap();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let made = parameters.self_signed(&key).expect("a certificate");
     let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .unwrap()
+        .expect("the provider can do it")
         .with_no_client_auth()
         .with_single_cert(vec![made.der().clone()], private)
         .unwrap();
@@ -384,10 +385,8 @@ fn a_password_is_shown_and_a_wrong_one_is_not_tried_again() {
     let before = router.connections();
     let mut ends = [end(Some(("joe", "wrong"))), end(None)];
     until(&mut ends, "both are given up", |ends| {
-        let failed = ends
-            .iter_mut()
-            .map(|end| matches!(end.state(), State::Failed(_)));
-        failed.fold(true, |a, b| a && b).then_some(())
+        let failed = |end: &mut End| matches!(end.state(), State::Failed(_));
+        ends.iter_mut().all(failed).then_some(())
     });
     pass(&mut ends, Duration::from_millis(1500));
     assert_eq!(router.connections(), before + 2, "no second try");
@@ -605,7 +604,7 @@ impl Program {
         let state = directory.join(name);
         let file = state.with_extension("toml");
         let whole = format!("[lan]\nenabled = false\n{config}");
-        std::fs::write(&file, whole).unwrap();
+        std::fs::write(&file, whole).expect("a file");
         let mut child = Command::new(anode_binary())
             .args([
                 "up",
@@ -622,9 +621,9 @@ impl Program {
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
+            .expect("it starts");
         let log = Arc::new(std::sync::Mutex::new(String::new()));
-        let lines = BufReader::new(child.stderr.take().unwrap());
+        let lines = BufReader::new(child.stderr.take().expect("it is piped"));
         let kept = Arc::clone(&log);
         let (told, ready) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -632,7 +631,7 @@ impl Program {
                 if line.contains("ready in") {
                     let _ = told.send(());
                 }
-                let mut log = kept.lock().unwrap();
+                let mut log = kept.lock().expect("nobody panicked");
                 log.push_str(&line);
                 log.push('\n');
             }
@@ -645,7 +644,7 @@ impl Program {
     }
 
     fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.lock().expect("nobody panicked").clone()
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -691,7 +690,7 @@ impl Drop for Program {
 fn run(state: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(anode_binary());
     command.args(arguments).arg("--state").arg(state);
-    command.output().unwrap()
+    command.output().expect("it runs")
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
