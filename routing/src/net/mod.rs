@@ -588,6 +588,7 @@ impl Overlay for AnodeOverlay {
     fn open(
         &mut self,
         now: Instant,
+        _from: Ipv6Addr,
         from_port: u16,
         to: Ipv6Addr,
         to_port: u16,
@@ -655,6 +656,7 @@ impl Overlay for AnodeOverlay {
     fn ping(
         &mut self,
         now: Instant,
+        _from: Option<Ipv6Addr>,
         to: Ipv6Addr,
         token: u64,
         payload: &[u8],

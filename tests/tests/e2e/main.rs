@@ -12,6 +12,8 @@ mod demo;
 mod direct;
 mod extended_trackers;
 mod harness;
+mod i2p;
+mod i2p_lab;
 mod large;
 mod named_peer;
 mod names;

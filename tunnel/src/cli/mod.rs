@@ -2,6 +2,7 @@
 
 mod args;
 mod doctor;
+mod i2p;
 mod identity;
 mod netcheck;
 mod paths;
@@ -75,6 +76,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Invite(flags) => tickets::invite(common, &flags),
         Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
+        Command::I2p(action) => i2p::run(common, action),
         Command::Zone(action) => zone::run(common, action),
         Command::Netcheck => netcheck::run(common),
         Command::Rendezvous(action) => tracker::rendezvous(common, action),

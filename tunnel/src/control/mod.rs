@@ -26,6 +26,7 @@
 
 pub mod api;
 pub mod client;
+pub mod i2p;
 pub mod listener;
 mod metrics;
 pub mod netcheck;
