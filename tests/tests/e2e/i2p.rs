@@ -304,7 +304,7 @@ fn certificate() -> (Arc<ServerConfig>, CertificateDer<'static>, String) {
         .expect("the provider can do it")
         .with_no_client_auth()
         .with_single_cert(vec![made.der().clone()], private)
-        .unwrap();
+        .expect("the provider can do it");
     // the alphabet of I2P differs in two characters
     let text = anode_i2cp::names::base64(made.der())
         .replace('-', "+")
