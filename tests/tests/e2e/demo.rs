@@ -47,7 +47,8 @@ fn the_demo_does_the_main_job_and_leaves_nothing() {
     // Each of the two has an address of its own NAT outside, and they met over the relay.
     assert!(told("relayed").contains("203.0.113.1:"), "{report}");
     assert!(told("relayed").contains("203.0.113.2:"), "{report}");
-    assert!(told("meet").contains("203.0.113.10:8737"), "{report}");
+    // The first answer may already come past the relay.
+    assert!(told("direct").contains("203.0.113.2:"), "{report}");
     assert_eq!(traces(&ns), before, "it removed all that it made");
 }
 
