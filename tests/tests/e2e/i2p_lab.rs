@@ -203,6 +203,7 @@ fn programs_use_destinations_like_any_other_address() {
 const SHORT: &str = "options = { \"inbound.length\" = \"0\", \"outbound.length\" = \"0\", \"inbound.quantity\" = \"2\", \"outbound.quantity\" = \"2\" }";
 
 #[test]
+#[ignore = "two minutes and more of i2pd's own waiting: run it with -- --ignored i2p_lab"]
 fn two_nodes_and_the_tunnels_of_i2pd_meet_over_real_routers() {
     let Some(lab) = Lab::open() else { return };
     let _alone = anode_tests::lab::heavy();
