@@ -39,7 +39,7 @@ pub enum Failure {
 /// What happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A stream wants to be opened: [`Streams::accept`], [`Streams::refuse`] or [`Streams::ignore`] it.
+    /// A stream wants to be opened: [`Streams::accept`](super::Streams::accept), [`Streams::refuse`](super::Streams::refuse) or [`Streams::ignore`](super::Streams::ignore) it.
     Incoming {
         /// The stream.
         stream: StreamId,
@@ -75,7 +75,7 @@ pub struct Outgoing {
     pub data: Vec<u8>,
     /// It carries a destination, whose padding compresses (I65).
     pub compress: bool,
-    /// 0, or what [`Streams::handle_status`] wants to hear about.
+    /// 0, or what [`Streams::handle_status`](super::Streams::handle_status) wants to hear about.
     pub nonce: u32,
     /// How long it is worth something.
     pub ttl: Duration,
