@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 pub mod anode;
 pub mod i2p;
+mod judge;
 pub mod net;
 pub mod overlay;
 pub mod tracker;

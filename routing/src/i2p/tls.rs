@@ -1,19 +1,17 @@
 //! TLS to the router (I7): its certificate must be the very one that is pinned, or come from a named authority. Routers sign
 //! their own, and say CA:TRUE in a leaf, which no usual check takes; so an exact match comes first, and no public root counts.
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
-    SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use sha2::{Digest as _, Sha256};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::config::RouterPlace;
+use crate::judge::{Judge, Judged};
 
 /// Whose certificate the router must show.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,7 +44,10 @@ pub(super) struct Tls(Arc<ClientConfig>);
 impl Tls {
     pub(super) fn new(trust: Trust) -> Result<Self, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = Arc::new(Router::new(trust, Arc::clone(&provider)));
+        let verifier = Arc::new(Judged {
+            judge: Router::new(trust, Arc::clone(&provider)),
+            provider: Arc::clone(&provider),
+        });
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -69,7 +70,6 @@ struct Router {
     trust: Trust,
     /// For certificates that another one vouches for; none where no authority can be used.
     authority: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
 }
 
 impl Router {
@@ -79,18 +79,12 @@ impl Router {
             Trust::Certificates(all) => {
                 let mut roots = RootCertStore::empty();
                 roots.add_parsable_certificates(all.iter().cloned());
-                let builder = WebPkiServerVerifier::builder_with_provider(
-                    Arc::new(roots),
-                    Arc::clone(&provider),
-                );
+                let builder =
+                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
                 builder.build().ok()
             }
         };
-        Self {
-            trust,
-            authority,
-            provider,
-        }
+        Self { trust, authority }
     }
 
     fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -101,8 +95,8 @@ impl Router {
     }
 }
 
-impl ServerCertVerifier for Router {
-    fn verify_server_cert(
+impl Judge for Router {
+    fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -119,30 +113,5 @@ impl ServerCertVerifier for Router {
             }
             None => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        algorithms.supported_schemes()
     }
 }
