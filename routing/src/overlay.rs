@@ -170,15 +170,28 @@ impl Ready {
     /// Any of them may be.
     pub const ANY: Self = Self(u64::MAX);
 
-    /// Of what a look at each has found. From the 64th on they share one place.
-    pub fn from_each(readable: impl IntoIterator<Item = bool>) -> Self {
-        let bits = readable.into_iter().enumerate();
-        Self(bits.fold(0, |bits, (index, is)| bits | u64::from(is) << index.min(63)))
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// This one too, if it `is`. From the 64th on they share one place.
+    pub fn add(&mut self, index: usize, is: bool) {
+        self.0 |= u64::from(is) << index.min(63);
     }
 
     /// Whether that one is.
     pub fn has(self, index: usize) -> bool {
         self.0 >> index.min(63) & 1 == 1
+    }
+}
+
+/// A moment to wake up at, and why.
+pub type Deadline = Option<(Instant, &'static str)>;
+
+/// The one that comes first.
+pub fn sooner(one: Deadline, other: Deadline) -> Deadline {
+    match (one, other) {
+        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
+        (one, other) => one.or(other),
     }
 }
 
@@ -189,7 +202,7 @@ pub trait Overlay: Any {
     /// This machine's own addresses in it, digit 0 first.
     fn local(&self) -> Vec<Ipv6Addr>;
     /// File descriptors whose readability should lead to `receive`.
-    fn fds(&self) -> Vec<BorrowedFd<'_>>;
+    fn fds<'a>(&'a self, each: &mut dyn FnMut(BorrowedFd<'a>));
     /// Drains those of the sockets that are `ready` (bounded per call: true if more is waiting).
     fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool;
     /// Sends what flows and timers have made ready.

@@ -18,11 +18,10 @@ mod sinks;
 
 use std::any::Any;
 use std::net::Ipv6Addr;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use anode_netstack::{FlowId, Netstack, Offload, Unreachable};
-use anode_routing::overlay::{Failure, Overlay, OverlayEvent, Ready, StreamId, Via};
+use anode_routing::overlay::{Failure, Overlay, OverlayEvent, Ready, StreamId, Via, sooner};
 
 use anode_wire::Address;
 
@@ -309,15 +308,9 @@ impl<A: Overlay> Adapter<A> {
 
     /// The earliest deadline of all parts, with its reason.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
-        let others = self
-            .overlays
-            .others
-            .iter()
-            .filter_map(|overlay| overlay.deadline());
-        others
-            .chain(self.overlays.first.deadline())
-            .chain(self.netstack.deadline())
-            .min_by_key(|(at, _)| *at)
+        let first = sooner(self.overlays.first.deadline(), self.netstack.deadline());
+        let others = self.overlays.others.iter();
+        others.fold(first, |first, overlay| sooner(first, overlay.deadline()))
     }
 
     /// Runs the timers that are due.
@@ -392,10 +385,11 @@ impl<A: Overlay> Adapter<A> {
         })
     }
 
-    /// File descriptors of each overlay, whose readability should lead to [`Adapter::receive`].
-    pub fn fds(&self) -> impl Iterator<Item = Vec<BorrowedFd<'_>>> {
-        let others = self.overlays.others.iter().map(|overlay| overlay.fds());
-        std::iter::once(self.overlays.first.fds()).chain(others)
+    /// The overlays in order, for the file descriptors whose readability should lead to [`Adapter::receive`].
+    pub fn overlays(&self) -> impl Iterator<Item = &dyn Overlay> {
+        let others = self.overlays.others.iter();
+        std::iter::once(&self.overlays.first as &dyn Overlay)
+            .chain(others.map(|overlay| overlay.as_ref() as &dyn Overlay))
     }
 
     fn overlay_event(&mut self, now: Instant, overlay: usize, event: OverlayEvent) {

@@ -31,7 +31,7 @@ use anode_routing::anode::{
 };
 use anode_routing::i2p::PREFIX as I2P_PREFIX;
 use anode_routing::net::{PlaceName, ServedZone, StreamConfig, StreamLimits};
-use anode_routing::overlay::{Overlay, Ready};
+use anode_routing::overlay::{Overlay, Ready, sooner};
 use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
@@ -54,6 +54,12 @@ const PREFIX: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16);
 const MAGIC_SELF: Ipv6Addr = Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 1);
 /// Packets taken from the interface before the other parts have their turn.
 const TUN_BATCH: usize = 64;
+/// Rounds of packets to the kernel and its answers in one turn; then everybody else is looked at.
+const ECHOES: usize = 4;
+/// Turns in a row that take one packet each; with more packets than turns it is bulk.
+const LONE_READS: u8 = 2;
+/// Descriptors of a node with a few sockets.
+const FEW_FDS: usize = 16;
 /// The largest packet of the interface: 64 KiB and the headers in front.
 const TUN_BUFFER: usize = 66 * 1024;
 /// Names tried for an interface that was not named.
@@ -380,8 +386,10 @@ struct Readable {
     /// There are commands.
     wake: bool,
     tun: bool,
-    /// The interface was readable in the turn before, too: packets come faster than one a turn.
-    tun_busy: bool,
+    /// For how many turns in a row the interface was readable, and no read of theirs found nothing.
+    tun_turns: u8,
+    /// How many descriptors each overlay has.
+    counts: Vec<usize>,
     overlays: Vec<Ready>,
 }
 
@@ -404,26 +412,55 @@ impl DataThread {
             self.control.settle(now, &mut self.adapter);
             self.tell_meeting();
             self.adapter.transmit(now);
-            self.fill_tun(now);
+            let mut answered = self.fill_tun(now);
+            // The kernel answers a packet of its own connections before the write returns, so there is most often one to read.
+            for _ in 0..ECHOES {
+                if !answered {
+                    break;
+                }
+                let now = Instant::now();
+                if !self.read_tun(now, 1)? {
+                    break;
+                }
+                self.adapter.exchange(now);
+                self.adapter.transmit(now);
+                answered = self.fill_tun(now);
+            }
             self.wait(more);
         }
     }
 
     /// True if more may be waiting.
     fn drain_tun(&mut self, now: Instant) -> Result<bool, Error> {
-        let Some(tun) = self.tun.as_ref().filter(|_| self.readable.tun) else {
+        if !self.readable.tun {
+            return Ok(false);
+        }
+        // A single packet costs one read, not a second one to learn that it was the only one.
+        let batch = if self.readable.tun_turns > LONE_READS {
+            TUN_BATCH
+        } else {
+            1
+        };
+        // The next look at the descriptors tells whether there is more after a single one.
+        Ok(self.read_tun(now, batch)? && batch > 1)
+    }
+
+    /// Takes up to so many packets of the operating system; false if there were fewer.
+    fn read_tun(&mut self, now: Instant, packets: usize) -> Result<bool, Error> {
+        let Some(tun) = &self.tun else {
             return Ok(false);
         };
-        // A single packet costs one read, not a second one to learn that it was the only one.
-        let batch = if self.readable.tun_busy { TUN_BATCH } else { 1 };
-        for _ in 0..batch {
+        for _ in 0..packets {
             match tun.recv(&mut self.packet) {
                 Ok((header, length)) => {
                     let offload = vnet::decode(header);
                     self.adapter
                         .from_os(now, offload, &mut self.packet[..length]);
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.readable.tun_turns = 0;
+                    return Ok(false);
+                }
                 Err(error) if is_gone(&error) => {
                     let name = tun.name();
                     return Err(Error::refused(format!(
@@ -436,19 +473,22 @@ impl DataThread {
                 }
             }
         }
-        // The next look at the descriptors tells whether there is more after a single one.
-        Ok(batch > 1)
+        Ok(true)
     }
 
-    fn fill_tun(&mut self, now: Instant) {
-        let Some(tun) = &self.tun else { return };
+    /// Writes what the netstack has for the operating system; false if it had nothing.
+    fn fill_tun(&mut self, now: Instant) -> bool {
+        let Some(tun) = &self.tun else { return false };
+        let mut wrote = false;
         while let Some(offload) = self.adapter.netstack.poll_packet(now, &mut self.outgoing) {
             if let Err(error) = tun.send(vnet::encode(offload), &self.outgoing) {
                 // The kernel's queue is full or the interface is down: a lost packet like any other (N26).
                 self.tun_dropped += 1;
                 tracing::trace!(%error, "writing the interface");
             }
+            wrote = true;
         }
+        wrote
     }
 
     /// Carries out commands; true when told to stop.
@@ -485,11 +525,20 @@ impl DataThread {
         } else {
             self.until_deadline()
         };
-        let overlays: Vec<_> = self.adapter.fds().collect();
-        let own = [self.wake.as_fd(), self.interfaces.as_fd()];
-        let fds = own.into_iter().chain(self.tun.as_ref().map(AsFd::as_fd));
-        let fds = fds.chain(overlays.iter().flatten().copied());
-        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let mut fds = Vec::with_capacity(FEW_FDS);
+        let mut watch = |fd| fds.push(PollFd::new(fd, PollFlags::POLLIN));
+        watch(self.wake.as_fd());
+        watch(self.interfaces.as_fd());
+        self.tun.iter().for_each(|tun| watch(tun.as_fd()));
+        self.readable.counts.clear();
+        for overlay in self.adapter.overlays() {
+            let mut count = 0;
+            overlay.fds(&mut |fd| {
+                watch(fd);
+                count += 1;
+            });
+            self.readable.counts.push(count);
+        }
         if let Err(error) = poll(&mut fds, timeout) {
             tracing::warn!(%error, "waiting for packets");
         }
@@ -498,11 +547,16 @@ impl DataThread {
         let changed;
         (self.readable.wake, changed) = (next(), next());
         let tun = self.tun.is_some() && next();
-        self.readable.tun_busy = tun && self.readable.tun;
+        self.readable.tun_turns = if tun {
+            self.readable.tun_turns.saturating_add(1)
+        } else {
+            0
+        };
         self.readable.tun = tun;
         self.readable.overlays.clear();
-        for fds in &overlays {
-            let ready = Ready::from_each(fds.iter().map(|_| next()));
+        for count in &self.readable.counts {
+            let mut ready = Ready::NONE;
+            (0..*count).for_each(|index| ready.add(index, next()));
             self.readable.overlays.push(ready);
         }
         drop(fds);
@@ -517,8 +571,7 @@ impl DataThread {
     }
 
     fn until_deadline(&mut self) -> Option<Duration> {
-        let deadlines = [self.adapter.deadline(), self.control.deadline()];
-        let (at, reason) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)?;
+        let (at, reason) = sooner(self.adapter.deadline(), self.control.deadline())?;
         self.due = Some(at);
         let left = at.saturating_duration_since(Instant::now());
         tracing::trace!(?left, reason, "sleep");

@@ -24,30 +24,40 @@ const MIN_MSS: u16 = 48;
 /// What a missing MSS option means (RFC 9293 §3.7.1, for IPv6).
 const DEFAULT_MSS: u16 = 1220;
 
-/// How long the ACK of little data, of a FIN or of a SYN-ACK waits for something to ride on: an answer from the same link, or
-/// what follows at once, comes within this time. Each ACK of its own is a packet that the kernel has to digest, and a short
-/// connection has four of them. A program that waits for it (Nagle) waits no longer than this; more than a segment's worth
-/// is acknowledged without delay.
+/// How long the ACK of little data or of a FIN waits for something to ride on: an answer from the same link, or what follows
+/// at once, comes within this time. Each ACK of its own is a packet that the kernel has to digest, and a short connection
+/// has four of them. A program that waits for it (Nagle) waits no longer than this; more than a segment's worth is
+/// acknowledged without delay, and so is a SYN-ACK: a program that accepts wants to know.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_micros(250);
 
 /// smoltcp counts microseconds; its zero is our first `now` less one second, so that no time of ours is its zero.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Clock(Option<Instant>);
+pub(super) struct Clock {
+    epoch: Option<Instant>,
+    /// The last answer: most questions of a turn are about the same moment.
+    last: Option<(Instant, smoltcp::time::Instant)>,
+}
 
 impl Clock {
     const OFFSET: i64 = 1_000_000;
 
     pub fn advance(&mut self, now: Instant) -> smoltcp::time::Instant {
-        let epoch = *self.0.get_or_insert(now);
+        if let Some((at, answer)) = self.last
+            && at == now
+        {
+            return answer;
+        }
+        let epoch = *self.epoch.get_or_insert(now);
         let micros = now.saturating_duration_since(epoch).as_micros();
-        smoltcp::time::Instant::from_micros(
-            i64::try_from(micros).unwrap_or(i64::MAX / 2) + Self::OFFSET,
-        )
+        let micros = i64::try_from(micros).unwrap_or(i64::MAX / 2) + Self::OFFSET;
+        let answer = smoltcp::time::Instant::from_micros(micros);
+        self.last = Some((now, answer));
+        answer
     }
 
     fn instant(self, at: smoltcp::time::Instant, now: Instant) -> Instant {
         let micros = u64::try_from(at.total_micros() - Self::OFFSET).unwrap_or(0);
-        self.0
+        self.epoch
             .map_or(now, |epoch| epoch + Duration::from_micros(micros))
     }
 }
@@ -126,6 +136,8 @@ pub(super) struct Live {
     last_sent: Option<(u32, u32)>,
     /// Time stands still for a socket in TIME-WAIT: smoltcp would throw away unread bytes after 10 s.
     time_wait_since: Option<smoltcp::time::Instant>,
+    /// Until when the ACK of the program's FIN waits for ours.
+    held_ack: Option<smoltcp::time::Instant>,
 }
 
 /// A socket with `buffer` bytes in each direction.
@@ -177,6 +189,7 @@ impl Live {
             heard: now,
             last_sent: None,
             time_wait_since: None,
+            held_ack: None,
         }
     }
 
@@ -320,6 +333,25 @@ impl Live {
         (sent, end)
     }
 
+    /// Whether there is nothing but the ACK of a FIN to send, and it may wait a little for our own FIN.
+    fn holds_ack(&mut self, time: smoltcp::time::Instant) -> bool {
+        let lone = self.phase == Phase::Open
+            && self.socket().state() == State::CloseWait
+            && self.socket().send_queue() == 0;
+        if !lone {
+            self.held_ack = None;
+            return false;
+        }
+        time < *self.held_ack.get_or_insert(time + ACK_DELAY)
+    }
+
+    /// Whether `egress` may have something. Asking costs half of trying, and most flows that are looked at have nothing.
+    /// Before a connection stands smoltcp cannot be asked: it compares numbers that are not set yet, and panics.
+    fn wants_egress(&mut self, time: smoltcp::time::Instant) -> bool {
+        self.phase != Phase::Open
+            || (self.interface.poll_at(time, &self.sockets)).is_some_and(|at| at <= time)
+    }
+
     /// The next packet for the kernel, written to `out`.
     pub fn egress(
         &mut self,
@@ -329,6 +361,9 @@ impl Live {
         out: &mut Vec<u8>,
     ) -> bool {
         let time = self.time(now, clock);
+        if !self.wants_egress(time) || self.holds_ack(time) {
+            return false;
+        }
         let mut device = Device {
             link,
             received: None,
@@ -436,7 +471,10 @@ impl Live {
         let time = clock.advance(now);
         let wanted = match self.interface.poll_at(time, &self.sockets) {
             // Cannot be, since `egress` just had nothing; a pause turns a mistake into a delay, not into a busy loop.
-            Some(at) if at <= time => Some(now + Duration::from_millis(1)),
+            Some(at) if at <= time => Some(match self.held_ack {
+                Some(until) if until > time => clock.instant(until, now),
+                _ => now + Duration::from_millis(1),
+            }),
             Some(at) => Some(clock.instant(at, now)),
             None => None,
         };

@@ -70,7 +70,7 @@ pub(crate) struct Flows {
     random: StdRng,
     clock: Clock,
     table: Slab<Flow>,
-    by_tuple: HashMap<Tuple, FlowId>,
+    by_tuple: HashMap<Tuple, FlowId, foldhash::quality::RandomState>,
     /// Flows that may have packets, each once; ids of flows that are gone are skipped.
     ready: VecDeque<FlowId>,
     /// Entries whose time is not their flow's `timer` are skipped.
@@ -103,7 +103,7 @@ impl Flows {
             random: StdRng::from_seed(seed),
             clock: Clock::default(),
             table: Slab::new(),
-            by_tuple: HashMap::new(),
+            by_tuple: HashMap::default(),
             ready: VecDeque::new(),
             timers: BinaryHeap::new(),
             generation: 0,

@@ -54,7 +54,7 @@ pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
 pub use rendezvous::RendezvousCounters;
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
-use crate::overlay::{Failure, OverlayEvent};
+use crate::overlay::{Failure, OverlayEvent, sooner};
 use anode_wire::sealed::{self, Sessions};
 use anode_wire::{Address, Identity, Message, PeerId};
 use contact::Contacts;
@@ -499,10 +499,7 @@ impl Node {
 
     /// When `handle_timeout` wants to be called, and why. Idle nodes without a LAN have none.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
-        [self.timers.next(), self.sessions.deadline()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        sooner(self.timers.next(), self.sessions.deadline())
     }
 
     /// Timers.

@@ -4,7 +4,12 @@ use crate::overlay::StreamId;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::net::Ipv6Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A deadline so near that its owner, who has moved on, will hardly want one by then.
+const SOON: Duration = Duration::from_millis(30);
+/// Stale entries that are not worth a search.
+const FEW: usize = 64;
 
 /// Whose deadline it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -34,7 +39,7 @@ pub(super) enum Timer {
 #[derive(Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Timer, &'static str)>>,
-    scheduled: HashMap<Timer, Instant>,
+    scheduled: HashMap<Timer, Instant, foldhash::quality::RandomState>,
 }
 
 impl Timers {
@@ -48,6 +53,21 @@ impl Timers {
         if earlier {
             self.scheduled.insert(timer, at);
             self.heap.push(Reverse((at, timer, reason)));
+            self.bound();
+        }
+    }
+
+    /// As [`Timers::set`], but for one that would fire soon: an acknowledgement that has left with data must not wake
+    /// anybody, so a later time (or none) is taken up at once.
+    pub fn replace(&mut self, now: Instant, timer: Timer, wanted: Option<(Instant, &'static str)>) {
+        if let Some(scheduled) = self.scheduled.get(&timer)
+            && *scheduled <= now + SOON
+            && wanted.is_none_or(|(at, _)| at > *scheduled)
+        {
+            self.cancel(timer);
+        }
+        if let Some((at, reason)) = wanted {
+            self.set(timer, at, reason);
         }
     }
 
@@ -77,6 +97,15 @@ impl Timers {
             .map(|Reverse((at, _, reason))| (*at, *reason))
     }
 
+    /// Entries that mean nothing any more are at most as many as those that do.
+    fn bound(&mut self) {
+        if self.heap.len() > 2 * self.scheduled.len() + FEW {
+            let scheduled = &self.scheduled;
+            self.heap
+                .retain(|Reverse((at, timer, _))| scheduled.get(timer) == Some(at));
+        }
+    }
+
     fn drop_stale(&mut self) {
         while let Some(Reverse((at, timer, _))) = self.heap.peek() {
             if self.scheduled.get(timer) == Some(at) {
@@ -90,7 +119,6 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn fires_in_order_and_forgets_what_was_cancelled() {
@@ -108,5 +136,28 @@ mod tests {
         timers.cancel(b);
         assert_eq!(timers.next(), None, "nothing stale is left to wake for");
         assert_eq!(timers.pop(at(100)), None);
+    }
+
+    #[test]
+    fn nobody_wakes_for_what_is_no_longer_wanted() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let stream = Timer::Stream(StreamId(1));
+        let mut timers = Timers::default();
+        timers.set(stream, at(1), "an acknowledgement");
+        timers.replace(start, stream, Some((at(200), "a tail-loss probe")));
+        assert_eq!(timers.next(), Some((at(200), "a tail-loss probe")));
+        timers.replace(
+            start,
+            stream,
+            Some((at(300), "later: taken up when it fires")),
+        );
+        assert_eq!(timers.next(), Some((at(200), "a tail-loss probe")));
+        timers.replace(at(190), stream, None);
+        assert_eq!(timers.next(), None);
+        for ms in 0..10_000 {
+            timers.replace(at(ms), stream, Some((at(ms + 20), "again and again")));
+        }
+        assert!(timers.heap.len() <= 2 + FEW, "{}", timers.heap.len());
     }
 }

@@ -67,8 +67,8 @@ impl Overlay for I2pOverlay {
         self.locals.iter().map(|local| local.address).collect()
     }
 
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.dialler.epoll.0.as_fd()]
+    fn fds<'a>(&'a self, each: &mut dyn FnMut(BorrowedFd<'a>)) {
+        each(self.dialler.epoll.0.as_fd());
     }
 
     fn receive(&mut self, now: Instant, readable: Ready, sink: &mut dyn OverlaySink) -> bool {

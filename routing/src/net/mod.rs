@@ -15,14 +15,15 @@ use crate::anode::{
     Received, Record, Registration, RelayConfig, RelaySnapshot, RendezvousCounters, Timestamp,
     TransmitBatch, ZoneRelay,
 };
-use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
+use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId, sooner};
 use crate::tracker::Cidr;
 use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, Zone};
 use ethernet::Links;
 use extra::ExtraSockets;
 use lan::BeaconSockets;
-use rand::rngs::SysRng;
+use rand::SeedableRng as _;
+use rand::rngs::{StdRng, SysRng};
 use rand_core::{CryptoRng, UnwrapErr};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -99,8 +100,11 @@ impl AnodeOverlay {
         };
         let locals: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local).collect();
         let mut beacons = BeaconSockets::new(config.lan, &locals);
-        let system = || -> Box<dyn CryptoRng + Send> { Box::new(UnwrapErr(SysRng)) };
-        let mut node = Node::new(identity, config, [system(), system()], clock());
+        // Every stream takes numbers from the node's own: no call into the kernel for each. Keys come from the system.
+        let mut system = UnwrapErr(SysRng);
+        let seeded = StdRng::from_rng(&mut system);
+        let rngs: [Box<dyn CryptoRng + Send>; 2] = [Box::new(seeded), Box::new(system)];
+        let mut node = Node::new(identity, config, rngs, clock(Instant::now()));
         let max_segments = sockets
             .iter()
             .map(UdpSocket::max_segments)
@@ -399,9 +403,9 @@ impl AnodeOverlay {
 /// Both clocks. `Instant` stands still while the machine sleeps (CLOCK_MONOTONIC; CLOCK_BOOTTIME is not to be had without
 /// the platform crate): a sleep of more than 5 s looks like a jump of the wall clock, and costs a handshake. That a
 /// restored snapshot is noticed rests on its wall clock having been set.
-fn clock() -> Now {
+fn clock(at: Instant) -> Now {
     Now {
-        at: Instant::now(),
+        at,
         wall: Timestamp::from_system(SystemTime::now()),
     }
 }
@@ -493,19 +497,16 @@ impl Overlay for AnodeOverlay {
         self.node.local()
     }
 
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.sockets
-            .iter()
-            .map(AsFd::as_fd)
-            .chain(self.beacons.fds())
-            .chain([self.streams.fd()])
-            .chain(self.links.fds())
-            .chain([self.extra.fd()])
-            .collect()
+    fn fds<'a>(&'a self, each: &mut dyn FnMut(BorrowedFd<'a>)) {
+        self.sockets.iter().map(AsFd::as_fd).for_each(&mut *each);
+        self.beacons.fds().for_each(&mut *each);
+        each(self.streams.fd());
+        self.links.fds().for_each(&mut *each);
+        each(self.extra.fd());
     }
 
     fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool {
-        self.node.set_clock(clock());
+        self.node.set_clock(clock(now));
         let Self {
             node,
             sockets,
@@ -553,7 +554,9 @@ impl Overlay for AnodeOverlay {
     }
 
     fn transmit(&mut self, now: Instant) {
-        self.node.set_clock(clock());
+        if !self.node.has_clock_of(now) {
+            self.node.set_clock(clock(now));
+        }
         self.obey_orders(now);
         self.transmit_batches(now);
         self.streams.flush(now);
@@ -563,19 +566,12 @@ impl Overlay for AnodeOverlay {
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let blocked = self.blocked.map(|at| (at, "socket buffer"));
         let ordered = self.ordered.map(|at| (at, "sockets to open"));
-        [
-            blocked,
-            ordered,
-            self.node.deadline(),
-            self.streams.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(at, _)| *at)
+        let own = sooner(blocked, ordered);
+        sooner(own, sooner(self.node.deadline(), self.streams.deadline()))
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.node.set_clock(clock());
+        self.node.set_clock(clock(now));
         self.streams.handle_timeout(now);
         self.tell_gone(now);
         self.node.handle_timeout(now);

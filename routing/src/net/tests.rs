@@ -2,7 +2,6 @@
 use super::*;
 use crate::anode::{Plain, Security, Transport};
 use anode_wire::{PeerId, Zone};
-use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use std::time::Duration;
 

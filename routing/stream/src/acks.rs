@@ -22,6 +22,21 @@ const REMEMBERED: usize = 16;
 /// How long a number sent stays good for Q22.
 pub(crate) const RESET_MEMORY: Duration = Duration::from_secs(10);
 
+/// How long the acknowledgement of an answering S_OPEN or of an S_CLOSE waits: the program's first bytes, its own end or
+/// another stream's packet mostly follow at once, and a packet alone is two turns of two machines.
+const EDGE_DELAY: Duration = Duration::from_millis(1);
+
+/// How something arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Manner {
+    /// In order, with nothing missing.
+    Regular,
+    /// The first or the last of a stream.
+    Edge,
+    /// Anything else: the sender should know at once.
+    Odd,
+}
+
 /// When the next acknowledgement goes out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Due {
@@ -100,8 +115,8 @@ impl Acknowledger {
         }
     }
 
-    /// A position arrived (again). `regular`: in order, with nothing missing.
-    pub(crate) fn arrived(&mut self, now: Instant, position: u64, regular: bool) {
+    /// A position arrived (again).
+    pub(crate) fn arrived(&mut self, now: Instant, position: u64, manner: Manner) {
         match self.fresh.last_mut() {
             Some((_, end)) if *end == position => *end += 1,
             _ => {
@@ -112,11 +127,32 @@ impl Acknowledger {
             }
         }
         self.waiting += 1;
-        if !regular || self.waiting >= 2 || self.fresh.len() > MAX_ENTRIES {
-            self.due = Due::Now;
-        } else if self.due == Due::Never {
-            self.due = Due::At(now + MAX_ACK_DELAY);
+        let delay = match manner {
+            Manner::Edge if self.fresh.len() <= MAX_ENTRIES => EDGE_DELAY,
+            Manner::Regular if self.waiting < 2 && self.fresh.len() <= MAX_ENTRIES => MAX_ACK_DELAY,
+            _ => {
+                self.due = Due::Now;
+                return;
+            }
+        };
+        let at = now + delay;
+        match self.due {
+            Due::Now => {}
+            Due::At(due) if due <= at => {}
+            Due::At(_) | Due::Never => self.due = Due::At(at),
         }
+    }
+
+    /// Somebody else's packet leaves for the same place now: what waits but a moment goes with it.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        if matches!(self.due, Due::At(at) if at <= now + EDGE_DELAY) {
+            self.due = Due::Now;
+        }
+    }
+
+    /// Whether it waits but a moment.
+    pub(crate) fn is_soon(&self, now: Instant) -> bool {
+        matches!(self.due, Due::At(at) if at <= now + EDGE_DELAY)
     }
 
     /// Notes the size of a payload: a short one after a full one ends a burst, and its sender waits for nothing else.

@@ -1,7 +1,8 @@
 //! A ring of bytes that grows on demand and can give its memory back.
 
-/// The first allocation of a ring.
-const SMALLEST: usize = 4096;
+/// The first allocation of a ring: what a short question or answer needs. Most connections need no more, and every byte of
+/// it is written with zeros first.
+const SMALLEST: usize = 512;
 /// Less than this is not worth giving back while the ring is in use.
 const SHRUNK: usize = 256 * 1024;
 

@@ -51,6 +51,8 @@ fn opened(now: Instant, window: u16) -> Stream {
             flags: 1,
         },
     );
+    assert_eq!(all(&mut stream, now), [""; 0], "it waits for the first data");
+    stream.hurry(now);
     assert_eq!(all(&mut stream, now), ["ACK [(500, 1)] window 256"]);
     assert_eq!(events(&mut stream), [Event::Opened]);
     stream
@@ -424,7 +426,10 @@ fn a_lingering_stream_acknowledges_repeats_and_knows_nothing_else() {
     close(&mut stream, now, 0, 500, 502);
     assert_eq!(stream.read(now, &mut |b| b.len()), 3);
     while stream.poll_event().is_some() {}
-    assert_eq!(all(&mut stream, now), ["ACK [(500, 3)] window 256"]);
+    let soon = now + ms(1);
+    assert_eq!(stream.deadline(), Some((soon, "acknowledgement")));
+    assert_eq!(all(&mut stream, now), [""; 0], "it waits for company");
+    assert_eq!(all(&mut stream, soon), ["ACK [(500, 3)] window 256"]);
     assert_eq!(stream.memory(), 0);
     data(&mut stream, now, 501, b"bye");
     assert_eq!(all(&mut stream, now), ["ACK [(501, 1), (500, 3)] window 0"]);

@@ -235,8 +235,10 @@ pub fn until<const N: usize, T>(
                 .collect();
             panic!("not within {LIMIT:?}: {what}; {told:?}");
         }
-        let fds = ends.iter().flat_map(|end| end.overlay.fds());
-        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let mut fds = Vec::new();
+        for end in ends.iter() {
+            (end.overlay).fds(&mut |fd| fds.push(PollFd::new(fd, PollFlags::POLLIN)));
+        }
         poll(&mut fds, Some(Duration::from_millis(2))).expect("poll");
     }
 }

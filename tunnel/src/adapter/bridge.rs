@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
+
 use anode_netstack::{Event, FlowId, Netstack};
 use anode_routing::overlay::{Failure, Overlay, OverlayEvent};
 
@@ -41,8 +43,8 @@ enum Origin {
 /// All connections. An end that is gone is forgotten at once; the other end finishes by itself.
 #[derive(Default)]
 pub(super) struct Bridges {
-    by_flow: HashMap<FlowId, Bridge>,
-    by_stream: HashMap<StreamKey, FlowId>,
+    by_flow: HashMap<FlowId, Bridge, RandomState>,
+    by_stream: HashMap<StreamKey, FlowId, RandomState>,
 }
 
 impl Bridges {

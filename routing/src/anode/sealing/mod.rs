@@ -41,7 +41,7 @@ pub(super) struct Sealing {
     /// The last reading of both clocks.
     read: Now,
     /// Whose session it is; rebuilt when it has grown over the bound.
-    known: HashMap<PeerKey, (PeerRef, PeerId)>,
+    known: HashMap<PeerKey, (PeerRef, PeerId), foldhash::fast::RandomState>,
     /// The program was told that there is something to be kept.
     persist_told: bool,
 }
@@ -50,13 +50,16 @@ impl Sealing {
     pub fn new(now: Now) -> Self {
         Self {
             read: now,
-            known: HashMap::new(),
+            known: HashMap::default(),
             persist_told: false,
         }
     }
 
     /// Both clocks, the wall clock as it goes on from its last reading.
     pub fn clock(&self, at: Instant) -> Now {
+        if at == self.read.at {
+            return self.read;
+        }
         let passed = at.saturating_duration_since(self.read.at).as_micros();
         let passed = u64::try_from(passed).unwrap_or(u64::MAX);
         Now {
@@ -81,6 +84,11 @@ pub(super) enum Lane {
 }
 
 impl Node {
+    /// Whether both clocks were read for this moment.
+    pub fn has_clock_of(&self, at: Instant) -> bool {
+        self.sealing.read.at == at
+    }
+
     /// A reading of both clocks, at least once a second while packets flow. If they have jumped apart, the machine slept,
     /// was set, or is a copy of another: all sessions are dropped before anything more is sealed (Q17).
     pub fn set_clock(&mut self, now: Now) {

@@ -70,8 +70,10 @@ struct Entry {
 pub(super) struct StreamTable {
     entries: Slab<(u32, Entry)>,
     tenants: u32,
-    by_key: HashMap<(PeerRef, u16, u16), StreamId>,
+    by_key: HashMap<(PeerRef, u16, u16), StreamId, foldhash::quality::RandomState>,
     ready: VecDeque<StreamId>,
+    /// Those that have an acknowledgement waiting for company; some may be gone, or have sent it since.
+    in_company: Vec<StreamId>,
     lingering: VecDeque<StreamId>,
     pub pending: usize,
 }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// Packets a stream may send before the next one has its turn.
 const QUANTUM: usize = 16;
+/// Streams whose acknowledgement may leave with another's packet; the others' leave a millisecond later.
+const MAX_COMPANY: usize = 64;
 /// Shortest wait for a stream that says "now" and yet has nothing to send.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
@@ -33,6 +35,7 @@ impl Node {
             batch.contents.extend_from_slice(&self.carry.packet);
             batch.commit(destination, ecn, self.carry.packet.len());
         }
+        self.gather_company(now);
         while let Some(id) = self.streams.ready.front().copied() {
             match self.send_quantum(now, id, batch) {
                 Turn::Elsewhere => return,
@@ -54,6 +57,23 @@ impl Node {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// When streams send, acknowledgements that wait a moment for company leave in the same batch.
+    fn gather_company(&mut self, now: Instant) {
+        if self.streams.ready.is_empty() {
+            return;
+        }
+        while let Some(id) = self.streams.in_company.pop() {
+            let stream = self
+                .streams
+                .get_mut(id)
+                .and_then(|entry| entry.stream.as_mut());
+            if let Some(stream) = stream.filter(|stream| stream.waits_for_company(now)) {
+                stream.hurry(now);
+                self.streams.mark_ready(id);
             }
         }
     }
@@ -265,13 +285,15 @@ impl Node {
         };
         entry.ready = false;
         let deadline = entry.stream.as_ref().and_then(Stream::deadline);
-        match (deadline, entry.phase) {
-            (Some((at, reason)), _) => {
-                self.timers
-                    .set(Timer::Stream(id), at.max(now + SHORTEST_WAIT), reason)
-            }
-            (None, Phase::Over { .. }) => self.remove_stream(id),
-            (None, _) => {}
+        let waits = (entry.stream.as_ref()).is_some_and(|stream| stream.waits_for_company(now));
+        let over = matches!(entry.phase, Phase::Over { .. });
+        if waits && self.streams.in_company.len() < MAX_COMPANY {
+            self.streams.in_company.push(id);
+        }
+        let wanted = deadline.map(|(at, reason)| (at.max(now + SHORTEST_WAIT), reason));
+        self.timers.replace(now, Timer::Stream(id), wanted);
+        if wanted.is_none() && over {
+            self.remove_stream(id);
         }
         self.drain_stream_events(now, id);
     }

@@ -102,6 +102,18 @@ impl Stream {
         }
     }
 
+    /// Whether an acknowledgement waits, but only a moment, for something to leave with.
+    pub fn waits_for_company(&self, now: Instant) -> bool {
+        matches!(&self.0, Inner::Live(live) if live.acks.is_soon(now))
+    }
+
+    /// Something leaves for the same peer now: what waits for company goes with it, with the next `poll_transmit`.
+    pub fn hurry(&mut self, now: Instant) {
+        if let Inner::Live(live) = &mut self.0 {
+            live.acks.hurry(now);
+        }
+    }
+
     /// When `handle_timeout` wants to be called, and why.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
         match &self.0 {

@@ -1,6 +1,7 @@
 //! What messages from the peer do.
 use super::lingering::answers;
 use super::{IDLE_YIELDS, Live, State, UNSENT_ACKS_FORGIVEN};
+use crate::acks::Manner;
 use crate::recv::{Arrival, Receiver};
 use crate::send::AckResult;
 use crate::{CloseReason, Event};
@@ -83,7 +84,7 @@ impl Live {
                 }
                 self.send.set_window(now, window);
                 self.recv = Some(Receiver::new(now, isn, &self.config));
-                self.acks.arrived(now, 0, false);
+                self.acks.arrived(now, 0, Manner::Edge);
                 self.heard = now;
                 self.active = now;
                 self.state = State::Open;
@@ -96,14 +97,14 @@ impl Live {
             State::Open => {
                 // It has not heard us: the S_ACK was lost, or the S_OPENs crossed and ours was. Not confirmed, we repeat
                 // ours as well; confirmed, the S_ACK alone ends the exchange.
-                self.acks.arrived(now, 0, false);
+                self.acks.arrived(now, 0, Manner::Odd);
                 self.heard = now;
                 if !self.confirmed {
                     self.reopen = true;
                 }
             }
             State::Refused { send, .. } => *send = true,
-            State::Lingering { .. } => self.acks.arrived(now, 0, false),
+            State::Lingering { .. } => self.acks.arrived(now, 0, Manner::Odd),
             State::Aborting(_) | State::Draining | State::Closed => {}
         }
     }
@@ -148,13 +149,14 @@ impl Live {
             Arrival::Duplicate => {
                 self.counters.duplicates += 1;
                 // It may not have arrived in order yet; what has, is acknowledged again.
-                self.acks.arrived(now, position, false);
+                self.acks.arrived(now, position, Manner::Odd);
                 self.close_repeats = self.close_repeats.saturating_add(1);
                 if answers(self.close_repeats) > 1 {
                     self.acks.twice();
                 }
             }
-            _ => self.acks.arrived(now, position, false),
+            Arrival::InOrder => self.acks.arrived(now, position, Manner::Edge),
+            _ => self.acks.arrived(now, position, Manner::Odd),
         }
         self.after_read_side(now);
     }
@@ -191,10 +193,11 @@ impl Live {
             Arrival::InOrder | Arrival::FilledHole => {
                 self.active = now;
                 self.released = false;
-                let regular = arrival == Arrival::InOrder;
-                self.acks.arrived(now, position, regular);
-                if regular {
+                if arrival == Arrival::InOrder {
+                    self.acks.arrived(now, position, Manner::Regular);
                     self.acks.payload(payload.len());
+                } else {
+                    self.acks.arrived(now, position, Manner::Odd);
                 }
                 if self.wants_read && recv.unread() > 0 {
                     self.wants_read = false;
@@ -208,13 +211,13 @@ impl Live {
                 self.active = now;
                 self.released = false;
                 self.counters.out_of_order += 1;
-                self.acks.arrived(now, position, false);
+                self.acks.arrived(now, position, Manner::Odd);
                 recv.tune(now, self.send.rtt.smoothed());
             }
             Arrival::Duplicate => {
                 // Always acknowledged again (D31): it may be a zero-window probe, or our acknowledgement was lost.
                 self.counters.duplicates += 1;
-                self.acks.arrived(now, position, false);
+                self.acks.arrived(now, position, Manner::Odd);
             }
             Arrival::BeyondWindow => {
                 self.counters.beyond_window += 1;

@@ -32,7 +32,12 @@ impl Live {
             State::Open => self.consider_live(&mut first),
             State::Refused { until, .. } => first.consider(*until, "linger"),
             State::Aborting(aborting) => first.consider(aborting.next, "close"),
-            State::Lingering { until } => first.consider(*until, "linger"),
+            State::Lingering { until } => {
+                first.consider(*until, "linger");
+                if let Some(at) = self.acks.deadline() {
+                    first.consider(at, "acknowledgement");
+                }
+            }
             State::Draining | State::Closed => {}
         }
         first.0

@@ -11,7 +11,7 @@ use super::{Config, Down, Event, Now, Pair, Record, Timestamp, To, Transmit};
 use crate::{Address, AddressId, Identity};
 use rand_core::CryptoRng;
 use slab::Slab;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,7 +38,7 @@ pub struct Sessions {
     /// The responder's sessions in the order they came, confirmed and dropped ones among them.
     pub(super) unconfirmed: VecDeque<u32>,
 
-    pub(super) timers: BTreeSet<(Instant, PeerKey)>,
+    pub(super) timers: BTreeMap<(Instant, PeerKey), &'static str>,
     /// Peers whose session is old enough for a new handshake, and since when the first waits.
     pub(super) rekeys: Vec<PeerKey>,
     pub(super) rekeys_since: Option<Instant>,
@@ -123,7 +123,7 @@ impl Sessions {
             sessions: IndexMap::default(),
             reserved: IndexMap::default(),
             unconfirmed: VecDeque::new(),
-            timers: BTreeSet::new(),
+            timers: BTreeMap::new(),
             rekeys: Vec::new(),
             rekeys_since: None,
             cookies: CookieJar::new(),

@@ -23,8 +23,8 @@ impl Sessions {
         if let Some(since) = self.rekeys_since {
             return Some((since, "a session is old enough for a new handshake"));
         }
-        let (at, key) = self.timers.first()?;
-        Some((*at, self.next_of(*key).map_or("nothing", |(_, why)| why)))
+        let ((at, _), why) = self.timers.first_key_value()?;
+        Some((*at, *why))
     }
 
     /// Does what is due.
@@ -34,7 +34,7 @@ impl Sessions {
             self.start_peer(now, key, Reason::Rekey);
             self.reschedule(key);
         }
-        while let Some((at, key)) = self.timers.first().copied() {
+        while let Some((at, key)) = self.timers.first_key_value().map(|(place, _)| *place) {
             if at > now.at {
                 break;
             }
@@ -52,19 +52,20 @@ impl Sessions {
 
     /// Gives the pair its place in the timers.
     pub(super) fn reschedule(&mut self, key: PeerKey) {
-        let next = self.next_of(key).map(|(at, _)| at);
+        let next = self.next_of(key);
         let Some(peer) = self.peer_mut(key) else {
             return;
         };
-        let before = std::mem::replace(&mut peer.scheduled, next);
-        if before == next {
+        let at = next.map(|(at, _)| at);
+        let before = std::mem::replace(&mut peer.scheduled, at);
+        if before == at {
             return;
         }
         if let Some(at) = before {
             self.timers.remove(&(at, key));
         }
-        if let Some(at) = next {
-            self.timers.insert((at, key));
+        if let Some((at, why)) = next {
+            self.timers.insert((at, key), why);
         }
     }
 
