@@ -188,6 +188,11 @@ impl Sender {
         self.buffer.unsent_len() > 0
     }
 
+    /// Nothing but the close is left to be sent for the first time.
+    pub(crate) fn close_is_next(&self) -> bool {
+        self.closing == Closing::Wanted && !self.has_unsent()
+    }
+
     /// Notes, before it changes, that the program sends less than it could.
     fn note_program(&mut self) {
         if self.buffer.unsent_len() == 0

@@ -93,9 +93,10 @@ impl Live {
         self.plan_data(now, max).or_else(|| self.plan_ack(now))
     }
 
-    /// Whether the acknowledgement waits for the data that follows at once.
+    /// Whether the acknowledgement waits for what follows at once: data, which it rides on, or the close, which is larger.
+    /// Packets of one system call must not grow.
     fn can_ride(&self) -> bool {
-        self.acks.is_small() && self.send.has_unsent()
+        self.acks.is_small() && (self.send.has_unsent() || self.send.close_is_next())
     }
 
     fn plan_open(&mut self, again: bool) -> Plan {
