@@ -7,12 +7,13 @@
 //!                 │ datagrams, time
 //!               anode   Node: sans-IO; peers, paths, EPC, beacons, WHOIS, pings, datagrams, streams
 //!                 │
-//!      anode-wire, anode-stream
+//!      anode-wire, anode-stream              dht    this node in RELOAD overlays, its links in sealed sessions: anode-reload
 //! ```
 //!
 //! `Node` takes bytes, time and randomness as arguments and can be simulated; only `net` opens sockets.
 #![forbid(unsafe_code)]
 pub mod anode;
+pub mod dht;
 pub mod net;
 pub mod overlay;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anode_platform::wake::Wake;
 use anode_routing::anode::{Place, Registration, RelaySnapshot};
+use anode_routing::dht::Output;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use anode_wire::sealed::Record;
@@ -89,6 +90,10 @@ pub enum Command {
         /// The maker's answer, or why there is none.
         reply: Reply<Result<Status, Failure>>,
     },
+    /// What the DHTs want sent, reached and known.
+    Dht(Vec<Output>),
+    /// Whether a DHT can be asked for peers.
+    InDht(bool),
     /// The answer to a JOIN; a lost one is asked for again by the joiner.
     Joined {
         /// To whom.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::Error;
+use crate::dht::config::DhtEntry;
 use crate::policy::Inbound;
 use crate::relay::{Relay, RelayEntry};
 use crate::value::{
@@ -59,6 +60,8 @@ pub struct Config {
     pub names: BTreeMap<Text<PeerName>, Text<AddressText>>,
     /// `[relay]`: relay for others
     pub relay: Option<Relay>,
+    /// `[[dht]]`: overlays of RELOAD
+    pub dht: Vec<DhtEntry>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
     /// `[proxy]`

@@ -7,6 +7,7 @@
 //!   ├── zone                           the zone file: fetched, judged, kept, made
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
+//!   ├── dht                           the DHTs: [[dht]], the task that drives them
 //!   ├── dns                           names for other programs: a responder for .anode, systemd-resolved
 //!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
 //!   │                        ├ policy   who may reach this machine
@@ -23,6 +24,7 @@ pub mod config;
 pub mod control;
 pub mod data;
 pub mod demo;
+pub mod dht;
 pub mod dns;
 pub mod error;
 pub mod names;

@@ -25,6 +25,8 @@ use crate::control::server::{Control, InForce, router};
 use crate::control::tickets::Desk;
 use crate::control::zone::ZoneDesk;
 use crate::data;
+use crate::dht::task::Task;
+use crate::dht::{DhtDesk, DhtPlan};
 use crate::dns::responder::Responder;
 use crate::dns::{Hook, Names};
 use crate::names::Given;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub lan: bool,
     /// Relay for others.
     pub relay: Option<RelayConfig>,
+    /// It is, or may come to be, in a DHT.
+    pub dht: bool,
     /// Who was registered with this relay when it ended last.
     pub registered: Vec<Registration>,
     /// Whose keys are known from the start.
@@ -112,6 +116,8 @@ pub struct Plan {
     pub book: Book,
     /// What keeps the zone's file.
     pub zone: Keeper,
+    /// The DHTs, if there may be any.
+    pub dht: Option<DhtPlan>,
     /// `[inbound]`, of which the settings' policy was made.
     pub inbound: Inbound,
     /// Where it is read from again.
@@ -191,6 +197,7 @@ async fn live(
     let mut signals = Signals::install()?;
     let socket = ControlSocket::bind(&plan.socket, plan.access)?;
     let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
+    let digit = plan.settings.peer_id;
     let security = plan.settings.security;
     let in_force = InForce {
         inbound: plan.inbound,
@@ -204,7 +211,7 @@ async fn live(
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
-    let (thread, news) = prepared.start()?;
+    let (thread, word) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
@@ -222,15 +229,18 @@ async fn live(
         data.clone(),
     ));
     let (zone, asks) = ZoneDesk::new(&keeper);
+    let (dht, dht_asks) = DhtDesk::new();
     let control = Arc::new(Control {
         data: data.clone(),
         address,
+        digit,
         ready: info.clone(),
         mtu,
         since: Instant::now(),
         desk,
         names: Arc::clone(&names),
         zone,
+        dht,
         access: Mutex::new(in_force),
         source: plan.source,
         security,
@@ -239,10 +249,14 @@ async fn live(
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
+    let dht = plan.dht.map(|plan| {
+        let task = Task::new(plan, data.clone());
+        tokio::spawn(task.run(word.dht, dht_asks))
+    });
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(tell.met));
-    let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
+    let hearing = tokio::spawn(hear(Arc::clone(&control), word.news, met));
     let responder = responder.start(names, address, info.interface.as_deref(), tell.named);
 
     let told = ready(&info);
@@ -260,6 +274,12 @@ async fn live(
     };
 
     notify::stopping();
+    if outcome.is_none() {
+        control.dht.leave().await;
+    }
+    if let Some(dht) = dht {
+        dht.abort();
+    }
     responder.stop().await;
     zone.abort();
     memory.abort();

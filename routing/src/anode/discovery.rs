@@ -282,6 +282,7 @@ impl Node {
             return;
         }
         self.checks.netid = None;
+        self.places_changed += u64::from(!self.external.contains(&seen));
         self.external.retain(|known| *known != seen);
         if self.external.len() >= MAX_EXTERNAL {
             self.external.pop_front();

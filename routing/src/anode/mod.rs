@@ -14,6 +14,7 @@ mod config;
 mod contact;
 mod counters;
 mod datagram;
+mod dht;
 mod discovery;
 mod guard;
 mod lan;
@@ -40,6 +41,7 @@ mod timers;
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
+pub use dht::MAX_RELOAD;
 pub use limits::Rate;
 pub(crate) use limits::source_prefix;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
@@ -99,6 +101,10 @@ pub struct Node {
     counters: Counters,
     /// Where others see us, from NETID: latest last.
     external: VecDeque<SocketAddr>,
+    /// A DHT can be asked for who is not found ([`Node::set_in_dht`]).
+    in_dht: bool,
+    /// Raised whenever the places change where others may reach us.
+    places_changed: u64,
     zone_relays: Vec<ZoneRelays>,
     registrations: Registrations,
     relay: Option<Box<Relay>>,
@@ -116,6 +122,8 @@ struct Budgets {
     sealed_only: Bucket,
     controls: Bucket,
     control_sources: SourceBuckets,
+    reloads: Bucket,
+    reload_sources: SourceBuckets,
 }
 
 /// However many packets come from a new place: it is not asked again sooner.
@@ -160,6 +168,8 @@ impl Node {
             sealed_only: Bucket::default(),
             controls: Bucket::default(),
             control_sources: SourceBuckets::new(limits.controls_per_source, key()),
+            reloads: Bucket::default(),
+            reload_sources: SourceBuckets::new(limits.reloads_per_source, key()),
         };
         let lan = Lan::new(limits, key());
         let relay = config.relay.map(|relay| Box::new(Relay::new(relay, key())));
@@ -195,6 +205,8 @@ impl Node {
             budgets,
             counters: Counters::default(),
             external: VecDeque::new(),
+            in_dht: false,
+            places_changed: 0,
             zone_relays: Vec::new(),
             registrations: Registrations::default(),
             relay,
@@ -250,6 +262,7 @@ impl Node {
     pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<Interface>) {
         if interfaces != self.interfaces {
             self.interfaces = interfaces;
+            self.places_changed += 1;
             self.announce(now);
             self.check_all_paths(now);
             self.doubt_registrations(now);

@@ -9,6 +9,7 @@ mod command_line;
 mod common;
 mod datagrams;
 mod demo;
+mod dht;
 mod harness;
 mod large;
 mod names;

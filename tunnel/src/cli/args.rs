@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::control::api::TICKET_LIFETIME_MAX_S;
+use crate::control::api::{Source, TICKET_LIFETIME_MAX_S};
+use crate::dht::config::OverlayName;
+use crate::dht::text::KindText;
 use anode_wire::zonefile::{MAX_TTL, MIN_TTL, ZoneKey};
 
 use crate::value::{
@@ -63,7 +65,7 @@ pub enum Command {
     #[command(subcommand)]
     Key(Key),
     /// Where a peer is, and which source knew
-    Lookup(Whom),
+    Lookup(LookUp),
     /// The IPv6 of an address or name
     Resolve(Whom),
     /// Let a peer open connections to this machine, and name it
@@ -80,6 +82,9 @@ pub enum Command {
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
+    /// The DHT: what is stored there, and the way to it
+    #[command(subcommand)]
+    Dht(Dht),
     /// What is active, and what is wrong here, with the fix
     Doctor,
     /// Routes that keep packets for the overlay from leaking while no node runs
@@ -221,6 +226,67 @@ pub struct Whom {
 }
 
 #[derive(Args, Debug)]
+pub struct LookUp {
+    /// Address, overlay IPv6, or name
+    #[arg(value_name = "X")]
+    pub target: String,
+    /// Ask only this source, and ask it now
+    #[arg(long, value_name = "SOURCE")]
+    pub via: Option<Source>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Dht {
+    /// The overlays that this node is in
+    Status(InOverlay),
+    /// The values of a kind under a key
+    Get {
+        /// A usage's name (ANODE-RECORD, …) or a number (0xF00010, …)
+        kind: KindText,
+        /// Text, or hex:…; of ANODE-RECORD an address, overlay IPv6, or name
+        key: String,
+        #[command(flatten)]
+        overlay: InOverlay,
+    },
+    /// Store a value under a key, in this node's name
+    Put {
+        /// A usage's name or a number
+        kind: KindText,
+        /// Text, or hex:…
+        key: String,
+        /// Text, hex:…, or @FILE
+        value: String,
+        #[command(flatten)]
+        overlay: InOverlay,
+    },
+    /// The first place at or after X that has a value of a kind, with the peer that keeps X
+    Find {
+        /// A usage's name or a number
+        kind: KindText,
+        /// Address, overlay IPv6, name, or hex: of a Resource-ID
+        #[arg(value_name = "X")]
+        target: String,
+        #[command(flatten)]
+        overlay: InOverlay,
+    },
+    /// The way that a message takes
+    Route {
+        /// Address, overlay IPv6, name, or hex: of a Resource-ID
+        #[arg(value_name = "X")]
+        target: String,
+        #[command(flatten)]
+        overlay: InOverlay,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct InOverlay {
+    /// The overlay [default: the first]
+    #[arg(long = "overlay", value_name = "NAME")]
+    pub name: Option<OverlayName>,
+}
+
+#[derive(Args, Debug)]
 pub struct Trust {
     /// The peer's address, as `anode address` prints it there
     pub address: AddressText,
@@ -302,6 +368,9 @@ pub struct NewZone {
     /// Mail address of who runs it
     #[arg(long, value_name = "MAIL", default_value = "")]
     pub contact: String,
+    /// Without a DHT
+    #[arg(long)]
+    pub no_dht: bool,
     /// How long others use the file before they look again
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
     pub ttl: Duration,

@@ -1,6 +1,7 @@
 //! The command line: one file for each family of commands, exit statuses and the error line here.
 
 mod args;
+mod dht;
 mod doctor;
 mod identity;
 mod ping;
@@ -60,7 +61,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Ping(flags) => ping::run(common, &flags),
         Command::Address => identity::address(common),
         Command::Key(key) => identity::key(common, key),
-        Command::Lookup(whom) => show::lookup(common, &whom.target),
+        Command::Lookup(wanted) => show::lookup(common, &wanted.target, wanted.via),
         Command::Resolve(whom) => show::resolve(common, &whom.target),
         Command::Trust(flags) => trust::trust(common, &flags),
         Command::Distrust(whom) => trust::distrust(common, &whom.target),
@@ -68,6 +69,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
         Command::Zone(action) => zone::run(common, action),
+        Command::Dht(action) => dht::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),

@@ -18,6 +18,8 @@ use crate::Error;
 use crate::command::PeerReport;
 use crate::config::{self, Config, ConfigSource, Dns};
 use crate::control::listener::Access;
+use crate::dht::config::DhtEntry;
+use crate::dht::{DhtPlan, ZoneDht};
 use crate::dns::{Hook, by_hand, stub};
 use crate::names::{Given, Held, peer_label};
 use crate::node::{self, DnsPlan, Interface, Plan, ReadyInfo, Settings, Told};
@@ -63,7 +65,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let inbound = config.inbound.clone();
     let dns = config.dns.clone();
     let others = config.given_names();
-    let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
+    let dht = config.dht.clone();
+    let (mut settings, unsaved, zone) = settings(flags, config, &state, &book)?;
+    let dht = dht_plan(dht, &settings, &zone)?;
+    settings.dht = dht.is_some();
     let dns = dns_plan(dns, others, &settings);
     let opening = Opening {
         address: *settings.identity.address(),
@@ -80,6 +85,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         access,
         book,
         zone,
+        dht,
         inbound,
         source,
         places,
@@ -139,6 +145,29 @@ fn resolver_places(dns: &DnsPlan) -> (Vec<PathBuf>, Option<PathBuf>) {
     let directory = target.parent().map(Path::to_owned);
     let is_public = |directory: &PathBuf| directory != Path::new("/etc") || !geteuid().is_root();
     (vec![target], directory.filter(is_public))
+}
+
+/// The DHTs of this node; `None`: it is in none, and no zone file can bring it into one.
+fn dht_plan(
+    entries: Vec<DhtEntry>,
+    settings: &Settings,
+    zone: &Keeper,
+) -> Result<Option<DhtPlan>, Error> {
+    let sealed = settings.security.plain != config::Plain::Only;
+    if !sealed && entries.iter().any(|entry| entry.enabled) {
+        return Err(Error::invalid(
+            "[[dht]]",
+            "its links are inside sealed sessions, which [security] plain = \"only\" switches off",
+        ));
+    }
+    let plan = DhtPlan::new(
+        &settings.identity,
+        settings.peer_id,
+        settings.relay.is_some(),
+        entries,
+        ZoneDht::new(zone.known().map(AsRef::as_ref), settings.relays.as_ref()),
+    )?;
+    Ok(Some(plan).filter(|plan| sealed && plan.is_wanted(!zone.is_idle())))
 }
 
 /// Where names are answered, and which this machine gives itself.
@@ -244,6 +273,7 @@ fn settings(
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
         relay: config.relay.as_ref().map(Relay::config),
+        dht: false,
         registered: registered::load(state.dir()),
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
         policy: Policy::new(&config.inbound, book, &keeper.members())?,

@@ -41,6 +41,7 @@ fn new(common: &Common, wanted: &NewZone) -> Result<Done, Error> {
             title: &title,
             contact: &wanted.contact,
             ttl: wanted.ttl,
+            dht: !wanted.no_dht,
         },
     )?;
     let directory = wanted.directory.display();

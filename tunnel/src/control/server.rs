@@ -21,16 +21,18 @@ use serde::de::DeserializeOwned;
 
 use super::api::{
     ApiError, Confinement, DnsStatus, Invitation, InviteRequest, IssuedTicket, JoinRequest, Lookup,
-    OwnRelay, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer,
-    PolicyQuestion, PolicyReloaded, RelayStatus, Resolved, Status as NodeStatus,
-    TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text,
-    millis,
+    LookupRequest, OwnRelay, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest,
+    PolicyAnswer, PolicyQuestion, PolicyReloaded, RelayStatus, Resolved, Source,
+    Status as NodeStatus, TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted,
+    WithdrawRequest, failure_text, millis,
 };
+use super::dht;
 use super::metrics;
 use super::tickets::{self, Desk, id_text, parse_id};
 use super::zone::{self, ZoneDesk};
 use crate::command::{Command, CommandError, DataHandle, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
+use crate::dht::DhtDesk;
 use crate::dns::Names;
 use crate::names::Named;
 use crate::node::ReadyInfo;
@@ -59,6 +61,8 @@ pub struct Control {
     pub data: DataHandle,
     /// Who this node is.
     pub address: Address,
+    /// Which of the peers that share the address.
+    pub digit: PeerId,
     /// What it brought up.
     pub ready: ReadyInfo,
     /// MTU of the interface.
@@ -71,6 +75,8 @@ pub struct Control {
     pub desk: Desk,
     /// The zone's file.
     pub zone: ZoneDesk,
+    /// The DHTs.
+    pub dht: DhtDesk,
     /// Who may reach this machine.
     pub access: Mutex<InForce>,
     /// Where `[inbound]` is read from again.
@@ -113,6 +119,11 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/zone", get(zone::show))
         .route("/v1/zone/refresh", post(zone::refresh))
         .route("/v1/zone/accept", post(zone::accept))
+        .route("/v1/dht", get(dht::status))
+        .route("/v1/dht/get", post(dht::get_values))
+        .route("/v1/dht/put", post(dht::put))
+        .route("/v1/dht/find", post(dht::find))
+        .route("/v1/dht/route", post(dht::route))
         .route("/metrics", get(metrics_text))
         .fallback(async || Problem::not_found("no such path in the control API"))
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -124,7 +135,7 @@ pub fn router(control: Arc<Control>) -> Router {
 pub(super) struct Problem(pub(super) StatusCode, pub(super) String);
 
 impl Problem {
-    fn not_found(text: impl Into<String>) -> Self {
+    pub(super) fn not_found(text: impl Into<String>) -> Self {
         Self(StatusCode::NOT_FOUND, text.into())
     }
 }
@@ -306,7 +317,7 @@ impl Control {
         }
     }
 
-    async fn target(&self, text: &str) -> Result<Target, Problem> {
+    pub(super) async fn target(&self, text: &str) -> Result<Target, Problem> {
         Ok(self.names.resolve(&text.parse()?).await?)
     }
 
@@ -418,9 +429,12 @@ async fn ping(
 
 async fn lookup(
     State(control): State<Arc<Control>>,
-    Body(request): Body<TargetRequest>,
+    Body(request): Body<LookupRequest>,
 ) -> Answer<Lookup> {
     let target = control.target(&request.target).await?;
+    if let Some(Source::Dht) = request.via {
+        return dht::lookup(&control, &request.target, &target).await;
+    }
     match control
         .ask(LOOKUP_TIMEOUT, |reply| Command::Lookup { target, reply })
         .await?
@@ -629,6 +643,7 @@ async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, P
         control.since.elapsed().as_secs(),
     ));
     counters.extend(control.zone.counters());
+    counters.extend(control.dht.counters().await);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((kind, metrics::render(&counters)).into_response())
 }

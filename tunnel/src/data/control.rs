@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anode_routing::AnodeOverlay;
 use anode_routing::anode::{Lookup, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
-use anode_wire::PeerId;
 use anode_wire::sealed::kind;
+use anode_wire::{Endpoint, PeerId};
 
 use crate::adapter::Adapter;
 use crate::command::{
@@ -17,6 +17,7 @@ use crate::command::{
 };
 
 use super::counters;
+use super::dht::DhtLine;
 use super::joins::Joins;
 
 /// Pings of people under way at most.
@@ -44,6 +45,7 @@ struct WaitingLookup {
 /// Questions that wait for the overlay.
 pub struct Control {
     joins: Joins,
+    dht: DhtLine,
     pings: HashMap<u64, WaitingPing>,
     lookups: Vec<WaitingLookup>,
     next_token: u64,
@@ -54,10 +56,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// With the way in which tickets are dealt with.
-    pub fn new(joins: Joins) -> Self {
+    /// With the ways in which tickets and the DHT are dealt with.
+    pub fn new(joins: Joins, dht: DhtLine) -> Self {
         Control {
             joins,
+            dht,
             pings: HashMap::new(),
             lookups: Vec::new(),
             next_token: 0,
@@ -130,6 +133,8 @@ impl Control {
                 super::set_relays(adapter.first(), now, relays);
                 let _ = reply.send(());
             }
+            Command::Dht(outputs) => self.dht.obey(now, outputs, adapter.first()),
+            Command::InDht(in_dht) => adapter.first().set_in_dht(in_dht),
             Command::Join { ticket, reply } => {
                 self.joins.start(now, ticket, reply, adapter.first());
             }
@@ -150,6 +155,7 @@ impl Control {
             Command::Counters(reply) => {
                 let mut all = counters::all(adapter, tun_dropped);
                 all.push(("anode_news_unheard_total".to_owned(), self.joins.unheard));
+                all.push(("anode_dht_unheard_total".to_owned(), self.dht.unheard));
                 let _ = reply.send(all);
             }
             Command::Shutdown => {}
@@ -195,6 +201,8 @@ impl Control {
             self.joins.heard(&message);
         }
         self.joins.poll(now, adapter.first());
+        let news = adapter.take_dht_news();
+        self.dht.tell(news, adapter.first(), all_endpoints);
         if adapter.take_persist() {
             let earliest = self.kept.map_or(now, |at| at + KEEP_INTERVAL);
             self.next_keep.get_or_insert(earliest.max(now));
@@ -296,6 +304,14 @@ fn endpoints(overlay: &AnodeOverlay) -> Vec<SocketAddr> {
         }
     }
     all
+}
+
+/// The same with connections: for the record in a DHT.
+fn all_endpoints(overlay: &AnodeOverlay) -> Vec<Endpoint> {
+    let datagrams = endpoints(overlay).into_iter().map(Endpoint::Udp);
+    let own = overlay.endpoints().into_iter();
+    let connections = own.filter(|endpoint| matches!(endpoint, Endpoint::Tcp(_)));
+    datagrams.chain(connections).collect()
 }
 
 fn is_private(ip: IpAddr) -> bool {

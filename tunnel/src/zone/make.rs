@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::store;
 use crate::Error;
+use crate::dht::zone_overlay;
 use crate::value::ValueError;
 
 /// The zone's file in its directory.
@@ -65,6 +66,8 @@ pub struct Wanted<'a> {
     pub contact: &'a str,
     /// `ttl`
     pub ttl: Duration,
+    /// With a DHT, which the first relay begins.
+    pub dht: bool,
 }
 
 /// A zone that was made.
@@ -156,8 +159,16 @@ fn write_zone(directory: &Path, wanted: &Wanted) -> Result<Made, Error> {
         let secret = line(identity.identity_string());
         write_atomic(&state.join("identity.key"), secret.as_bytes(), 0o600)?;
         let config = directory.join(format!("relay-{number}.toml"));
-        write_atomic(&config, relay_config(number, *at).as_bytes(), 0o644)?;
+        let creates = wanted.dht && number == 0;
+        write_atomic(
+            &config,
+            relay_config(number, *at, creates).as_bytes(),
+            0o644,
+        )?;
         relays.push((*at, *identity.address()));
+    }
+    if wanted.dht {
+        file.set_dht(&zone_overlay(wanted.zone));
     }
     file.sign(wanted.zone, &signer);
     write_atomic(&directory.join(FILE), &file.emit(), 0o644)?;
@@ -180,14 +191,20 @@ fn line(secret: Zeroizing<String>) -> Zeroizing<String> {
     line
 }
 
-fn relay_config(number: usize, at: SocketAddr) -> String {
+fn relay_config(number: usize, at: SocketAddr, creates: bool) -> String {
+    let dht = match creates {
+        true => {
+            "\n# the first peer of the zone's DHT: it begins it where nobody else has\n[[dht]]\ncreate = true\n"
+        }
+        false => "",
+    };
     format!(
         "# a relay of the zone beside it: anode relay -c relay-{number}.toml\n\
          state = \"relay-{number}\"\n\
          listen = [\"{at}\"]\n\
          zone-file = \"{FILE}\"\n\
          \n\
-         [relay]\n"
+         [relay]\n{dht}"
     )
 }
 

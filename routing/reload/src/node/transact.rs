@@ -773,7 +773,9 @@ fn transaction_resource(
 /// Whether a signature's identity is one that this signer may act for: what REMOVE asks of who stored a value.
 pub(super) fn is_same_owner(owner: &SignerIdentity, signer: &Signer) -> bool {
     match owner {
-        SignerIdentity::Anode(address) => signer.address == Some(*address),
+        SignerIdentity::Anode(address) | SignerIdentity::AnodePeer(address, _) => {
+            signer.address == Some(*address)
+        }
         SignerIdentity::Peer(peer) => signer.is_peer(*peer),
         SignerIdentity::Name(name) => signer.names.contains(name),
         SignerIdentity::Certificate(der) => {

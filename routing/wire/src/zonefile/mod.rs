@@ -422,6 +422,12 @@ impl ZoneFile {
         self.relays.insert(index, Some(relay));
     }
 
+    /// Names the zone's DHT. A name that a reader would refuse is passed over.
+    pub fn set_dht(&mut self, name: &str) {
+        self.dictionary.set("dht", name.as_bytes());
+        self.services.dht = services::Dht::named(name);
+    }
+
     /// The file's text, with the entries that this program does not know (A7).
     pub fn emit(&self) -> Vec<u8> {
         self.dictionary.emit()

@@ -28,6 +28,18 @@ pub struct Dht {
     pub config: Option<String>,
 }
 
+impl Dht {
+    /// `None`: it can be no name of a DHT.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let letters = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+        let good = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(letters);
+        good.then(|| Self {
+            name: name.to_owned(),
+            config: None,
+        })
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Services {
     pub(super) turn: Vec<TurnServer>,
@@ -72,13 +84,9 @@ fn list<T>(
 fn dht(dictionary: &Dictionary, faults: &mut Faults) -> Option<Dht> {
     let named = dictionary.get("dht").and_then(|entry| {
         let name = text(entry).and_then(|name| {
-            let letters = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-            match (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(letters) {
-                true => Ok(name.to_owned()),
-                false => Err(format!(
-                    "the name of a DHT has 1 to {MAX_NAME} letters, digits, '-', '_' and '.'"
-                )),
-            }
+            Dht::named(name).ok_or_else(|| {
+                format!("the name of a DHT has 1 to {MAX_NAME} letters, digits, '-', '_' and '.'")
+            })
         });
         name.map_err(|problem| tell(entry, problem, faults)).ok()
     });
@@ -89,10 +97,7 @@ fn dht(dictionary: &Dictionary, faults: &mut Faults) -> Option<Dht> {
             .map_err(|problem| tell(entry, problem, faults))
             .ok()
     });
-    Some(Dht {
-        name: named?,
-        config,
-    })
+    Some(Dht { config, ..named? })
 }
 
 fn tell(entry: &Entry, problem: String, faults: &mut Faults) {
