@@ -33,7 +33,7 @@ use crate::names::Given;
 use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, learnt, registered, sessions};
+use crate::state::{self, LockedState, learnt, registered, sessions};
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
 
@@ -275,6 +275,7 @@ async fn live(
 
     notify::stopping();
     if outcome.is_none() {
+        save_dht(&control).await;
         control.dht.leave().await;
     }
     if let Some(dht) = dht {
@@ -406,6 +407,7 @@ async fn remember(control: Arc<Control>) {
     loop {
         tokio::time::sleep(SAVE_INTERVAL).await;
         save_learnt(&control).await;
+        save_dht(&control).await;
     }
 }
 
@@ -444,6 +446,16 @@ async fn save_registered(control: &Control, written: &mut Vec<Registration>) -> 
         *written = report.peers;
     }
     true
+}
+
+/// Peers of the DHTs; those of an earlier run stay while there is none.
+async fn save_dht(control: &Control) {
+    let peers = control.dht.cacheable().await;
+    if !peers.is_empty()
+        && let Err(error) = state::dht::save(&control.state, peers)
+    {
+        tracing::warn!("{error}");
+    }
 }
 
 async fn save_learnt(control: &Control) {

@@ -323,6 +323,6 @@ fn store(sim: &mut Sim, resource: Id) {
     };
     let from = sim.alive()[0];
     let _ = sim.with(from, |node, now| {
-        node.store(now, &request, RequestOptions::default())
+        node.ask(now, &request, RequestOptions::default())
     });
 }

@@ -1,7 +1,7 @@
 //! What people ask of a DHT: get, put, find, route (`anode dht`).
 use super::Dht;
 use super::Output;
-use anode_reload::body::{DataValue, FetchType, FindRequest, Reference, References};
+use anode_reload::body::{DataValue, Fetch, FetchType, FindRequest, Reference, References};
 use anode_reload::node::{self, AnswerBody, RequestId, RequestOptions};
 use anode_reload::usage::anode::Found;
 use anode_reload::{Code, Id, Now, ReloadError, SignerIdentity, TypeId};
@@ -146,7 +146,7 @@ impl Dht {
                     }],
                 };
                 self.ready()
-                    .and_then(|()| Ok(self.node.fetch(now, &request, OPTIONS)?))
+                    .and_then(|()| Ok(self.node.ask(now, &Fetch(&request), OPTIONS)?))
             }
             None => Err(ReloadError::UnknownType(kind).into()),
         };
@@ -175,7 +175,7 @@ impl Dht {
             kinds: vec![kind],
         };
         let sent = self.ready();
-        let sent = sent.and_then(|()| Ok(self.node.find(now, &request, OPTIONS)?));
+        let sent = sent.and_then(|()| Ok(self.node.ask(now, &request, OPTIONS)?));
         self.asked(now, token, Question::Find, resource, sent);
     }
 

@@ -226,7 +226,7 @@ impl Dht {
                 values: vec![data],
             }],
         };
-        self.node.store(now, &request, RequestOptions::default())
+        self.node.ask(now, &request, RequestOptions::default())
     }
 
     /// False: the answer is not to a record of ours.

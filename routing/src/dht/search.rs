@@ -2,7 +2,7 @@
 //! (R141, R142, reload.md §3).
 use super::{Answer as Told, Dht, Output};
 use crate::anode::Place;
-use anode_reload::body::{FetchType, Reference, References};
+use anode_reload::body::{Fetch, FetchType, Reference, References};
 use anode_reload::node::{Answer, AnswerBody, RequestId, RequestOptions};
 use anode_reload::usage::anode::{self, AnodeRecord, COPIES, Found};
 use anode_reload::{DataModel, Id, Now, ReloadError, StoredData, TypeId};
@@ -116,7 +116,7 @@ impl Dht {
                     reference: Reference::all(DataModel::Dictionary),
                 }],
             };
-            if let Ok(request) = self.node.fetch(now, &request, options) {
+            if let Ok(request) = self.node.ask(now, &Fetch(&request), options) {
                 self.searches.of_request.insert(request, target);
                 waiting.push(Some(request));
             }

@@ -458,32 +458,3 @@ fn links_are_bounded() {
     net.run(Duration::from_secs(60));
     assert_eq!(net.nodes[0].status().links, 1, "silent ones are gone");
 }
-
-#[test]
-fn debug_join() {
-    let mut net = Net::new();
-    net.add(false, Role::Peer, &[]);
-    net.add(false, Role::Peer, &[0]);
-    net.run(Duration::from_secs(120));
-    net.add(true, Role::Peer, &[0, 1]);
-    for _ in 0..60 {
-        net.run(Duration::from_secs(1));
-        eprintln!(
-            "{:?} {:?}",
-            net.at,
-            net.nodes
-                .iter()
-                .map(|n| (
-                    n.status().joined,
-                    n.status().links,
-                    n.status().neighbours.len(),
-                    n.node.pending_requests(),
-                    n.deadline().map(|d| d.saturating_sub(net.at))
-                ))
-                .collect::<Vec<_>>()
-        );
-    }
-    for n in &net.nodes {
-        eprintln!("{:?} {:?}", n.node_counters(), n.counters());
-    }
-}

@@ -28,7 +28,7 @@ use crate::policy::Policy;
 use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, identity, learnt, registered, sessions};
+use crate::state::{self, LockedState, StateDir, identity, learnt, registered, sessions};
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
@@ -67,7 +67,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let others = config.given_names();
     let dht = config.dht.clone();
     let (mut settings, unsaved, zone) = settings(flags, config, &state, &book)?;
-    let dht = dht_plan(dht, &settings, &zone)?;
+    let dht = dht_plan(dht, &settings, &zone, state.dir())?;
     settings.dht = dht.is_some();
     let dns = dns_plan(dns, others, &settings);
     let opening = Opening {
@@ -152,6 +152,7 @@ fn dht_plan(
     entries: Vec<DhtEntry>,
     settings: &Settings,
     zone: &Keeper,
+    dir: &StateDir,
 ) -> Result<Option<DhtPlan>, Error> {
     let sealed = settings.security.plain != config::Plain::Only;
     if !sealed && entries.iter().any(|entry| entry.enabled) {
@@ -166,6 +167,7 @@ fn dht_plan(
         settings.relay.is_some(),
         entries,
         ZoneDht::new(zone.known().map(AsRef::as_ref), settings.relays.as_ref()),
+        state::dht::load(dir),
     )?;
     Ok(Some(plan).filter(|plan| sealed && plan.is_wanted(!zone.is_idle())))
 }

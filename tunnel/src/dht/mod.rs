@@ -21,6 +21,7 @@ use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
+use crate::state::dht::CachedPeer;
 use crate::zone::{Known, Relays};
 use config::DhtEntry;
 
@@ -56,6 +57,8 @@ pub struct DhtPlan {
     relays: bool,
     entries: Vec<DhtEntry>,
     zone: ZoneDht,
+    /// Of an earlier run.
+    cached: Vec<CachedPeer>,
 }
 
 /// What the zone says: the name of its DHT, and whom to ask first.
@@ -101,6 +104,7 @@ impl DhtPlan {
         relays: bool,
         entries: Vec<DhtEntry>,
         zone: ZoneDht,
+        cached: Vec<CachedPeer>,
     ) -> Result<Self, Error> {
         let identity = Identity::from_identity_string(&identity.identity_string())
             .map_err(|error| Error::refused(error.to_string()))?;
@@ -110,6 +114,7 @@ impl DhtPlan {
             relays,
             entries,
             zone,
+            cached,
         };
         let mut names: Vec<String> = plan.overlays().into_iter().map(|one| one.overlay).collect();
         names.sort();
@@ -128,6 +133,16 @@ impl DhtPlan {
             true => zone_may_come || self.zone.name.is_some(),
             false => self.entries.iter().any(|entry| entry.enabled),
         }
+    }
+
+    /// Whom to ask first in an overlay, beside its own configuration: the zone's relays, then peers of an earlier run.
+    fn bootstrap(&self, overlay: &str) -> Vec<Bootstrap> {
+        let cached = self.cached.iter().filter(|peer| peer.overlay == overlay);
+        let cached = cached.map(|peer| Bootstrap {
+            address: peer.address,
+            places: Vec::new(),
+        });
+        self.zone.bootstrap.iter().cloned().chain(cached).collect()
     }
 
     /// The overlays that this node shall be in.
@@ -188,6 +203,7 @@ pub enum Question {
 pub(crate) enum Ask {
     Status(oneshot::Sender<Vec<Status>>),
     Counters(oneshot::Sender<Vec<(String, u64)>>),
+    Cacheable(oneshot::Sender<Vec<CachedPeer>>),
     Question {
         overlay: Option<String>,
         question: Question,
@@ -233,6 +249,11 @@ impl DhtDesk {
     /// For the metrics.
     pub async fn counters(&self) -> Vec<(String, u64)> {
         self.ask(Ask::Counters).await.unwrap_or_default()
+    }
+
+    /// Whom to ask first at the next start.
+    pub async fn cacheable(&self) -> Vec<CachedPeer> {
+        self.ask(Ask::Cacheable).await.unwrap_or_default()
     }
 
     /// Asks an overlay; without a name, the first.

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
 use crate::command::{Command, DataHandle};
+use crate::state::dht::CachedPeer;
 
 /// Who leaves gives his peers so long to take what he stores.
 const LEAVE_FOR: Duration = Duration::from_millis(400);
@@ -119,7 +120,8 @@ impl Task {
                 .position(|dht| dht.overlay() == config.overlay);
             let place = known.or_else(|| self.enter(config));
             if let Some(dht) = place.and_then(|place| self.dhts.get_mut(place)) {
-                dht.set_bootstrap(now, &self.plan.zone.bootstrap);
+                let bootstrap = self.plan.bootstrap(dht.overlay());
+                dht.set_bootstrap(now, &bootstrap);
             }
         }
     }
@@ -186,6 +188,9 @@ impl Task {
             Ask::Counters(reply) => {
                 let _ = reply.send(self.counters());
             }
+            Ask::Cacheable(reply) => {
+                let _ = reply.send(self.cacheable());
+            }
             Ask::Zone(zone) => {
                 self.plan.zone = zone;
                 self.follow_plan();
@@ -247,6 +252,18 @@ impl Task {
         if !batch.is_empty() && self.data.send(Command::Dht(batch)).is_err() {
             self.lost += 1;
         }
+    }
+
+    fn cacheable(&self) -> Vec<CachedPeer> {
+        let of = |dht: &Dht| {
+            let overlay = dht.overlay().to_owned();
+            let peer = move |address| CachedPeer {
+                overlay: overlay.clone(),
+                address,
+            };
+            dht.cacheable().into_iter().map(peer).collect::<Vec<_>>()
+        };
+        self.dhts.iter().flat_map(of).collect()
     }
 
     fn counters(&self) -> Vec<(String, u64)> {
