@@ -175,6 +175,27 @@ pub trait OverlaySink {
     fn other(&mut self, from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]);
 }
 
+/// Which of the descriptors that [`Overlay::fds`] names, in its order, are readable: a call for each that is not would be a
+/// system call for nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ready(u64);
+
+impl Ready {
+    /// Any of them may be.
+    pub const ANY: Self = Self(u64::MAX);
+
+    /// Of what a look at each has found. From the 64th on they share one place.
+    pub fn from_each(readable: impl IntoIterator<Item = bool>) -> Self {
+        let bits = readable.into_iter().enumerate();
+        Self(bits.fold(0, |bits, (index, is)| bits | u64::from(is) << index.min(63)))
+    }
+
+    /// Whether that one is.
+    pub fn has(self, index: usize) -> bool {
+        self.0 >> index.min(63) & 1 == 1
+    }
+}
+
 /// One overlay network. All calls return at once.
 pub trait Overlay {
     /// The synthetic addresses it serves: prefix and length.
@@ -183,8 +204,8 @@ pub trait Overlay {
     fn local(&self) -> Vec<Ipv6Addr>;
     /// File descriptors whose readability should lead to `receive`.
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
-    /// Drains the sockets (bounded per call: true if more is waiting).
-    fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool;
+    /// Drains those of the sockets that are `ready` (bounded per call: true if more is waiting).
+    fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool;
     /// Sends what flows and timers have made ready.
     fn transmit(&mut self, now: Instant);
     /// When `handle_timeout` wants to be called, and why.

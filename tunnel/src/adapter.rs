@@ -21,7 +21,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use anode_netstack::{FlowId, Netstack, Offload, Unreachable};
-use anode_routing::overlay::{Failure, Overlay, OverlayEvent, StreamId, Via};
+use anode_routing::overlay::{Failure, Overlay, OverlayEvent, Ready, StreamId, Via};
 
 use anode_wire::Address;
 
@@ -252,8 +252,8 @@ impl<A: Overlay> Adapter<A> {
         }
     }
 
-    /// Drains the overlays' sockets; true if more is waiting.
-    pub fn receive(&mut self, now: Instant) -> bool {
+    /// Drains the sockets of the overlays, of each those that are ready; true if more is waiting.
+    pub fn receive(&mut self, now: Instant, ready: &[Ready]) -> bool {
         let mut sink = ToOs {
             now,
             netstack: &mut self.netstack,
@@ -261,8 +261,11 @@ impl<A: Overlay> Adapter<A> {
             refusals: &mut self.refusals,
         };
         let mut more = false;
-        self.overlays
-            .for_each(|overlay| more |= overlay.receive(now, &mut sink));
+        let mut ready = ready.iter();
+        self.overlays.for_each(|overlay| {
+            let ready = ready.next().copied().unwrap_or(Ready::ANY);
+            more |= overlay.receive(now, ready, &mut sink);
+        });
         self.tell_refused(now);
         more
     }
@@ -394,19 +397,10 @@ impl<A: Overlay> Adapter<A> {
         &mut self.overlays.first
     }
 
-    /// File descriptors of all overlays, whose readability should lead to [`Adapter::receive`].
-    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let others = self
-            .overlays
-            .others
-            .iter()
-            .flat_map(|overlay| overlay.fds());
-        self.overlays
-            .first
-            .fds()
-            .into_iter()
-            .chain(others)
-            .collect()
+    /// File descriptors of each overlay, whose readability should lead to [`Adapter::receive`].
+    pub fn fds(&self) -> impl Iterator<Item = Vec<BorrowedFd<'_>>> {
+        let others = self.overlays.others.iter().map(|overlay| overlay.fds());
+        std::iter::once(self.overlays.first.fds()).chain(others)
     }
 
     fn overlay_event(&mut self, now: Instant, overlay: usize, event: OverlayEvent) {

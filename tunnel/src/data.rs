@@ -31,7 +31,7 @@ use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
 use anode_routing::net::{ServedZone, StreamConfig, StreamLimits};
-use anode_routing::overlay::Overlay;
+use anode_routing::overlay::{Overlay, Ready};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -156,6 +156,8 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         wake,
         packet: vec![0; TUN_BUFFER],
         outgoing: Vec::with_capacity(TUN_BUFFER),
+        readable: Readable::default(),
+        due: None,
         tun_dropped: 0,
     };
     Ok(Prepared {
@@ -342,7 +344,21 @@ struct DataThread {
     wake: Arc<Wake>,
     packet: Vec<u8>,
     outgoing: Vec<u8>,
+    readable: Readable,
+    /// The deadline of the last sleep; `None`: nobody has one, or it was not asked for.
+    due: Option<Instant>,
     tun_dropped: u64,
+}
+
+/// What the last look at the descriptors has found.
+#[derive(Default)]
+struct Readable {
+    /// There are commands.
+    wake: bool,
+    tun: bool,
+    /// The interface was readable in the turn before, too: packets come faster than one a turn.
+    tun_busy: bool,
+    overlays: Vec<Ready>,
 }
 
 impl DataThread {
@@ -350,9 +366,11 @@ impl DataThread {
         loop {
             let now = Instant::now();
             let mut more = self.drain_tun(now)?;
-            more |= self.adapter.receive(now);
-            self.adapter.handle_timeout(now);
-            if self.obey(now) {
+            more |= self.adapter.receive(now, &self.readable.overlays);
+            if self.due.is_none_or(|due| due <= now) {
+                self.adapter.handle_timeout(now);
+            }
+            if self.readable.wake && self.obey(now) {
                 return Ok(());
             }
             self.adapter.exchange(now);
@@ -365,10 +383,12 @@ impl DataThread {
 
     /// True if more may be waiting.
     fn drain_tun(&mut self, now: Instant) -> Result<bool, Error> {
-        let Some(tun) = &self.tun else {
+        let Some(tun) = self.tun.as_ref().filter(|_| self.readable.tun) else {
             return Ok(false);
         };
-        for _ in 0..TUN_BATCH {
+        // A single packet costs one read, not a second one to learn that it was the only one.
+        let batch = if self.readable.tun_busy { TUN_BATCH } else { 1 };
+        for _ in 0..batch {
             match tun.recv(&mut self.packet) {
                 Ok((header, length)) => {
                     let offload = vnet::decode(header);
@@ -388,7 +408,8 @@ impl DataThread {
                 }
             }
         }
-        Ok(true)
+        // The next look at the descriptors tells whether there is more after a single one.
+        Ok(batch > 1)
     }
 
     fn fill_tun(&mut self, now: Instant) {
@@ -417,29 +438,47 @@ impl DataThread {
 
     /// Until something is readable or due; with more work waiting, only a look at what is readable.
     fn wait(&mut self, more: bool) {
+        self.due = None;
         let timeout = if more {
             Some(Duration::ZERO)
         } else {
             self.until_deadline()
         };
-        let tun = self.tun.as_ref().map(AsFd::as_fd);
-        let others = [self.wake.as_fd(), self.interfaces.as_fd()];
-        let fds = self.adapter.fds().into_iter().chain(others).chain(tun);
+        let overlays: Vec<_> = self.adapter.fds().collect();
+        let own = [self.wake.as_fd(), self.interfaces.as_fd()];
+        let fds = own.into_iter().chain(self.tun.as_ref().map(AsFd::as_fd));
+        let fds = fds.chain(overlays.iter().flatten().copied());
         let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if let Err(error) = poll(&mut fds, timeout) {
             tracing::warn!(%error, "waiting for packets");
         }
-        let changed = fds[fds.len() - 1 - usize::from(tun.is_some())].any() == Some(true);
+        let mut found = fds.iter().map(|fd| fd.any() == Some(true));
+        let mut next = || found.next().unwrap_or(true);
+        let changed;
+        (self.readable.wake, changed) = (next(), next());
+        let tun = self.tun.is_some() && next();
+        self.readable.tun_busy = tun && self.readable.tun;
+        self.readable.tun = tun;
+        self.readable.overlays.clear();
+        for fds in &overlays {
+            let ready = Ready::from_each(fds.iter().map(|_| next()));
+            self.readable.overlays.push(ready);
+        }
         drop(fds);
-        self.wake.drain();
+        if self.readable.wake {
+            self.wake.drain();
+        }
         if changed {
             self.read_interfaces();
+            // The sockets that hear beacons may be others now.
+            self.readable.overlays.clear();
         }
     }
 
-    fn until_deadline(&self) -> Option<Duration> {
+    fn until_deadline(&mut self) -> Option<Duration> {
         let deadlines = [self.adapter.deadline(), self.control.deadline()];
         let (at, reason) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)?;
+        self.due = Some(at);
         let left = at.saturating_duration_since(Instant::now());
         tracing::trace!(?left, reason, "sleep");
         Some(left)

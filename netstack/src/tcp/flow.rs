@@ -24,6 +24,12 @@ const MIN_MSS: u16 = 48;
 /// What a missing MSS option means (RFC 9293 §3.7.1, for IPv6).
 const DEFAULT_MSS: u16 = 1220;
 
+/// How long the ACK of little data, of a FIN or of a SYN-ACK waits for something to ride on: an answer from the same link, or
+/// what follows at once, comes within this time. Each ACK of its own is a packet that the kernel has to digest, and a short
+/// connection has four of them. A program that waits for it (Nagle) waits no longer than this; more than a segment's worth
+/// is acknowledged without delay.
+const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_micros(250);
+
 /// smoltcp counts microseconds; its zero is our first `now` less one second, so that no time of ours is its zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock(Option<Instant>);
@@ -127,9 +133,9 @@ pub(super) fn socket(buffer: usize) -> tcp::Socket<'static> {
     // Zeroed memory of this size comes from the kernel page by page when it is written, unless the allocator recycles.
     let ring = || tcp::SocketBuffer::new(vec![0; buffer]);
     let mut socket = tcp::Socket::new(ring(), ring());
-    // N10: nothing is gained by waiting on a leg without delay.
+    // N10, but for the ACK of little data: see ACK_DELAY.
     socket.set_nagle_enabled(false);
-    socket.set_ack_delay(None);
+    socket.set_ack_delay(Some(ACK_DELAY));
     // N7: the leg through the interface loses nothing, so there is nothing to control.
     socket.set_congestion_control(CongestionControl::None);
     socket

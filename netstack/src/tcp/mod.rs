@@ -9,7 +9,7 @@ mod segment;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::Ipv6Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -59,6 +59,9 @@ struct Flow {
     /// The earliest of its entries in `Flows::timers`.
     timer: Option<Instant>,
 }
+
+/// A timer that is no longer wanted is taken back if it is so near that the flow will hardly want one by then.
+const SOON: Duration = Duration::from_millis(1);
 
 pub(crate) struct Flows {
     link: Link,
@@ -439,6 +442,10 @@ impl Flows {
                 Rest::Over(end) => self.end(now, id, end, outside),
                 Rest::Until(wanted) => {
                     flow.queued = false;
+                    // An ACK that was to wait has left with data: nobody shall wake up for it.
+                    flow.timer.take_if(|at| {
+                        *at <= now + SOON && wanted.is_none_or(|wanted| wanted > *at)
+                    });
                     if let Some(at) = wanted {
                         self.set_timer(id, at);
                     }

@@ -167,6 +167,10 @@ counters! {
     relay_limit,
     /// Packets to be passed on that did not fit the queue.
     relay_overflow,
+    /// Padded PINGs that asked for larger packets (RFC 8899).
+    size_probes,
+    /// Times that full packets no longer passed a path (RFC 8899 §4.3).
+    black_holes,
     /// The network refused a packet: unreachable, too big, no buffer.
     tx_refused,
 }

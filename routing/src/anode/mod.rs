@@ -19,6 +19,7 @@ mod discovery;
 mod guard;
 mod lan;
 mod limits;
+mod mtu;
 mod output;
 mod path;
 mod peer;
@@ -279,7 +280,10 @@ impl Node {
             .collect();
         for found in connected {
             if let Some(peer) = self.peers.get_mut(found) {
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+                for path in &mut peer.paths {
+                    path.check(now);
+                    path.size.doubt();
+                }
                 peer.want_datagrams(now);
             }
             self.handle_peer_timer(now, found);
@@ -572,6 +576,7 @@ impl Node {
             self.send_check(now, found, spot);
         }
         self.follow_relay(found);
+        self.search_packet_size(now, found);
         if silent || unanswered {
             self.doubt_relays(now, found);
         }

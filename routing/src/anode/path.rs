@@ -1,5 +1,6 @@
 //! One way to reach a peer: an underlay endpoint, and what is known of it (Anode 0.8 §4.2.4 and §4.2.5, D24).
 use super::Place;
+use super::mtu::PacketSize;
 use super::peers::PeerRef;
 use anode_wire::PeerId;
 use std::net::IpAddr;
@@ -121,8 +122,8 @@ pub(super) struct Path {
     /// Relays passed by what comes this way.
     pub hops: u8,
     pub rtt: Option<Duration>,
-    /// Largest Anode packet in bytes.
-    pub max_packet: u16,
+    /// How large its packets may be.
+    pub size: PacketSize,
     /// The peer id that was last seen on it.
     pub peer_id: PeerId,
     /// When it was last of use, for the choice of which to forget.
@@ -147,7 +148,7 @@ impl Path {
             state: State::Candidate,
             hops: 0,
             rtt: None,
-            max_packet: INITIAL_PACKET,
+            size: PacketSize::default(),
             peer_id: PeerId::ANY,
             touched: now,
             proven_sealed: false,
@@ -256,6 +257,10 @@ impl Path {
 
     /// An EPC has come back from it.
     pub fn prove(&mut self, now: Instant, rtt: Duration) {
+        if !self.is_proven() {
+            // What passed the way that was here before says nothing of this one.
+            self.size = PacketSize::default();
+        }
         self.rtt = Some(match self.rtt {
             Some(old) if self.is_proven() => (old * 7 + rtt) / 8,
             _ => rtt,
@@ -379,7 +384,7 @@ impl Path {
     }
 
     /// How long an answer may take before it counts as missed.
-    fn patience(&self) -> Duration {
+    pub fn patience(&self) -> Duration {
         let rtt = self.rtt.unwrap_or(Duration::from_millis(333));
         (rtt * 3).clamp(Duration::from_millis(250), Duration::from_secs(1))
     }

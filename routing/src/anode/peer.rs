@@ -296,6 +296,10 @@ impl Peer {
         self.active.and_then(|index| self.paths.get(index))
     }
 
+    pub fn active_path_mut(&mut self) -> Option<&mut Path> {
+        self.active.and_then(|index| self.paths.get_mut(index))
+    }
+
     /// The way to a peer id of this address: the used path, or one where just that peer answered (A45 for senders).
     pub fn route(&self, wanted: PeerId) -> Option<Route> {
         let Some(active) = self.active_path().filter(|path| path.is_proven()) else {
@@ -706,10 +710,18 @@ impl Peer {
             .filter_map(|path| path.deadline(in_use))
             .min();
         let again = self.datagrams_again.filter(|_| in_use);
-        [paths, self.silence_deadline(), self.quiet_check, again]
-            .into_iter()
-            .flatten()
-            .min()
+        let active = self.active_path().filter(|path| in_use && path.is_proven());
+        let size = active.map(|path| path.size.deadline(now));
+        [
+            paths,
+            self.silence_deadline(),
+            self.quiet_check,
+            again,
+            size,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether this packet was not seen before (D38).
@@ -734,7 +746,7 @@ fn route_over(path: &Path, credit: Option<usize>) -> Route {
     };
     Route {
         destination,
-        max_packet: usize::from(path.max_packet),
+        max_packet: usize::from(path.size.usable()),
         peer_id: path.peer_id,
         credit,
     }

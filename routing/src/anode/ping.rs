@@ -156,7 +156,9 @@ impl Node {
         arrival: Arrival,
         payload: &[u8],
     ) {
-        if self.handle_registered(now, sender, payload) {
+        if self.handle_registered(now, sender, payload)
+            || self.handle_size_answer(now, sender, arrival.session.is_some(), payload)
+        {
             return;
         }
         self.pings.expire(now);

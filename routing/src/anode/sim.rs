@@ -24,6 +24,8 @@ pub struct Link {
     pub duplicate: u32,
     /// Packets that can be are marked "congestion experienced", in thousandths.
     pub mark: u32,
+    /// Larger packets are lost, in bytes.
+    pub largest: usize,
     /// Bytes a second that each host can send, with a queue of 50 ms before them; 0: no limit.
     pub rate: u64,
 }
@@ -36,6 +38,7 @@ impl Default for Link {
             loss: 0,
             duplicate: 0,
             mark: 0,
+            largest: usize::from(INITIAL_PACKET),
             rate: 0,
         }
     }
@@ -280,6 +283,9 @@ impl Sim {
     }
 
     fn send(&mut self, mut packet: Flying) {
+        if packet.bytes.len() > self.link.largest {
+            return;
+        }
         let inside = packet.from;
         self.nats.iter_mut().for_each(|nat| nat.out(&mut packet));
         if let Some(record) = &mut self.record {

@@ -217,6 +217,6 @@ fn path_snapshot(path: &Path, relay: Option<Address>, active: bool) -> PathSnaps
         rtt: path.rtt,
         proven: path.is_proven(),
         active,
-        max_packet: path.max_packet,
+        max_packet: path.size.usable(),
     }
 }

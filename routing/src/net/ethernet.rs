@@ -50,9 +50,16 @@ impl Links {
     }
 
     /// Takes what has come. True if more may be waiting.
-    pub fn receive(&mut self, each: &mut dyn FnMut(Received<'_>)) -> bool {
+    pub fn receive(
+        &mut self,
+        is_ready: &mut dyn FnMut() -> bool,
+        each: &mut dyn FnMut(Received<'_>),
+    ) -> bool {
         let mut more = false;
         for link in &self.links {
+            if !is_ready() {
+                continue;
+            }
             for turn in 0..=AT_ONCE {
                 if turn == AT_ONCE {
                     more = true;

@@ -99,9 +99,17 @@ impl BeaconSockets {
         self.open.iter().map(|beacon| beacon.socket.as_fd())
     }
 
-    /// Takes one batch from each; what comes is answered from the main socket.
-    pub fn receive(&self, buffers: &mut ReceiveBuffers, each: &mut dyn FnMut(Received<'_>)) {
+    /// Takes one batch from each that is ready; what comes is answered from the main socket.
+    pub fn receive(
+        &self,
+        buffers: &mut ReceiveBuffers,
+        is_ready: &mut dyn FnMut() -> bool,
+        each: &mut dyn FnMut(Received<'_>),
+    ) {
         for beacon in &self.open {
+            if !is_ready() {
+                continue;
+            }
             buffers.receive(&beacon.socket, &mut |datagram| {
                 each(Received {
                     socket: beacon.answers,

@@ -11,7 +11,7 @@ use crate::anode::{
     Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
     Registration, RelayConfig, RelaySnapshot, Timestamp, TransmitBatch, ZoneRelay,
 };
-use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};
+use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use ethernet::Links;
 use lan::BeaconSockets;
@@ -411,7 +411,14 @@ impl AnodeOverlay {
                     return;
                 }
                 Err(_) => self.node.note_refused(self.batch.segments()),
-                Ok(refused) => self.node.note_refused(refused),
+                Ok(refused) => {
+                    self.node.note_refused(refused.packets);
+                    if refused.too_large {
+                        let size = self.batch.segment_size;
+                        let to = self.batch.destination;
+                        self.node.note_too_large(now, &to, size);
+                    }
+                }
             }
             self.blocked = None;
         }
@@ -444,7 +451,7 @@ impl Overlay for AnodeOverlay {
             .collect()
     }
 
-    fn receive(&mut self, now: Instant, sink: &mut dyn OverlaySink) -> bool {
+    fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool {
         self.node.set_clock(clock());
         let Self {
             node,
@@ -456,7 +463,12 @@ impl Overlay for AnodeOverlay {
             ..
         } = self;
         let mut more = false;
+        let mut fds = 0..;
+        let mut is_ready = || fds.next().is_some_and(|index| ready.has(index));
         for (index, socket) in sockets.iter().enumerate() {
+            if !is_ready() {
+                continue;
+            }
             more |= buffers.receive(socket, &mut |datagram| {
                 let datagram = Received {
                     socket: index,
@@ -468,11 +480,15 @@ impl Overlay for AnodeOverlay {
                 })
             });
         }
-        beacons.receive(buffers, &mut |datagram| {
+        beacons.receive(buffers, &mut is_ready, &mut |datagram| {
             node.handle_datagram(now, datagram, sink)
         });
-        more |= streams.receive(now, &mut |packets| node.handle_datagram(now, packets, sink));
-        more |= links.receive(&mut |packet| node.handle_datagram(now, packet, sink));
+        if is_ready() || streams.has_more() {
+            more |= streams.receive(now, &mut |packets| node.handle_datagram(now, packets, sink));
+        }
+        more |= links.receive(&mut is_ready, &mut |packet| {
+            node.handle_datagram(now, packet, sink)
+        });
         self.tell_gone(now);
         more
     }

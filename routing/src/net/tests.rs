@@ -136,7 +136,7 @@ impl Pair {
             (&mut self.b, &mut self.sinks.1, &mut self.events.1),
         ] {
             let before = overlay.counters().rx_packets;
-            overlay.receive(now, sink);
+            overlay.receive(now, Ready::ANY, sink);
             if overlay.deadline().is_some_and(|(at, _)| at <= now) {
                 overlay.handle_timeout(now);
             }

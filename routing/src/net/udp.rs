@@ -11,8 +11,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub(super) const PORT: u16 = 8737;
 /// Kernel buffers asked for; a system that grants less is served with less.
 const SOCKET_BUFFER: usize = 7 << 20;
+/// Buffers offered to a socket that was not full.
+const FEW: usize = 8;
 /// What one receive call may put into one buffer (GRO).
 const RECEIVE_BUFFER: usize = 65_535;
+
+/// Packets of a batch that the network did not take.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Refused {
+    pub packets: usize,
+    /// Because of their size.
+    pub too_large: bool,
+}
 
 /// A bound, non-blocking UDP socket.
 pub(super) struct UdpSocket {
@@ -77,18 +87,24 @@ impl UdpSocket {
         true
     }
 
-    /// Sends a batch; returns how many of its packets the network refused. `WouldBlock`: nothing was taken.
-    pub fn send(&self, batch: &TransmitBatch) -> io::Result<usize> {
+    /// Sends a batch; returns what of it the network refused. `WouldBlock`: nothing was taken.
+    pub fn send(&self, batch: &TransmitBatch) -> io::Result<Refused> {
         let source = batch.destination.source;
         match self.try_send(batch, &batch.contents, Some(batch.segment_size), source) {
-            Ok(()) => Ok(0),
+            Ok(()) => Ok(Refused::default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             // The device refuses offload (quinn-udp then stops using it), or the source address is gone, or one packet is
             // too large for the interface: packet by packet, each on its own.
-            Err(_) => Ok(batch
-                .packets()
-                .filter(|packet| self.try_send(batch, packet, None, None).is_err())
-                .count()),
+            Err(_) => {
+                let mut refused = Refused::default();
+                for packet in batch.packets() {
+                    if let Err(error) = self.try_send(batch, packet, None, None) {
+                        refused.packets += 1;
+                        refused.too_large |= error.raw_os_error() == Some(nix::libc::EMSGSIZE);
+                    }
+                }
+                Ok(refused)
+            }
         }
     }
 
@@ -135,6 +151,8 @@ fn from_codepoint(ecn: Option<EcnCodepoint>) -> Ecn {
 pub(super) struct ReceiveBuffers {
     bytes: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
+    /// Buffers offered to the next call. Each costs its preparation, so a socket that had little is offered few.
+    offered: usize,
 }
 
 impl ReceiveBuffers {
@@ -142,6 +160,7 @@ impl ReceiveBuffers {
         Self {
             bytes: vec![0; RECEIVE_BUFFER * BATCH_SIZE],
             metas: [RecvMeta::default(); BATCH_SIZE],
+            offered: FEW,
         }
     }
 
@@ -150,10 +169,12 @@ impl ReceiveBuffers {
         let mut chunks = self.bytes.chunks_exact_mut(RECEIVE_BUFFER);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-        let count = match socket
+        let offered = self.offered;
+        let metas = &mut self.metas[..offered];
+        let received = socket
             .state
-            .recv((&socket.socket).into(), &mut slices, &mut self.metas)
-        {
+            .recv((&socket.socket).into(), &mut slices[..offered], metas);
+        let count = match received {
             Ok(count) => count,
             // An ICMP error of an earlier packet (ECONNREFUSED and its like): it says nothing that EPC does not know better.
             Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
@@ -173,7 +194,8 @@ impl ReceiveBuffers {
                 segment_size: meta.stride.max(1),
             });
         }
-        count == BATCH_SIZE
+        self.offered = if count == offered { BATCH_SIZE } else { FEW };
+        count == offered
     }
 }
 

@@ -163,43 +163,61 @@ impl Node {
             return Err(Failure::Unreachable);
         };
         let path = peer.path_mut(&destination.to);
-        let max_packet = usize::from(path.map_or(INITIAL_PACKET, |path| path.max_packet));
+        let max_packet = usize::from(path.map_or(INITIAL_PACKET, |path| path.size.usable()));
         let total = sealed_len(message.body_len(), max_packet);
         if total <= max_packet {
-            let Ok(mut sealer) = self.sessions.sealer(clock, key) else {
-                return Err(self.lose_tunnel(now, to, key));
-            };
-            let queue = match lane {
-                Lane::Control => &mut self.control,
-                Lane::Datagrams => &mut self.datagrams,
-            };
-            if !queue.push_if(destination, |out| seal_into(&mut sealer, message, out)) {
-                return Err(Failure::Busy);
-            }
-            self.counters.tx_sealed += 1;
-        } else {
-            let mut body = Vec::with_capacity(message.body_len());
-            message.emit(&mut body);
-            if body.len() >= MAX_DATAGRAM {
-                return Err(Failure::TooBig {
-                    max: MAX_DATAGRAM - 1 - (body.len() - payload_len(message)),
-                });
-            }
-            // Large ones never go before streams.
-            if !self.datagrams.has_room(total) {
-                return Err(Failure::Busy);
-            }
-            let fragments =
-                self.sessions
-                    .seal_fragments(clock, key, message.kind(), &body, max_packet);
-            let Ok(fragments) = fragments else {
-                return Err(self.lose_tunnel(now, to, key));
-            };
-            self.counters.tx_fragmented += 1;
-            self.counters.tx_sealed += fragments.len() as u64;
-            push_all(&mut self.datagrams, destination, &fragments);
+            return self.push_whole(now, to, key, destination, lane, message);
         }
+        let mut body = Vec::with_capacity(message.body_len());
+        message.emit(&mut body);
+        if body.len() >= MAX_DATAGRAM {
+            return Err(Failure::TooBig {
+                max: MAX_DATAGRAM - 1 - (body.len() - payload_len(message)),
+            });
+        }
+        // Large ones never go before streams.
+        if !self.datagrams.has_room(total) {
+            return Err(Failure::Busy);
+        }
+        let fragments = self
+            .sessions
+            .seal_fragments(clock, key, message.kind(), &body, max_packet);
+        let Ok(fragments) = fragments else {
+            return Err(self.lose_tunnel(now, to, key));
+        };
+        self.counters.tx_fragmented += 1;
+        self.counters.tx_sealed += fragments.len() as u64;
+        push_all(&mut self.datagrams, destination, &fragments);
         if let Some(peer) = self.peers.get_mut(to) {
+            peer.tx_bytes += total as u64;
+            peer.spend(&destination.to, total);
+        }
+        Ok(())
+    }
+
+    /// The same in one packet, however large.
+    pub(in crate::anode) fn push_whole(
+        &mut self,
+        now: Instant,
+        to: PeerRef,
+        key: PeerKey,
+        destination: Destination,
+        lane: Lane,
+        message: &Message<'_>,
+    ) -> Result<(), Failure> {
+        let Ok(mut sealer) = self.sessions.sealer(self.sealing.clock(now), key) else {
+            return Err(self.lose_tunnel(now, to, key));
+        };
+        let queue = match lane {
+            Lane::Control => &mut self.control,
+            Lane::Datagrams => &mut self.datagrams,
+        };
+        if !queue.push_if(destination, |out| seal_into(&mut sealer, message, out)) {
+            return Err(Failure::Busy);
+        }
+        self.counters.tx_sealed += 1;
+        if let Some(peer) = self.peers.get_mut(to) {
+            let total = SEALED_BODY + message.body_len() + SEALED_TAIL;
             peer.tx_bytes += total as u64;
             peer.spend(&destination.to, total);
         }

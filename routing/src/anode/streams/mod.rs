@@ -29,6 +29,8 @@ const FLAG_SOURCE_PORT: u8 = 1;
 const RESET_LEN: usize = SEALED_BODY + 14 + SEALED_TAIL;
 /// Bytes of an S_OPEN's body.
 const S_OPEN_LEN: usize = 11;
+/// After so many retransmission timeouts without progress it may be the size of the packets (RFC 8899 §4.3).
+const DOUBT_SIZE_AFTER: u32 = 2;
 /// A stream that the program neither accepts nor refuses ends after this time.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(60);
 /// What is over keeps its place this long at most, to answer late packets (D35).
@@ -505,6 +507,12 @@ impl Node {
             && stream.deadline().is_some_and(|(at, _)| at <= now)
         {
             stream.handle_timeout(now);
+        }
+        let lost = entry.stream.as_ref().map_or(0, Stream::timeouts_in_a_row);
+        if lost >= DOUBT_SIZE_AFTER
+            && let Some(found) = entry.peer
+        {
+            self.doubt_packet_size(now, found);
         }
         self.after_stream(now, id);
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 mod contact;
 mod hostile;
+mod packet_size;
 mod relay;
 mod sealed;
 mod soak;

@@ -129,6 +129,8 @@ fn plain_only_speaks_the_draft_alone() {
     let seen = kinds(&sim);
     assert!(seen.iter().all(|kind| *kind < 0x40), "{seen:02x?}");
     assert!(!sim.peer(0, 2).sealed);
+    // The search for larger packets is over.
+    sim.run(secs(10));
     // A HELLO has no answer but the draft's ERROR for what it does not know.
     let mut caller = Sim::pair(63);
     caller.record = Some(Vec::new());
@@ -666,7 +668,8 @@ fn with_a_session_plain_packets_of_that_peer_are_not_heard() {
         },
     ];
     let count = plain.len() as u64;
-    sim.run(secs(1));
+    // Until the search for larger packets is over.
+    sim.run(secs(10));
     sim.record = Some(Vec::new());
     for message in &plain {
         // With the right MAC, from the right place and from another.

@@ -300,6 +300,11 @@ impl Streams {
         self.gone.pop()
     }
 
+    /// Connections have been left with something unread, which the descriptor does not tell again.
+    pub fn has_more(&self) -> bool {
+        !self.again.is_empty()
+    }
+
     /// Takes what connections have brought. True if more is waiting.
     pub fn receive(&mut self, now: Instant, each: &mut dyn FnMut(Received<'_>)) -> bool {
         for id in std::mem::take(&mut self.again) {

@@ -151,6 +151,14 @@ impl Stream {
         }
     }
 
+    /// Retransmission timeouts since anything was last acknowledged.
+    pub fn timeouts_in_a_row(&self) -> u32 {
+        match &self.0 {
+            Inner::Live(live) => live.timeouts_in_a_row(),
+            Inner::Lingering(_) => 0,
+        }
+    }
+
     /// Bytes written and not yet acknowledged.
     pub fn unacknowledged(&self) -> usize {
         match &self.0 {

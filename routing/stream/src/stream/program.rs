@@ -37,6 +37,11 @@ impl Live {
         }
     }
 
+    /// Retransmission timeouts since anything was last acknowledged.
+    pub(super) fn timeouts_in_a_row(&self) -> u32 {
+        self.send.recovery.backoff()
+    }
+
     /// Bytes written and not yet acknowledged.
     pub(super) fn unacknowledged(&self) -> usize {
         self.send.buffered()
