@@ -6,7 +6,7 @@ use super::{Dht, End, Output, Role};
 use anode_reload::route_log::LogTransport;
 use anode_reload::{Id, LinkId, LinkInfo, Now, overlay_hash};
 use anode_wire::{Address, PeerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::anode::MAX_RELOAD;
@@ -375,15 +375,29 @@ impl Dht {
         }
     }
 
+    /// Who stands in the tables; the others keep their links to this node alive as long as they need them. `None`: who is
+    /// not part of the ring needs them all.
+    fn needed(&self) -> Option<BTreeSet<Id>> {
+        self.is_member().then(|| {
+            let topology = self.node.topology();
+            let (before, after) = topology.neighbours();
+            let near = before.into_iter().chain(after);
+            near.chain(topology.fingers()).collect()
+        })
+    }
+
     pub(super) fn run_links(&mut self, now: Now) {
         let member = self.is_member();
+        let needed = self.needed();
         let (mut asks, mut dead) = (Vec::new(), Vec::new());
         for (end, link) in &mut self.links.up {
             if link.heard + DEAD_AFTER <= now.at {
                 dead.push(link.id);
             } else if link.heard.max(link.asked) + ASK_AFTER <= now.at {
                 link.asked = now.at;
-                asks.push(*end);
+                if needed.as_ref().is_none_or(|all| all.contains(&link.peer)) {
+                    asks.push(*end);
+                }
             }
         }
         let mut late = Vec::new();
