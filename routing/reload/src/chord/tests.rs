@@ -1,4 +1,5 @@
 use super::*;
+use crate::body::ChordUpdate;
 use crate::Code;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
