@@ -7,7 +7,10 @@
 //!                 │ datagrams, time
 //!               anode   Node: sans-IO; peers, paths, EPC, beacons, WHOIS, pings, datagrams, streams
 //!                 │
-//!      anode-wire, anode-stream              dht    this node in RELOAD overlays, its links in sealed sessions: anode-reload
+//!      anode-wire, anode-stream
+//!
+//!              dht      this node in RELOAD overlays, its links in sealed sessions: anode-reload
+//!              tracker  BitTorrent trackers: asking them, announcing to them, being one; tokio, beside the data path
 //! ```
 //!
 //! `Node` takes bytes, time and randomness as arguments and can be simulated; only `net` opens sockets.
@@ -16,6 +19,7 @@ pub mod anode;
 pub mod dht;
 pub mod net;
 pub mod overlay;
+pub mod tracker;
 
 pub use net::AnodeOverlay;
 pub use overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};

@@ -23,4 +23,5 @@ pub mod coverage;
 pub mod lab;
 pub mod light;
 pub mod programs;
+pub mod tracker;
 pub mod traffic;

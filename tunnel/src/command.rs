@@ -3,7 +3,7 @@
 //! One bounded channel in, one `oneshot` back for each question: the data thread never waits for anybody, and a caller that
 //! went away costs it one failed `send`.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
 use tokio::sync::oneshot;
 
 use crate::policy::Policy;
+use crate::tracker::meet::Deny;
 use crate::zone::Relays;
 
 /// Commands that may wait for the data thread. More than one client at a time is rare, so a full queue means it hangs.
@@ -82,6 +83,22 @@ pub enum Command {
         relays: Relays,
         /// Done.
         reply: Reply<()>,
+    },
+    /// Meets others at trackers from now on, with the networks that are not probed, or does not.
+    SetRendezvous(Deny),
+    /// Endpoints that a tracker has named.
+    Candidates {
+        /// As it named them.
+        endpoints: Vec<SocketAddr>,
+        /// Its own address: only a private one may name private ones.
+        tracker: IpAddr,
+    },
+    /// Searches for somebody by trackers, and says how far that is.
+    Meet {
+        /// Whom.
+        address: Address,
+        /// The answer, at once.
+        reply: Reply<MeetReport>,
     },
     /// Uses a ticket: opens a session with its maker and shows the proof until there is an answer (Q29).
     Join {
@@ -209,6 +226,28 @@ pub struct RelayReport {
     pub bytes: u64,
     /// What was not passed on, or not registered, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+}
+
+/// What is announced to trackers depends on this; the data thread tells it when it has changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Meeting {
+    /// UDP endpoints of this machine.
+    pub own: Vec<SocketAddr>,
+    /// Where others have seen it, latest last.
+    pub external: Vec<SocketAddr>,
+    /// Own addresses that go away soon.
+    pub deprecated: Vec<IpAddr>,
+    /// Somebody is being searched for: trackers are asked as often as they allow.
+    pub searching: bool,
+}
+
+/// Answer to [`Command::Meet`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MeetReport {
+    /// This node meets others at trackers.
+    pub on: bool,
+    /// It has been met, and answers.
+    pub found: Option<LookupReport>,
 }
 
 /// One answered echo.

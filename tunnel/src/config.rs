@@ -10,6 +10,7 @@ use crate::Error;
 use crate::dht::config::DhtEntry;
 use crate::policy::Inbound;
 use crate::relay::{Relay, RelayEntry};
+use crate::tracker::{Rendezvous, TrackerRole};
 use crate::value::{
     AbsolutePath, AddressText, DnsServer, InterfaceName, Listen, Loopback, Mtu, Number, PeerDigit,
     PeerEndpoint, PeerName, Text, ZoneText,
@@ -64,6 +65,10 @@ pub struct Config {
     pub dht: Vec<DhtEntry>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
+    /// `[rendezvous]`: meet peers at trackers
+    pub rendezvous: Option<Rendezvous>,
+    /// `[tracker]`: be one
+    pub tracker: Option<TrackerRole>,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[ethernet]`

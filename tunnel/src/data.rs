@@ -35,10 +35,10 @@ use anode_routing::overlay::{Overlay, Ready};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::adapter::Adapter;
-use crate::command::{Command, DataHandle, News};
+use crate::command::{Command, DataHandle, Meeting, News};
 use crate::dht::{DhtNews, task};
 use crate::node::{Interface as Wanted, ReadyInfo, Settings};
 use crate::zone::Relays;
@@ -72,6 +72,7 @@ pub struct Prepared {
     handle: DataHandle,
     news: mpsc::Receiver<News>,
     dht_news: mpsc::Receiver<Vec<DhtNews>>,
+    meeting: watch::Receiver<Meeting>,
     ready: ReadyInfo,
 }
 
@@ -92,6 +93,11 @@ impl Prepared {
     /// The way to it; commands wait until it runs.
     pub fn handle(&self) -> DataHandle {
         self.handle.clone()
+    }
+
+    /// What is announced to trackers, and word of its changes.
+    pub fn meeting(&self) -> watch::Receiver<Meeting> {
+        self.meeting.clone()
     }
 
     /// Starts the thread; its end tells why it ended. Beside it: what the thread has to say by itself.
@@ -146,12 +152,14 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let (teller, news) = mpsc::channel(NEWS);
     let (dht_teller, dht_news) = mpsc::channel(task::NEWS);
     let dht = DhtLine::new(in_dht.then_some(dht_teller));
+    let (told, meeting) = watch::channel(Meeting::default());
     let (handle, commands) = DataHandle::new(Arc::clone(&wake));
     let thread = DataThread {
         tun,
         adapter: Adapter::new(netstack, overlay, Vec::new(), policy),
         interfaces,
         control: Control::new(Joins::new(own, teller), dht),
+        meeting: told,
         commands,
         wake,
         packet: vec![0; TUN_BUFFER],
@@ -165,6 +173,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         handle,
         news,
         dht_news,
+        meeting,
         ready,
     })
 }
@@ -340,6 +349,7 @@ struct DataThread {
     adapter: Adapter<AnodeOverlay>,
     interfaces: Interfaces,
     control: Control,
+    meeting: watch::Sender<Meeting>,
     commands: Receiver<Command>,
     wake: Arc<Wake>,
     packet: Vec<u8>,
@@ -375,6 +385,7 @@ impl DataThread {
             }
             self.adapter.exchange(now);
             self.control.settle(now, &mut self.adapter);
+            self.tell_meeting();
             self.adapter.transmit(now);
             self.fill_tun(now);
             self.wait(more);
@@ -434,6 +445,19 @@ impl DataThread {
             }
         }
         false
+    }
+
+    /// What is announced to trackers has changed.
+    fn tell_meeting(&mut self) {
+        let overlay = self.adapter.first();
+        if overlay.take_rendezvous_changed() {
+            self.meeting.send_replace(Meeting {
+                own: overlay.endpoints().into_iter().filter_map(udp).collect(),
+                external: overlay.external_endpoints(),
+                deprecated: self.interfaces.deprecated().to_vec(),
+                searching: overlay.is_searching(),
+            });
+        }
     }
 
     /// Until something is readable or due; with more work waiting, only a look at what is readable.

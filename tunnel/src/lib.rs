@@ -5,6 +5,7 @@
 //!   │
 //!   ├── config, value, names           flags and files to checked values, with the place of what is wrong
 //!   ├── zone                           the zone file: fetched, judged, kept, made
+//!   ├── tracker                        meeting peers at BitTorrent trackers, and being one
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
 //!   ├── dht                           the DHTs: [[dht]], the task that drives them
@@ -33,6 +34,7 @@ pub mod output;
 pub mod policy;
 pub mod relay;
 pub mod state;
+pub mod tracker;
 pub mod value;
 pub mod zone;
 

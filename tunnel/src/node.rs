@@ -34,6 +34,8 @@ use crate::policy::{Inbound, Policy};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{self, LockedState, learnt, registered, sessions};
+use crate::tracker::meet::MeetPlan;
+use crate::tracker::role::{self, Services};
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
 
@@ -132,6 +134,10 @@ pub struct Plan {
     pub unsaved: Option<Unsaved>,
     /// Names for the programs of this machine.
     pub dns: DnsPlan,
+    /// Meeting others at trackers.
+    pub meet: Option<MeetPlan>,
+    /// Being a tracker; bound, and not served yet.
+    pub tracker: Option<role::Prepared>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
 }
@@ -206,6 +212,7 @@ async fn live(
     };
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
+    let meeting = prepared.meeting();
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
     // The last moment with one thread: all that are started from here on are as confined as this one.
@@ -230,6 +237,14 @@ async fn live(
     ));
     let (zone, asks) = ZoneDesk::new(&keeper);
     let (dht, dht_asks) = DhtDesk::new();
+    let meet = match plan.meet {
+        Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
+        None => None,
+    };
+    let services = Services {
+        meet: meet.as_ref().map(|meet| Arc::clone(&meet.counters)),
+        tracker: plan.tracker.map(role::Prepared::start).transpose()?,
+    };
     let control = Arc::new(Control {
         data: data.clone(),
         address,
@@ -239,6 +254,7 @@ async fn live(
         since: Instant::now(),
         desk,
         names: Arc::clone(&names),
+        services,
         zone,
         dht,
         access: Mutex::new(in_force),
@@ -282,6 +298,9 @@ async fn live(
         dht.abort();
     }
     responder.stop().await;
+    if let Some(meet) = meet {
+        meet.stop().await;
+    }
     zone.abort();
     memory.abort();
     registrations.abort();
@@ -311,6 +330,7 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
             Ok(done) => tracing::info!("policy reloaded: {}", done.text()),
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
         }
+        control.reload_tracker();
         control.zone.look_soon();
     }
 }
@@ -349,14 +369,14 @@ fn flatten(result: Result<Result<(), Error>, oneshot::error::RecvError>) -> Resu
 }
 
 /// The signals that a node hears.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn install() -> Result<Self, Error> {
+    pub(crate) fn install() -> Result<Self, Error> {
         let install = |kind| signal(kind).map_err(Error::io("cannot handle signals"));
         Ok(Self {
             interrupt: install(SignalKind::interrupt())?,
@@ -365,7 +385,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.terminate.recv() => Asked::Stop,
@@ -379,7 +399,7 @@ impl Signals {
 }
 
 /// What a signal wants.
-enum Asked {
+pub(crate) enum Asked {
     Stop,
     Reload,
 }

@@ -199,9 +199,12 @@ impl Node {
             .set(Timer::Contact(target), contact.deadline(), "contact");
         self.contacts.open.insert(target, contact);
         match known {
-            Some(peer) => self.probe_if_wanted(now, peer),
+            Some(peer) => {
+                self.want(now, peer);
+                self.probe_if_wanted(now, peer);
+            }
             None => {
-                self.want(target);
+                self.ask_dht(target);
                 self.handle_contact_timer(now, target);
             }
         }
@@ -282,7 +285,7 @@ impl Node {
         };
         let started = contact.started;
         if now < started + PLAIN_AFTER {
-            self.want(target);
+            self.ask_dht(target);
             let next = started + PLAIN_AFTER;
             return self.timers.set(Timer::Contact(target), next, "contact");
         }
@@ -323,7 +326,7 @@ impl Node {
     }
 
     /// Has the DHT asked, once for each search.
-    fn want(&mut self, target: Ipv6Addr) {
+    fn ask_dht(&mut self, target: Ipv6Addr) {
         if let Some(contact) = self.contacts.open.get_mut(&target)
             && !std::mem::replace(&mut contact.wanted, true)
         {

@@ -171,6 +171,8 @@ counters! {
     size_probes,
     /// Times that full packets no longer passed a path (RFC 8899 §4.3).
     black_holes,
+    /// Presence EPIs that were answered with a question.
+    rx_presences,
     /// The network refused a packet: unreachable, too big, no buffer.
     tx_refused,
 }

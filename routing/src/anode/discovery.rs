@@ -30,9 +30,18 @@ pub(super) struct Checks {
     netid: Option<(u32, PeerRef)>,
 }
 
+/// A place where a peer may be that is no path yet, for all that is known.
+#[derive(Clone, Copy)]
+pub(super) struct Candidate {
+    pub to: Place,
+    pub socket: usize,
+}
+
 struct Check {
     peer: PeerRef,
     spot: Spot,
+    /// An answer makes a path of the place.
+    candidate: bool,
     sent: Instant,
     /// It was sent inside a session: only then is its answer a proof for traffic (Q25).
     sealed: bool,
@@ -79,6 +88,47 @@ impl Node {
         if !sealed && self.config.security.plain != Plain::Only {
             self.greet(now, peer, endpoint, socket);
         }
+        let check = Check {
+            peer,
+            spot,
+            candidate: false,
+            sent: now,
+            sealed,
+        };
+        self.ask(now, digit, check);
+    }
+
+    /// Asks a place that somebody else has named whether the peer is there: nothing goes along, and the place is kept only
+    /// if the peer answers (discovery.md §3).
+    pub(super) fn send_candidate_check(
+        &mut self,
+        now: Instant,
+        peer: PeerRef,
+        candidate: Candidate,
+    ) {
+        let Candidate { to, socket } = candidate;
+        if !self.reaches(socket, &to) {
+            self.counters.refused_endpoints += 1;
+            return;
+        }
+        let Some(entry) = self.peers.get(peer) else {
+            return;
+        };
+        let check = Check {
+            peer,
+            spot: Spot {
+                endpoint: to,
+                socket,
+                through: Through::Direct,
+            },
+            candidate: true,
+            sent: now,
+            sealed: entry.is_sealed(),
+        };
+        self.ask(now, PeerId::ANY, check);
+    }
+
+    fn ask(&mut self, now: Instant, digit: PeerId, check: Check) {
         self.checks.expire(now);
         if self.checks.open.len() >= self.config.limits.checks {
             self.counters.dropped_checks += 1;
@@ -88,19 +138,12 @@ impl Node {
         while self.checks.open.contains_key(&id) {
             id = self.rng.next_u32();
         }
-        self.checks.open.insert(
-            id,
-            Check {
-                peer,
-                spot,
-                sent: now,
-                sealed,
-            },
-        );
+        let (peer, spot) = (check.peer, check.spot);
+        self.checks.open.insert(id, check);
         self.checks.order.push_back((now, id));
         let destination = Destination {
-            to: endpoint,
-            socket,
+            to: spot.endpoint,
+            socket: spot.socket,
             source: None,
         };
         let question = Message::EpcReq { id };
@@ -119,7 +162,8 @@ impl Node {
             return;
         }
         if arrival.hop_count == 0 {
-            return self.reply(now, sender, &arrival, &reply);
+            self.reply(now, sender, &arrival, &reply);
+            return self.ask_back(now, sender, &arrival);
         }
         self.answer_over_relays(now, sender, &arrival, &reply);
     }
@@ -143,6 +187,13 @@ impl Node {
         let Some(peer) = self.peers.get_mut(sender) else {
             return;
         };
+        if check.candidate {
+            let Spot {
+                endpoint, socket, ..
+            } = check.spot;
+            peer.sources.tracker = true;
+            peer.add_path(now, endpoint, socket, Origin::Tracker);
+        }
         let of_check = |path: &&mut Path| check.spot.is_same(path);
         let Some(path) = peer.paths.iter_mut().find(of_check) else {
             self.counters.epc_unexpected += 1;
@@ -161,6 +212,7 @@ impl Node {
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(sender);
+            self.candidate_proven(now, sender, &from);
         }
         if first {
             self.tell_persist();
@@ -269,7 +321,7 @@ impl Node {
 
     pub(super) fn handle_netid(
         &mut self,
-        _now: Instant,
+        now: Instant,
         sender: PeerRef,
         id: u32,
         endpoint: Endpoint,
@@ -288,6 +340,7 @@ impl Node {
             self.external.pop_front();
         }
         self.external.push_back(seen);
+        self.rendezvous_moved(now);
     }
 
     /// Asks peers that can be reached who holds a synthetic address.

@@ -180,7 +180,7 @@ impl Node {
         }
     }
 
-    fn send_beacon(&mut self, destination: Destination) {
+    pub(super) fn send_beacon(&mut self, destination: Destination) {
         let header = Header {
             hop_count: 0,
             flags: 0,
@@ -225,6 +225,9 @@ impl Node {
                     ..
                 })
             );
+        if is_beacon && self.is_presence(&way.from) {
+            return self.handle_presence(now, way, sender);
+        }
         if !self.config.lan
             || !is_beacon
             || !self.is_neighbour(&way.from)
@@ -312,6 +315,11 @@ impl Node {
         };
         self.lan.replies.push((at, to));
         self.timers.set(Timer::Lan, at, "beacon");
+    }
+
+    /// Not of a neighbour: then it may be of somebody who has found us at a tracker.
+    fn is_presence(&self, from: &Place) -> bool {
+        self.meets() && !(self.config.lan && self.is_neighbour(from))
     }
 
     fn is_neighbour(&self, from: &Place) -> bool {

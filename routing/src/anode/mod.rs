@@ -3,7 +3,7 @@
 //! ```text
 //!  handle_datagram ─▶ receive ─┬─ sealing (sessions) ─────┬─▶ discovery   EPC, EPI, NETID, WHOIS, ERROR
 //!                        │     └─ guard (MAC) ── peers ───┼─▶ ping        PING, PONG
-//!                        └─ lan (beacons)                 ├─▶ datagram    DGRAM, IPPKT
+//!                        └─ lan (beacons), rendezvous     ├─▶ datagram    DGRAM, IPPKT
 //!  open, write, ping … ─▶ contact (lookup, first path) ───┴─▶ streams     S_*
 //!                                                             │
 //!  poll_transmit ◀── output (batches) ◀── control, datagrams ─┘          timers ─▶ deadline
@@ -30,6 +30,7 @@ mod receive;
 mod refusal;
 mod relay;
 mod relays;
+mod rendezvous;
 mod sealing;
 #[cfg(test)]
 mod sim;
@@ -50,6 +51,7 @@ pub use path::{INITIAL_PACKET, Origin};
 pub use place::{Place, Transport};
 pub use relay::{Onward, Registration};
 pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
+pub use rendezvous::RendezvousCounters;
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
 
 use crate::overlay::{Failure, OverlayEvent};
@@ -69,6 +71,7 @@ use rand_core::CryptoRng;
 use receive::Arrival;
 use relay::Relay;
 use relays::{Registrations, ZoneRelays};
+use rendezvous::Rendezvous;
 use sealing::Sealing;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -109,6 +112,7 @@ pub struct Node {
     zone_relays: Vec<ZoneRelays>,
     registrations: Registrations,
     relay: Option<Box<Relay>>,
+    rendezvous: Rendezvous,
     forwarded: Queue,
     scratch: Vec<u8>,
 }
@@ -211,6 +215,7 @@ impl Node {
             zone_relays: Vec::new(),
             registrations: Registrations::default(),
             relay,
+            rendezvous: Rendezvous::default(),
             forwarded: Queue::new(limits.forwarded_bytes),
             scratch: Vec::new(),
             config,
@@ -267,6 +272,7 @@ impl Node {
             self.announce(now);
             self.check_all_paths(now);
             self.doubt_registrations(now);
+            self.rendezvous_moved(now);
         }
     }
 
@@ -322,6 +328,7 @@ impl Node {
         self.schedule_peer(now, found);
         if pinned {
             self.trust(&address);
+            self.want(now, found);
         }
         self.probe_if_wanted(now, found);
     }
@@ -515,6 +522,7 @@ impl Node {
                 Timer::Lan => self.handle_lan_timer(now),
                 Timer::Relay => self.handle_relay_timer(now),
                 Timer::Registration => self.handle_registration_timer(now),
+                Timer::Rendezvous => self.handle_rendezvous_timer(now),
             }
         }
     }
@@ -579,6 +587,9 @@ impl Node {
         self.search_packet_size(now, found);
         if silent || unanswered {
             self.doubt_relays(now, found);
+        }
+        if lost {
+            self.want(now, found);
         }
         if lost && in_use {
             // Whoever waits for this peer is told when no candidate answers either.

@@ -34,6 +34,8 @@ pub enum Origin {
     Nominated,
     /// A relay of its zone that stands for it (A22).
     Relay,
+    /// A tracker named the place, and the peer has answered from there.
+    Tracker,
 }
 
 impl Origin {
@@ -326,8 +328,13 @@ impl Path {
             State::Proven {
                 at,
                 check: Check::Quiet,
-            } => in_use.then_some(at + CHECK_AFTER),
+            } => (in_use || self.is_held_open()).then_some(at + CHECK_AFTER),
         }
+    }
+
+    /// Nobody but a tracker could lead the two together again: both ends' NATs are kept open, idle or not.
+    fn is_held_open(&self) -> bool {
+        self.origin == Origin::Tracker
     }
 
     /// Its deadline has passed.

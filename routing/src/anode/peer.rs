@@ -50,6 +50,8 @@ pub(super) struct Sources {
     pub zone: bool,
     /// Its record, or its answer, in a DHT.
     pub dht: bool,
+    /// It was met at a tracker.
+    pub tracker: bool,
 }
 
 impl Sources {
@@ -62,6 +64,7 @@ impl Sources {
             (self.peer, "peer"),
             (self.zone, "zone"),
             (self.dht, "dht"),
+            (self.tracker, "tracker"),
         ]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))

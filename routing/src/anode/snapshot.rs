@@ -3,6 +3,7 @@ use super::path::{Origin, Path, Through};
 use super::peer::{Peer, Standing};
 use super::{Node, Place, Timer, Transport};
 use crate::overlay::{Failure, PathKind};
+use anode_stream::Pool;
 use anode_wire::address::{is_synthetic, split_digit};
 use anode_wire::{Address, PeerId};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -97,6 +98,11 @@ impl Node {
     /// Streams in the table, those that only linger included.
     pub fn stream_count(&self) -> usize {
         self.streams.len()
+    }
+
+    /// The memory that all streams share.
+    pub fn stream_memory(&self) -> &Pool {
+        &self.config.stream.pool
     }
 
     /// Where others have seen us (NETID), latest last.

@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Relay,
     /// Our own registrations with relays.
     Registration,
+    /// Probes of what trackers have named.
+    Rendezvous,
 }
 
 #[derive(Default)]

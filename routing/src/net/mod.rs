@@ -9,9 +9,12 @@ pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLim
 
 use crate::anode::{
     Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
-    Registration, RelayConfig, RelaySnapshot, Timestamp, TransmitBatch, ZoneRelay,
+    Registration, RelayConfig, RelaySnapshot, RendezvousCounters, Timestamp, TransmitBatch,
+    ZoneRelay,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
+use crate::tracker::Cidr;
+use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use ethernet::Links;
 use lan::BeaconSockets;
@@ -212,6 +215,11 @@ impl AnodeOverlay {
         self.node.stream_count()
     }
 
+    /// The memory that all streams share.
+    pub fn stream_memory(&self) -> &Pool {
+        self.node.stream_memory()
+    }
+
     /// What was counted.
     pub fn counters(&self) -> Counters {
         self.node.counters()
@@ -351,6 +359,39 @@ impl AnodeOverlay {
     /// See [`Node::places_changed`].
     pub fn places_changed(&self) -> u64 {
         self.node.places_changed()
+    }
+
+    /// Switches meeting at trackers on or off; see [`Node::set_rendezvous`].
+    pub fn set_rendezvous(&mut self, now: Instant, deny: Option<Vec<Cidr>>) {
+        self.node.set_rendezvous(now, deny);
+    }
+
+    /// Endpoints that a tracker has named; see [`Node::add_candidates`].
+    pub fn add_candidates(&mut self, now: Instant, endpoints: &[SocketAddr], tracker: IpAddr) {
+        let own = self.endpoints().into_iter();
+        let own = own.filter_map(|own| Place::from_endpoint(&own)?.udp());
+        let own = own.chain(self.node.external_endpoints()).collect();
+        self.node.add_candidates(now, endpoints, tracker, own);
+    }
+
+    /// Searches for a peer by trackers; see [`Node::search`].
+    pub fn search(&mut self, now: Instant, address: &Address) -> bool {
+        self.node.search(now, address)
+    }
+
+    /// Whether peers are being searched for.
+    pub fn is_searching(&self) -> bool {
+        self.node.is_searching()
+    }
+
+    /// Whether what is to be announced may have changed; see [`Node::take_rendezvous_changed`].
+    pub fn take_rendezvous_changed(&mut self) -> bool {
+        self.node.take_rendezvous_changed()
+    }
+
+    /// What meeting at trackers has counted.
+    pub fn rendezvous_counters(&self) -> RendezvousCounters {
+        self.node.rendezvous_counters()
     }
 
     /// Where others have seen us.

@@ -28,7 +28,7 @@ fn main() {
     println!("| RTT | buffer | streams | shares | queue median | p99 | dropped |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for round_trip in [20, 100] {
-        for buffer in [0.25, 1.0, 4.0] {
+        for buffer in [0.1, 0.25, 1.0, 4.0] {
             for algorithms in SETS {
                 let bottleneck = Bottleneck {
                     rate: RATE,

@@ -3,6 +3,8 @@
 
 /// Payloads are packed into blocks of this size (a larger payload gets a block of its own).
 const BLOCK: usize = 16 * 1024;
+/// Empty blocks kept at least.
+const KEPT: usize = 4;
 
 /// Where a payload lies.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +25,9 @@ struct Block {
 #[derive(Default, Debug)]
 pub(crate) struct Hold {
     blocks: Vec<Block>,
+    /// Blocks with nothing in them, and places of blocks that were given back.
     free: Vec<u32>,
+    vacant: Vec<u32>,
     current: Option<u32>,
     allocated: usize,
 }
@@ -65,11 +69,29 @@ impl Hold {
             return None;
         }
         self.allocated += size;
-        self.blocks.push(Block {
+        let block = Block {
             bytes: Vec::with_capacity(size),
             live: 0,
-        });
+        };
+        if let Some(index) = self.vacant.pop() {
+            self.blocks[index as usize] = block;
+            return Some(index);
+        }
+        self.blocks.push(block);
         Some((self.blocks.len() - 1) as u32)
+    }
+
+    /// Bytes that would have to be allocated, beside those that are, to store a payload.
+    pub(crate) fn cost(&self, len: usize) -> usize {
+        let fits = |index: &u32| {
+            let bytes = &self.blocks[*index as usize].bytes;
+            bytes.capacity() - bytes.len() >= len
+        };
+        if self.current.iter().chain(self.free.last()).any(fits) {
+            0
+        } else {
+            len.max(BLOCK)
+        }
     }
 
     fn retire_current(&mut self) {
@@ -80,9 +102,22 @@ impl Hold {
         }
     }
 
+    /// A block is empty: it is kept while as many are in use, else given back.
     fn recycle(&mut self, index: u32) {
+        let in_use = self.blocks.len() - self.vacant.len() - self.free.len();
         self.blocks[index as usize].bytes.clear();
         self.free.push(index);
+        // Two at a time, so that those kept become fewer with those in use.
+        for _ in 0..2 {
+            if self.free.len() <= in_use.max(KEPT) {
+                return;
+            }
+            if let Some(index) = self.free.pop() {
+                let bytes = std::mem::take(&mut self.blocks[index as usize].bytes);
+                self.allocated -= bytes.capacity();
+                self.vacant.push(index);
+            }
+        }
     }
 
     /// The payload at `place`.
@@ -138,6 +173,26 @@ mod tests {
             assert!(stored < 100);
         }
         assert!(hold.memory() <= 80 * 1024);
+    }
+
+    #[test]
+    fn what_a_large_hole_took_is_given_back_when_it_is_filled() {
+        let mut hold = Hold::default();
+        let mut places = Vec::new();
+        assert_eq!(hold.cost(1000), BLOCK);
+        for round in 0..3 {
+            for _ in 0..4000 {
+                places.push(hold.store(&[round; 1000], 8 << 20).unwrap());
+            }
+            assert!(hold.memory() > 4_000_000);
+            for place in places.drain(..) {
+                assert_eq!(hold.get(place), [round; 1000]);
+                hold.remove(place);
+            }
+            assert!(hold.memory() < 200_000, "{}", hold.memory());
+            assert!(hold.blocks.len() < 300, "places are used again");
+        }
+        assert_eq!(hold.cost(1000), 0);
     }
 
     #[test]

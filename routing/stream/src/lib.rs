@@ -13,6 +13,7 @@
 //!  │   ├ rtt, rate: what the path does │                                    │
 //!  │   ├ congestion: CUBIC, BBR, Reno  │  seq: 32 bits on the wire ⇄ 64 in  │
 //!  │   └ pacing                        │  ranges, ring: the containers      │
+//!  │                                   │  pool: memory shared by all streams│
 //!  └───────────┬───────────────────────────────┬────────────────────────────┘
 //!              ▼                               ▲
 //!        poll_transmit, deadline         handle, handle_timeout
@@ -27,6 +28,7 @@ mod acks;
 pub mod congestion;
 mod hold;
 mod pacing;
+mod pool;
 mod ranges;
 mod rate;
 mod recovery;
@@ -40,9 +42,11 @@ mod stateless;
 mod stream;
 
 pub use congestion::Algorithm;
+pub use pool::{DEFAULT_BUDGET, Pool};
 pub use stateless::{refusal_for, reset_for};
 pub use stream::{Stream, Transmit};
 
+use recv::LARGEST_WINDOW;
 use std::time::Duration;
 
 /// Tunables; `Default` is what the program uses.
@@ -50,9 +54,10 @@ use std::time::Duration;
 pub struct Config {
     /// Receive window in bytes before tuning has seen anything.
     pub initial_window: usize,
-    /// Largest receive window in bytes (at most 65,535 × 1,024). It is reached only while the reader keeps up.
+    /// Largest receive window in bytes (at most 65,535 × 1,024). It is reached only while the reader keeps up, a round
+    /// trip brings enough to need it, and `pool` has the memory.
     pub max_window: usize,
-    /// Largest send buffer in bytes. It is twice the congestion window until then.
+    /// Largest send buffer in bytes. It is twice the congestion window until then, and less when `pool` is short.
     pub max_send_buffer: usize,
     /// A stream with data outstanding and no progress for this long ends with reason 3 (D37: 120 s).
     pub stall_timeout: Duration,
@@ -62,6 +67,8 @@ pub struct Config {
     pub zero_window_timeout: Duration,
     /// How long a stream that both sides have closed still acknowledges repeats (D35: 60 s).
     pub linger: Duration,
+    /// The memory that this stream shares with all others that were given a clone of it.
+    pub pool: Pool,
     /// Congestion control; docs/benchmarks/streams.md has the measurements behind the default.
     pub congestion: Algorithm,
 }
@@ -70,11 +77,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             initial_window: 256 * 1024,
-            max_window: 16 * 1024 * 1024,
-            max_send_buffer: 16 * 1024 * 1024,
+            max_window: LARGEST_WINDOW,
+            max_send_buffer: 64 * 1024 * 1024,
             stall_timeout: Duration::from_secs(120),
             zero_window_timeout: Duration::from_secs(2 * 60 * 60),
             linger: Duration::from_secs(60),
+            pool: Pool::default(),
             congestion: Algorithm::default(),
         }
     }

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 /// The bucket holds what is sent in this time, within the two bounds below.
 const BURST_TIME: Duration = Duration::from_millis(1);
+/// A wake-up may come this late, and what should have left meanwhile is made good. Without that, a timer that is late by
+/// a tenth of the burst takes a tenth of the rate.
+const LATEST_WAKE_UP: Duration = Duration::from_millis(4);
 const SMALLEST_BURST_PACKETS: i64 = 10;
 const LARGEST_BURST: i64 = 512 * 1024;
 /// Round trips below this are not paced: the timer is no finer than what it would spread.
@@ -20,6 +23,8 @@ pub(crate) struct Pacer {
     /// Below zero by what the last packet overdrew.
     tokens: i64,
     filled: Instant,
+    /// Something waits for its turn since then: what the bucket does not hold is not lost.
+    held: bool,
 }
 
 impl Pacer {
@@ -30,6 +35,7 @@ impl Pacer {
             quantum: 0,
             tokens: 0,
             filled: now,
+            held: false,
         }
     }
 
@@ -62,7 +68,7 @@ impl Pacer {
         );
         self.quantum = in_time.clamp(mss, self.burst / 2);
         self.tokens = if was_paced {
-            self.tokens.min(self.burst)
+            self.tokens.min(self.most())
         } else {
             self.burst
         };
@@ -74,18 +80,35 @@ impl Pacer {
         // Below one byte the time keeps counting.
         if gained > 0 {
             let gained = i64::try_from(gained).unwrap_or(i64::MAX);
-            self.tokens = self.tokens.saturating_add(gained).min(self.burst);
+            self.tokens = self.tokens.saturating_add(gained).min(self.most());
             self.filled = now;
         }
     }
 
+    /// What the bucket holds.
+    fn most(&self) -> i64 {
+        let late = if self.held {
+            (self.rate as f64 * LATEST_WAKE_UP.as_secs_f64()) as i64
+        } else {
+            0
+        };
+        self.burst.saturating_add(late)
+    }
+
     /// Whether a packet may leave now. A packet may overdraw the bucket by its own size.
     pub(crate) fn may_send(&mut self, now: Instant) -> bool {
-        if self.rate == 0 || self.tokens > 0 {
+        if self.rate == 0 {
+            return true;
+        }
+        // Not for every packet of a burst; but idleness fills the bucket once, not once more when it is empty.
+        let fresh = now.saturating_duration_since(self.filled) < BURST_TIME;
+        if self.tokens > 0 && fresh && !self.held {
             return true;
         }
         self.fill(now);
-        self.tokens >= self.quantum
+        let enough = if self.held { self.quantum } else { 1 };
+        self.held = self.tokens < enough;
+        !self.held
     }
 
     pub(crate) fn sent(&mut self, now: Instant, bytes: usize) {
@@ -97,11 +120,12 @@ impl Pacer {
             self.filled = now;
         }
         self.tokens = self.tokens.saturating_sub(bytes as i64);
+        self.held = false;
     }
 
     /// When `may_send` will say yes again.
     pub(crate) fn ready_at(&self) -> Instant {
-        if self.rate == 0 || self.tokens > 0 {
+        if self.rate == 0 || !self.held {
             return self.filled;
         }
         let missing = self.quantum.saturating_sub(self.tokens).max(0) as u128;
@@ -142,6 +166,40 @@ mod tests {
         }
         assert!((9_900_000..10_030_000).contains(&sent), "{sent}");
         assert!(largest <= 13 * 1200, "{largest}");
+    }
+
+    #[test]
+    fn a_late_wake_up_costs_no_rate_and_idleness_earns_no_burst() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(start);
+        pacer.set_rate(start, 100_000_000, Some(Duration::from_millis(20)), 1200);
+        let mut drain = |now: Instant| {
+            let mut sent = 0u64;
+            while pacer.may_send(now) {
+                pacer.sent(now, 1200);
+                sent += 1200;
+            }
+            sent
+        };
+        drain(start);
+        let mut sent = 0;
+        for wake in 1..=100 {
+            sent += drain(start + Duration::from_millis(3 * wake));
+        }
+        assert!(
+            (29_000_000..=30_100_000).contains(&sent),
+            "{sent} in 300 ms"
+        );
+        let mut pacer = Pacer::new(start);
+        pacer.set_rate(start, 100_000_000, Some(Duration::from_millis(20)), 1200);
+        pacer.sent(start, 1200);
+        let later = start + Duration::from_secs(1);
+        let mut sent = 0;
+        while pacer.may_send(later) {
+            pacer.sent(later, 1200);
+            sent += 1200;
+        }
+        assert!(sent <= 102_000, "{sent}: nobody had waited");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The receiving half: puts packets in order, bounds what it holds, sizes the window it grants.
+use crate::Config;
 use crate::hold::{Hold, Place};
+use crate::pool::Claim;
 use crate::ranges::RangeSet;
 use crate::ring::Ring;
 use crate::scoreboard::MAX_SPAN;
@@ -14,8 +16,9 @@ pub(crate) const WINDOW_UNIT: usize = 1024;
 pub(crate) const LARGEST_WINDOW: usize = 65_535 * WINDOW_UNIT;
 /// The window is measured over no less than this.
 const SHORTEST_EPOCH: Duration = Duration::from_millis(2);
-/// The window is this many times what the program read in a round trip: slow start doubles, and one more for safety.
-const HEADROOM: usize = 4;
+/// The window is this many times what came in a round trip of the handshake: slow start doubles, a repair takes a round
+/// trip (and another when it is lost as well), and a queue on the way makes round trips several times longer than that one.
+const HEADROOM: usize = 8;
 
 /// What became of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,9 +56,11 @@ pub(crate) struct Receiver {
     held: RangeSet,
     hold: Hold,
     held_bytes: usize,
-    /// Bytes of the window, as grown so far, and its bound.
+    /// Bytes of the window: at first, as grown so far, and its bound.
+    first_limit: usize,
     limit: usize,
     max_limit: usize,
+    claim: Claim,
     /// Bytes received in order, read, and the end of the window granted last.
     received: u64,
     read: u64,
@@ -63,12 +68,13 @@ pub(crate) struct Receiver {
     /// Where the peer's close stands.
     close: Option<u64>,
     epoch: Instant,
-    epoch_read: u64,
+    epoch_progress: u64,
 }
 
 impl Receiver {
-    pub(crate) fn new(now: Instant, isn: u32, initial: usize, max: usize) -> Self {
-        let max_limit = max.clamp(WINDOW_UNIT, LARGEST_WINDOW);
+    pub(crate) fn new(now: Instant, isn: u32, config: &Config) -> Self {
+        let max_limit = config.max_window.clamp(WINDOW_UNIT, LARGEST_WINDOW);
+        let first_limit = config.initial_window.clamp(WINDOW_UNIT, max_limit);
         Self {
             isn,
             next: 1,
@@ -77,14 +83,16 @@ impl Receiver {
             held: RangeSet::default(),
             hold: Hold::default(),
             held_bytes: 0,
-            limit: initial.clamp(WINDOW_UNIT, max_limit),
+            first_limit,
+            limit: first_limit,
             max_limit,
+            claim: Claim::new(&config.pool),
             received: 0,
             read: 0,
             granted: 0,
             close: None,
             epoch: now,
-            epoch_read: 0,
+            epoch_progress: 0,
         }
     }
 
@@ -143,8 +151,34 @@ impl Receiver {
             && now >= left + (self.limit as u64 / 4).max(WINDOW_UNIT as u64)
     }
 
-    /// A payload arrived. Memory is bounded: in order by the window, out of order by the window and `MAX_SPAN`.
+    /// A payload arrived. Memory is bounded: in order by the window, out of order by the window and `MAX_SPAN`, all by
+    /// the pool, but for one payload, so that a stream gets on whatever the others hold.
     pub(crate) fn data(&mut self, position: u64, payload: &[u8]) -> Arrival {
+        let arrival = self.take(position, payload);
+        self.charge();
+        arrival
+    }
+
+    /// Whether there is memory to allocate for a payload.
+    fn affords(&self, cost: usize) -> bool {
+        let affords = cost == 0 || cost <= self.claim.room(self.memory());
+        if !affords {
+            self.claim.count_refused();
+        }
+        affords
+    }
+
+    /// Holds what is allocated, and what a window beyond the first one has promised.
+    fn charge(&mut self) {
+        let promised = if self.limit > self.first_limit {
+            self.limit
+        } else {
+            0
+        };
+        self.claim.set(self.memory().max(promised));
+    }
+
+    fn take(&mut self, position: u64, payload: &[u8]) -> Arrival {
         if self.close.is_some_and(|close| position >= close) {
             return Arrival::Contradiction;
         }
@@ -154,6 +188,9 @@ impl Receiver {
         if position == self.next {
             // Payloads beyond the hole do not count here: a peer that overran its window must not block itself.
             if self.ring.len() + payload.len() > self.limit.max(self.granted_left()) {
+                return Arrival::BeyondWindow;
+            }
+            if self.ring.len() > 0 && !self.affords(self.ring.cost(payload.len())) {
                 return Arrival::BeyondWindow;
             }
             let filled = !self.slots.is_empty();
@@ -169,6 +206,9 @@ impl Receiver {
         let ahead = position - self.next;
         let used = self.ring.len() + self.held_bytes + payload.len();
         if ahead >= MAX_SPAN || used > self.limit.max(self.granted_left()) {
+            return Arrival::BeyondWindow;
+        }
+        if !self.affords(self.hold.cost(payload.len())) {
             return Arrival::BeyondWindow;
         }
         let Some(place) = self.hold.store(payload, 2 * self.limit) else {
@@ -256,11 +296,16 @@ impl Receiver {
         }
         self.ring.consume(taken);
         self.read += taken as u64;
+        if self.ring.capacity() > 2 * self.limit {
+            self.ring.shrink(self.limit);
+            self.charge();
+        }
         taken
     }
 
     /// Grows the window while the reader keeps up: dynamic right-sizing. Once a round trip the window becomes a
-    /// multiple of what was read in it, if that is more.
+    /// multiple of what came in it, if that is more. What waits behind a hole counts as what was read does: otherwise
+    /// every loss would hold the window back for the round trip that its repair takes.
     pub(crate) fn tune(&mut self, now: Instant, rtt: Option<Duration>) {
         let elapsed = now.saturating_duration_since(self.epoch);
         let rtt = rtt
@@ -269,30 +314,44 @@ impl Receiver {
         if elapsed < rtt {
             return;
         }
+        let progress = self.read + self.held_bytes as u64;
+        let came = progress.saturating_sub(self.epoch_progress);
         // An epoch that a pause stretched says less.
-        let read =
-            (self.read - self.epoch_read) as f64 * (rtt.as_secs_f64() / elapsed.as_secs_f64());
-        let wanted = (read as usize).saturating_mul(HEADROOM).min(self.max_limit);
-        if wanted > self.limit {
-            self.limit = wanted;
-        }
+        let came = came as f64 * (rtt.as_secs_f64() / elapsed.as_secs_f64());
+        let wanted = (came as usize).saturating_mul(HEADROOM).min(self.max_limit);
+        self.set_limit(self.limit.max(wanted));
         self.epoch = now;
-        self.epoch_read = self.read;
+        self.epoch_progress = progress;
+    }
+
+    /// The window becomes `wanted`, or less if the pool is short; not less than the first one.
+    fn set_limit(&mut self, wanted: usize) {
+        let most = self.claim.share().max(self.first_limit).min(self.max_limit);
+        if wanted > most {
+            self.claim.count_short();
+        }
+        self.limit = wanted.min(most);
+        self.charge();
     }
 
     /// Bounds the window anew; what was granted stays granted.
     pub(crate) fn set_max_limit(&mut self, max: usize) {
         self.max_limit = max.clamp(WINDOW_UNIT, LARGEST_WINDOW);
         self.limit = self.limit.min(self.max_limit);
+        self.charge();
     }
 
-    /// Gives memory back while nothing is held.
-    pub(crate) fn release(&mut self) {
+    /// Gives memory back while nothing is held, and the window with it. True: the peer should hear of that.
+    pub(crate) fn release(&mut self) -> bool {
         self.ring.release();
         if self.held.is_empty() {
             self.hold.clear();
             self.slots = VecDeque::new();
         }
+        let shrinks = self.limit > self.first_limit;
+        self.limit = self.limit.min(self.first_limit);
+        self.charge();
+        shrinks && self.close.is_none()
     }
 
     /// Drops what is out of order and will never be in order.
@@ -301,6 +360,7 @@ impl Receiver {
         self.slots = VecDeque::new();
         self.held.clear();
         self.held_bytes = 0;
+        self.charge();
     }
 
     /// Bytes allocated, about.

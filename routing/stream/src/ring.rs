@@ -2,6 +2,8 @@
 
 /// The first allocation of a ring.
 const SMALLEST: usize = 4096;
+/// Less than this is not worth giving back while the ring is in use.
+const SHRUNK: usize = 256 * 1024;
 
 /// First in, first out. Capacity is a power of two, so an index is a mask away.
 #[derive(Default, Debug)]
@@ -35,11 +37,35 @@ impl Ring {
     }
 
     fn grow(&mut self, needed: usize) {
-        let mut bigger = vec![0; needed.next_power_of_two().max(SMALLEST)];
+        self.reallocate(needed.next_power_of_two().max(SMALLEST));
+    }
+
+    /// Bytes that would have to be allocated, beside those that are, to append `more`.
+    pub(crate) fn cost(&self, more: usize) -> usize {
+        let needed = self.len + more;
+        if needed <= self.bytes.len() {
+            0
+        } else {
+            needed.next_power_of_two().max(SMALLEST)
+        }
+    }
+
+    /// Gives most of the memory back when the content needs an eighth of it and `wanted` bytes no more than a quarter.
+    /// The content is copied, so this pays for itself only after much has been taken out.
+    pub(crate) fn shrink(&mut self, wanted: usize) {
+        let capacity = self.bytes.len();
+        let needed = wanted.max(2 * self.len).next_power_of_two().max(SHRUNK);
+        if needed <= capacity / 4 {
+            self.reallocate(needed);
+        }
+    }
+
+    fn reallocate(&mut self, capacity: usize) {
+        let mut bytes = vec![0; capacity];
         let (a, b) = self.slices();
-        bigger[..a.len()].copy_from_slice(a);
-        bigger[a.len()..a.len() + b.len()].copy_from_slice(b);
-        self.bytes = bigger;
+        bytes[..a.len()].copy_from_slice(a);
+        bytes[a.len()..a.len() + b.len()].copy_from_slice(b);
+        self.bytes = bytes;
         self.start = 0;
     }
 
@@ -108,6 +134,22 @@ mod tests {
                 prop_assert!(a.iter().chain(b).eq(model.iter()));
             }
         }
+    }
+
+    #[test]
+    fn a_ring_in_use_gives_back_what_it_no_longer_needs() {
+        let mut ring = Ring::default();
+        ring.push(&[1; 5_000_000]);
+        assert_eq!(ring.capacity(), 8 << 20);
+        ring.consume(4_999_000);
+        ring.push(&[2; 1000]);
+        ring.shrink(4_000_000);
+        assert_eq!(ring.capacity(), 8 << 20, "wanted again soon");
+        ring.shrink(1_000_000);
+        assert_eq!(ring.capacity(), 1 << 20);
+        assert_eq!(ring.slices().0, [[1; 1000], [2; 1000]].concat());
+        assert_eq!(ring.cost(1), 0);
+        assert_eq!(ring.cost(1 << 20), 2 << 20);
     }
 
     #[test]

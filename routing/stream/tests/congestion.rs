@@ -1,7 +1,7 @@
 //! What congestion control makes of a path: how it fills it, shares it, and what it leaves of its queue.
 mod sim;
 
-use anode_stream::{Algorithm, Config};
+use anode_stream::{Algorithm, Config, Pool};
 use sim::shared::{Bottleneck, compete};
 use sim::{Link, Sim};
 use std::time::Duration;
@@ -40,6 +40,29 @@ fn bbr_is_not_slowed_by_a_loss_of_one_percent() {
     );
     assert!(bbr > 0.6, "{bbr}");
     assert!(bbr > 5.0 * cubic, "{bbr} against {cubic}");
+}
+
+#[test]
+fn random_loss_costs_bbr_little_more_than_what_is_lost() {
+    // The window has to grow behind the holes, and a lost repair waits for a second one.
+    for (round_trip, loss, least) in [
+        (20, 0.001, 0.9),
+        (20, 0.01, 0.87),
+        (20, 0.03, 0.7),
+        (100, 0.01, 0.85),
+        (100, 0.03, 0.7),
+    ] {
+        let link = Link::new(400_000_000, ms(round_trip / 2)).loss(loss);
+        let mut sim = Sim::with_config(11, link, &config(Algorithm::Bbr));
+        sim.links[1].loss = 0.0;
+        sim.ends[0].to_write = u64::MAX;
+        sim.skip_content();
+        sim.run(ms(20 * round_trip).max(s(1)), |_| false);
+        let got = sim.ends[1].got;
+        sim.run(s(2), |_| false);
+        let share = (sim.ends[1].got - got) as f64 * 8.0 / 2.0 / 400e6;
+        assert!(share > least, "{round_trip} ms, {loss}: {share}");
+    }
 }
 
 #[test]
@@ -128,6 +151,51 @@ fn a_path_of_a_gigabit_and_100_ms_is_filled_within_seconds_and_idleness_gives_th
     for end in &mut sim.ends {
         assert_eq!(end.stream().memory(), 0);
     }
+}
+
+#[test]
+fn a_pool_bounds_what_all_hold_and_a_full_one_stops_nobody() {
+    // Both ends share the pool here: a window promised and a buffer.
+    const BUDGET: usize = 4 << 20;
+    let config = Config {
+        pool: Pool::new(BUDGET),
+        ..config(Algorithm::default())
+    };
+    let link = Link::new(1_000_000_000, ms(50)).loss(0.01);
+    let mut sim = Sim::with_config(15, link, &config);
+    sim.links[1].loss = 0.0;
+    sim.ends[0].to_write = 30_000_000;
+    sim.ends[0].finish = false;
+    sim.ends[1].finish = false;
+    // For a while nobody reads: all that is promised is filled.
+    sim.ends[1].read_from = Some(sim.start + s(3));
+    assert!(sim.run(s(60), |sim| sim.ends[1].got == 30_000_000));
+    let peak = config.pool.peak();
+    assert!(peak <= BUDGET + BUDGET / 4, "{peak}");
+    assert!(peak > BUDGET / 2, "{peak}");
+    assert!(config.pool.short() > 0, "the line would take more");
+    sim.run(s(15), |_| false);
+    assert_eq!(config.pool.used(), 0, "idleness gives it back");
+    // The window went back with the memory, and grows again.
+    sim.ends[0].to_write = 60_000_000;
+    assert!(sim.run(s(60), |sim| sim.ends[1].got == 60_000_000));
+    drop(sim);
+    assert_eq!(config.pool.used(), 0);
+}
+
+#[test]
+fn what_the_pool_cannot_hold_is_dropped_counted_and_sent_again() {
+    let link = Link::new(100_000_000, ms(20)).loss(0.02);
+    let mut sim = Sim::with_config(16, link, &config(Algorithm::default()));
+    let pool = Pool::new(64 * 1024);
+    sim.ends[1].config.pool = pool.clone();
+    sim.ends[0].to_write = 2_000_000;
+    sim.ends[0].finish = false;
+    sim.ends[1].finish = false;
+    assert!(sim.run(s(120), |sim| sim.ends[1].got == 2_000_000));
+    assert!(pool.refused() > 0);
+    // What waited behind a hole is there twice while it moves.
+    assert!(pool.peak() <= 128 * 1024, "{}", pool.peak());
 }
 
 #[test]

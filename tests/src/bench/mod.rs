@@ -1,5 +1,5 @@
 //! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians. What a flood of
-//! forged packets ([`flood`]), the end of a node ([`restart`]) and relaying ([`relay`]) cost. And what goes through each of
+//! forged packets ([`flood`]), the end of a node ([`restart`]) and relaying ([`relay`]) cost, and a tracker ([`tracker`]). And what goes through each of
 //! the [`transports`].
 //!
 //! ```text
@@ -14,6 +14,7 @@ mod load;
 pub mod relay;
 mod report;
 pub mod restart;
+pub mod tracker;
 pub mod transports;
 
 pub use report::{Report, Unit};

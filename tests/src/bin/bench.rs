@@ -1,20 +1,21 @@
-//! `bench [compare|delaybox|flood|relay|restart|transports] …`: measures in the lab. Needs root.
+//! `bench [compare|delaybox|flood|relay|restart|tracker|transports] …`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
 use anode_tests::bench::compare::{self, Options};
-use anode_tests::bench::{self, Plan, delaybox, flood, relay, restart};
+use anode_tests::bench::{self, Plan, delaybox, flood, relay, restart, tracker};
 use anode_tests::lab::Lab;
 use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [compare|delaybox|flood|relay|restart|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [compare|delaybox|flood|relay|restart|tracker|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
   compare      every other overlay that is installed beside ours (bench compare --help)
   delaybox     what the lab's long line can carry
   flood        a paced flow under a flood of forged first packets
   restart      from the end of a node to traffic again
   relay        what passing packets on costs, beside a loop without logic
+  tracker      announces a second beside other trackers, memory, how soon two nodes meet by one
   transports   one TCP stream through UDP, TCP, TLS, HTTP and HTTPS, beside the plain link
   --runs N     alternations, the median counts (default 5)
   --seconds S  length of one measure (default 2)
@@ -28,6 +29,7 @@ enum Mode {
     Flood,
     Restart,
     Relay,
+    Tracker,
     Transports,
 }
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Some("flood") => mode = Mode::Flood,
         Some("restart") => mode = Mode::Restart,
         Some("relay") => mode = Mode::Relay,
+        Some("tracker") => mode = Mode::Tracker,
         Some("transports") => mode = Mode::Transports,
         _ => {}
     }
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Mode::DelayBox => println!("{}", delaybox::run(&plan)),
         Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
         Mode::Relay => println!("{}", relay::run(&lab, &plan)),
+        Mode::Tracker => println!("{}", tracker::run(&lab, &plan)),
         Mode::Transports => println!("{}", bench::transports::run(&lab, &plan)),
         Mode::Restart => println!("{}", restart::run(&lab, &plan)),
         Mode::Ratios if json => println!("{}", bench::run(&lab, &plan).json()),

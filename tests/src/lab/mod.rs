@@ -18,7 +18,7 @@ mod ns;
 mod process;
 
 pub use link::{Family, Host, Lan, cable, wired};
-pub use nat::Nat;
+pub use nat::{Filtering, Nat};
 pub use node::{Metrics, Node, NodeBuilder, anode_binary};
 pub use ns::Ns;
 pub use process::{Done, Proc, command};

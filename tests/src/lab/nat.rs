@@ -8,6 +8,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
 use std::time::Duration;
 
+/// Which packets a NAT that keeps ports lets in (RFC 4787 §5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filtering {
+    /// From anywhere, once something has left from that port.
+    EndpointIndependent,
+    /// From hosts that something was sent to.
+    AddressDependent,
+    /// From just the ports that something was sent to.
+    AddressAndPortDependent,
+}
+
 /// A symmetric NAT: another, random port for each place that is sent to, open for just that place.
 pub struct Nat {
     outside: Host,
@@ -34,6 +45,40 @@ impl Nat {
              table ip filter {\n chain forward {\n  type filter hook forward priority 0\n  iifname \"eth0\" ct state established,related accept\n  iifname \"eth0\" drop\n }\n}\n",
         );
         nat
+    }
+
+    /// From now on it gives a machine its own port outside, as long as that is free, and lets in only what answers.
+    pub fn keep_ports(&self) {
+        self.keep_ports_and_filter(Filtering::AddressAndPortDependent);
+    }
+
+    /// The same with another kind of filtering.
+    pub fn keep_ports_and_filter(&self, filtering: Filtering) {
+        let restriction = match filtering {
+            Filtering::AddressDependent => "ip saddr @sent ",
+            _ => "",
+        };
+        // A packet that the box takes for itself would leave an entry in its table, in whose way the machine behind it then
+        // gets another port: real boxes drop it, too.
+        let inwards = match filtering {
+            Filtering::AddressAndPortDependent => String::new(),
+            _ => format!(
+                " chain pre {{\n  type nat hook prerouting priority -100\n  iifname \"eth0\" meta l4proto udp {restriction}dnat to udp dport map @owner\n }}\n"
+            ),
+        };
+        self.rules(&format!(
+            "flush ruleset\ntable ip box {{\n\
+             map owner {{\n  type inet_service : ipv4_addr\n  flags dynamic,timeout\n  timeout 60s\n  size 4096\n }}\n\
+             set sent {{\n  type ipv4_addr\n  flags dynamic,timeout\n  timeout 60s\n  size 4096\n }}\n\
+             {inwards}\
+             chain input {{\n  type filter hook input priority 0\n  iifname \"eth0\" meta l4proto udp drop\n }}\n\
+             chain post {{\n  type nat hook postrouting priority 100\n  oifname \"eth0\" masquerade\n }}\n\
+             chain forward {{\n  type filter hook forward priority 0\n\
+             iifname \"in0\" meta l4proto udp update @owner {{ udp sport : ip saddr }} update @sent {{ ip daddr }}\n\
+             iifname \"eth0\" ct state established,related accept\n\
+             iifname \"eth0\" ct status dnat accept\n\
+             iifname \"eth0\" drop\n }}\n}}\n"
+        ));
     }
 
     /// A new machine behind it: 10.N.0.2, 10.N.0.3, …

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::control::api::{Source, TICKET_LIFETIME_MAX_S};
+use crate::control::api::TICKET_LIFETIME_MAX_S;
 use crate::dht::config::OverlayName;
 use crate::dht::text::KindText;
 use anode_wire::zonefile::{MAX_TTL, MIN_TTL, ZoneKey};
 
+use crate::tracker::{HashText, UrlText};
 use crate::value::{
     AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
     ZoneText,
@@ -65,7 +66,7 @@ pub enum Command {
     #[command(subcommand)]
     Key(Key),
     /// Where a peer is, and which source knew
-    Lookup(LookUp),
+    Lookup(LookupArgs),
     /// The IPv6 of an address or name
     Resolve(Whom),
     /// Let a peer open connections to this machine, and name it
@@ -85,6 +86,12 @@ pub enum Command {
     /// The DHT: what is stored there, and the way to it
     #[command(subcommand)]
     Dht(Dht),
+    /// Meeting at trackers: under which info hashes
+    #[command(subcommand)]
+    Rendezvous(RendezvousCommand),
+    /// Ask a BitTorrent tracker, from every address of this machine that can
+    #[command(subcommand)]
+    Tracker(TrackerCommand),
     /// What is active, and what is wrong here, with the fix
     Doctor,
     /// Routes that keep packets for the overlay from leaking while no node runs
@@ -226,13 +233,20 @@ pub struct Whom {
 }
 
 #[derive(Args, Debug)]
-pub struct LookUp {
-    /// Address, overlay IPv6, or name
-    #[arg(value_name = "X")]
-    pub target: String,
-    /// Ask only this source, and ask it now
+pub struct LookupArgs {
+    #[command(flatten)]
+    pub whom: Whom,
+    /// Ask just this source, and wait for it
     #[arg(long, value_name = "SOURCE")]
-    pub via: Option<Source>,
+    pub via: Option<Via>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The zone's DHT, or the first of [[dht]]
+    Dht,
+    /// The trackers of [rendezvous]: minutes, not seconds
+    Tracker,
 }
 
 #[derive(Subcommand, Debug)]
@@ -349,6 +363,54 @@ pub enum Zone {
         #[arg(value_name = "KEY")]
         key: ZoneKey,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum TrackerCommand {
+    /// Put this machine on a tracker's list, and see who else is there
+    Announce {
+        #[command(flatten)]
+        question: TrackerQuestion,
+        /// The port that others shall find us at
+        #[arg(long, value_name = "N", default_value_t = 8737, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        /// What happened; nothing at a regular repeat
+        #[arg(long, value_name = "E")]
+        event: Option<TrackerEvent>,
+        /// Ask for a list in place of compact peers (http)
+        #[arg(long)]
+        no_compact: bool,
+    },
+    /// See how many are on a tracker's list
+    Scrape {
+        #[command(flatten)]
+        question: TrackerQuestion,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct TrackerQuestion {
+    /// http://HOST:PORT/announce, https://… or udp://HOST:PORT
+    pub url: UrlText,
+    /// The swarm: 40 hex digits
+    #[arg(long, value_name = "HEX")]
+    pub info_hash: HashText,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrackerEvent {
+    /// We are new
+    Started,
+    /// We have everything
+    Completed,
+    /// We leave
+    Stopped,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RendezvousCommand {
+    /// The info hashes in force, for trackers with a white list
+    Hash,
 }
 
 #[derive(Args, Debug)]

@@ -9,6 +9,7 @@ mod policy;
 mod relay;
 mod show;
 mod tickets;
+mod tracker;
 mod trust;
 mod up;
 mod zone;
@@ -21,11 +22,12 @@ use nix::unistd::Uid;
 
 use crate::Error;
 use crate::config::{Config, ConfigSource};
+use crate::control::api::Source;
 use crate::control::client::Client;
 use crate::demo::programs;
 use crate::output::Style;
 use crate::state::{SYSTEM_STATE, StateDir};
-use args::{Cli, Command, Common, DemoTool, Guard};
+use args::{Cli, Command, Common, DemoTool, Guard, Via};
 
 /// What a command that ended in order has to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +63,11 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Ping(flags) => ping::run(common, &flags),
         Command::Address => identity::address(common),
         Command::Key(key) => identity::key(common, key),
-        Command::Lookup(wanted) => show::lookup(common, &wanted.target, wanted.via),
+        Command::Lookup(flags) => match flags.via {
+            None => show::lookup(common, &flags.whom.target, None),
+            Some(Via::Dht) => show::lookup(common, &flags.whom.target, Some(Source::Dht)),
+            Some(Via::Tracker) => tracker::lookup(common, &flags.whom.target),
+        },
         Command::Resolve(whom) => show::resolve(common, &whom.target),
         Command::Trust(flags) => trust::trust(common, &flags),
         Command::Distrust(whom) => trust::distrust(common, &whom.target),
@@ -70,6 +76,8 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Policy(action) => policy::run(common, action),
         Command::Zone(action) => zone::run(common, action),
         Command::Dht(action) => dht::run(common, action),
+        Command::Rendezvous(action) => tracker::rendezvous(common, action),
+        Command::Tracker(action) => tracker::tracker(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),

@@ -198,6 +198,11 @@ pub(super) fn lookup(common: &Common, text: &str, via: Option<Source>) -> Result
     let request = LookupRequest { target, via };
     let found: Lookup =
         block_on(async { common.client().await?.post("/v1/lookup", &request).await })?;
+    found_by(common, found)
+}
+
+/// Where somebody is.
+pub(super) fn found_by(common: &Common, found: Lookup) -> Result<Done, Error> {
     if common.json {
         output::json(&found)?;
         return Ok(Done::Yes);

@@ -29,6 +29,8 @@ use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{self, LockedState, StateDir, identity, learnt, registered, sessions};
+use crate::tracker::meet::MeetPlan;
+use crate::tracker::role;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
@@ -66,18 +68,22 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let dns = config.dns.clone();
     let others = config.given_names();
     let dht = config.dht.clone();
+    let trackers = Trackers::of(&config);
     let (mut settings, unsaved, zone) = settings(flags, config, &state, &book)?;
     let dht = dht_plan(dht, &settings, &zone, state.dir())?;
     settings.dht = dht.is_some();
     let dns = dns_plan(dns, others, &settings);
+    let (meet, tracker) = trackers.prepare(settings.identity.address().zone())?;
     let opening = Opening {
         address: *settings.identity.address(),
         mtu: settings.mtu,
         lan: settings.lan,
         relay: settings.relay.is_some(),
+        tracker: tracker.as_ref().map(role::Prepared::listen),
         start,
     };
-    let places = places(&state, &socket, &source, &dns, zone.from());
+    let mut places = places(&state, &socket, &source, &dns, zone.from());
+    places.names |= meet.as_ref().is_some_and(MeetPlan::needs_names);
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
@@ -93,11 +99,36 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         state,
         unsaved,
         dns,
+        meet,
+        tracker,
         watched,
     };
     let told = Told { met, named };
     node::run(plan, |info| ready(&opening, info, common.json), told)?;
     Ok(Done::Yes)
+}
+
+/// The parts of the configuration that speak of trackers.
+struct Trackers(Config);
+
+impl Trackers {
+    fn of(config: &Config) -> Self {
+        Self(Config {
+            tracker: config.tracker.clone(),
+            rendezvous: config.rendezvous.clone(),
+            ..Config::default()
+        })
+    }
+
+    fn prepare(self, zone: Zone) -> Result<(Option<MeetPlan>, Option<role::Prepared>), Error> {
+        let meet = match &self.0.rendezvous {
+            Some(rendezvous) => MeetPlan::new(rendezvous, zone)?,
+            None => None,
+        };
+        let role = self.0.tracker.as_ref();
+        let role = role.map(|role| role::prepare(role, &self.0, Some(zone)));
+        Ok((meet, role.transpose()?))
+    }
 }
 
 /// What a running node reads and writes: its state, its control socket, its configuration.
@@ -320,7 +351,7 @@ fn proxy(wanted: &config::Proxy) -> Result<Option<SocketAddr>, Error> {
 }
 
 /// Log lines go to standard error; `--log` over `-v` over the configuration over `warn`.
-fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
+pub(super) fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
     let (place, filter) = match (&flags.log, flags.verbose, &config.log) {
         (Some(filter), _, _) => ("--log", filter.as_str()),
         (None, 0, Some(filter)) => ("log", filter.as_str()),
@@ -356,6 +387,7 @@ struct Opening {
     mtu: u16,
     lan: bool,
     relay: bool,
+    tracker: Option<String>,
     start: Instant,
 }
 
@@ -366,6 +398,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         lan: enabled,
         relay,
         start,
+        ..
     } = *opening;
     let listen: Vec<String> = info.listen.iter().map(ToString::to_string).collect();
     let ipv6 = address.ipv6(PeerId::ANY);
@@ -387,7 +420,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         [] => "off".to_owned(),
         names => format!("announcing on {} (udp 8737)", names.join(", ")),
     };
-    let rows = [
+    let mut rows = vec![
         ("address", address.to_string()),
         ("ipv6", ipv6.to_string()),
         ("interface", interface),
@@ -398,6 +431,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
             if relay { "for registered peers" } else { "off" }.to_owned(),
         ),
     ];
+    rows.extend(opening.tracker.clone().map(|at| ("tracker", at)));
     let style = Style::stderr();
     let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);
     eprintln!(

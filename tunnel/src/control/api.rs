@@ -393,7 +393,7 @@ pub struct LookupRequest {
 }
 
 /// A source of addresses and endpoints that can be asked by itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The DHT.

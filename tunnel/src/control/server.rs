@@ -28,6 +28,7 @@ use super::api::{
 };
 use super::dht;
 use super::metrics;
+use super::rendezvous;
 use super::tickets::{self, Desk, id_text, parse_id};
 use super::zone::{self, ZoneDesk};
 use crate::command::{Command, CommandError, DataHandle, JoinNews, Reply, Target};
@@ -39,6 +40,7 @@ use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::state::LockedState;
 use crate::state::book::Book;
+use crate::tracker::role::Services;
 use crate::value::{PeerName, ValueError, parse_address};
 use crate::zone::Members;
 use anode_routing::anode::Place;
@@ -47,7 +49,7 @@ use anode_routing::anode::Place;
 const BODY_MAX: usize = 16 * 1024;
 
 /// The data thread answers within microseconds unless it hangs.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A lookup asks others; this is longer than any source takes.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -73,6 +75,8 @@ pub struct Control {
     pub names: Arc<Names>,
     /// The tickets that it has issued.
     pub desk: Desk,
+    /// Trackers: met at, and being one.
+    pub services: Services,
     /// The zone's file.
     pub zone: ZoneDesk,
     /// The DHTs.
@@ -107,6 +111,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/relay", get(relay))
         .route("/v1/ping", post(ping))
         .route("/v1/lookup", post(lookup))
+        .route("/v1/meet", post(rendezvous::meet))
         .route("/v1/resolve", post(resolve))
         .route("/v1/trust", post(trust))
         .route("/v1/distrust", post(distrust))
@@ -194,7 +199,7 @@ pub(super) struct Nothing {}
 pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 impl Control {
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         limit: Duration,
         make: impl FnOnce(Reply<T>) -> Command,
@@ -261,6 +266,20 @@ impl Control {
         };
         self.enforce().await?;
         Ok(done)
+    }
+
+    /// The tracker's list is read again.
+    pub(crate) fn reload_tracker(&self) {
+        let Some(serving) = &self.services.tracker else {
+            return;
+        };
+        let reloaded = self
+            .source
+            .read()
+            .and_then(|config| serving.reload(&config, Some(self.address.zone())));
+        if let Err(error) = reloaded {
+            tracing::error!("the tracker stays as it was: {error}");
+        }
     }
 
     /// The zone has other members.
@@ -644,6 +663,7 @@ async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, P
     ));
     counters.extend(control.zone.counters());
     counters.extend(control.dht.counters().await);
+    counters.extend(control.services.counters());
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((kind, metrics::render(&counters)).into_response())
 }

@@ -25,7 +25,8 @@ use super::tickets::Desk;
 use super::zone::ZoneDesk;
 use crate::Error;
 use crate::command::{
-    Command, DataHandle, LookupReport, PathReport, PeerReport, PingReport, StatusReport, Target,
+    Command, DataHandle, LookupReport, MeetReport, PathReport, PeerReport, PingReport,
+    StatusReport, Target,
 };
 use crate::config::{ConfigSource, Security};
 use crate::dht::DhtDesk;
@@ -36,6 +37,7 @@ use crate::policy::{Inbound, Policy};
 use crate::state::StateDir;
 use crate::state::book::Book;
 use crate::state::testing::TestDir;
+use crate::tracker::role::Services;
 use crate::zone::http::Fetcher;
 use crate::zone::keeper::Keeper;
 use crate::zone::{Members, ZoneFrom};
@@ -142,7 +144,19 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
                 };
                 let _ = reply.send(Ok(status));
             }
-            Command::Dht(_) | Command::InDht(_) | Command::Joined { .. } => {}
+            Command::Meet {
+                address: whom,
+                reply,
+            } => {
+                let found = (whom == address(2)).then(|| LookupReport {
+                    address: whom,
+                    sources: vec!["tracker".into()],
+                    endpoints: vec!["udp://192.0.2.1:8737".into()],
+                });
+                let _ = reply.send(MeetReport { on: true, found });
+            }
+            Command::Dht(_) | Command::InDht(_) => {}
+            Command::Joined { .. } | Command::SetRendezvous(_) | Command::Candidates { .. } => {}
             Command::Shutdown => break,
         }
     }
@@ -195,6 +209,7 @@ impl Node {
                 data.clone(),
             )),
             desk: Desk::new(&Book::default()),
+            services: Services::default(),
             zone,
             dht: DhtDesk::new().0,
             access: Mutex::new(InForce {
@@ -285,6 +300,19 @@ async fn documents_have_the_shapes_that_scripts_rely_on() {
     let expected =
         json!({"result": "failed", "reason": "nobody knows this address", "timeout": false});
     assert_eq!(answer, expected);
+
+    let request = json!({"target": "box"});
+    let met: Value = client.post("/v1/meet", &request).await.unwrap();
+    assert_eq!(met["on"], true);
+    assert_eq!(met["found"]["sources"], json!(["tracker"]));
+    let unknown = json!({"target": "fda0::5"});
+    let refused = client.post::<_, Value>("/v1/meet", &unknown).await;
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("by address or name")
+    );
 
     let found: Value = client
         .post("/v1/lookup", &json!({"target": "box.anode"}))

@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::server::{Answer, Body, Control, Problem};
 use crate::Error;
@@ -38,6 +38,7 @@ pub struct Ask {
 
 /// What the routes know of the zone, and their way to the task.
 pub struct ZoneDesk {
+    in_use: watch::Sender<Option<Arc<Known>>>,
     asks: mpsc::Sender<Ask>,
     view: Mutex<View>,
 }
@@ -70,10 +71,16 @@ impl ZoneDesk {
             changes: 0,
         };
         let desk = Self {
+            in_use: watch::Sender::new(keeper.known().cloned()),
             asks,
             view: Mutex::new(view),
         };
         (desk, receiver)
+    }
+
+    /// The file in use, and word of every other.
+    pub fn follow(&self) -> watch::Receiver<Option<Arc<Known>>> {
+        self.in_use.subscribe()
     }
 
     /// No code that holds the view can panic halfway, so a poisoned one is as good as any.
@@ -183,6 +190,7 @@ pub async fn keep(control: Arc<Control>, mut keeper: Keeper, mut asks: mpsc::Rec
                 "another zone file is in use"
             );
             in_use = Some(Arc::clone(known));
+            control.zone.in_use.send_replace(in_use.clone());
             carry(&control, known).await;
         }
         if let Some(ask) = ask {

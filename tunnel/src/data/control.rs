@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{Lookup, PeerSnapshot, Place};
+use anode_routing::anode::{Lookup, PathSnapshot, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
 use anode_wire::sealed::kind;
-use anode_wire::{Endpoint, PeerId};
+use anode_wire::{Address, Endpoint, PeerId};
 
 use crate::adapter::Adapter;
 use crate::command::{
-    Command, LookupReport, News, PathReport, PeerReport, PingError, PingReport, RelayReport, Reply,
-    StatusReport, Target,
+    Command, LookupReport, MeetReport, News, PathReport, PeerReport, PingError, PingReport,
+    RelayReport, Reply, StatusReport, Target,
 };
 
 use super::counters;
@@ -135,6 +135,13 @@ impl Control {
             }
             Command::Dht(outputs) => self.dht.obey(now, outputs, adapter.first()),
             Command::InDht(in_dht) => adapter.first().set_in_dht(in_dht),
+            Command::SetRendezvous(deny) => adapter.first().set_rendezvous(now, deny),
+            Command::Candidates { endpoints, tracker } => {
+                adapter.first().add_candidates(now, &endpoints, tracker);
+            }
+            Command::Meet { address, reply } => {
+                let _ = reply.send(meet(now, address, adapter.first()));
+            }
             Command::Join { ticket, reply } => {
                 self.joins.start(now, ticket, reply, adapter.first());
             }
@@ -254,15 +261,7 @@ impl Control {
             };
             match found.unwrap_or_else(|| node.lookup(now, ipv6)) {
                 Lookup::Found(peer) => {
-                    let _ = waiting.reply.send(Some(LookupReport {
-                        address: peer.address,
-                        sources: peer.sources.iter().map(|&source| source.into()).collect(),
-                        endpoints: peer
-                            .paths
-                            .into_iter()
-                            .map(|path| path.endpoint.to_string())
-                            .collect(),
-                    }));
+                    let _ = waiting.reply.send(Some(lookup_report(peer)));
                 }
                 Lookup::Searching if now < waiting.deadline => self.lookups.push(waiting),
                 Lookup::Searching | Lookup::Failed(_) => {
@@ -285,6 +284,34 @@ impl Control {
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
+    }
+}
+
+fn lookup_report(peer: PeerSnapshot) -> LookupReport {
+    LookupReport {
+        address: peer.address,
+        sources: peer.sources.iter().map(|&source| source.into()).collect(),
+        endpoints: peer
+            .paths
+            .into_iter()
+            .map(|path| path.endpoint.to_string())
+            .collect(),
+    }
+}
+
+/// Starts or goes on with a search by trackers. Found is who was met there and answers directly.
+fn meet(now: Instant, address: Address, overlay: &mut AnodeOverlay) -> MeetReport {
+    overlay.add_peer(now, address, &[], false);
+    let on = overlay.search(now, &address);
+    let known = overlay.peers().into_iter();
+    let mut known = known.filter(|peer| peer.address == address);
+    let found = known.find(|peer| {
+        let direct = |path: &PathSnapshot| path.proven && path.relay.is_none();
+        peer.sources.contains(&"tracker") && peer.paths.iter().any(direct)
+    });
+    MeetReport {
+        on,
+        found: found.map(lookup_report),
     }
 }
 

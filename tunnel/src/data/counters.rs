@@ -35,6 +35,28 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
     let overlay = adapter.first();
     add("overlay", &mut overlay.counters().iter());
     add("connections", &mut overlay.stream_counters().iter());
+    let met = overlay.rendezvous_counters();
+    let met = [
+        ("probes", met.probes.sent),
+        ("probes_over_budget", met.probes.over_budget),
+        ("candidates_resting", met.probes.resting),
+        ("candidates_no_room", met.probes.no_room),
+        ("presence_refused", met.presence_refused),
+        ("entries_scope", met.dropped.scope as u64),
+        ("entries_private", met.dropped.private as u64),
+        ("entries_own", met.dropped.own as u64),
+        ("entries_port", met.dropped.port as u64),
+        ("entries_denied", met.dropped.denied as u64),
+        ("entries_repeated", met.dropped.repeated as u64),
+        ("entries_surplus", met.dropped.surplus as u64),
+    ];
+    add("rendezvous", &mut met.into_iter());
+    let memory = overlay.stream_memory();
+    let streams = [
+        ("windows_short", memory.short()),
+        ("packets_refused", memory.refused()),
+    ];
+    add("streams", &mut streams.into_iter());
     let sessions = overlay.session_counters();
     let work = [
         ("hellos_sent", sessions.hellos_sent),
@@ -57,6 +79,7 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
         ("anode_tcp_flows", flows),
         ("anode_policy_flows", policy_flows),
         ("anode_streams", overlay.stream_count()),
+        ("anode_streams_memory_bytes", overlay.stream_memory().used()),
         ("anode_peers", overlay.peers().len()),
         ("anode_peers_connected", overlay.connected()),
         ("anode_connections", overlay.connections()),

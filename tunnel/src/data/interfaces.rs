@@ -14,6 +14,8 @@ pub struct Interfaces {
     /// The overlay's own interface, which is no way to anybody.
     own: Option<String>,
     last: Vec<Interface>,
+    /// Addresses that go away soon.
+    deprecated: Vec<IpAddr>,
 }
 
 impl Interfaces {
@@ -24,6 +26,7 @@ impl Interfaces {
             netlink: Netlink::open()?,
             own: own.map(str::to_owned),
             last: Vec::new(),
+            deprecated: Vec::new(),
         })
     }
 
@@ -33,8 +36,17 @@ impl Interfaces {
         let others = all.into_iter().filter(|interface| {
             interface.link.flags.up && self.own.as_deref() != Some(interface.link.name.as_str())
         });
-        self.last = others.map(convert).collect();
+        let others: Vec<_> = others.collect();
+        let addresses = others.iter().flat_map(|interface| &interface.addresses);
+        let deprecated = addresses.filter(|address| address.deprecated);
+        self.deprecated = deprecated.map(|address| address.prefix.address()).collect();
+        self.last = others.into_iter().map(convert).collect();
         Ok(self.last.clone())
+    }
+
+    /// Addresses that the kernel shuns for new flows.
+    pub fn deprecated(&self) -> &[IpAddr] {
+        &self.deprecated
     }
 
     /// Takes the word of changes; the new list if it is another one.

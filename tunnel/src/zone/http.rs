@@ -115,16 +115,8 @@ impl Fetcher {
 
     /// Also for https, by the certificates that this machine trusts. They are read here and now: a confined node cannot.
     pub fn with_tls() -> Result<Self, Error> {
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(Error::refused(
-                "https needs certificates to trust, and this machine has none: install ca-certificates",
-            ));
-        }
         Ok(Self {
-            tls: Some(Arc::new(client_config(roots))),
+            tls: Some(trusted_certificates()?),
         })
     }
 
@@ -175,6 +167,19 @@ impl Fetcher {
     }
 }
 
+/// TLS by the certificates that this machine trusts.
+pub(crate) fn trusted_certificates() -> Result<Arc<ClientConfig>, Error> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(Error::refused(
+            "https needs certificates to trust, and this machine has none: install ca-certificates",
+        ));
+    }
+    Ok(Arc::new(client_config(roots)))
+}
+
 fn client_config(roots: RootCertStore) -> ClientConfig {
     let provider = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider();
     ClientConfig::builder_with_provider(Arc::new(provider))
@@ -207,7 +212,7 @@ async fn connect(url: &Url, reach: Reach) -> Result<TcpStream, FetchError> {
 
 /// The system's resolver, in a thread of its own: it may wait for longer than anybody here, and at the end of the program
 /// nothing waits for it.
-async fn look_up(name: String) -> Result<Vec<IpAddr>, FetchError> {
+pub(crate) async fn look_up(name: String) -> Result<Vec<IpAddr>, FetchError> {
     use std::net::ToSocketAddrs;
     use std::sync::atomic::{AtomicUsize, Ordering};
     /// Threads that wait for a resolver.

@@ -9,6 +9,7 @@ pub struct Nat {
     /// Everything in 10.N.0.0/16 lies behind it.
     inside: u8,
     next_port: u16,
+    keeps_ports: bool,
     bindings: Vec<Binding>,
 }
 
@@ -29,8 +30,22 @@ impl Nat {
             outside: Ipv4Addr::new(198, 51, 100, inside),
             inside,
             next_port: 20_000,
+            keeps_ports: false,
             bindings: Vec::new(),
         }
+    }
+
+    /// One that keeps the port of the machine behind it, and lets in only what answers (a port-restricted cone).
+    pub fn keeping_ports(inside: u8) -> Self {
+        Self {
+            keeps_ports: true,
+            ..Self::new(inside)
+        }
+    }
+
+    /// Where the machine behind it is seen.
+    pub fn seen_at(&self, port: u16) -> SocketAddr {
+        SocketAddr::from((self.outside, port))
     }
 
     fn covers(&self, at: &Place) -> bool {
@@ -56,7 +71,8 @@ impl Nat {
             Some(binding) => binding.port,
             None => {
                 self.next_port += 1;
-                let port = self.next_port;
+                let kept = inside.address().filter(|_| self.keeps_ports);
+                let port = kept.map_or(self.next_port, |at| at.port());
                 self.bindings.push(Binding { inside, far, port });
                 port
             }

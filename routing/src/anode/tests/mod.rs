@@ -11,6 +11,7 @@ mod contact;
 mod hostile;
 mod packet_size;
 mod relay;
+mod rendezvous;
 mod sealed;
 mod soak;
 mod streams;

@@ -89,6 +89,34 @@ pub enum Congestion {
     Timeout,
 }
 
+/// What congestion control believes of the path: for traces. Volumes in payload bytes, rates in bytes per second; `None`
+/// where the algorithm knows no such thing, or no bound is set.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Model {
+    /// What it does at present.
+    pub phase: &'static str,
+    /// The congestion window.
+    pub window: usize,
+    /// Payload bytes in flight.
+    pub in_flight: usize,
+    /// The rate at which packets leave.
+    pub pace: Option<u64>,
+    /// The largest delivery rate of late.
+    pub max_bandwidth: Option<u64>,
+    /// The short-term bound of the rate.
+    pub bandwidth_bound: Option<u64>,
+    /// The long-term bound of the volume in flight.
+    pub longterm: Option<u64>,
+    /// The short-term one.
+    pub shortterm: Option<u64>,
+    /// The smallest round trip of late.
+    pub min_rtt: Option<Duration>,
+    /// Aggregation of acknowledgements.
+    pub extra: u64,
+    /// The peer's window has no room for a packet that waits.
+    pub peer_bound: bool,
+}
+
 /// An algorithm that sizes the congestion window. All sizes are payload bytes.
 pub trait CongestionControl: Debug + Send {
     /// Bytes that may be in flight.
@@ -98,6 +126,19 @@ pub trait CongestionControl: Debug + Send {
     /// Whether the window still grows exponentially.
     fn in_slow_start(&self) -> bool {
         self.window() < self.slow_start_threshold()
+    }
+    /// What it believes of the path.
+    fn model(&self) -> Model {
+        Model {
+            phase: if self.in_slow_start() {
+                "slow start"
+            } else {
+                "avoidance"
+            },
+            window: self.window(),
+            pace: self.pacing_rate(),
+            ..Model::default()
+        }
     }
     /// Bytes per second at which to send; `None`: spread the window over the round trip.
     fn pacing_rate(&self) -> Option<u64> {

@@ -94,6 +94,11 @@ impl Buffer {
         self.scratch = Vec::new();
     }
 
+    /// Gives memory back that a buffer of `limit` bytes does not need.
+    pub(super) fn shrink(&mut self, limit: usize) {
+        self.ring.shrink(limit);
+    }
+
     /// Gives memory back while nothing is in it.
     pub(super) fn release(&mut self) {
         self.ring.release();

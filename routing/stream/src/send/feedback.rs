@@ -67,6 +67,7 @@ impl Sender {
         }
         self.after_progress(now, &acked, in_flight, self.board.una() > una, counters);
         self.free(window == 0);
+        self.charge();
         self.set_window(now, window);
         if result == AckResult::Nothing {
             AckResult::Progress

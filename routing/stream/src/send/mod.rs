@@ -7,13 +7,14 @@ mod window;
 
 pub(crate) use buffer::Payload;
 
-use crate::congestion::{Algorithm, CongestionControl};
+use crate::congestion::{CongestionControl, Model};
 use crate::pacing::Pacer;
+use crate::pool::Claim;
 use crate::rate::Sampler;
 use crate::recovery::Recovery;
 use crate::rtt::Rtt;
 use crate::scoreboard::Scoreboard;
-use crate::{Counters, seq};
+use crate::{Config, Counters, seq};
 use buffer::Buffer;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ use window::PeerWindow;
 const DEFAULT_MSS: usize = 1196;
 /// The send buffer before the congestion window has shown that more is useful.
 const SMALLEST_BUFFER: usize = 64 * 1024;
+/// What is left of it when other streams have taken all memory.
+const SHORTEST_BUFFER: usize = 4096;
 /// How often the send position is noted, and how many notes make up 10 s (Q22).
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 const NOTES: usize = 11;
@@ -73,6 +76,7 @@ pub(crate) struct Sender {
     close_tries: u32,
     peer: PeerWindow,
     max_buffer: usize,
+    claim: Claim,
     mss: usize,
     probe_due: bool,
     /// The window has held something back since the round began.
@@ -89,7 +93,7 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    pub(crate) fn new(now: Instant, isn: u32, algorithm: Algorithm, max_buffer: usize) -> Self {
+    pub(crate) fn new(now: Instant, isn: u32, config: &Config) -> Self {
         Self {
             isn,
             buffer: Buffer::default(),
@@ -97,12 +101,13 @@ impl Sender {
             recovery: Recovery::new(now),
             rtt: Rtt::default(),
             sampler: Sampler::new(now),
-            control: algorithm.build(DEFAULT_MSS, u64::from(isn)),
+            control: config.congestion.build(DEFAULT_MSS, u64::from(isn)),
             pacer: Pacer::new(now),
             closing: Closing::No,
             close_tries: 0,
             peer: PeerWindow::default(),
-            max_buffer,
+            max_buffer: config.max_send_buffer,
+            claim: Claim::new(&config.pool),
             mss: DEFAULT_MSS,
             probe_due: false,
             limited: false,
@@ -150,8 +155,20 @@ impl Sender {
     fn buffer_limit(&self) -> usize {
         let sent = (self.buffer.unsent() - self.buffer.base()) as usize;
         let behind = sent.saturating_sub(self.board.in_flight());
-        (2 * self.control.window() + behind)
-            .clamp(SMALLEST_BUFFER.min(self.max_buffer), self.max_buffer)
+        let wanted = 2 * self.control.window() + behind;
+        // Rings hold powers of two.
+        let share = 1 << self.claim.share().max(SHORTEST_BUFFER).ilog2();
+        let most = self.max_buffer.min(share);
+        wanted.clamp(SMALLEST_BUFFER.min(most), most)
+    }
+
+    /// Holds what is allocated; gives back what is no longer wanted.
+    fn charge(&mut self) {
+        let limit = self.buffer_limit();
+        if self.buffer.memory() > 2 * limit {
+            self.buffer.shrink(limit);
+        }
+        self.claim.set(self.memory());
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -185,6 +202,7 @@ impl Sender {
         self.note_program();
         let len = data.len().min(self.capacity());
         self.buffer.push(&data[..len]);
+        self.charge();
         len
     }
 
@@ -206,6 +224,16 @@ impl Sender {
     pub(crate) fn congestion_window(&self) -> usize {
         let recovery = self.recovery.window().filter(|_| !self.control.repairs());
         recovery.unwrap_or_else(|| self.control.window())
+    }
+
+    /// What is known of the path, for traces.
+    pub(crate) fn model(&self) -> Model {
+        let waits = self.buffer.unsent_len().min(self.mss);
+        Model {
+            in_flight: self.board.in_flight(),
+            peer_bound: waits > self.window_left(),
+            ..self.control.model()
+        }
     }
 
     /// Something to send, but the peer's window is closed and nothing is out that could bring news.
@@ -293,6 +321,8 @@ impl Sender {
         } else if left > 0 && !self.board.is_outstanding() {
             left
         } else {
+            // The peer, not the path, bounds the rate from here on.
+            self.sampler.app_limited(self.board.in_flight());
             return None;
         };
         Some(self.send_bytes(now, len, counters))
@@ -488,6 +518,7 @@ impl Sender {
         self.peer.clear();
         self.probe_due = false;
         self.pacing_held = false;
+        self.charge();
     }
 
     pub(crate) fn set_max_buffer(&mut self, max: usize) {
@@ -498,6 +529,7 @@ impl Sender {
     pub(crate) fn release(&mut self) {
         self.buffer.release();
         self.board.release();
+        self.charge();
     }
 
     /// Bytes allocated, about.

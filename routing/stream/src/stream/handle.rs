@@ -2,6 +2,7 @@
 use super::lingering::{Ended, Lingering};
 use super::{Live, State, Transmit};
 use crate::acks::Encoded;
+use crate::congestion::Model;
 use crate::{CloseReason, Config, Counters, Event};
 use anode_wire::message::{Links, StreamMessage};
 use std::time::{Duration, Instant};
@@ -221,6 +222,14 @@ impl Stream {
         match &self.0 {
             Inner::Live(live) => live.congestion_window(),
             Inner::Lingering(_) => 0,
+        }
+    }
+
+    /// What congestion control believes of the path, for traces.
+    pub fn model(&self) -> Option<Model> {
+        match &self.0 {
+            Inner::Live(live) => Some(live.model()),
+            Inner::Lingering(_) => None,
         }
     }
 

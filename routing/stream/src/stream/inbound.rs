@@ -82,9 +82,7 @@ impl Live {
                         .handshake_sample(now, now.saturating_duration_since(opening.since));
                 }
                 self.send.set_window(now, window);
-                let recv =
-                    Receiver::new(now, isn, self.config.initial_window, self.config.max_window);
-                self.recv = Some(recv);
+                self.recv = Some(Receiver::new(now, isn, &self.config));
                 self.acks.arrived(now, 0, false);
                 self.heard = now;
                 self.active = now;
@@ -211,6 +209,7 @@ impl Live {
                 self.released = false;
                 self.counters.out_of_order += 1;
                 self.acks.arrived(now, position, false);
+                recv.tune(now, self.send.rtt.smoothed());
             }
             Arrival::Duplicate => {
                 // Always acknowledged again (D31): it may be a zero-window probe, or our acknowledgement was lost.

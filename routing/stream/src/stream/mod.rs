@@ -221,12 +221,7 @@ impl Live {
             State::Held { since: now },
         );
         stream.send.set_window(now, window);
-        stream.recv = Some(Receiver::new(
-            now,
-            peer_isn,
-            config.initial_window,
-            config.max_window,
-        ));
+        stream.recv = Some(Receiver::new(now, peer_isn, config));
         stream
     }
 
@@ -238,7 +233,7 @@ impl Live {
             state,
             confirmed: false,
             reopen: false,
-            send: Sender::new(now, isn, config.congestion, config.max_send_buffer),
+            send: Sender::new(now, isn, config),
             recv: None,
             acks: Acknowledger::new(),
             final_ack: None,

@@ -1,5 +1,6 @@
 //! What the program that uses the stream can do and ask.
 use super::{Aborting, Live, State};
+use crate::congestion::Model;
 use crate::recv::Receiver;
 use crate::{CloseReason, Counters, Event};
 use anode_wire::message::Links;
@@ -134,6 +135,11 @@ impl Live {
     /// Bytes that congestion control lets be in flight.
     pub(super) fn congestion_window(&self) -> usize {
         self.send.congestion_window()
+    }
+
+    /// What congestion control believes of the path.
+    pub(super) fn model(&self) -> Model {
+        self.send.model()
     }
 
     /// What it has counted.

@@ -1,6 +1,7 @@
 //! Deadlines and what happens when they pass.
 use super::{CLOSE_TRIES, HELD_FOR, Live, RELEASE_AFTER, State};
 use crate::CloseReason;
+use crate::recv::Receiver;
 use std::time::{Duration, Instant};
 
 const LONGEST_CLOSE_WAIT: Duration = Duration::from_secs(60);
@@ -114,8 +115,8 @@ impl Live {
         if !self.released && self.active + RELEASE_AFTER <= now {
             self.released = true;
             self.send.release();
-            if let Some(recv) = &mut self.recv {
-                recv.release();
+            if self.recv.as_mut().is_some_and(Receiver::release) {
+                self.acks.at_once();
             }
         }
     }

@@ -51,6 +51,18 @@ pub struct Dropped {
     pub surplus: usize,
 }
 
+impl std::ops::AddAssign for Dropped {
+    fn add_assign(&mut self, other: Self) {
+        self.scope += other.scope;
+        self.private += other.private;
+        self.own += other.own;
+        self.port += other.port;
+        self.denied += other.denied;
+        self.repeated += other.repeated;
+        self.surplus += other.surplus;
+    }
+}
+
 /// What is left of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {

@@ -25,6 +25,5 @@ pub use cidr::{Cidr, InvalidCidr};
 pub(crate) use hash::hmac_sha1;
 pub use hash::{Rotation, epochs_in_force, info_hash, next_change};
 pub use probes::{PresenceGate, Probe, ProbeCounters, ProbeKind, Prober, SEARCH, Time};
-pub(crate) use publish::pairs;
-pub use publish::{LocalAddress, MAX_PER_FAMILY, Publish, Unpublished};
+pub use publish::{LocalAddress, MAX_PER_FAMILY, Publish, Unpublished, pairs};
 pub use scope::{Scope, scope};

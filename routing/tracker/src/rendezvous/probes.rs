@@ -138,6 +138,16 @@ impl<P: Copy + Ord> Prober<P> {
         self.wanted.remove(peer);
     }
 
+    /// Who is searched for.
+    pub fn wanted(&self) -> impl Iterator<Item = P> + '_ {
+        self.wanted.keys().copied()
+    }
+
+    /// Whether an endpoint is a candidate already.
+    pub fn holds(&self, endpoint: &SocketAddr) -> bool {
+        self.candidates.contains_key(endpoint)
+    }
+
     /// Whether a search is on: the client then announces as often as it may.
     pub fn searching(&self, now: Instant) -> bool {
         self.wanted.values().any(|until| *until > now)

@@ -109,7 +109,7 @@ impl Publish {
 }
 
 /// Whether `local` can be the source of packets to this address of a tracker, and is worth telling it (B1, B2).
-pub(crate) fn pairs(local: &LocalAddress, tracker: IpAddr) -> bool {
+pub fn pairs(local: &LocalAddress, tracker: IpAddr) -> bool {
     if Family::of(local.ip) != Family::of(tracker) {
         return false;
     }

@@ -11,14 +11,18 @@
 mod model;
 
 use super::{
-    AckSample, Congestion, CongestionControl, INITIAL_WINDOW_PACKETS, LossSample, RateSample,
-    SMALLEST_WINDOW_PACKETS,
+    AckSample, Congestion, CongestionControl, INITIAL_WINDOW_PACKETS, LossSample, Model,
+    RateSample, SMALLEST_WINDOW_PACKETS,
 };
-use model::{BETA, Bounds, ExtraAcked, FullPipe, MaxOfTwo, MinRtt, UNBOUNDED};
+use model::{BETA, Bounds, ExtraAcked, FullPipe, LossFloor, MaxOfTwo, MinRtt, UNBOUNDED};
 use std::time::{Duration, Instant};
 
 /// Share of a round trip's data that may be lost without the volume in flight being too high (LossThresh).
 const LOSS_THRESHOLD: f64 = 0.02;
+/// The same in Startup while round trips show no queue, and the loss that is no congestion is not known yet.
+const STARTUP_LOSS_THRESHOLD: f64 = 0.1;
+/// A round trip longer than the smallest by this part of it shows a queue.
+const QUEUED_SHARE: u32 = 8;
 /// Separate losses in a round before Startup ends because of them (BBRStartupFullLossCnt).
 const STARTUP_LOSSES: u32 = 6;
 /// Share of the long-term bound left to others (Headroom).
@@ -59,6 +63,18 @@ enum Phase {
 }
 
 impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Drain { .. } => "drain",
+            Self::Down => "down",
+            Self::Cruise => "cruise",
+            Self::Refill => "refill",
+            Self::Up => "up",
+            Self::ProbeRtt { .. } => "probe-rtt",
+        }
+    }
+
     fn pacing_gain(self) -> f64 {
         match self {
             Self::Startup => 2.77,
@@ -140,6 +156,7 @@ pub struct Bbr {
     full: FullPipe,
     /// The pipe has been full once.
     filled: bool,
+    floor: LossFloor,
     bounds: Bounds,
     probe: Probe,
     delivered: u64,
@@ -153,6 +170,8 @@ pub struct Bbr {
     lossy_round: bool,
     /// Marks in it.
     marked_round: bool,
+    /// The smallest round trip in it.
+    round_rtt: Option<Duration>,
     loss_ranges: u32,
     last_lost: u64,
     /// In recovery since this round.
@@ -178,6 +197,7 @@ impl Bbr {
             extra: ExtraAcked::default(),
             full: FullPipe::default(),
             filled: false,
+            floor: LossFloor::default(),
             bounds: Bounds::NONE,
             probe: Probe {
                 feedback: Feedback::None,
@@ -200,6 +220,7 @@ impl Bbr {
             loss_round_start: false,
             lossy_round: false,
             marked_round: false,
+            round_rtt: None,
             loss_ranges: 0,
             last_lost: 0,
             recovering: None,
@@ -292,20 +313,57 @@ impl Bbr {
         }
         self.check_startup_losses(rate);
         if self.loss_round_start {
-            if self.lossy_round && !self.phase.accelerates() {
+            if self.lossy_round && !self.phase.accelerates() && self.is_congested(rate) {
                 let max = self.max_bandwidth.get();
                 // What was delivered lacks the margin that we left ourselves. Without it back, the bound would fall by
                 // the margin in every round with a single loss, on top of what the path lost.
                 let latest = (self.latest.0 / PACING_MARGIN, self.latest.1);
                 self.bounds.congested(latest, max, self.window);
             }
+            self.floor.round(self.is_queued(), self.mss);
             self.forget_losses();
+        }
+    }
+
+    /// Whether every packet of this round has waited in a queue.
+    fn is_queued(&self) -> bool {
+        match (self.round_rtt, self.min_rtt.get()) {
+            (Some(rtt), Some(smallest)) => rtt > smallest + smallest / QUEUED_SHARE,
+            _ => true,
+        }
+    }
+
+    /// Whether the losses of the round that ends are taken for congestion. The draft takes every loss for it; a path that
+    /// loses one packet in a hundred by itself would then never be used. Here it is loss with a queue, more than the path
+    /// loses without one; or too much of it. Down and Drain empty a queue of our own making already.
+    fn is_congested(&self, rate: &RateSample) -> bool {
+        if self.marked_round || self.is_too_much(rate.lost, rate.sent_in_flight) {
+            return true;
+        }
+        let expected = self.floor.expected(rate.sent_in_flight, self.mss);
+        let drains = matches!(self.phase, Phase::Down | Phase::Drain { .. });
+        !drains && self.is_queued() && rate.lost as f64 > expected
+    }
+
+    /// So many bytes lost of so many in flight are too many (IsInflightTooHigh): more than the threshold beyond what the
+    /// path loses by itself.
+    fn is_too_much(&self, lost: u64, in_flight: u64) -> bool {
+        let expected = self.floor.expected(in_flight, self.mss);
+        lost as f64 > in_flight as f64 * self.loss_threshold() + expected
+    }
+
+    fn loss_threshold(&self) -> f64 {
+        if self.phase == Phase::Startup && !self.is_queued() {
+            STARTUP_LOSS_THRESHOLD
+        } else {
+            LOSS_THRESHOLD
         }
     }
 
     fn forget_losses(&mut self) {
         self.lossy_round = false;
         self.marked_round = false;
+        self.round_rtt = None;
         self.loss_ranges = 0;
     }
 
@@ -321,7 +379,7 @@ impl Bbr {
             && self.recovering.is_some_and(|since| self.round > since);
         if self.phase == Phase::Startup
             && (persistent || self.marked_round)
-            && is_too_much(rate.lost, rate.sent_in_flight)
+            && self.is_too_much(rate.lost, rate.sent_in_flight)
         {
             self.undo.phase = Some(Phase::Startup);
             self.filled = true;
@@ -397,7 +455,8 @@ impl Bbr {
                     self.probe.judged = true;
                     self.probe.feedback = Feedback::None;
                     if self.phase.is_steady() {
-                        if !rate.app_limited {
+                        // As Linux: a period without a sample says nothing.
+                        if !rate.app_limited && self.max_bandwidth.has_sample() {
                             self.max_bandwidth.turn();
                         }
                         // The short probe succeeded: a full one follows at once (§5.3.3.6).
@@ -410,7 +469,7 @@ impl Bbr {
                 _ => {}
             }
         }
-        if is_too_much(rate.lost, rate.sent_in_flight) {
+        if self.is_too_much(rate.lost, rate.sent_in_flight) {
             // Marks come without a lost packet to judge.
             if !self.probe.judged {
                 self.too_high(ack.now, rate.sent_in_flight, rate.app_limited);
@@ -613,11 +672,6 @@ impl Bbr {
     }
 }
 
-/// So many bytes lost of so many in flight are above the threshold (IsInflightTooHigh).
-fn is_too_much(lost: u64, in_flight: u64) -> bool {
-    lost as f64 > in_flight as f64 * LOSS_THRESHOLD
-}
-
 impl CongestionControl for Bbr {
     fn window(&self) -> usize {
         self.window as usize
@@ -629,6 +683,23 @@ impl CongestionControl for Bbr {
 
     fn in_slow_start(&self) -> bool {
         self.phase == Phase::Startup
+    }
+
+    fn model(&self) -> Model {
+        let bound = |volume: u64| (volume != UNBOUNDED).then_some(volume);
+        let bandwidth = self.bounds.bandwidth;
+        Model {
+            phase: self.phase.name(),
+            window: self.window as usize,
+            pace: self.pacing_rate(),
+            max_bandwidth: Some(self.max_bandwidth.get() as u64),
+            bandwidth_bound: bandwidth.is_finite().then_some(bandwidth as u64),
+            longterm: bound(self.bounds.longterm),
+            shortterm: bound(self.bounds.shortterm),
+            min_rtt: self.min_rtt.get(),
+            extra: self.extra.get(),
+            ..Model::default()
+        }
     }
 
     fn pacing_rate(&self) -> Option<u64> {
@@ -646,6 +717,10 @@ impl CongestionControl for Bbr {
     fn on_ack(&mut self, ack: &AckSample) {
         self.round_start = false;
         self.loss_round_start = false;
+        self.floor.delivered(ack.bytes as u64);
+        if let Some(rtt) = ack.sample {
+            self.round_rtt = Some(self.round_rtt.map_or(rtt, |smallest| smallest.min(rtt)));
+        }
         if let Some(rate) = &ack.rate {
             self.delivered = rate.prior_delivered + rate.delivered;
             self.update_round(rate);
@@ -672,18 +747,20 @@ impl CongestionControl for Bbr {
     }
 
     fn on_lost(&mut self, loss: &LossSample) {
+        self.floor.lost(loss.bytes);
         self.note_loss(loss.delivered);
         if loss.position != self.last_lost + 1 {
             self.loss_ranges += 1;
         }
         self.last_lost = loss.position;
-        if self.probe.judged || !is_too_much(loss.lost, loss.sent_in_flight) {
+        if self.probe.judged || !self.is_too_much(loss.lost, loss.sent_in_flight) {
             return;
         }
         // At which volume before this packet the threshold was crossed (§5.5.10.2, InflightAtLoss).
         let before = loss.sent_in_flight.saturating_sub(loss.bytes) as f64;
         let lost_before = loss.lost.saturating_sub(loss.bytes) as f64;
-        let prefix = (LOSS_THRESHOLD * before - lost_before) / (1.0 - LOSS_THRESHOLD);
+        let threshold = self.loss_threshold() + self.floor.get();
+        let prefix = (threshold * before - lost_before) / (1.0 - threshold);
         self.too_high(
             loss.now,
             (before + prefix).max(0.0) as u64,

@@ -10,6 +10,11 @@ const EXTRA_ACKED_TURNS: u64 = 5;
 /// Less growth than this (a quarter) in three rounds: the pipe is full (§5.3.1.2).
 const FULL_GROWTH: f64 = 1.25;
 const FULL_ROUNDS: u8 = 3;
+/// Loss without a queue is measured over so many packets at least, is the smallest of the last four to eight such
+/// measures, and never believed to be more than this.
+const FLOOR_PACKETS: u64 = 1024;
+const FLOOR_MEASURES: u32 = 4;
+const HIGHEST_FLOOR: f64 = 0.1;
 /// No bound.
 pub(super) const UNBOUNDED: u64 = u64::MAX;
 /// Multiplicative decrease (Beta).
@@ -25,6 +30,10 @@ pub(super) struct MaxOfTwo {
 impl MaxOfTwo {
     pub(super) fn add(&mut self, value: f64) {
         self.present = self.present.max(value);
+    }
+
+    pub(super) fn has_sample(&self) -> bool {
+        self.present > 0.0
     }
 
     pub(super) fn turn(&mut self) {
@@ -103,6 +112,61 @@ impl FullPipe {
             self.rounds += 1;
             self.now = self.rounds >= FULL_ROUNDS;
         }
+    }
+}
+
+/// The share that the path loses although nothing waits in its queue: radio, cables, not congestion. The draft knows no
+/// such thing (docs/protocol.md).
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct LossFloor {
+    delivered: u64,
+    lost: u64,
+    /// Smallest measure of the present period and of the one before.
+    present: Option<f64>,
+    before: Option<f64>,
+    measures: u32,
+}
+
+impl LossFloor {
+    pub(super) fn get(&self) -> f64 {
+        match (self.present, self.before) {
+            (Some(a), Some(b)) => a.min(b),
+            (a, b) => a.or(b).unwrap_or(0.0),
+        }
+    }
+
+    pub(super) fn delivered(&mut self, bytes: u64) {
+        self.delivered += bytes;
+    }
+
+    pub(super) fn lost(&mut self, bytes: u64) {
+        self.lost += bytes;
+    }
+
+    /// What may be lost of `in_flight` bytes in packets of `mss` without more to it than chance: the mean and two
+    /// standard deviations.
+    pub(super) fn expected(&self, in_flight: u64, mss: u64) -> f64 {
+        let mean = self.get() * in_flight as f64;
+        mean + 2.0 * (mean * mss as f64).sqrt()
+    }
+
+    /// A round trip has ended; what a queue may have dropped says nothing.
+    pub(super) fn round(&mut self, queued: bool, mss: u64) {
+        if queued {
+            (self.delivered, self.lost) = (0, 0);
+        }
+        let all = self.delivered + self.lost;
+        if all < FLOOR_PACKETS * mss {
+            return;
+        }
+        let share = (self.lost as f64 / all as f64).min(HIGHEST_FLOOR);
+        (self.delivered, self.lost) = (0, 0);
+        if self.measures == FLOOR_MEASURES {
+            self.before = self.present.take();
+            self.measures = 0;
+        }
+        self.measures += 1;
+        self.present = Some(self.present.map_or(share, |smallest| smallest.min(share)));
     }
 }
 
@@ -236,6 +300,42 @@ mod tests {
         assert!(!full.now);
         full.round(4.9);
         assert!(full.now);
+    }
+
+    #[test]
+    fn the_loss_floor_is_the_smallest_of_late_and_hears_nothing_of_queues() {
+        let mut floor = LossFloor::default();
+        let mut round = |lost: u64, queued: bool| {
+            // Ten times a thousand, in packets of a byte.
+            floor.delivered(10 * (1000 - lost));
+            floor.lost(10 * lost);
+            floor.round(queued, 1);
+            (floor.get() * 1000.0).round() as u64
+        };
+        assert_eq!(round(10, false), 10);
+        assert_eq!(round(30, false), 10);
+        assert_eq!(round(5, true), 10, "what a queue does is not counted");
+        for _ in 0..2 {
+            assert_eq!(round(30, false), 10);
+        }
+        for _ in 0..3 {
+            assert_eq!(round(30, false), 10, "the period before still counts");
+        }
+        round(30, false);
+        assert_eq!(round(30, false), 30, "forgotten");
+        for _ in 0..9 {
+            round(900, false);
+        }
+        assert_eq!(round(900, false), 100, "and bounded");
+    }
+
+    #[test]
+    fn a_few_packets_measure_no_loss_floor() {
+        let mut floor = LossFloor::default();
+        floor.lost(1000);
+        floor.delivered(9000);
+        floor.round(false, 1000);
+        assert!(floor.get() <= 0.0);
     }
 
     #[test]
