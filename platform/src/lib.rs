@@ -44,6 +44,7 @@
 
 mod error;
 pub mod files;
+pub mod fragments;
 pub mod frames;
 mod ioctl;
 pub mod netlink;

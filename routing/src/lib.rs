@@ -20,6 +20,7 @@ pub mod dht;
 pub mod net;
 pub mod overlay;
 pub mod tracker;
+pub mod turn;
 
 pub use net::AnodeOverlay;
 pub use overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};

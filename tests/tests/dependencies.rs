@@ -136,3 +136,47 @@ fn licence_expressions_are_understood() {
         assert_eq!(satisfied(expression, &allowed), expected, "{expression}");
     }
 }
+
+/// Everything that a crate of ours stands on, of the workspace and of the registry, without what only its tests need.
+fn stands_on(krate: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(root())
+        .args(["tree", "--locked", "--package", krate, "--edges", "normal"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let name = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(name)
+        .collect()
+}
+
+// T1: the core of STUN and TURN needs no framework for sockets, no TLS, no clock and no resolver; client and server are
+// one crate, of which a program links what it calls
+#[test]
+fn the_turn_core_knows_no_sockets() {
+    let all = stands_on("anode-turn");
+    assert!(all.iter().any(|krate| krate == "stun-types"), "{all:?}");
+    for forbidden in [
+        "tokio",
+        "mio",
+        "socket2",
+        "nix",
+        "quinn-udp",
+        "rustls",
+        "dimpl",
+        "aws-lc-rs",
+        "anode-routing",
+    ] {
+        assert!(
+            !all.iter().any(|krate| krate == forbidden),
+            "anode-turn stands on {forbidden}"
+        );
+    }
+}

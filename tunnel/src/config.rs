@@ -1,5 +1,7 @@
 //! The configuration file: TOML, every key optional and named like its flag, unknown keys refused with their line.
 
+pub mod turn;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,6 +73,8 @@ pub struct Config {
     pub tracker: Option<TrackerRole>,
     /// `[proxy]`
     pub proxy: Proxy,
+    /// `[turn]`: a TURN server
+    pub turn: Option<turn::Turn>,
     /// `[ethernet]`
     pub ethernet: Ethernet,
 }
@@ -214,6 +218,9 @@ impl Config {
         let mut config: Self =
             toml::from_str(text).map_err(|error| toml_error(&error, text, path))?;
         config.inbound.locate(text, path)?;
+        if let Some(turn) = &config.turn {
+            turn.check(path)?;
+        }
         let directory = path.parent().unwrap_or(Path::new(""));
         config.zone_file = config
             .zone_file

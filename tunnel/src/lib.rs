@@ -14,6 +14,7 @@
 //!   │                        ├ policy   who may reach this machine
 //!   │                        ├ relay    relaying and relays, as the configuration has them
 //!   │                        └ adapter  flows of the netstack joined to streams of the overlays
+//!   ├── turn                           the TURN server alone, and commands that try one
 //!   └── demo                           two nodes in namespaces of their own
 //! ```
 #![forbid(unsafe_code)]
@@ -35,6 +36,7 @@ pub mod policy;
 pub mod relay;
 pub mod state;
 pub mod tracker;
+pub mod turn;
 pub mod value;
 pub mod zone;
 

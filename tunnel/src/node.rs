@@ -36,6 +36,8 @@ use crate::state::identity::Unsaved;
 use crate::state::{self, LockedState, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
+use crate::turn;
+use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
 
@@ -140,6 +142,8 @@ pub struct Plan {
     pub tracker: Option<role::Prepared>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
+    /// A TURN server beside it, its sockets bound.
+    pub turn: Option<turn::role::Prepared>,
 }
 
 /// What a node's names are made of.
@@ -218,6 +222,8 @@ async fn live(
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
+    let turn = plan.turn.map(|turn| turn.start(plan.source.clone()));
+    let turn = turn.transpose()?;
     let (thread, word) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
@@ -262,6 +268,7 @@ async fn live(
         security,
         confined,
         state: plan.state,
+        turn,
     });
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
@@ -297,6 +304,12 @@ async fn live(
     if let Some(dht) = dht {
         dht.abort();
     }
+    if let (None, Some(turn)) = (&outcome, &control.turn) {
+        tokio::select! {
+            () = turn.drain() => {}
+            () = signals.stop() => {}
+        }
+    }
     responder.stop().await;
     if let Some(meet) = meet {
         meet.stop().await;
@@ -331,6 +344,9 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
         }
         control.reload_tracker();
+        if let Some(Err(error)) = control.turn.as_ref().map(Role::reload) {
+            tracing::error!("the TURN server stays as it was: {error}");
+        }
         control.zone.look_soon();
     }
 }

@@ -1,7 +1,7 @@
 //! The Anode overlay on real sockets: one [`Node`] behind UDP sockets, served by whoever polls `fds()`.
 mod ethernet;
 mod lan;
-mod streams;
+pub(crate) mod streams;
 mod udp;
 
 pub use ethernet::{ETHER_TYPE, FrameLink};

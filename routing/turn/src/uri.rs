@@ -54,7 +54,11 @@ impl FromStr for Uri {
 
     fn from_str(text: &str) -> Result<Self, TurnError> {
         let error = |reason| TurnError::Uri {
-            uri: text.chars().take(300).collect(),
+            // What stands before an @ may be a password.
+            uri: match text.rsplit_once('@') {
+                Some((_, host)) => format!("…@{}", host.chars().take(300).collect::<String>()),
+                None => text.chars().take(300).collect(),
+            },
             reason,
         };
         let (scheme, rest) = text

@@ -26,5 +26,6 @@ mod streams;
 mod tickets;
 mod tracker;
 mod transports;
+mod turn;
 mod zone_relay;
 mod zones;

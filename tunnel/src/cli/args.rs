@@ -92,6 +92,9 @@ pub enum Command {
     /// Ask a BitTorrent tracker, from every address of this machine that can
     #[command(subcommand)]
     Tracker(TrackerCommand),
+    /// Try a STUN or TURN server
+    #[command(subcommand)]
+    Turn(Turn),
     /// What is active, and what is wrong here, with the fix
     Doctor,
     /// Routes that keep packets for the overlay from leaking while no node runs
@@ -411,6 +414,68 @@ pub enum TrackerEvent {
 pub enum RendezvousCommand {
     /// The info hashes in force, for trackers with a white list
     Hash,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Turn {
+    /// Whether a server works, step by step, and why not
+    Check {
+        #[command(flatten)]
+        server: TurnAt,
+    },
+    /// Send datagrams through a server to a peer that echoes them
+    Send {
+        #[command(flatten)]
+        server: TurnAt,
+        /// Where they go
+        #[arg(value_name = "PEER:PORT")]
+        peer: std::net::SocketAddr,
+        /// How many
+        #[arg(short = 'n', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        count: u32,
+        /// Bytes in each
+        #[arg(long, value_name = "B", default_value_t = 64, value_parser = clap::value_parser!(u16).range(0..=65_000))]
+        size: u16,
+        /// How they travel to the server
+        #[arg(long, value_enum, default_value_t = TurnVia::Channel)]
+        via: TurnVia,
+        /// Ask the server to set DF
+        #[arg(long)]
+        dont_fragment: bool,
+    },
+}
+
+/// `--via`
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TurnVia {
+    /// ChannelData
+    Channel,
+    /// Send indications
+    Send,
+}
+
+#[derive(Args, Debug)]
+pub struct TurnAt {
+    /// turn:HOST[:PORT][?transport=udp|tcp], turns:, stun: or stuns:
+    #[arg(value_name = "URI")]
+    pub uri: String,
+    /// Name
+    #[arg(long, value_name = "U")]
+    pub user: Option<String>,
+    /// Password; other users of this machine may see it while the command runs
+    #[arg(
+        long,
+        value_name = "P",
+        requires = "user",
+        conflicts_with = "password_file"
+    )]
+    pub password: Option<String>,
+    /// File that holds the password
+    #[arg(long, value_name = "F", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// Authorities in PEM that the certificate may come from [default: the machine's]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

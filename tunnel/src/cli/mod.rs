@@ -11,6 +11,7 @@ mod show;
 mod tickets;
 mod tracker;
 mod trust;
+mod turn;
 mod up;
 mod zone;
 
@@ -78,6 +79,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Dht(action) => dht::run(common, action),
         Command::Rendezvous(action) => tracker::rendezvous(common, action),
         Command::Tracker(action) => tracker::tracker(common, action),
+        Command::Turn(action) => turn::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
         Command::Demo => crate::demo::run(common.json),

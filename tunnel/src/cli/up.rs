@@ -31,6 +31,8 @@ use crate::state::identity::Unsaved;
 use crate::state::{self, LockedState, StateDir, identity, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role;
+use crate::turn;
+use crate::turn::role::Prepared;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
@@ -49,6 +51,18 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     if flags.die_with_parent {
         super::die_with_parent()?;
     }
+    if only_relay {
+        let named = common.named_config();
+        let config = named.read()?;
+        if let Some(turn) = config
+            .turn
+            .as_ref()
+            .filter(|_| turn::alone::is_all(&config))
+        {
+            start_log(&flags, &config)?;
+            return turn::alone::run(turn, &named, start).map(|()| Done::Yes);
+        }
+    }
     let dir = common.dir()?;
     let source = common.config_source(&dir);
     let mut config = source.read()?;
@@ -65,6 +79,8 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
+    let turn = config.turn.as_ref();
+    let turn = turn.map(|turn| Prepared::new(turn, &source)).transpose()?;
     let dns = config.dns.clone();
     let others = config.given_names();
     let dht = config.dht.clone();
@@ -84,6 +100,9 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     };
     let mut places = places(&state, &socket, &source, &dns, zone.from());
     places.names |= meet.as_ref().is_some_and(MeetPlan::needs_names);
+    if let Some(turn) = &turn {
+        places.read.extend_from_slice(turn.directories());
+    }
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
@@ -102,6 +121,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         meet,
         tracker,
         watched,
+        turn,
     };
     let told = Told { met, named };
     node::run(plan, |info| ready(&opening, info, common.json), told)?;

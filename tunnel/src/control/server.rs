@@ -41,6 +41,7 @@ use crate::policy::{Inbound, Policy};
 use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::tracker::role::Services;
+use crate::turn::role::Role;
 use crate::value::{PeerName, ValueError, parse_address};
 use crate::zone::Members;
 use anode_routing::anode::Place;
@@ -91,6 +92,8 @@ pub struct Control {
     pub confined: Confined,
     /// The state directory.
     pub state: LockedState,
+    /// The TURN server beside it.
+    pub turn: Option<Role>,
 }
 
 /// The policy in force, and what it was made of.
@@ -664,6 +667,9 @@ async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, P
     counters.extend(control.zone.counters());
     counters.extend(control.dht.counters().await);
     counters.extend(control.services.counters());
+    if let Some(turn) = &control.turn {
+        counters.extend(turn.counters());
+    }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     Ok((kind, metrics::render(&counters)).into_response())
 }

@@ -226,6 +226,7 @@ impl Node {
                 memory_locked: false,
             },
             state,
+            turn: None,
         };
         let listener = ControlSocket::bind(&socket, Access::Owner).unwrap();
         let server = tokio::spawn(axum::serve(listener, router(Arc::new(control))).into_future());

@@ -22,7 +22,7 @@
 
 pub mod counters;
 pub mod host;
-mod message;
+pub(crate) mod message;
 pub mod real;
 pub mod resolved;
 pub mod responder;

@@ -14,7 +14,7 @@ mod conn;
 mod dial;
 mod http;
 mod outbox;
-mod pipe;
+pub(crate) mod pipe;
 mod serve;
 mod tls;
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Bytes that the kernel holds beyond what it has sent: packets are datagrams, and what waits there cannot be dropped.
 const NOT_SENT: u32 = 64 << 10;
 
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     raw: Raw,
     tls: Option<Box<Connection>>,
 }
@@ -73,6 +73,11 @@ impl Pipe {
             return Err(error);
         }
         Ok(self.raw.socket.peer_addr().is_ok())
+    }
+
+    /// Whether TLS is still being agreed on.
+    pub fn is_handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
     pub fn is_tls(&self) -> bool {

@@ -16,6 +16,19 @@ pub struct Credentials {
     pub password: zeroize::Zeroizing<String>,
 }
 
+impl Credentials {
+    /// Whether they can be sent (T22, T26).
+    ///
+    /// # Errors
+    /// What is wrong; the password is not quoted.
+    pub fn check(&self) -> Result<(), crate::TurnError> {
+        use crate::stun::text::{Text, sasl_prep};
+        Text::Username.sent(&sasl_prep("user name", &self.name)?)?;
+        zeroize::Zeroizing::new(sasl_prep("password", &self.password)?);
+        Ok(())
+    }
+}
+
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials")

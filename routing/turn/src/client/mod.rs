@@ -11,6 +11,7 @@
 
 mod answers;
 mod auth;
+mod binding;
 mod channels;
 mod data;
 mod interface;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+pub use binding::Binding;
 pub use data::{Outgoing, Received};
 pub use interface::{Config, Counters, Credentials, Event, Families, PortWish, Why};
 pub use stream::{BindStep, PeerStream};
@@ -159,13 +161,18 @@ impl Client {
     /// # Errors
     /// As [`Client::start`].
     pub fn restart(&mut self, now: Instant, server: SocketAddr) -> Result<(), Instant> {
+        self.set_server(server);
+        self.start(now)
+    }
+
+    /// The server that the next [`Client::start`] asks, where its connection takes a while to stand.
+    pub fn set_server(&mut self, server: SocketAddr) {
         if server != self.server {
             self.server = server;
             self.challenge = None;
             self.estimator = Estimator::default();
             self.mismatches = 0;
         }
-        self.start(now)
     }
 
     fn remember(&mut self, now: Instant) {

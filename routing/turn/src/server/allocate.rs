@@ -9,6 +9,7 @@ use turn_types::attribute::{EvenPort, Lifetime, RequestedTransport, ReservationT
 
 use super::auth::{Caller, Signer};
 use super::config::AlternateWhen;
+use super::request::{optional, required};
 use super::shared::{Full, RESERVED, Rate, Reservation};
 use super::table::{Allocation, Relay};
 use super::{Command, FiveTuple, OpenError, Phase, RelayId, Server, Timer};
@@ -159,22 +160,14 @@ impl Server {
     }
 
     fn wish(&self, from: &FiveTuple, message: &Message<'_>) -> Result<Wish, u16> {
-        let protocol = message
-            .get::<RequestedTransport>()
-            .ok()
-            .flatten()
-            .ok_or(400_u16)?
-            .protocol();
+        let protocol = required(message.get::<RequestedTransport>())?.protocol();
         let tcp = match protocol {
             RequestedTransport::UDP => false,
             RequestedTransport::TCP if self.config.tcp_relay => true,
             _ => return Err(442),
         };
-        let even = message.get::<EvenPort>().map_err(|_| 400_u16)?;
-        let token = message
-            .get::<ReservationToken>()
-            .map_err(|_| 400_u16)?
-            .is_some();
+        let even = optional(message.get::<EvenPort>())?;
+        let token = optional(message.get::<ReservationToken>())?.is_some();
         let family = message.raw(attr::REQUESTED_ADDRESS_FAMILY);
         let additional = message
             .raw(attr::ADDITIONAL_ADDRESS_FAMILY)
@@ -226,7 +219,7 @@ impl Server {
     }
 
     fn lifetime(&self, message: &Message<'_>) -> Result<Duration, u16> {
-        let asked = message.get::<Lifetime>().map_err(|_| 400_u16)?;
+        let asked = optional(message.get::<Lifetime>())?;
         let asked = asked.map_or(DEFAULT_LIFETIME, |l| {
             Duration::from_secs(l.seconds().into())
         });
@@ -469,10 +462,7 @@ impl Server {
         caller: &Caller,
     ) -> Result<Option<Writer>, u16> {
         let index = self.owned(from, caller)?;
-        let asked = message
-            .get::<Lifetime>()
-            .map_err(|_| 400_u16)?
-            .map(|l| l.seconds());
+        let asked = optional(message.get::<Lifetime>())?.map(|l| l.seconds());
         let relays = match message.raw(attr::REQUESTED_ADDRESS_FAMILY) {
             None => self.allocations[index].relays.to_vec(),
             Some([family @ (IPV4 | IPV6), 0, 0, 0]) => {
@@ -505,20 +495,6 @@ impl Server {
         Ok(Some(
             Writer::success(message).number(attr::LIFETIME, granted.as_secs() as u32),
         ))
-    }
-
-    /// The allocation of this client, if it is this caller's and open.
-    pub(super) fn owned(&self, from: &FiveTuple, caller: &Caller) -> Result<usize, u16> {
-        let index = self.clients.get(from).copied().ok_or(437_u16)?;
-        let allocation = &self.allocations[index];
-        if allocation.name != caller.name {
-            return Err(441);
-        }
-        if allocation.opening.is_some() {
-            Err(437)
-        } else {
-            Ok(index)
-        }
     }
 
     pub(super) fn relay(&self, id: RelayId) -> Option<&Relay> {

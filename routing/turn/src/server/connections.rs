@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 
 use super::auth::{Caller, Signer};
+use super::request::required;
 use super::{Command, ConnectionId, FiveTuple, RelayId, Server, Timer, new_transaction};
 use crate::policy::Verdict;
 use crate::stun::{Class, Message, Writer, attr, method};
@@ -50,10 +51,7 @@ impl Server {
         if !self.allocations[index].tcp {
             return Err(400);
         }
-        let peer = message
-            .xor_address(attr::XOR_PEER_ADDRESS)
-            .map_err(|_| 400_u16)?
-            .ok_or(400_u16)?;
+        let peer = required(message.xor_address(attr::XOR_PEER_ADDRESS))?;
         let verdict = self.verdict(index, peer.ip())?;
         if !self.config.policy.port(verdict, peer, &self.config.ports) {
             return Err(403);

@@ -37,6 +37,14 @@ pub struct RelayId {
     pub(super) generation: u32,
 }
 
+impl RelayId {
+    /// A small number that no other open relay of the shard has: a place in the owner's table.
+    #[must_use]
+    pub fn slot(self) -> usize {
+        self.index as usize
+    }
+}
+
 /// A TCP connection between a relay and a peer: CONNECTION-ID on the wire (RFC 6062).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u32);
@@ -138,6 +146,11 @@ macro_rules! counters {
         pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
 
         impl Counters {
+            /// Adds those of another shard.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
             /// Names and values, for metrics.
             pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()

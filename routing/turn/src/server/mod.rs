@@ -15,6 +15,7 @@ mod data;
 mod hash;
 mod interface;
 mod peers;
+mod request;
 mod shared;
 mod table;
 
@@ -355,6 +356,12 @@ impl Server {
         self.commands.pop_front()
     }
 
+    /// Whether [`Server::poll_command`] has something.
+    #[must_use]
+    pub fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
     /// When [`Server::handle_timeout`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -428,6 +435,12 @@ impl Server {
         for relay in all {
             self.close_relay(relay);
         }
+    }
+
+    /// Whether this client holds an allocation, or a connection to a peer: one that holds neither costs nothing to lose.
+    #[must_use]
+    pub fn is_known(&self, client: &FiveTuple) -> bool {
+        self.clients.contains_key(client) || self.data_clients.contains_key(client)
     }
 
     /// A client's stream has ended, or its DTLS session.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use turn_types::attribute::ChannelNumber;
 
 use super::auth::Caller;
+use super::request::required;
 use super::table::{Binding, CHANNEL_LIFETIME};
 use super::{FiveTuple, Server};
 use crate::frame::Channel;
@@ -45,15 +46,6 @@ impl Server {
         Ok(Some(Writer::success(message)))
     }
 
-    /// What the policy says of a peer of this allocation: 443 for another family, 403 for a refusal.
-    pub(super) fn verdict(&self, index: usize, peer: IpAddr) -> Result<Verdict, u16> {
-        self.allocations[index].relay_for(peer).ok_or(443_u16)?;
-        match self.config.policy.address(peer, &self.relay_ips) {
-            Verdict::Refused => Err(403),
-            verdict => Ok(verdict),
-        }
-    }
-
     /// RFC 8656 §12.2.
     pub(super) fn channel_bind(
         &mut self,
@@ -63,18 +55,12 @@ impl Server {
         caller: &Caller,
     ) -> Result<Option<Writer>, u16> {
         let index = self.owned(from, caller)?;
-        let number = message
-            .get::<ChannelNumber>()
-            .map_err(|_| 400_u16)?
-            .ok_or(400_u16)?;
+        let number = required(message.get::<ChannelNumber>())?;
         let channel = Channel::new(number.channel()).ok_or(400_u16)?;
         if !channel.is_current() && !self.config.old_channels {
             return Err(400);
         }
-        let peer = message
-            .xor_address(attr::XOR_PEER_ADDRESS)
-            .map_err(|_| 400_u16)?
-            .ok_or(400_u16)?;
+        let peer = required(message.xor_address(attr::XOR_PEER_ADDRESS))?;
         let verdict = self.verdict(index, peer.ip())?;
         // RFC 6062 §4.5: a TCP allocation has no channels.
         if self.allocations[index].tcp

@@ -1,0 +1,188 @@
+//! Against coturn: its client on our server, our client on its server.
+
+use super::*;
+use anode_tests::traffic;
+use std::io::{Read, Write};
+use std::thread;
+
+/// coturn's client against our server, to the echo: nothing may be lost. Two sessions, 20 messages each, and for each
+/// session a second peer ("RTCP") one port above. All ways side by side: each takes some seconds, most of them waiting.
+#[track_caller]
+fn uclients(world: &World, ways: &[Vec<&str>]) {
+    let start = |arguments: &Vec<&str>| {
+        let mut client = command(programs::need("turnutils_uclient"));
+        let peer = world.peer.ip_address().to_string();
+        client
+            .args([
+                "-u",
+                "alice",
+                "-w",
+                "secret",
+                "-e",
+                &peer,
+                "-r",
+                &ECHO.to_string(),
+            ])
+            .args(["-n", "20", "-m", "2", "-z", "5"])
+            .args(arguments)
+            .arg(world.ip().to_string());
+        world.client.start(client)
+    };
+    let running: Vec<Proc> = ways.iter().map(start).collect();
+    for (client, arguments) in running.into_iter().zip(ways) {
+        let done = client.finish(Duration::from_secs(60));
+        let said = format!("{}{}", done.stdout(), done.stderr);
+        let lost = said
+            .lines()
+            .find(|line| line.contains("Total lost packets"));
+        let last = said
+            .lines()
+            .rev()
+            .find(|line| line.contains("tot_recv_msgs="));
+        let fine = lost.is_some_and(|line| line.contains("lost packets 0 "));
+        let received = last.is_some_and(|line| !line.contains("tot_recv_msgs=0,"));
+        assert!(fine && received, "turnutils_uclient {arguments:?}:\n{said}");
+    }
+}
+
+// T4, T13, T17: channels and Sends, sizes that need padding, over every transport
+#[test]
+fn coturns_client_loses_nothing_on_our_server() {
+    let Some(world) = World::start(Family::V4, "") else {
+        return;
+    };
+    let (plain, tls) = (PORT.to_string(), TLS_PORT.to_string());
+    uclients(
+        &world,
+        &[
+            vec!["-p", &plain],
+            vec!["-p", &plain, "-l", "101"],
+            vec!["-p", &plain, "-s", "-l", "203"],
+            vec!["-p", &plain, "-t"],
+            vec!["-p", &plain, "-t", "-l", "101"],
+            vec!["-p", &plain, "-t", "-s", "-l", "203"],
+            vec!["-p", &tls, "-t", "-S"],
+            vec!["-p", &tls, "-t", "-S", "-s", "-l", "101"],
+            vec!["-p", &tls, "-S"],
+            vec!["-p", &tls, "-S", "-l", "101"],
+            vec!["-p", &plain, "-g"],
+        ],
+    );
+}
+
+#[test]
+fn coturns_client_reaches_our_server_over_ipv6() {
+    let Some(world) = World::start(Family::V6, "") else {
+        return;
+    };
+    let (plain, tls) = (PORT.to_string(), TLS_PORT.to_string());
+    uclients(
+        &world,
+        &[
+            vec!["-x", "-p", &plain, "-l", "101"],
+            vec!["-x", "-p", &tls, "-t", "-S"],
+        ],
+    );
+}
+
+/// A TCP server that sends back what it hears.
+fn tcp_echo(world: &World) {
+    let listener = traffic::listen(&world.peer, world.peer_at());
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let (mut from, mut to) = (stream.try_clone().expect("a handle"), stream);
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = from.read(&mut buffer) {
+                    if to.write_all(&buffer[..length]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}
+
+// T9
+#[test]
+fn coturns_client_relays_tcp_through_our_server() {
+    let Some(world) = World::start(Family::V4, "") else {
+        return;
+    };
+    tcp_echo(&world);
+    let (plain, tls) = (PORT.to_string(), TLS_PORT.to_string());
+    uclients(
+        &world,
+        &[
+            vec!["-T", "-c", "-p", &plain],
+            vec!["-T", "-c", "-S", "-p", &tls],
+        ],
+    );
+}
+
+/// coturn's server on the host of ours, on other ports.
+fn coturn(world: &World) -> Proc {
+    let leaf = world
+        .authority
+        .leaf("coturn", &format!("IP:{}", world.ip()), 2, &EC);
+    let mut server = command(programs::need("turnserver"));
+    server
+        .args([
+            "-n",
+            "--log-file",
+            "stdout",
+            "--no-cli",
+            "--lt-cred-mech",
+            "--fingerprint",
+        ])
+        .args(["--user", "alice:secret", "--realm", "example.org"])
+        .args(["--listening-port", "13478", "--tls-listening-port", "15349"])
+        .args([
+            "--listening-ip",
+            &world.ip().to_string(),
+            "--relay-ip",
+            &world.ip().to_string(),
+        ])
+        .args(["--cert", text(&leaf.certificate), "--pkey", text(&leaf.key)])
+        .arg("--pidfile")
+        .arg(world.lab.directory().join("coturn.pid"))
+        .arg("--userdb")
+        .arg(world.lab.directory().join("coturn.db"));
+    world.at.start(server)
+}
+
+// T40: our client lets a peer in before anything is sent, and binds a channel the same way
+#[test]
+fn our_client_works_on_coturn() {
+    let Some(world) = World::start(Family::V4, "") else {
+        return;
+    };
+    let mut server = coturn(&world);
+    let deadline = std::time::Instant::now() + LIMIT;
+    let ip = world.ip();
+    let ca = &world.authority.certificate;
+    let plain = format!("turn:{ip}:13478");
+    while check(&world.client, &plain, ca)["ok"] != true {
+        assert!(
+            server.running() && std::time::Instant::now() < deadline,
+            "{}",
+            server.stdout()
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+    for uri in [
+        plain.clone(),
+        format!("{plain}?transport=tcp"),
+        format!("turns:{ip}:15349"),
+        format!("turns:{ip}:15349?transport=udp"),
+    ] {
+        let report = check(&world.client, &uri, ca);
+        assert_eq!(report["ok"], true, "{report}");
+        for how in [
+            &["--via", "channel", "--size", "101"],
+            &["--via", "send", "--size", "999"],
+        ] {
+            expect_all(&send(&world.client, &uri, world.peer_at(), text(ca), how));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A client by hand: the state machine on a socket of the test, so that a test holds an allocation as long as it likes.
+
+use super::*;
+use anode_turn::client::{Client, Config, Credentials, Event, Outgoing};
+use std::net::UdpSocket;
+use std::time::Instant;
+
+pub struct Session {
+    socket: UdpSocket,
+    client: Client,
+    events: Vec<Event>,
+    pub payloads: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+impl Session {
+    /// Asks for an allocation; [`Session::until`] waits for it.
+    pub fn start(host: &Host, server: SocketAddr, name: &str) -> Self {
+        let any = SocketAddr::new(host.ip_address(), 0);
+        let socket = anode_tests::traffic::udp(host, any);
+        socket.connect(server).expect("a way there");
+        let credentials = Credentials {
+            name: name.to_owned(),
+            password: "secret".to_owned().into(),
+        };
+        let config = Config {
+            credentials: Some(credentials),
+            ..Config::default()
+        };
+        // Any seed does; the port makes it another one for each session.
+        let mut seed = [7; 32];
+        let port = socket.local_addr().expect("bound").port();
+        seed[..2].copy_from_slice(&port.to_be_bytes());
+        let now = Instant::now();
+        let mut client = Client::new(now, config, server, seed);
+        client.start(now).expect("nothing is in the way");
+        Self {
+            socket,
+            client,
+            events: Vec::new(),
+            payloads: Vec::new(),
+        }
+    }
+
+    /// With an allocation.
+    pub fn allocated(host: &Host, server: SocketAddr) -> Self {
+        let mut session = Self::start(host, server, "alice");
+        session.until(|event| matches!(event, Event::Allocated { .. }));
+        session
+    }
+
+    pub fn relayed(&self) -> SocketAddr {
+        self.client.relayed()[0]
+    }
+
+    pub fn permit(&mut self, peer: IpAddr) {
+        self.client.permit(Instant::now(), peer);
+        self.until(|event| *event == Event::Permitted(peer));
+    }
+
+    pub fn send(&mut self, peer: SocketAddr, payload: &[u8]) {
+        if let Outgoing::Now(header) = self.client.send(Instant::now(), peer, payload) {
+            let padding = &[0; 3][..header.padding()];
+            let bytes = [header.bytes(), payload, padding].concat();
+            self.socket.send(&bytes).expect("sent");
+        }
+    }
+
+    /// Whether a payload sent to an echo comes back.
+    pub fn echoes(&mut self, peer: SocketAddr, payload: &[u8]) -> bool {
+        self.payloads.clear();
+        self.send(peer, payload);
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < deadline {
+            self.work();
+            if self
+                .payloads
+                .iter()
+                .any(|(from, bytes)| *from == peer && bytes == payload)
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits for an event.
+    #[track_caller]
+    pub fn until(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            self.work();
+            if let Some(at) = self.events.iter().position(&wanted) {
+                return self.events.remove(at);
+            }
+            assert!(Instant::now() < deadline, "not among {:?}", self.events);
+        }
+    }
+
+    fn work(&mut self) {
+        while let Some(bytes) = self.client.poll_transmit() {
+            self.socket.send(&bytes).expect("sent");
+        }
+        let wait = Some(Duration::from_millis(50));
+        self.socket.set_read_timeout(wait).expect("a timeout");
+        let mut buffer = [0; 65_536];
+        if let Ok(length) = self.socket.recv(&mut buffer) {
+            let received = self.client.handle(Instant::now(), &buffer[..length]);
+            let payload = received.map(|r| (r.peer, buffer[r.payload].to_vec()));
+            self.payloads.extend(payload);
+        }
+        self.client.handle_timeout(Instant::now());
+        self.events
+            .extend(std::iter::from_fn(|| self.client.poll_event()));
+    }
+}

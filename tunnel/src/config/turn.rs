@@ -1,0 +1,729 @@
+//! The section `[turn]`: a TURN server.
+//!
+//! ```toml
+//! [turn]
+//! listen = ["192.0.2.1:3478"]             # UDP and TCP
+//! listen-tls = ["192.0.2.1:5349"]         # TLS and DTLS
+//! relay = ["192.0.2.1"]                   # addresses to relay from
+//! external = { "10.0.0.5" = "192.0.2.1" } # what others see of them
+//! port-range = [49152, 65535]
+//! realm = "example.org"
+//! users = { alice = "password", bob = { md5 = "HEX", sha256 = "HEX" } }
+//! rest-secret = "shared with who makes time-limited names"
+//! quota = { allocations-per-user = 10, kbps = 100000 }
+//! tls = { cert = "fullchain.pem", key = "key.pem", min-version = "1.2" }
+//! deny-peers = ["198.51.100.0/24"]
+//! ```
+
+mod secret;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anode_routing::turn::certificate::{CertificateError, MinVersion, ServerCertificate};
+use anode_routing::turn::server::Settings;
+use anode_turn::policy::{PeerPolicy, Prefix};
+use anode_turn::server::config::{Alternate, AlternateWhen};
+use anode_turn::server::{Config, Keys, RelayAddress, Users};
+use anode_turn::stun::{Key, KeyDigest};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+pub use secret::{Credential, Secret, UserTable};
+
+use crate::Error;
+use crate::value::{Number, Text, ValueError};
+
+/// The realm of a server that is given none.
+const REALM: &str = "anode";
+/// The longest drain: a day.
+const MAX_DRAIN: i64 = 86_400;
+
+/// The section; `None` and empty where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Turn {
+    /// UDP and TCP.
+    pub listen: Vec<Text<Place>>,
+    /// TLS and DTLS.
+    pub listen_tls: Vec<Text<Place>>,
+    /// Addresses to relay from; those that `listen` names where it says nothing.
+    pub relay: Vec<Text<Ip>>,
+    /// What others see of them, where this machine stands behind a NAT of one to one.
+    pub external: BTreeMap<Text<Ip>, Text<Ip>>,
+    /// Ports to relay from, the last one included.
+    pub port_range: Option<PortRange>,
+    /// The realm of all names and passwords.
+    pub realm: Option<String>,
+    /// Users with fixed credentials.
+    pub users: UserTable,
+    /// The secret of time-limited credentials.
+    pub rest_secret: Option<Secret>,
+    /// Whether Anode keys are credentials, and whose.
+    pub anode_users: AnodeUsers,
+    /// Limits on use.
+    pub quota: Quota,
+    /// How long a nonce is good, in seconds.
+    pub nonce_ttl_s: Option<Number<NonceTtl>>,
+    /// The certificate of `listen-tls`.
+    pub tls: Option<Tls>,
+    /// Peers that may be reached although the built-in list refuses them.
+    pub allow_peers: Vec<Text<Cidr>>,
+    /// Peers that may not be reached, whatever else is said.
+    pub deny_peers: Vec<Text<Cidr>>,
+    /// Where clients are sent that came over UDP or TCP.
+    pub alternate: Vec<Text<Place>>,
+    /// Where clients are sent that came over TLS or DTLS.
+    pub alternate_tls: Vec<Text<Place>>,
+    /// The name that the certificate there carries.
+    pub alternate_domain: Option<String>,
+    /// When they are sent there.
+    pub alternate_when: When,
+    /// Take channels that only RFC 5766 allows.
+    pub old_channels: Option<bool>,
+    /// SOFTWARE in answers; none by default.
+    pub software: Option<String>,
+    /// How long allocations are kept after SIGTERM, in seconds.
+    pub drain_s: Option<Number<Drain>>,
+}
+
+/// `quota`; 0, or nothing, is no limit. Rates are in kbit/s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Quota {
+    /// Allocations of one user at a time.
+    pub allocations_per_user: Number<Count>,
+    /// Allocations in all.
+    pub allocations: Number<Count>,
+    /// Of one user.
+    pub kbps_per_user: Number<Count>,
+    /// Of one allocation, both ways together.
+    pub kbps_per_allocation: Number<Count>,
+    /// In all.
+    pub kbps: Number<Count>,
+}
+
+/// `tls`: PEM files, from where the configuration is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Tls {
+    /// The chain, from the leaf up.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The lowest version spoken.
+    #[serde(default)]
+    pub min_version: Version,
+}
+
+/// `min-version`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Version {
+    /// TLS 1.2, DTLS 1.2
+    #[default]
+    #[serde(rename = "1.2")]
+    V12,
+    /// TLS 1.3, DTLS 1.3
+    #[serde(rename = "1.3")]
+    V13,
+}
+
+/// `anode-users`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnodeUsers {
+    /// Nobody's.
+    #[default]
+    Off,
+    /// Those of trusted peers.
+    Trusted,
+    /// Those of members of our zone, too.
+    Zone,
+}
+
+/// `alternate-when`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum When {
+    /// Always.
+    Always,
+    /// When there is no room, and while the server drains.
+    #[default]
+    Full,
+}
+
+/// Defines a value that is read by a function.
+macro_rules! parsed {
+    ($name:ident, $inner:ty, $what:literal, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub struct $name(pub $inner);
+
+        impl FromStr for $name {
+            type Err = ValueError;
+
+            fn from_str(text: &str) -> Result<Self, ValueError> {
+                text.parse()
+                    .map(Self)
+                    .map_err(|_| ValueError::new(format!("{text:?}: write {}", $what)))
+            }
+        }
+    };
+}
+parsed!(
+    Place,
+    SocketAddr,
+    "IP:PORT, such as 192.0.2.1:3478 or [2001:db8::1]:3478",
+    "An address and a port."
+);
+parsed!(Ip, IpAddr, "an IP address", "An address.");
+
+/// A network.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Cidr(pub Prefix);
+
+impl FromStr for Cidr {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        text.parse().map(Self).map_err(|_| {
+            ValueError::new(format!(
+                "{text:?}: write IP or IP/LENGTH, such as 10.0.0.0/8"
+            ))
+        })
+    }
+}
+
+macro_rules! ranged {
+    ($name:ident, $inner:ty, $range:expr, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct $name(pub $inner);
+
+        impl TryFrom<i64> for $name {
+            type Error = ValueError;
+
+            fn try_from(number: i64) -> Result<Self, ValueError> {
+                let range = $range;
+                let fits = range.contains(&number);
+                fits.then_some(Self(number as $inner)).ok_or_else(|| {
+                    ValueError::new(format!(
+                        "{number}: use {} to {}",
+                        range.start(),
+                        range.end()
+                    ))
+                })
+            }
+        }
+    };
+}
+ranged!(
+    Count,
+    u32,
+    0..=i64::from(u32::MAX),
+    "A number that is no limit when it is 0."
+);
+ranged!(
+    NonceTtl,
+    u64,
+    1..=3600,
+    "Seconds that a nonce is good (RFC 8656 §5: at most an hour)."
+);
+ranged!(Drain, u64, 0..=MAX_DRAIN, "Seconds that a drain takes.");
+
+impl Default for Number<Count> {
+    fn default() -> Self {
+        Self(Count::default())
+    }
+}
+
+/// `[FIRST, LAST]`, above the ports that need a right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "(i64, i64)")]
+pub struct PortRange(pub u16, pub u16);
+
+impl TryFrom<(i64, i64)> for PortRange {
+    type Error = ValueError;
+
+    fn try_from((first, last): (i64, i64)) -> Result<Self, ValueError> {
+        match (u16::try_from(first), u16::try_from(last)) {
+            (Ok(first), Ok(last)) if first >= 1024 && first <= last => Ok(Self(first, last)),
+            _ => Err(ValueError::new(format!(
+                "port-range [{first}, {last}]: write [FIRST, LAST] with 1024 <= FIRST <= LAST <= 65535"
+            ))),
+        }
+    }
+}
+
+impl Turn {
+    /// What can be told without opening anything; `path` stands in messages.
+    pub fn check(&self, path: &Path) -> Result<(), Error> {
+        let wrong = |key: &str, problem: &str| {
+            Err(Error::invalid(
+                format!("{}: [turn] {key}", path.display()),
+                problem,
+            ))
+        };
+        if self.listen.is_empty() && self.listen_tls.is_empty() {
+            return wrong(
+                "listen",
+                "nowhere to listen: write listen = [\"IP:3478\"], or listen-tls = [\"IP:5349\"]",
+            );
+        }
+        let both = self
+            .listen
+            .iter()
+            .find(|place| self.listen_tls.contains(place));
+        if let Some(both) = both.filter(|place| place.0.0.port() != 0) {
+            let problem = format!("{} stands in listen, too: use another port", both.0.0);
+            return wrong("listen-tls", &problem);
+        }
+        if !self.listen_tls.is_empty() && self.tls.is_none() {
+            return wrong(
+                "listen-tls",
+                "needs a certificate: write tls = { cert = \"FILE\", key = \"FILE\" }",
+            );
+        }
+        for (local, external) in &self.external {
+            if !self.relays().contains(&local.0.0) {
+                let problem = format!("{} is none of the addresses in relay", local.0.0);
+                return wrong("external", &problem);
+            }
+            if local.0.0.is_ipv4() != external.0.0.is_ipv4() {
+                let problem = format!("{} and {} are of two families", local.0.0, external.0.0);
+                return wrong("external", &problem);
+            }
+        }
+        let redirects = self.alternate_when == When::Always;
+        let elsewhere = !self.alternate.is_empty() || !self.alternate_tls.is_empty();
+        if redirects && !elsewhere {
+            return wrong(
+                "alternate-when",
+                "there is nowhere to send clients: write alternate = [\"IP:PORT\"]",
+            );
+        }
+        if self.relays().is_empty() && !redirects {
+            return wrong(
+                "relay",
+                "no address to relay from: write relay = [\"IP\"] with an address of this machine, since listen names none",
+            );
+        }
+        if let Some(zero) = self
+            .relays()
+            .iter()
+            .find(|ip| ip.is_unspecified() || ip.is_multicast())
+        {
+            let problem =
+                format!("{zero} is no address of one machine: write the address that peers see");
+            return wrong("relay", &problem);
+        }
+        if let Some(domain) = &self.alternate_domain
+            && anode_routing::turn::certificate::Name::host(domain).is_err()
+        {
+            return wrong("alternate-domain", &format!("{domain:?} is no host name"));
+        }
+        if self.anode_users != AnodeUsers::Off {
+            return wrong(
+                "anode-users",
+                "Anode keys are no TURN credentials in this version: write \"off\", and name users or a rest-secret",
+            );
+        }
+        if self
+            .rest_secret
+            .as_ref()
+            .is_some_and(|secret| secret.0.is_empty())
+        {
+            return wrong("rest-secret", "is empty");
+        }
+        for (name, credential) in &self.users.0 {
+            if let Err(problem) = add_user(&mut Users::default(), self.realm(), name, credential) {
+                return wrong(&format!("users {name:?}"), &problem);
+            }
+        }
+        match self.config() {
+            Ok(config) => config
+                .check()
+                .or_else(|error| wrong("realm", &error.to_string())),
+            Err(problem) => wrong("users", &problem),
+        }
+    }
+
+    fn realm(&self) -> &str {
+        self.realm.as_deref().unwrap_or(REALM)
+    }
+
+    /// The addresses to relay from.
+    fn relays(&self) -> Vec<IpAddr> {
+        if !self.relay.is_empty() {
+            return self.relay.iter().map(|ip| ip.0.0).collect();
+        }
+        let mut relays: Vec<IpAddr> = Vec::new();
+        for place in self.listen.iter().chain(&self.listen_tls) {
+            let ip = place.0.0.ip();
+            if !ip.is_unspecified() && !relays.contains(&ip) {
+                relays.push(ip);
+            }
+        }
+        relays
+    }
+
+    /// For people: from which addresses and ports is relayed.
+    pub fn relaying(&self) -> String {
+        let relays: Vec<String> = self.relays().iter().map(ToString::to_string).collect();
+        let PortRange(first, last) = self.port_range.unwrap_or(PortRange(49_152, 65_535));
+        format!("{} ports {first}-{last}", relays.join(" "))
+    }
+
+    /// As the state machine has it.
+    fn config(&self) -> Result<Config, String> {
+        let relay = |local: IpAddr| RelayAddress {
+            local,
+            external: self
+                .external
+                .iter()
+                .find(|(of, _)| of.0.0 == local)
+                .map_or(local, |(_, external)| external.0.0),
+        };
+        let mut config = Config::new(self.realm(), self.relays().into_iter().map(relay).collect());
+        for (name, credential) in &self.users.0 {
+            add_user(&mut config.users, self.realm(), name, credential)?;
+        }
+        if let Some(secret) = &self.rest_secret {
+            config.rest_secrets = vec![Zeroizing::new(secret.0.as_bytes().to_vec())];
+        }
+        if let Some(PortRange(first, last)) = self.port_range {
+            config.ports = first..=last;
+        }
+        let prefixes = |list: &[Text<Cidr>]| list.iter().map(|cidr| cidr.0.0).collect();
+        config.policy = PeerPolicy {
+            deny: prefixes(&self.deny_peers),
+            allow: prefixes(&self.allow_peers),
+            ..PeerPolicy::default()
+        };
+        let places = |list: &[Text<Place>]| list.iter().map(|place| place.0.0).collect();
+        config.alternate = Alternate {
+            plain: places(&self.alternate),
+            secure: places(&self.alternate_tls),
+            domain: self.alternate_domain.clone(),
+            when: match self.alternate_when {
+                When::Always => AlternateWhen::Always,
+                When::Full => AlternateWhen::Full,
+            },
+        };
+        let number = |count: Number<Count>| count.0.0;
+        config.quota = anode_turn::server::Quota {
+            allocations_per_user: number(self.quota.allocations_per_user) as usize,
+            allocations: number(self.quota.allocations) as usize,
+            kbps_per_allocation: number(self.quota.kbps_per_allocation).into(),
+            kbps_per_user: number(self.quota.kbps_per_user).into(),
+            kbps: number(self.quota.kbps).into(),
+        };
+        if let Some(ttl) = self.nonce_ttl_s {
+            config.nonce_ttl = Duration::from_secs(ttl.0.0);
+        }
+        if let Some(drain) = self.drain_s {
+            config.drain = Duration::from_secs(drain.0.0);
+        }
+        config.old_channels = self.old_channels.unwrap_or(true);
+        config.software = self.software.clone().unwrap_or_default();
+        Ok(config)
+    }
+
+    /// Everything the server is started with; `path` is the file's, from where the certificate is looked for.
+    pub fn settings(&self, path: &Path) -> Result<Settings, Error> {
+        let turn = self.config().map_err(|problem| {
+            Error::invalid(format!("{}: [turn] users", path.display()), problem)
+        })?;
+        let certificate = match &self.tls {
+            Some(tls) => Some(tls.read(path)?),
+            None => None,
+        };
+        let places = |list: &[Text<Place>]| list.iter().map(|place| place.0.0).collect();
+        Ok(Settings {
+            turn,
+            listen: places(&self.listen),
+            listen_secure: places(&self.listen_tls),
+            certificate,
+            shards: 0,
+            set_dont_fragment: anode_platform::fragments::set_dont_fragment,
+        })
+    }
+}
+
+/// A problem never shows a password or a key.
+fn add_user(
+    users: &mut Users,
+    realm: &str,
+    name: &str,
+    credential: &Credential,
+) -> Result<(), String> {
+    let added = match credential {
+        Credential::Password(password) => users.add_password(realm, name, &password.0),
+        Credential::Keys { md5, sha256 } => {
+            let key = |digest, hex: &Option<Secret>| {
+                hex.as_ref()
+                    .map(|hex| Key::from_hex(digest, &hex.0))
+                    .transpose()
+                    .map_err(|error| error.to_string())
+            };
+            let keys = Keys {
+                md5: key(KeyDigest::Md5, md5)?,
+                sha256: key(KeyDigest::Sha256, sha256)?,
+            };
+            users.add_keys(realm, name, keys)
+        }
+    };
+    added.map_err(|error| error.to_string())
+}
+
+impl Tls {
+    fn read(&self, path: &Path) -> Result<ServerCertificate, Error> {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let file = |name: &Path, key: &str| {
+            let full = directory.join(name);
+            let place = format!("{}: [turn] tls {key} {}", path.display(), full.display());
+            match std::fs::read(&full) {
+                Ok(bytes) => Ok((place, Zeroizing::new(bytes))),
+                Err(error) => Err(Error::invalid(place, format!("cannot read it: {error}"))),
+            }
+        };
+        let (cert_place, cert) = file(&self.cert, "cert")?;
+        let (key_place, key) = file(&self.key, "key")?;
+        let min = match self.min_version {
+            Version::V12 => MinVersion::V12,
+            Version::V13 => MinVersion::V13,
+        };
+        ServerCertificate::from_pem(&cert, &key, min).map_err(|error| {
+            let place = match error {
+                CertificateError::NotEcdsa => key_place,
+                _ => cert_place,
+            };
+            Error::invalid(place, error.to_string())
+        })
+    }
+
+    /// The directories that the files are read from again.
+    pub fn directories(&self, path: &Path) -> Vec<PathBuf> {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        [&self.cert, &self.key]
+            .into_iter()
+            .map(|file| directory.join(file))
+            .flat_map(|file| [file.canonicalize().ok(), Some(file)])
+            .flatten()
+            .filter_map(|file| file.parent().map(Path::to_owned))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Turn, Error> {
+        let config = crate::config::Config::parse(text, Path::new("/x/anode.toml"))?;
+        Ok(config.turn.unwrap())
+    }
+
+    // T6
+    #[test]
+    fn every_key_arrives_at_the_server() {
+        let turn = parse(
+            r#"
+            [turn]
+            listen = ["192.0.2.1:3478", "[2001:db8::1]:3478"]
+            relay = ["10.0.0.5", "2001:db8::1"]
+            external = { "10.0.0.5" = "192.0.2.1" }
+            port-range = [50000, 50100]
+            realm = "example.org"
+            users = { alice = "secret", bob = { md5 = "0123456789abcdef0123456789abcdef" } }
+            rest-secret = "shared"
+            anode-users = "off"
+            quota = { allocations-per-user = 5, allocations = 50, kbps-per-user = 1, kbps-per-allocation = 2, kbps = 3 }
+            nonce-ttl-s = 600
+            allow-peers = ["10.1.0.0/16"]
+            deny-peers = ["198.51.100.0/24", "2001:db8:1::/48"]
+            alternate = ["192.0.2.9:3478"]
+            alternate-tls = ["192.0.2.9:5349"]
+            alternate-domain = "turn.example.org"
+            alternate-when = "full"
+            old-channels = false
+            software = "x"
+            drain-s = 5
+            "#,
+        )
+        .unwrap();
+        let config = turn.config().unwrap();
+        let external: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!(
+            (config.relays.len(), config.relays[0].external),
+            (2, external)
+        );
+        assert_eq!(
+            (config.realm.as_str(), config.ports.clone()),
+            ("example.org", 50000..=50100)
+        );
+        assert_eq!(
+            (config.quota.allocations_per_user, config.quota.allocations),
+            (5, 50)
+        );
+        assert_eq!(
+            [
+                config.quota.kbps_per_user,
+                config.quota.kbps_per_allocation,
+                config.quota.kbps
+            ],
+            [1, 2, 3]
+        );
+        assert_eq!(
+            (config.nonce_ttl.as_secs(), config.drain.as_secs()),
+            (600, 5)
+        );
+        assert_eq!(
+            (config.policy.allow.len(), config.policy.deny.len()),
+            (1, 2)
+        );
+        assert_eq!(config.alternate.domain.as_deref(), Some("turn.example.org"));
+        assert!(!config.old_channels && config.software == "x");
+        assert_eq!(config.rest_secrets.len(), 1);
+    }
+
+    #[test]
+    fn relays_are_the_addresses_listened_on_unless_named() {
+        let turn = parse("[turn]\nlisten = [\"192.0.2.1:3478\", \"0.0.0.0:99\", \"192.0.2.1:1\"]")
+            .unwrap();
+        assert_eq!(turn.relays(), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(turn.config().unwrap().realm, REALM);
+    }
+
+    // T6: one line each, with the place and the fix; and no password in any of them
+    #[test]
+    fn wrong_values_are_refused_with_their_place() {
+        let base = "[turn]\nlisten = [\"127.0.0.1:3478\"]\n";
+        for (text, place, part) in [
+            ("listen = []", "[turn] listen", "nowhere to listen"),
+            ("listen = [\"127.0.0.1\"]", ":2:", "write IP:PORT"),
+            ("listen = [\"127.0.0.1:99999\"]", ":2:", "write IP:PORT"),
+            (
+                "listen = [\"0.0.0.0:3478\"]",
+                "[turn] relay",
+                "write relay = ",
+            ),
+            (
+                "listen = [\"1.2.3.4:1\"]\nlisten-tls = [\"1.2.3.4:1\"]",
+                "listen-tls",
+                "use another port",
+            ),
+            (
+                "listen-tls = [\"127.0.0.1:5349\"]",
+                "listen-tls",
+                "write tls = ",
+            ),
+            ("+relay = [\"x\"]", ":3:", "write an IP address"),
+            (
+                "+relay = [\"0.0.0.0\"]",
+                "[turn] relay",
+                "no address of one machine",
+            ),
+            (
+                "+external = { \"1.1.1.1\" = \"2.2.2.2\" }",
+                "[turn] external",
+                "none of the addresses",
+            ),
+            (
+                "+external = { \"127.0.0.1\" = \"::1\" }",
+                "[turn] external",
+                "two families",
+            ),
+            ("+port-range = [1, 65535]", ":3:", "1024 <= FIRST"),
+            ("+port-range = [60000, 50000]", ":3:", "1024 <= FIRST"),
+            ("+port-range = [60000, 70000]", ":3:", "1024 <= FIRST"),
+            ("+port-range = [60000]", ":3:", ""),
+            ("+realm = \"\"", "[turn] realm", "is empty"),
+            ("+users = \"alice:hunter2\"", ":3:", "users must be a table"),
+            ("+users = { alice = [\"hunter2\"] }", ":3:", ""),
+            (
+                "+users = { alice = { md5 = \"hunter2\" } }",
+                "users \"alice\"",
+                "32 hexadecimal",
+            ),
+            (
+                "+users = { alice = { password = \"hunter2\" } }",
+                ":3:",
+                "NAME = ",
+            ),
+            ("+users = { alice = {} }", ":3:", "NAME = "),
+            (
+                "+users = { alice = \"hunter2\\u0007\" }",
+                "users \"alice\"",
+                "forbids",
+            ),
+            ("+users = { \"\" = \"hunter2\" }", "users \"\"", "empty"),
+            ("+rest-secret = 12345678", ":3:", "a text in quotes"),
+            ("+rest-secret = \"\"", "rest-secret", "is empty"),
+            ("+anode-users = \"all\"", ":3:", "`off`, `trusted`, `zone`"),
+            (
+                "+anode-users = \"zone\"",
+                "[turn] anode-users",
+                "write \"off\"",
+            ),
+            ("+quota = { allocations = -1 }", ":3:", "-1: use 0 to"),
+            ("+quota = { bits = 1 }", ":3:", "unknown key `bits`"),
+            ("+nonce-ttl-s = 0", ":3:", "use 1 to 3600"),
+            ("+nonce-ttl-s = 3601", ":3:", "use 1 to 3600"),
+            ("+tls = { cert = \"a\" }", ":3:", "missing field `key`"),
+            (
+                "+tls = { cert = \"a\", key = \"b\", min-version = \"1.1\" }",
+                ":3:",
+                "`1.2` or `1.3`",
+            ),
+            (
+                "+deny-peers = [\"10.0.0.0/33\"]",
+                ":3:",
+                "write IP or IP/LENGTH",
+            ),
+            ("+allow-peers = [\"x\"]", ":3:", "write IP or IP/LENGTH"),
+            (
+                "+alternate-when = \"always\"",
+                "alternate-when",
+                "nowhere to send",
+            ),
+            (
+                "+alternate-domain = \"a b\"",
+                "alternate-domain",
+                "no host name",
+            ),
+            ("+old-channels = 1", ":3:", "boolean"),
+            ("+drain-s = -1", ":3:", "use 0 to 86400"),
+            ("+listenn = []", ":3:", "unknown key `listenn`"),
+        ] {
+            let text = match text.strip_prefix('+') {
+                Some(line) => format!("{base}{line}\n"),
+                None => format!("[turn]\n{text}\n"),
+            };
+            let error = parse(&text).expect_err(&text);
+            let message = error.to_string();
+            assert_eq!(error.exit_status(), 2, "{text}");
+            assert!(
+                message.starts_with("/x/anode.toml"),
+                "{text} gave {message}"
+            );
+            assert!(
+                message.contains(place) && message.contains(part),
+                "{text} gave {message}"
+            );
+            assert!(!message.contains('\n'), "{message:?}");
+            let secrets = ["hunter2", "12345678"];
+            assert!(!secrets.iter().any(|s| message.contains(s)), "{message}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let turn = parse("[turn]\nlisten = [\"127.0.0.1:1\"]\nusers = { a = \"hunter2\" }\nrest-secret = \"hunter3\"").unwrap();
+        let shown = format!("{turn:?}");
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+}
