@@ -122,7 +122,10 @@ fn learn_range(nodes: &mut BTreeMap<Id, Chord>, here: Id, key: Id) -> usize {
         if nodes.contains_key(first) || !key.in_range(*last, here) {
             return timeouts;
         }
-        nodes.get_mut(&here).expect("a live node").freeze_out(*first);
+        nodes
+            .get_mut(&here)
+            .expect("a live node")
+            .freeze_out(*first);
         timeouts += 1;
     }
 }

@@ -101,7 +101,11 @@ mod tests {
         save(&state, vec![peer.clone(); 200]).unwrap();
         assert_eq!(load(state.dir()), vec![peer; MAX_ENTRIES]);
         let file = state.dir().file("dht.toml");
-        for text in ["peer = 1", "[[peer]]\noverlay = \"x\"\naddress = \"y\"\n", "\u{0}"] {
+        for text in [
+            "peer = 1",
+            "[[peer]]\noverlay = \"x\"\naddress = \"y\"\n",
+            "\u{0}",
+        ] {
             std::fs::write(&file, text).unwrap();
             assert!(load(state.dir()).is_empty(), "{text}");
         }

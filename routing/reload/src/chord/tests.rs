@@ -1,6 +1,6 @@
 use super::*;
-use crate::body::ChordUpdate;
 use crate::Code;
+use crate::body::ChordUpdate;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
