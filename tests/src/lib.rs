@@ -8,6 +8,8 @@
 //!   │ programs  ping, curl, ssh, iperf3, dig and the servers they talk to            │
 //!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
 //!   │ capture   what is on the wire, and packets that should not be                  │
+//!   │ light, sealed_light   peers of one socket and one key, for hundreds of them    │
+//!   │ matrix    pairs of sites behind NATs: what they reach, how soon, at what price   │
 //!   └────────────────────────────────────────────────────────────────────────────────┘
 //!   bench (bin/bench): the overlay beside the plain link, as ratios
 //!   coverage (bin/coverage): which requirement ids of docs/spec no test names
@@ -22,6 +24,8 @@ pub mod capture;
 pub mod coverage;
 pub mod lab;
 pub mod light;
+pub mod matrix;
 pub mod programs;
+pub mod sealed_light;
 pub mod tracker;
 pub mod traffic;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use anode_platform::wake::Wake;
-use anode_routing::anode::{Place, Registration, RelaySnapshot};
+use anode_routing::anode::{NetReport, Place, Registration, RelaySnapshot, Relayed};
 use anode_routing::dht::Output;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
@@ -57,7 +57,7 @@ pub enum Command {
         /// Who.
         address: Address,
         /// Where it may be.
-        endpoints: Vec<SocketAddr>,
+        places: Vec<Place>,
         /// Never forgotten while the node runs.
         pinned: bool,
         /// Done.
@@ -119,7 +119,11 @@ pub enum Command {
         joined: Joined,
     },
     /// Where others can reach this node, the most promising first.
-    Endpoints(Reply<Vec<SocketAddr>>),
+    Endpoints(Reply<Vec<Place>>),
+    /// Look at the network before this node; the answer comes within seconds.
+    Netcheck(Reply<NetReport>),
+    /// A port that the gateway keeps open for us; `None`: none any more.
+    SetPortMapping(Option<SocketAddr>),
     /// What this relay does; `None`: the node does not relay.
     Relay(Reply<Option<RelayReport>>),
     /// Every counter and gauge, named as in the metrics (`anode_rx_bytes_total`).
@@ -192,6 +196,8 @@ pub struct PeerReport {
     pub sealed: bool,
     /// Whether its keys are post-quantum.
     pub pq: bool,
+    /// Why it is reached over a relay, where direct paths were tried.
+    pub relayed: Option<Relayed>,
     /// Bytes that came from it.
     pub rx_bytes: u64,
     /// Bytes that went to it.

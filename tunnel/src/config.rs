@@ -10,12 +10,14 @@ use serde::Deserialize;
 
 use crate::Error;
 use crate::dht::config::DhtEntry;
+use crate::named::PeerText;
+use crate::names::Given;
 use crate::policy::Inbound;
 use crate::relay::{Relay, RelayEntry};
 use crate::tracker::{Rendezvous, TrackerRole};
 use crate::value::{
     AbsolutePath, AddressText, DnsServer, InterfaceName, Listen, Loopback, Mtu, Number, PeerDigit,
-    PeerEndpoint, PeerName, Text, ZoneText,
+    PeerName, Text, ZoneText,
 };
 use crate::zone::ZoneFrom;
 
@@ -38,7 +40,7 @@ pub struct Config {
     /// `listen = ["192.0.2.1:8737"]`
     pub listen: Vec<Text<Listen>>,
     /// `peer = ["ADDRESS@192.0.2.1:8737"]`
-    pub peer: Vec<Text<PeerEndpoint>>,
+    pub peer: Vec<Text<PeerText>>,
     /// `zone = "2a"`
     pub zone: Option<Text<ZoneText>>,
     /// `zone-file = "zone"`: a path from the configuration's directory, a URL, or `none`
@@ -77,6 +79,22 @@ pub struct Config {
     pub turn: Option<turn::Turn>,
     /// `[ethernet]`
     pub ethernet: Ethernet,
+    /// `[portmap]`
+    pub portmap: Portmap,
+}
+
+/// The section `[portmap]`: a port that the gateway keeps open (PCP, NAT-PMP, UPnP IGD).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Portmap {
+    /// `enabled = false`: the gateway is not asked.
+    pub enabled: bool,
+}
+
+impl Default for Portmap {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// The section `[dns]`: names for every program on this machine.
@@ -127,6 +145,8 @@ pub struct Ethernet {
 pub struct Proxy {
     /// `http = "http://192.0.2.1:3128"`; `"off"`: none, whatever the environment says
     pub http: Option<String>,
+    /// `except = ["192.0.2.0/24", "example.com"]`: dialled without it
+    pub except: Option<Vec<String>>,
 }
 
 /// The section `[security]` (docs/protocol.md): what may go unsealed, and whether keys must be post-quantum.
@@ -225,6 +245,10 @@ impl Config {
         config.zone_file = config
             .zone_file
             .map(|from| Text(from.0.relative_to(directory)));
+        if let Some(relay) = &mut config.relay {
+            relay.tls = relay.tls.take().map(|tls| tls.relative_to(directory));
+        }
+        config.inbound.names = Given::others(config.given_names());
         Ok(config)
     }
 }

@@ -30,7 +30,7 @@ use anode_routing::AnodeOverlay;
 use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
-use anode_routing::net::{ServedZone, StreamConfig, StreamLimits};
+use anode_routing::net::{PlaceName, ServedZone, StreamConfig, StreamLimits};
 use anode_routing::overlay::{Overlay, Ready};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
@@ -231,10 +231,16 @@ fn start_overlay(
     let streams = StreamConfig {
         listen: connections(&settings.listen, settings.relay.is_some()),
         proxy: settings.proxy,
+        except: settings.proxy_except,
         limits: stream_limits(settings.relay.as_ref()),
     };
     let mut overlay = AnodeOverlay::new(settings.identity, config, &datagrams, interfaces, now)?;
     overlay.configure_streams(now, streams)?;
+    if let Some(certificate) = settings.certificate {
+        overlay
+            .set_certificate(&certificate.chain, &certificate.key)
+            .map_err(|error| Error::invalid("[relay.tls]", error.to_string()))?;
+    }
     for link in frames::open(&settings.ethernet, &settings.peers)? {
         overlay.add_link(link);
     }
@@ -279,6 +285,14 @@ fn set_relays(overlay: &mut AnodeOverlay, now: Instant, relays: Relays) {
         let served = relays.served;
         overlay.set_served_zone(served.map(|(bytes, modified)| ServedZone { bytes, modified }));
     }
+    let names = relays.hosts.into_iter().flat_map(|(at, host)| {
+        let name = PlaceName {
+            host: Some(host),
+            path: None,
+        };
+        [Place::Tls(at), Place::Https(at)].map(|place| (place, name.clone()))
+    });
+    overlay.set_place_names(names);
     overlay.set_relays(now, relays.zone, relays.count, relays.relays);
 }
 

@@ -121,7 +121,7 @@ fn is_below_anode(text: &str) -> bool {
 }
 
 /// The names that this machine gives beside those of the trust book.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Given {
     own: Option<Address>,
     own_name: Option<PeerName>,

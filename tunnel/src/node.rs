@@ -3,14 +3,17 @@
 use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anode_platform::netlink::Netlink;
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_routing::anode::{Place, Registration, RelayConfig};
+use anode_routing::net::ProxyExcept;
 use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,8 +32,11 @@ use crate::dht::task::Task;
 use crate::dht::{DhtDesk, DhtPlan};
 use crate::dns::responder::Responder;
 use crate::dns::{Hook, Names};
+use crate::named::{self, NamedPeer};
 use crate::names::Given;
 use crate::policy::{Inbound, Policy};
+use crate::portmap::{self, Portmap};
+use crate::relay::Certificate;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{self, LockedState, learnt, registered, sessions};
@@ -60,8 +66,12 @@ pub struct Settings {
     pub ethernet: Vec<String>,
     /// The HTTP proxy that connections go through.
     pub proxy: Option<SocketAddr>,
+    /// What is dialled without it.
+    pub proxy_except: ProxyExcept,
     /// Peers of flags and config, one entry per endpoint.
     pub peers: Vec<PeerEndpoint>,
+    /// Those whose place has a name.
+    pub named_peers: Vec<NamedPeer>,
     /// Peers learnt in earlier runs: hints only, tried when traffic wants them.
     pub learnt: Vec<PeerEndpoint>,
     /// Announce on the LAN and listen there.
@@ -72,6 +82,8 @@ pub struct Settings {
     pub dht: bool,
     /// Who was registered with this relay when it ended last.
     pub registered: Vec<Registration>,
+    /// What its TLS shows, where the operator has named one.
+    pub certificate: Option<Certificate>,
     /// Whose keys are known from the start.
     pub trusted: Vec<Address>,
     /// Who may reach this machine.
@@ -136,6 +148,8 @@ pub struct Plan {
     pub unsaved: Option<Unsaved>,
     /// Names for the programs of this machine.
     pub dns: DnsPlan,
+    /// Whether the gateway is asked to keep a port open.
+    pub portmap: bool,
     /// Meeting others at trackers.
     pub meet: Option<MeetPlan>,
     /// Being a tracker; bound, and not served yet.
@@ -214,8 +228,11 @@ async fn live(
         policy: plan.settings.policy.clone(),
         members: plan.zone.members(),
     };
+    let named_peers = plan.settings.named_peers.clone();
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
+    let mapped_port = plan.portmap.then(|| udp_port(&info.listen)).flatten();
+    let netlink = mapped_port.map(|_| Netlink::open()).transpose()?;
     let meeting = prepared.meeting();
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
@@ -267,19 +284,35 @@ async fn live(
         source: plan.source,
         security,
         confined,
+        portmap: Portmap::default(),
         state: plan.state,
         turn,
     });
+    let named_control = Arc::clone(&control);
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
     let dht = plan.dht.map(|plan| {
         let task = Task::new(plan, data.clone());
         tokio::spawn(task.run(word.dht, dht_asks))
     });
+    let named = tokio::spawn(async move {
+        if !named_peers.is_empty() {
+            named::keep(named_control, named_peers).await;
+        }
+    });
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(tell.met));
     let hearing = tokio::spawn(hear(Arc::clone(&control), word.news, met));
+    let (end_portmap, ending) = oneshot::channel();
+    let portmap = match (mapped_port, netlink) {
+        (Some(port), Some(netlink)) => {
+            let found = control.portmap.clone();
+            let keeping = portmap::keep(netlink, port, data.clone(), found, ending);
+            Some(tokio::spawn(keeping))
+        }
+        _ => None,
+    };
     let responder = responder.start(names, address, info.interface.as_deref(), tell.named);
 
     let told = ready(&info);
@@ -304,6 +337,8 @@ async fn live(
     if let Some(dht) = dht {
         dht.abort();
     }
+    // Nobody listens: there is no task.
+    let _ = end_portmap.send(());
     if let (None, Some(turn)) = (&outcome, &control.turn) {
         tokio::select! {
             () = turn.drain() => {}
@@ -311,10 +346,14 @@ async fn live(
         }
     }
     responder.stop().await;
+    if let Some(portmap) = portmap {
+        let _ = portmap.await;
+    }
     if let Some(meet) = meet {
         meet.stop().await;
     }
     zone.abort();
+    named.abort();
     memory.abort();
     registrations.abort();
     hearing.abort();
@@ -331,6 +370,13 @@ async fn live(
     // The task owns the socket: its file is gone when the task is.
     let _ = server.await;
     outcome
+}
+
+/// The port of our UDP socket over IPv4.
+fn udp_port(listen: &[Place]) -> Option<NonZeroU16> {
+    let mut sockets = listen.iter().filter_map(Place::udp);
+    let own = sockets.find(|own| own.is_ipv4() && !own.ip().is_loopback())?;
+    NonZeroU16::new(own.port())
 }
 
 /// Waits for a signal that ends the node; a hangup makes it read the policy again, unless the terminal is gone.

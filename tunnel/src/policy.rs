@@ -21,6 +21,7 @@ use anode_wire::PeerId;
 use anode_wire::address::split_digit;
 
 use crate::Error;
+use crate::names::Given;
 use crate::state::book::Book;
 use crate::zone::Members;
 
@@ -85,6 +86,8 @@ pub struct Policy {
     pub allow: Vec<Rule>,
     /// Peers that may do anything (synthetic addresses with digit 0).
     pub trusted: HashSet<Ipv6Addr>,
+    /// The names of `[names]`, for questions.
+    pub names: Given,
 }
 
 /// Why a verdict is what it is, for `anode policy check`.
@@ -150,7 +153,7 @@ impl Policy {
         let mut resolve = |lines: &[Line], before: &[Rule]| -> Vec<Rule> {
             let rules = lines.iter().filter_map(|line| {
                 let known = || before.iter().find(|rule| rule.text() == line.rule.text());
-                match line.rule.resolve(book, members) {
+                match line.rule.resolve(book, &inbound.names, members) {
                     Ok(rule) => Some(rule),
                     Err(error) => {
                         lost.push(Error::invalid(line.place.as_str(), error.to_string()));
@@ -169,6 +172,7 @@ impl Policy {
                 .iter()
                 .map(|entry| entry.address.ipv6(PeerId::ANY))
                 .collect(),
+            names: inbound.names.clone(),
         };
         (policy, lost)
     }
@@ -206,7 +210,8 @@ mod tests {
 
     fn rule(text: &str) -> Rule {
         let rule: RuleText = text.parse().unwrap();
-        rule.resolve(&Book::default(), &Members::default()).unwrap()
+        rule.resolve(&Book::default(), &Given::default(), &Members::default())
+            .unwrap()
     }
 
     #[test]
@@ -224,6 +229,7 @@ mod tests {
                 rule("fda0::b0 ip/132"),
             ],
             trusted: HashSet::from([a, c]),
+            names: Given::default(),
         };
         let cases = [
             (a, Protocol::Tcp, 1, Verdict::Allow),
@@ -292,6 +298,29 @@ mod tests {
             policy.verdict(A_STRANGER, Protocol::Tcp, 22).0,
             Verdict::Reject
         );
+    }
+
+    #[test]
+    fn rules_use_the_names_of_the_same_file_after_those_of_the_book() {
+        let own = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
+        let text = format!("[inbound]\nallow = [\"box tcp/22\"]\n[names]\nbox = \"{own}\"\n");
+        let config = crate::config::Config::parse(&text, std::path::Path::new("x")).unwrap();
+        let policy = Policy::new(&config.inbound, &Book::default(), &Members::default()).unwrap();
+        let address: anode_wire::Address = own.parse().unwrap();
+        let ip = address.ipv6(PeerId::ANY);
+        assert_eq!(policy.verdict(ip, Protocol::Tcp, 22).0, Verdict::Allow);
+        assert_eq!(
+            policy.verdict(A_STRANGER, Protocol::Tcp, 22).0,
+            Verdict::Reject
+        );
+        // Whom people trusted under that name comes first.
+        let other = *anode_wire::Identity::from_scalar(anode_wire::Zone(0), &[7; 32])
+            .unwrap()
+            .address();
+        let mut book = Book::default();
+        book.trust(other, Some("box".parse().unwrap())).unwrap();
+        let policy = Policy::new(&config.inbound, &book, &Members::default()).unwrap();
+        assert_eq!(policy.verdict(ip, Protocol::Tcp, 22).0, Verdict::Reject);
     }
 
     #[test]

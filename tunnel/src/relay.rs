@@ -9,14 +9,23 @@
 //! any-zone = false              # also for addresses of other zones
 //! errors = false                # tell registered peers of unreachable recipients
 //!
+//! [relay.tls]                   # instead of a certificate that the relay makes itself
+//! cert = "fullchain.pem"
+//! key = "privkey.pem"
+//!
 //! [[relays]]                    # relays of our zone, in the order of the zone file, where there is none
 //! address = "aeaa…"
 //! endpoints = ["192.0.2.1:8737"]
 //! ```
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use anode_routing::anode::{RelayConfig, ZoneRelay};
 use anode_wire::Zone;
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
+use crate::Error;
 use crate::value::{AddressText, EndpointText, Text, ValueError};
 use crate::zone::Relays;
 
@@ -36,6 +45,51 @@ pub struct Relay {
     pub any_zone: Option<bool>,
     /// Tell registered peers of unreachable recipients (D40).
     pub errors: Option<bool>,
+    /// The certificate of its TLS, instead of one that it makes itself.
+    pub tls: Option<Tls>,
+}
+
+/// The section `[relay.tls]`: two PEM files, from where the configuration is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Tls {
+    /// The certificate, and those between it and its root.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// Paths as they are from `directory`.
+    pub fn relative_to(self, directory: &Path) -> Self {
+        Self {
+            cert: directory.join(self.cert),
+            key: directory.join(self.key),
+        }
+    }
+
+    /// Reads both.
+    pub fn read(&self) -> Result<Certificate, Error> {
+        let read = |what: &str, path: &Path| {
+            let bytes = fs::read(path).map(Zeroizing::new);
+            bytes.map_err(|error| {
+                let place = format!("[relay.tls] {what}");
+                Error::invalid(place, format!("cannot read {}: {error}", path.display()))
+            })
+        };
+        Ok(Certificate {
+            chain: read("cert", &self.cert)?,
+            key: read("key", &self.key)?,
+        })
+    }
+}
+
+/// A certificate with its key, in PEM.
+pub struct Certificate {
+    /// From the leaf up.
+    pub chain: Zeroizing<Vec<u8>>,
+    /// Of the leaf.
+    pub key: Zeroizing<Vec<u8>>,
 }
 
 impl Relay {
@@ -81,6 +135,7 @@ pub fn zone_relays(entries: &[RelayEntry], zone: Zone) -> Result<Option<Relays>,
         zone,
         count,
         relays,
+        hosts: Vec::new(),
         served: None,
     }))
 }

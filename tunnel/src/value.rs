@@ -218,7 +218,7 @@ fn socket_address(text: &str, whole: &str) -> Result<SocketAddr, ValueError> {
     let fix = if text.parse::<std::net::IpAddr>().is_ok() {
         "the port is missing: write 192.0.2.1:8737 or [2001:db8::1]:8737"
     } else {
-        "write IP:PORT, such as 192.0.2.1:8737 or [2001:db8::1]:8737 (host names are not looked up here)"
+        "write IP:PORT, such as 192.0.2.1:8737 or [2001:db8::1]:8737 (only --peer takes a host name)"
     };
     Err(ValueError::new(format!("endpoint {whole:?}: {fix}")))
 }
@@ -567,7 +567,7 @@ mod tests {
             ("192.0.2.1", "the port is missing"),
             ("2001:db8::1", "the port is missing"),
             ("192.0.2.1:65536", "write IP:PORT"),
-            ("example.org:8737", "host names are not looked up"),
+            ("example.org:8737", "only --peer takes a host name"),
             ("quic://192.0.2.1:1", "unknown transport \"quic\""),
             ("tcp://192.0.2.1", "the port is missing"),
             ("tls://:443", "tls://HOST:PORT"),

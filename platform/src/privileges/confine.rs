@@ -39,6 +39,14 @@ pub fn protect_memory() -> Result<bool, PlatformError> {
     Ok(unlimited && mlockall(flags).is_ok())
 }
 
+/// Raises the limit of open files to what the system allows at most: a relay has two connections from some peers.
+pub fn raise_file_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // What is allowed can be set; and else the limit is what it was.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 /// Gives freed memory of flows back to the system: blocks of 128 KiB and more are mapped one by one, always.
 ///
 /// By default the C library raises that threshold with the first such block that is freed (M_MMAP_THRESHOLD, mallopt(3)),

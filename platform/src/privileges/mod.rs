@@ -22,7 +22,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::PlatformError;
 
-pub use confine::{Confined, confine, protect_memory, return_freed_memory};
+pub use confine::{Confined, confine, protect_memory, raise_file_limit, return_freed_memory};
 pub use places::{Landlock, Places};
 
 /// A capability that some part of anode can use (`linux/capability.h`).

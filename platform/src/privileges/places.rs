@@ -20,28 +20,6 @@ pub struct Places {
     pub read: Vec<PathBuf>,
     /// These files may be read, and no others beside them; as they are now: one that replaces them is another file.
     pub read_files: Vec<PathBuf>,
-    /// Host names are looked up by the system's resolver: it reads its files.
-    pub names: bool,
-}
-
-/// What the C library reads to look up a host name: world-readable files. One that is replaced by another file is out of
-/// reach from then on, which is the price of not opening all of /etc; a link into a directory of its own (systemd-resolved,
-/// NetworkManager) below /run is followed whatever stands there.
-const RESOLVER: [&str; 7] = [
-    "/etc/resolv.conf",
-    "/etc/hosts",
-    "/etc/host.conf",
-    "/etc/nsswitch.conf",
-    "/etc/gai.conf",
-    "/etc/services",
-    "/etc/protocols",
-];
-
-/// The directory below /run that a link leads to: a service replaces its files there.
-fn link_directory(path: &str) -> Option<PathBuf> {
-    let target = std::fs::canonicalize(path).ok()?;
-    let directory = target.parent().filter(|path| path.starts_with("/run"))?;
-    Some(directory.to_owned())
 }
 
 /// How much the kernel could do.
@@ -101,17 +79,6 @@ fn apply(places: &Places) -> Result<RulesetStatus, RulesetError> {
             }
         }
     }
-    if places.names {
-        for file in RESOLVER {
-            if let Some(directory) = link_directory(file)
-                && let Ok(directory) = PathFd::new(directory)
-            {
-                rules = rules.add_rule(PathBeneath::new(directory, reading))?;
-            } else if let Ok(file) = PathFd::new(file) {
-                rules = rules.add_rule(PathBeneath::new(file, AccessFs::ReadFile))?;
-            }
-        }
-    }
     Ok(rules.restrict_self()?.ruleset)
 }
 
@@ -134,7 +101,6 @@ mod tests {
             remove: vec![path("socket that is not there")],
             read: vec![path("config")],
             read_files: vec![path("single/file")],
-            names: false,
         };
         let outcome = std::thread::scope(|scope| {
             let work = || {

@@ -3,6 +3,7 @@
 //! All that a program sends to one destination shares one search. It ends with a session (in plain: a proven path), or with one failure for
 //! everything that waited; failures are remembered for a moment, so that a program that insists costs nothing (S23).
 use super::datagram::Held;
+use super::peer::Peer;
 use super::peers::PeerRef;
 use super::sealing::Channel;
 use super::{Node, Plain, Timer};
@@ -24,7 +25,8 @@ const FIND_AFTER: Duration = Duration::from_millis(400);
 const CONTACT_FOR: Duration = Duration::from_secs(5);
 /// It has answered a HELLO: the rest may take this long on a bad line.
 const HANDSHAKE_FOR: Duration = Duration::from_secs(15);
-/// Where the policy allows it, a peer that answers nothing but plain questions for so long is spoken to in plain.
+/// Where the policy allows it, and with relays, a peer that answers nothing but plain questions for so long is spoken to in
+/// plain.
 const PLAIN_AFTER: Duration = Duration::from_secs(3);
 /// A question to the peers is repeated.
 const WHOIS_EVERY: Duration = Duration::from_secs(1);
@@ -304,12 +306,13 @@ impl Node {
         } else {
             (CONTACT_FOR, Failure::Policy)
         };
+        let may_be_plain = self.config.security.plain == Plain::Allow || peer.sources.zone;
         if !heard && let Some(peer) = self.peers.get_mut(found) {
             // Its paths were good, so that nobody asked. Is it gone, or does it only not seal?
             peer.paths.iter_mut().for_each(|path| path.check(now));
             self.handle_peer_timer(now, found);
         }
-        if self.config.security.plain == Plain::Allow && now >= started + PLAIN_AFTER {
+        if may_be_plain && now >= started + PLAIN_AFTER {
             self.contact_made(now, found);
             if !self.contacts.is_open(&target) {
                 return;
@@ -355,23 +358,21 @@ impl Node {
         self.contacts
             .failed
             .retain(|(_, target, _)| *target != ipv6);
+        let waited = |contact: &Contact| now >= contact.started + PLAIN_AFTER;
+        let waited_for_seal = self.contacts.open.get(&ipv6).is_some_and(waited);
+        let proven = |peer: &Peer| peer.has_proven_path();
+        if waited_for_seal && self.peers.get(found).is_some_and(proven) {
+            self.speak_draft(now, found);
+        }
         self.wake_streams_of(found);
         self.relay_reached(now, found);
         let Some(contact) = self.contacts.open.get_mut(&ipv6) else {
             return;
         };
-        let waited_for_seal = now >= contact.started + PLAIN_AFTER;
         let held = std::mem::take(&mut contact.held);
         let streams = std::mem::take(&mut contact.streams);
         let digits = contact.digits.clone();
         self.contacts.held_bytes -= std::mem::take(&mut contact.held_bytes);
-        let proven = self
-            .peers
-            .get(found)
-            .is_some_and(|peer| peer.has_proven_path());
-        if waited_for_seal && proven {
-            self.speak_draft(now, found);
-        }
         for stream in streams {
             match self.can_start(found, stream) {
                 true => self.start_stream(now, stream, found),

@@ -137,6 +137,22 @@ counters! {
     streams,
     /// Events that the program did not fetch in time.
     dropped_events,
+    /// NAT_T messages sent.
+    tx_offers,
+    /// NAT_T messages without effect: unreadable, in plain, too many, or of a stranger that nothing of ours talks to (Q28).
+    refused_offers,
+    /// EPC_REQs to places that peers have named, guessed ports among them.
+    tx_punches,
+    /// The same that were not sent, beyond the budget of their IP address or of all.
+    dropped_punches,
+    /// Searches for a port of a symmetric NAT.
+    searches,
+    /// The same that were not begun, beyond the budgets.
+    refused_searches,
+    /// Tries for a direct path that ended relayed.
+    holes_failed,
+    /// Sockets for holes that the system did not give.
+    sockets_refused,
     /// Relays of ours that did not answer three PINGs.
     relays_lost,
     /// Packets passed on to registered peers.

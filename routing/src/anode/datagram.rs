@@ -152,7 +152,7 @@ impl Node {
             let lane = Lane::Datagrams;
             let result = self.push_sealed(now, found, key, route.destination, lane, message);
             match result {
-                Ok(()) => self.note_use(now, found, false),
+                Ok(()) => self.note_own_use(now, found, false),
                 Err(_) => self.counters.dropped_output += 1,
             }
             return result;
@@ -199,7 +199,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(found) {
             peer.tx_bytes += len as u64;
         }
-        self.note_use(now, found, false);
+        self.note_own_use(now, found, false);
         Ok(())
     }
 }

@@ -16,8 +16,6 @@ use std::time::{Duration, Instant};
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of an EPC_REQ inside a session.
 const SEALED_CHECK: usize = SEALED_BODY + 4 + SEALED_TAIL;
-/// External endpoints that are remembered.
-const MAX_EXTERNAL: usize = 4;
 /// Peers that one lookup asks.
 const WHOIS_PEERS: usize = 16;
 
@@ -26,8 +24,6 @@ const WHOIS_PEERS: usize = 16;
 pub(super) struct Checks {
     open: HashMap<u32, Check>,
     order: VecDeque<(Instant, u32)>,
-    /// The one NETID_REQ that is under way, per id.
-    netid: Option<(u32, PeerRef)>,
 }
 
 /// A place where a peer may be that is no path yet, for all that is known.
@@ -40,8 +36,8 @@ pub(super) struct Candidate {
 struct Check {
     peer: PeerRef,
     spot: Spot,
-    /// An answer makes a path of the place.
-    candidate: bool,
+    /// An answer makes a path of the place, of this origin; `None`: it is one.
+    candidate: Option<Origin>,
     sent: Instant,
     /// It was sent inside a session: only then is its answer a proof for traffic (Q25).
     sealed: bool,
@@ -91,7 +87,7 @@ impl Node {
         let check = Check {
             peer,
             spot,
-            candidate: false,
+            candidate: None,
             sent: now,
             sealed,
         };
@@ -99,12 +95,13 @@ impl Node {
     }
 
     /// Asks a place that somebody else has named whether the peer is there: nothing goes along, and the place is kept only
-    /// if the peer answers (discovery.md §3).
+    /// if the peer answers (discovery.md §3, Q28).
     pub(super) fn send_candidate_check(
         &mut self,
         now: Instant,
         peer: PeerRef,
         candidate: Candidate,
+        origin: Origin,
     ) {
         let Candidate { to, socket } = candidate;
         if !self.reaches(socket, &to) {
@@ -121,7 +118,7 @@ impl Node {
                 socket,
                 through: Through::Direct,
             },
-            candidate: true,
+            candidate: Some(origin),
             sent: now,
             sealed: entry.is_sealed(),
         };
@@ -187,12 +184,10 @@ impl Node {
         let Some(peer) = self.peers.get_mut(sender) else {
             return;
         };
-        if check.candidate {
-            let Spot {
-                endpoint, socket, ..
-            } = check.spot;
-            peer.sources.tracker = true;
-            peer.add_path(now, endpoint, socket, Origin::Tracker);
+        let socket = arrival.way.socket;
+        if let Some(origin) = check.candidate {
+            peer.sources.tracker |= origin == Origin::Tracker;
+            peer.add_path(now, from, socket, origin);
         }
         let of_check = |path: &&mut Path| check.spot.is_same(path);
         let Some(path) = peer.paths.iter_mut().find(of_check) else {
@@ -204,11 +199,15 @@ impl Node {
         path.proven_sealed = check.sealed;
         path.peer_id = arrival.sender_peer;
         let relayed = path.is_relayed();
+        if !relayed {
+            // Of several sockets the one that the answer came through.
+            path.socket = socket;
+        }
         if relayed {
             path.hops = arrival.hop_count.max(1);
         }
         let configured = peer.standing == Standing::Kept;
-        peer.choose_path(now);
+        self.choose_path(now, sender);
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(sender);
@@ -220,10 +219,11 @@ impl Node {
             self.contact_made(now, sender);
             // Before a session a proof counts for HELLO only (Q27).
             if configured && !relayed && self.channel(sender, PeerId::ANY).is_some() {
-                self.ask_netid(now, sender, &arrival);
+                self.ask_whereabouts(now, sender, &arrival);
             }
         }
         self.schedule_peer(now, sender);
+        self.consider_direct(now, sender);
     }
 
     /// An EPI is a hint: worth an EPC_REQ if we have business with that peer, and if the endpoint may be dialled at all (A54, D16, S16).
@@ -239,7 +239,8 @@ impl Node {
             Endpoint::Udp(to) => Some(Place::Udp(to)),
             _ => None,
         };
-        let acceptable = to.filter(|to| is_dialable(to, false) && arrival.hop_count == 0);
+        let heard = arrival.hop_count == 0 || self.follows_relayed_hints(now, &arrival, sender);
+        let acceptable = to.filter(|to| is_dialable(to, false) && heard);
         let Some(to) = acceptable else {
             self.counters.refused_endpoints += 1;
             return;
@@ -262,85 +263,11 @@ impl Node {
         {
             path.probe(now);
         }
-        self.schedule_peer(now, sender);
-    }
-
-    /// Asks a peer how it sees us.
-    fn ask_netid(&mut self, now: Instant, peer: PeerRef, arrival: &Arrival) {
-        let id = self.rng.next_u32();
-        self.checks.netid = Some((id, peer));
-        self.send_control(
-            now,
-            peer,
-            arrival.way.reply_to(),
-            Sender::Full,
-            &Message::NetidReq {
-                id,
-                endpoint: Endpoint::Unspecified,
-            },
-        );
-    }
-
-    /// Answers only towards the address that asked (any port), and where a peer says that is registered with this relay:
-    /// everything else would make us a reflector (D25, S21).
-    pub(super) fn handle_netid_req(
-        &mut self,
-        now: Instant,
-        sender: PeerRef,
-        arrival: Arrival,
-        id: u32,
-        endpoint: Endpoint,
-    ) {
-        let from = arrival.way.from;
-        let to = match endpoint {
-            Endpoint::Unspecified => Some(from),
-            Endpoint::Udp(to) => Some(Place::Udp(to)),
-            _ => None,
-        };
-        let own = |to: &Place| *to == from || to.ip() == from.ip() && is_dialable(to, true);
-        let registered = self.is_registered(now, sender, arrival.sender_peer);
-        let allowed = |to: &Place| own(to) || registered && is_dialable(to, false);
-        let Some(to) = to.filter(allowed).filter(|_| {
-            arrival.hop_count == 0 && self.budgets.netid.take(now, self.config.limits.netid)
-        }) else {
-            self.counters.dropped_netid += 1;
-            return;
-        };
-        let reply = Message::Netid {
-            id,
-            endpoint: to.to_endpoint(),
-        };
-        if self.may_reply(now, &arrival, &reply) {
-            let destination = Destination {
-                to,
-                ..arrival.way.reply_to()
-            };
-            self.reply_at(now, sender, &arrival, destination, &reply);
+        if arrival.hop_count > 0 {
+            // Somebody wants it to be direct: our side must open, too, and say where it is.
+            peer.note_use(now, false);
         }
-    }
-
-    pub(super) fn handle_netid(
-        &mut self,
-        now: Instant,
-        sender: PeerRef,
-        id: u32,
-        endpoint: Endpoint,
-    ) {
-        let Endpoint::Udp(seen) = endpoint else {
-            return;
-        };
-        if self.checks.netid != Some((id, sender)) || !is_dialable(&Place::Udp(seen), true) {
-            self.counters.ignored_messages += 1;
-            return;
-        }
-        self.checks.netid = None;
-        self.places_changed += u64::from(!self.external.contains(&seen));
-        self.external.retain(|known| *known != seen);
-        if self.external.len() >= MAX_EXTERNAL {
-            self.external.pop_front();
-        }
-        self.external.push_back(seen);
-        self.rendezvous_moved(now);
+        self.handle_peer_timer(now, sender);
     }
 
     /// Asks peers that can be reached who holds a synthetic address.

@@ -213,6 +213,7 @@ impl Node {
         };
         if sender == self.own.address.as_bytes() {
             self.counters.rx_own_beacons += 1;
+            self.note_turned(way);
             return;
         }
         let is_beacon = packet.kind() == kind::EPI

@@ -15,6 +15,7 @@ mod contact;
 mod counters;
 mod datagram;
 mod dht;
+mod direct;
 mod discovery;
 mod guard;
 mod lan;
@@ -44,6 +45,7 @@ pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
 pub use dht::MAX_RELOAD;
+pub use direct::{Filtering, Mapping, NetReport, RelayReach, Relayed, SECOND_SOCKET, SocketOrder};
 pub use limits::Rate;
 pub(crate) use limits::source_prefix;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
@@ -58,13 +60,14 @@ use crate::overlay::{Failure, OverlayEvent};
 use anode_wire::sealed::{self, Sessions};
 use anode_wire::{Address, Identity, Message, PeerId};
 use contact::Contacts;
+use direct::Direct;
 use discovery::Checks;
 use guard::{Envelope, Own};
 use lan::Lan;
 use limits::{Bucket, SourceBuckets};
 use output::{Queue, Way};
 use path::{Action, Path, is_dialable};
-use peer::Standing;
+use peer::{Peer, Standing};
 use peers::{PeerRef, PeerTable};
 use ping::Pings;
 use rand_core::CryptoRng;
@@ -103,8 +106,7 @@ pub struct Node {
     events: VecDeque<OverlayEvent>,
     budgets: Budgets,
     counters: Counters,
-    /// Where others see us, from NETID: latest last.
-    external: VecDeque<SocketAddr>,
+    direct: Direct,
     /// A DHT can be asked for who is not found ([`Node::set_in_dht`]).
     in_dht: bool,
     /// Raised whenever the places change where others may reach us.
@@ -177,6 +179,7 @@ impl Node {
             reload_sources: SourceBuckets::new(limits.reloads_per_source, key()),
         };
         let lan = Lan::new(limits, key());
+        let direct = Direct::new(key());
         let relay = config.relay.map(|relay| Box::new(Relay::new(relay, key())));
         let sessions = Sessions::new(
             &identity,
@@ -209,7 +212,7 @@ impl Node {
             events: VecDeque::new(),
             budgets,
             counters: Counters::default(),
-            external: VecDeque::new(),
+            direct,
             in_dht: false,
             places_changed: 0,
             zone_relays: Vec::new(),
@@ -252,7 +255,9 @@ impl Node {
                 .flat_map(|peer| &peer.paths);
             let chosen: Vec<usize> = paths
                 .map(|path| match path.endpoint {
-                    Place::Udp(_) => self.socket_for(&path.endpoint).unwrap_or(0),
+                    Place::Udp(_) if !direct::is_extra(path.socket) => {
+                        self.socket_for(&path.endpoint).unwrap_or(0)
+                    }
                     _ => path.socket,
                 })
                 .collect();
@@ -272,6 +277,7 @@ impl Node {
             self.announce(now);
             self.check_all_paths(now);
             self.doubt_registrations(now);
+            self.network_changed(now);
             self.rendezvous_moved(now);
         }
     }
@@ -344,6 +350,7 @@ impl Node {
             self.fail_contact(now, peer.ipv6, Failure::NoSuchPeer);
         }
         self.timers.cancel(Timer::Peer(found));
+        self.timers.cancel(Timer::Hole(found));
         true
     }
 
@@ -392,6 +399,9 @@ impl Node {
     /// Whether this socket sends to that kind of place.
     fn reaches(&self, socket: usize, to: &Place) -> bool {
         to.udp().is_none_or(|to| {
+            if direct::is_extra(socket) {
+                return to.is_ipv4();
+            }
             let same_family = |own: &SocketAddr| own.is_ipv4() == to.is_ipv4();
             self.sockets.get(socket).is_some_and(same_family)
         })
@@ -522,6 +532,9 @@ impl Node {
                 Timer::Lan => self.handle_lan_timer(now),
                 Timer::Relay => self.handle_relay_timer(now),
                 Timer::Registration => self.handle_registration_timer(now),
+                Timer::Hole(peer) => self.handle_hole_timer(now, peer),
+                Timer::Netcheck => self.handle_netcheck_timer(now),
+                Timer::Sockets => self.handle_sockets_timer(now),
                 Timer::Rendezvous => self.handle_rendezvous_timer(now),
             }
         }
@@ -578,7 +591,10 @@ impl Node {
             }
             index += 1;
         }
-        peer.choose_path(now);
+        self.choose_path(now, found);
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
         let (lost, ipv6) = (had_path && !peer.has_proven_path(), peer.ipv6);
         for spot in asks {
             self.send_check(now, found, spot);
@@ -596,6 +612,32 @@ impl Node {
             self.start_contact(now, ipv6, PeerId::ANY);
         }
         self.schedule_peer(now, found);
+        self.consider_direct(now, found);
+    }
+
+    /// A program of this machine sends to a peer.
+    fn note_own_use(&mut self, now: Instant, found: PeerRef, wants_answer: bool) {
+        if let Some(peer) = self.peers.get_mut(found) {
+            peer.note_used_by_us(now);
+        }
+        self.note_use(now, found, wants_answer);
+    }
+
+    /// Chooses the path to a peer that is used; its streams learn that there is another one.
+    fn choose_path(&mut self, now: Instant, found: PeerRef) {
+        let Some(peer) = self.peers.get_mut(found) else {
+            return;
+        };
+        let good = |peer: &Peer| {
+            let path = peer.active_path()?;
+            (path.is_proven() && !path.is_suspect()).then(|| path.spot())
+        };
+        let before = good(peer);
+        peer.choose_path(now);
+        let after = good(peer);
+        if after.is_some() && after != before && peer.streams > 0 {
+            self.resume_streams_of(now, found);
+        }
     }
 
     /// Traffic goes to a peer.
@@ -609,6 +651,7 @@ impl Node {
                 peer.paths.iter_mut().for_each(|path| path.check(now));
             }
             self.schedule_peer(now, found);
+            self.consider_direct(now, found);
         }
     }
 

@@ -32,6 +32,8 @@ pub enum Origin {
     Hint,
     /// The source of an authentic packet.
     Nominated,
+    /// A place that it named over a relay, and that has answered (Q28).
+    Punched,
     /// A relay of its zone that stands for it (A22).
     Relay,
     /// A tracker named the place, and the peer has answered from there.

@@ -138,6 +138,8 @@ pub(super) struct Peer {
     last_resort: Option<(Place, usize)>,
     pub last_heard: Option<Instant>,
     pub last_used: Option<Instant>,
+    /// When something of this machine last went there, to a second.
+    used_by_us: Option<Instant>,
     /// Since when something sent waits for anything authentic.
     awaiting: Option<Instant>,
     /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
@@ -186,6 +188,7 @@ impl Peer {
             last_resort: None,
             last_heard: None,
             last_used: None,
+            used_by_us: None,
             awaiting: None,
             quiet_check: None,
             datagrams_again: None,
@@ -253,6 +256,17 @@ impl Peer {
     pub fn is_in_use(&self, now: Instant) -> bool {
         self.last_used
             .is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
+    }
+
+    /// A program of this machine talks to it, or has done so just now.
+    pub fn is_used_by_us(&self, now: Instant) -> bool {
+        self.used_by_us
+            .is_some_and(|at| now.duration_since(at) < IN_USE_FOR)
+    }
+
+    /// Something of a program goes there.
+    pub fn note_used_by_us(&mut self, now: Instant) {
+        self.used_by_us = Some(now);
     }
 
     pub fn has_proven_path(&self) -> bool {
@@ -522,12 +536,28 @@ impl Peer {
         };
     }
 
+    /// A zone's relay is at these places and no others any more. True: it was at others.
+    pub fn keep_places(&mut self, places: &[Place]) -> bool {
+        let gone = |path: &Path| {
+            path.origin == Origin::Configured
+                && path.through == Through::Direct
+                && !places.contains(&path.endpoint)
+        };
+        let before = self.paths.len();
+        while let Some(index) = self.paths.iter().position(gone) {
+            self.remove_path(index);
+        }
+        self.paths.len() < before
+    }
+
     /// Asks on all paths: datagrams at once, connections a second later where there are datagrams to try. `again`: also
     /// where questions are under way already.
     pub fn probe_paths(&mut self, now: Instant, again: bool) {
-        let later = match self.has_datagram_paths() {
-            true => now + RACE_AFTER,
-            false => now,
+        let later = match (self.has_datagram_paths(), again) {
+            (false, _) => now,
+            // What worked until now has been silent for a while: it has as long again.
+            (true, true) => now + self.answer_within(),
+            (true, false) => now + RACE_AFTER,
         };
         let asked = |path: &Path| path.deadline(true).is_some();
         for path in self.paths.iter_mut().filter(|path| again || !asked(path)) {
@@ -643,11 +673,15 @@ impl Peer {
         let waiting = path
             .asked_since()
             .map_or(Duration::ZERO, |since| now.duration_since(since));
+        let rtt = path.rtt.unwrap_or(Duration::MAX / 8);
+        // IPv6 first, unless IPv4 is half as fast again: there is no NAT in between that forgets (DESIGN §7).
+        let is_v4 = path.endpoint.udp().is_some_and(|at| at.is_ipv4());
+        let rtt = rtt + if is_v4 { rtt / 2 } else { Duration::ZERO };
         (
             path.is_suspect(),
             path.hops,
             path.endpoint.transport(),
-            path.rtt.unwrap_or(Duration::MAX / 8).max(waiting),
+            rtt.max(waiting),
         )
     }
 
@@ -677,9 +711,14 @@ impl Peer {
 
     /// When its silence becomes suspicious.
     pub fn silence_deadline(&self) -> Option<Instant> {
-        let since = self.awaiting?;
-        let rtt = self.active_path()?.rtt.unwrap_or_default();
-        Some(since + (rtt * 3).max(ANSWER_WITHIN))
+        let since = self.awaiting.filter(|_| self.active_path().is_some())?;
+        Some(since + self.answer_within())
+    }
+
+    /// How long an answer over the used path may take before it is questioned.
+    fn answer_within(&self) -> Duration {
+        let rtt = self.active_path().and_then(|path| path.rtt);
+        (rtt.unwrap_or_default() * 3).max(ANSWER_WITHIN)
     }
 
     /// Stream data has come. True if the peer's timer has to be set.

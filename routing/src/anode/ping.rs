@@ -129,7 +129,7 @@ impl Node {
             self.pings.open.remove(&wire_token);
             return Err(failure);
         }
-        self.note_use(now, found, true);
+        self.note_own_use(now, found, true);
         Ok(())
     }
 

@@ -147,6 +147,15 @@ impl Place {
         }
     }
 
+    /// Where a node of ours that names this endpoint of its own can be reached: on a TCP port it takes TLS and HTTP, too. One
+    /// that knows the draft alone stays silent there.
+    pub fn accepted(endpoint: &Endpoint) -> Vec<Self> {
+        match Self::from_endpoint(endpoint) {
+            Some(place @ Self::Tcp(at)) => vec![place, Self::Tls(at), Self::Http(at)],
+            place => place.into_iter().collect(),
+        }
+    }
+
     /// How it stands in messages. TLS has no type of its own: its listener takes bare TCP too.
     pub fn to_endpoint(&self) -> Endpoint {
         match self {

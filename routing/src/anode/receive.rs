@@ -58,6 +58,10 @@ impl Node {
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += bytes.len() as u64;
             let way = way(bytes);
+            if !self.is_admitted(&way, bytes) {
+                self.counters.dropped_policy += 1;
+                continue;
+            }
             if self.config.security.plain != Plain::Only
                 && self.handle_session_packet(now, &way, bytes, sink)
             {
@@ -67,6 +71,15 @@ impl Node {
                 .as_ref()
                 .filter(|group| group.verdicts.get(place) == Some(&true));
             self.handle_plain(now, &way, bytes, vouched.map(|group| group.sender), sink);
+        }
+    }
+
+    /// Whether a packet may come through its socket at all: some are there for one purpose.
+    fn is_admitted(&self, way: &Way, bytes: &[u8]) -> bool {
+        match self.role(way.socket) {
+            Some(role) if role.leads_to_peers() => true,
+            Some(role) => Packet::new_checked(bytes).is_ok_and(|packet| role.admits(packet.kind())),
+            None => false,
         }
     }
 
@@ -180,6 +193,14 @@ impl Node {
         body: &[u8],
         sink: &mut dyn OverlaySink,
     ) {
+        self.note_socket(now, arrival.way.socket);
+        if !self
+            .role(arrival.way.socket)
+            .is_some_and(|role| role.hears(kind))
+        {
+            self.counters.ignored_messages += 1;
+            return;
+        }
         let Ok(message) = Message::parse(kind, body) else {
             self.counters.dropped_bad_message += 1;
             self.send_error(now, sender, &arrival, kind);
@@ -392,7 +413,12 @@ impl Node {
             Message::NetidReq { id, endpoint } => {
                 self.handle_netid_req(now, sender, arrival, id, endpoint)
             }
-            Message::Netid { id, endpoint } => self.handle_netid(now, sender, id, endpoint),
+            Message::Netid { id, endpoint } => {
+                self.handle_netid(now, sender, &arrival, id, endpoint)
+            }
+            Message::NatT { mode, options } => {
+                self.handle_nat_t(now, sender, &arrival, mode, options)
+            }
             Message::Dgram {
                 source,
                 destination,

@@ -8,7 +8,7 @@
 //! A tracker entry never makes more happen than these packets, none of which has more than 128 bytes: no connection, no
 //! HELLO, no entry in the peer table.
 use super::discovery::Candidate;
-use super::path::is_dialable;
+use super::path::{Origin, is_dialable};
 use super::peer::Standing;
 use super::peers::PeerRef;
 use super::receive::Arrival;
@@ -177,7 +177,7 @@ impl Node {
                     source: None,
                 }),
                 ProbeKind::Request(peer) => {
-                    self.send_candidate_check(now, peer, Candidate { to, socket });
+                    self.send_candidate_check(now, peer, Candidate { to, socket }, Origin::Tracker);
                 }
             }
         }
@@ -221,7 +221,7 @@ impl Node {
             to: way.from,
             socket: way.socket,
         };
-        self.send_candidate_check(now, found, candidate);
+        self.send_candidate_check(now, found, candidate, Origin::Tracker);
     }
 
     /// A stranger whose address makes just the IPv6 that somebody looks for.
@@ -257,7 +257,7 @@ impl Node {
                 to: way.from,
                 socket: way.socket,
             };
-            self.send_candidate_check(now, sender, candidate);
+            self.send_candidate_check(now, sender, candidate, Origin::Tracker);
         }
     }
 

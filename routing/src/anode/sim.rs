@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-pub use nat::{Nat, behind};
+pub use nat::{Kind, Nat, behind};
 
 /// What the underlay does to packets.
 #[derive(Clone, Copy, Debug)]
@@ -89,12 +89,51 @@ impl OverlaySink for Program {
 pub struct Host {
     pub node: Node,
     pub at: SocketAddr,
+    /// Its sockets beside the main one: number and port.
+    extra: BTreeMap<usize, u16>,
+    next_port: u16,
     pub program: Program,
     pub up: bool,
     /// Packets and bytes it has put on the wire.
     pub sent: (u64, u64),
     /// When its line has nothing left to send.
     line_free: Instant,
+}
+
+impl Host {
+    /// The number of its socket at a place.
+    fn socket_at(&self, at: &Place) -> Option<usize> {
+        let address = at
+            .address()
+            .filter(|address| address.ip() == self.at.ip())?;
+        if address.port() == self.at.port() {
+            return Some(0);
+        }
+        at.udp()?;
+        let mut extra = self.extra.iter();
+        let found = extra.find(|(_, port)| **port == address.port());
+        found.map(|(number, _)| *number)
+    }
+
+    fn obey_orders(&mut self, now: Instant) {
+        while let Some(order) = self.node.poll_socket() {
+            match order {
+                SocketOrder::Open(number) => {
+                    self.next_port += 1;
+                    self.extra.insert(number, self.next_port);
+                    self.node.socket_opened(now, number, true);
+                }
+                SocketOrder::Close(number) => {
+                    self.extra.remove(&number);
+                }
+            }
+        }
+    }
+
+    /// Sockets beside the main one.
+    pub fn extra_sockets(&self) -> usize {
+        self.extra.len()
+    }
 }
 
 pub struct Sim {
@@ -106,6 +145,8 @@ pub struct Sim {
     pub back: Duration,
     /// Nothing passes between these two.
     pub cut: Vec<(SocketAddr, SocketAddr)>,
+    /// Nothing passes between these two, outside of NATs.
+    pub outside_cut: Option<(IpAddr, IpAddr)>,
     pub nats: Vec<Nat>,
     /// What happens to every packet on its way, outside of NATs: it may be changed, or lost (false).
     pub meddler: Option<fn(&mut Flying) -> bool>,
@@ -158,6 +199,7 @@ impl Sim {
             link: Link::default(),
             back: Duration::ZERO,
             cut: Vec::new(),
+            outside_cut: None,
             nats: Vec::new(),
             meddler: None,
             no_datagrams: false,
@@ -176,8 +218,14 @@ impl Sim {
 
     /// The same, elsewhere.
     pub fn host_at(&mut self, at: SocketAddr, number: u16, config: NodeConfig) -> usize {
+        let is_relay = config.relay.is_some();
         let mut node = self.node(number, config);
         node.set_sockets(vec![SocketAddr::from(([0, 0, 0, 0], 8737))]);
+        let mut extra = BTreeMap::new();
+        if is_relay {
+            node.set_second_sockets();
+            extra.insert(SECOND_SOCKET, 8738);
+        }
         let program = Program {
             accepts: true,
             ..Program::default()
@@ -185,6 +233,8 @@ impl Sim {
         self.hosts.push(Host {
             node,
             at,
+            extra,
+            next_port: 30_000,
             program,
             up: true,
             sent: (0, 0),
@@ -287,6 +337,9 @@ impl Sim {
             return;
         }
         let inside = packet.from;
+        if !self.nats.iter().all(|nat| nat.lets_out(&packet)) {
+            return;
+        }
         self.nats.iter_mut().for_each(|nat| nat.out(&mut packet));
         if let Some(record) = &mut self.record {
             record.push((self.now, packet.clone()));
@@ -296,7 +349,7 @@ impl Sim {
             && let Some(host) = self
                 .hosts
                 .iter_mut()
-                .find(|host| Some(host.at) == inside.address())
+                .find(|host| Some(host.at.ip()) == inside.address().map(|at| at.ip()))
         {
             host.line_free = host.line_free.max(self.now)
                 + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / self.link.rate);
@@ -329,13 +382,22 @@ impl Sim {
             self.run_program(index);
             while self.hosts[index].up {
                 let host = &mut self.hosts[index];
+                host.obey_orders(self.now);
                 self.batch.clear(64);
                 if !host.node.poll_transmit(self.now, &mut self.batch) {
                     break;
                 }
                 let to = self.batch.destination.to;
                 let transport = to.transport();
-                let from = Place::over(transport, host.at).expect("hosts have IP alone");
+                let mut at = host.at;
+                let socket = self.batch.destination.socket;
+                if transport == Transport::Udp && socket >= SECOND_SOCKET {
+                    let Some(port) = host.extra.get(&socket) else {
+                        continue;
+                    };
+                    at.set_port(*port);
+                }
+                let from = Place::over(transport, at).expect("hosts have IP alone");
                 let ecn_capable = self.batch.ecn == Ecn::Capable0;
                 let packets: Vec<Vec<u8>> = self.batch.packets().map(<[u8]>::to_vec).collect();
                 for bytes in packets {
@@ -438,6 +500,13 @@ impl Sim {
     }
 
     fn deliver(&mut self, mut packet: Flying) {
+        let ends = [packet.from.ip(), packet.to.ip()];
+        if self
+            .outside_cut
+            .is_some_and(|(a, b)| ends == [a, b] || ends == [b, a])
+        {
+            return;
+        }
         let meddled = self.meddler.is_none_or(|meddle| meddle(&mut packet));
         if !meddled || !self.nats.iter().all(|nat| nat.back(&mut packet)) {
             return;
@@ -463,14 +532,13 @@ impl Sim {
         {
             return;
         }
-        for host in self
-            .hosts
-            .iter_mut()
-            .filter(|host| host.up && Some(host.at) == to.address())
-        {
+        for host in self.hosts.iter_mut().filter(|host| host.up) {
+            let Some(socket) = host.socket_at(&to) else {
+                continue;
+            };
             let received = Received {
                 from,
-                socket: 0,
+                socket,
                 local_ip: None,
                 ecn: match (marked, ecn_capable) {
                     (true, _) => Ecn::Experienced,

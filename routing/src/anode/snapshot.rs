@@ -1,12 +1,13 @@
 //! What people and files want to know of a node, as plain data.
 use super::path::{Origin, Path, Through};
 use super::peer::{Peer, Standing};
-use super::{Node, Place, Timer, Transport};
+use super::peers::PeerRef;
+use super::{Node, Place, Relayed, Timer, Transport};
 use crate::overlay::{Failure, PathKind};
 use anode_stream::Pool;
 use anode_wire::address::{is_synthetic, split_digit};
 use anode_wire::{Address, PeerId};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 /// A peer and how packets get there.
@@ -34,6 +35,8 @@ pub struct PeerSnapshot {
     pub sealed: bool,
     /// ML-KEM took part in its keys.
     pub pq: bool,
+    /// Why it is reached over a relay, where it is and direct paths were tried.
+    pub relayed: Option<Relayed>,
 }
 
 /// One way to a peer.
@@ -82,9 +85,10 @@ pub struct Pin {
 impl Node {
     /// All peers, configured ones first.
     pub fn peers(&self) -> Vec<PeerSnapshot> {
-        let mut peers: Vec<&Peer> = self.peers.iter().map(|(_, peer)| peer).collect();
-        peers.sort_by_key(|peer| (std::cmp::Reverse(peer.standing), peer.ipv6));
-        peers.into_iter().map(|peer| self.snapshot(peer)).collect()
+        let mut peers: Vec<(PeerRef, &Peer)> = self.peers.iter().collect();
+        peers.sort_by_key(|(_, peer)| (std::cmp::Reverse(peer.standing), peer.ipv6));
+        let snapshot = |(found, peer)| self.snapshot(found, peer);
+        peers.into_iter().map(snapshot).collect()
     }
 
     /// Peers with a proven path.
@@ -105,23 +109,18 @@ impl Node {
         &self.config.stream.pool
     }
 
-    /// Where others have seen us (NETID), latest last.
-    pub fn external_endpoints(&self) -> Vec<SocketAddr> {
-        self.external.iter().copied().collect()
-    }
-
     /// What is known of a synthetic address; starts a search if nothing is. Ask again while it says `Searching`.
     pub fn lookup(&mut self, now: Instant, target: Ipv6Addr) -> Lookup {
         let (base, _) = split_digit(target);
         if !is_synthetic(target) || base == self.own.ipv6 {
             return Lookup::Failed(Failure::NoSuchPeer);
         }
-        if let Some(peer) = self
+        if let Some((found, peer)) = self
             .peers
             .find_ipv6(&base)
-            .and_then(|found| self.peers.get(found))
+            .and_then(|found| Some((found, self.peers.get(found)?)))
         {
-            return Lookup::Found(self.snapshot(peer));
+            return Lookup::Found(self.snapshot(found, peer));
         }
         if !self.contacts.is_open(&base) {
             if let Some(failure) = self.contacts.recent_failure(now, &base) {
@@ -185,7 +184,7 @@ impl Node {
 }
 
 impl Node {
-    fn snapshot(&self, peer: &Peer) -> PeerSnapshot {
+    fn snapshot(&self, found: PeerRef, peer: &Peer) -> PeerSnapshot {
         let active = peer.active_path().map(Path::spot);
         let is_active = |path: &Path| active == Some(path.spot());
         let mut paths: Vec<&Path> = peer.paths.iter().collect();
@@ -206,6 +205,7 @@ impl Node {
             streams: peer.streams,
             sealed: peer.is_sealed(),
             pq: peer.is_sealed() && peer.tunnels.iter().all(|tunnel| tunnel.pq),
+            relayed: self.relayed_because(found),
         }
     }
 }

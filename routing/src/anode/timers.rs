@@ -21,6 +21,12 @@ pub(super) enum Timer {
     Relay,
     /// Our own registrations with relays.
     Registration,
+    /// The search for a direct path to a peer.
+    Hole(PeerRef),
+    /// The look at the network that somebody has asked for.
+    Netcheck,
+    /// Sockets beside the main ones that nobody may need.
+    Sockets,
     /// Probes of what trackers have named.
     Rendezvous,
 }

@@ -1,22 +1,26 @@
 //! The Anode overlay on real sockets: one [`Node`] behind UDP sockets, served by whoever polls `fds()`.
 mod ethernet;
+mod extra;
 mod lan;
 pub(crate) mod streams;
 mod udp;
 
 pub use ethernet::{ETHER_TYPE, FrameLink};
-pub use streams::{PlaceName, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError};
+pub use streams::{
+    PlaceName, ProxyExcept, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError,
+};
 
 use crate::anode::{
-    Counters, Interface, Lookup, Node, NodeConfig, Now, PeerSnapshot, Pin, Place, Received, Record,
-    Registration, RelayConfig, RelaySnapshot, RendezvousCounters, Timestamp, TransmitBatch,
-    ZoneRelay,
+    Counters, Interface, Lookup, NetReport, Node, NodeConfig, Now, PeerSnapshot, Pin, Place,
+    Received, Record, Registration, RelayConfig, RelaySnapshot, RendezvousCounters, Timestamp,
+    TransmitBatch, ZoneRelay,
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
 use crate::tracker::Cidr;
 use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use ethernet::Links;
+use extra::ExtraSockets;
 use lan::BeaconSockets;
 use rand::rngs::SysRng;
 use rand_core::{CryptoRng, UnwrapErr};
@@ -55,6 +59,9 @@ pub enum NetError {
     Streams(io::Error),
 }
 
+/// Orders about sockets that are carried out between two batches of packets: 64 of them take about a millisecond.
+const ORDERS: usize = 64;
+
 /// The Anode overlay with its sockets.
 pub struct AnodeOverlay {
     node: Node,
@@ -64,6 +71,9 @@ pub struct AnodeOverlay {
     batch: TransmitBatch,
     streams: Streams,
     links: Links,
+    extra: ExtraSockets,
+    /// Orders about sockets may be left.
+    ordered: Option<Instant>,
     /// `batch` holds packets that the socket did not take yet.
     blocked: Option<Instant>,
     interfaces: Vec<Interface>,
@@ -96,6 +106,10 @@ impl AnodeOverlay {
             .map(UdpSocket::max_segments)
             .min()
             .unwrap_or(1);
+        let mut extra = ExtraSockets::new().map_err(NetError::NoSocket)?;
+        if node.relay_config().is_some() && extra.open_second(&locals) {
+            node.set_second_sockets();
+        }
         node.set_sockets(locals);
         beacons.follow(&interfaces);
         node.set_interfaces(now, interfaces.clone());
@@ -107,6 +121,8 @@ impl AnodeOverlay {
             batch: TransmitBatch::new(max_segments),
             streams: Streams::new(now, StreamConfig::default())?,
             links: Links::new(),
+            extra,
+            ordered: None,
             blocked: None,
             interfaces,
         })
@@ -163,9 +179,10 @@ impl AnodeOverlay {
         self.streams.set_certificate(chain, key)
     }
 
-    /// The host name and path of a place, from the next connection to it on. With a host name, its certificate is checked.
-    pub fn set_place_name(&mut self, place: Place, name: PlaceName) {
-        self.streams.set_name(place, name);
+    /// The host names and paths of places, and no others any more, from the next connections to them on. With a host name,
+    /// the certificate there is checked.
+    pub fn set_place_names(&mut self, names: impl IntoIterator<Item = (Place, PlaceName)>) {
+        self.streams.set_names(names);
     }
 
     /// What the connections have counted.
@@ -361,6 +378,21 @@ impl AnodeOverlay {
         self.node.places_changed()
     }
 
+    /// Looks at the network before this node; see [`Node::start_netcheck`].
+    pub fn start_netcheck(&mut self, now: Instant) {
+        self.node.start_netcheck(now);
+    }
+
+    /// The result of the last look; `None`: it is under way.
+    pub fn net_report(&self) -> Option<&NetReport> {
+        self.node.net_report()
+    }
+
+    /// A port that the gateway keeps open for us; `None`: none any more.
+    pub fn set_port_mapping(&mut self, now: Instant, mapped: Option<SocketAddr>) {
+        self.node.set_port_mapping(now, mapped);
+    }
+
     /// Switches meeting at trackers on or off; see [`Node::set_rendezvous`].
     pub fn set_rendezvous(&mut self, now: Instant, deny: Option<Vec<Cidr>>) {
         self.node.set_rendezvous(now, deny);
@@ -443,10 +475,11 @@ impl AnodeOverlay {
                 self.node.note_refused(refused);
                 continue;
             }
-            let Some(socket) = self.sockets.get(self.batch.destination.socket) else {
-                return;
+            let sent = match self.sockets.get(self.batch.destination.socket) {
+                Some(socket) => socket.send(&self.batch),
+                None => self.extra.send(&self.batch),
             };
-            match socket.send(&self.batch) {
+            match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = Some(now + SEND_AGAIN_AFTER);
                     return;
@@ -463,6 +496,20 @@ impl AnodeOverlay {
             }
             self.blocked = None;
         }
+    }
+
+    /// Opens and closes sockets as the node says, some at a time: packets do not wait for all of them.
+    fn obey_orders(&mut self, now: Instant) {
+        for _ in 0..ORDERS {
+            let Some(order) = self.node.poll_socket() else {
+                self.ordered = None;
+                return;
+            };
+            if let Some((number, stands)) = self.extra.obey(order) {
+                self.node.socket_opened(now, number, stands);
+            }
+        }
+        self.ordered = Some(now);
     }
 
     /// Connections have ended: their places lead nowhere, or must be asked again.
@@ -489,6 +536,7 @@ impl Overlay for AnodeOverlay {
             .chain(self.beacons.fds())
             .chain([self.streams.fd()])
             .chain(self.links.fds())
+            .chain([self.extra.fd()])
             .collect()
     }
 
@@ -501,6 +549,7 @@ impl Overlay for AnodeOverlay {
             buffers,
             streams,
             links,
+            extra,
             ..
         } = self;
         let mut more = false;
@@ -530,12 +579,18 @@ impl Overlay for AnodeOverlay {
         more |= links.receive(&mut is_ready, &mut |packet| {
             node.handle_datagram(now, packet, sink)
         });
+        if is_ready() {
+            more |= extra.receive(buffers, &mut |datagram| {
+                node.receive(now, datagram, sink, &mut |_| false)
+            });
+        }
         self.tell_gone(now);
         more
     }
 
     fn transmit(&mut self, now: Instant) {
         self.node.set_clock(clock());
+        self.obey_orders(now);
         self.transmit_batches(now);
         self.streams.flush(now);
         self.tell_gone(now);
@@ -543,10 +598,16 @@ impl Overlay for AnodeOverlay {
 
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let blocked = self.blocked.map(|at| (at, "socket buffer"));
-        [blocked, self.node.deadline(), self.streams.deadline()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        let ordered = self.ordered.map(|at| (at, "sockets to open"));
+        [
+            blocked,
+            ordered,
+            self.node.deadline(),
+            self.streams.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
     }
 
     fn handle_timeout(&mut self, now: Instant) {

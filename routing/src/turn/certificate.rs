@@ -173,15 +173,6 @@ impl Authorities {
         Self::new(roots, Vec::new())
     }
 
-    /// The authorities of the public web.
-    ///
-    /// # Errors
-    /// None in practice.
-    pub fn public() -> Result<Self, CertificateError> {
-        let roots = webpki_roots::TLS_SERVER_ROOTS.to_vec();
-        Self::new(RootCertStore { roots }, Vec::new())
-    }
-
     fn new(
         roots: RootCertStore,
         pinned: Vec<CertificateDer<'static>>,

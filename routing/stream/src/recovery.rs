@@ -17,6 +17,9 @@ const LINEAR_TIMEOUTS: u32 = 6;
 /// See `LINEAR_TIMEOUTS`.
 pub(crate) const THIN: usize = 4;
 
+/// Without progress for so long, another path counts as the end of a silence (DESIGN §7).
+const SILENCE: Duration = Duration::from_millis(250);
+
 /// What recovery is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cause {
@@ -315,6 +318,16 @@ impl Recovery {
             end: board.next().saturating_sub(1),
             repeated,
         });
+    }
+
+    /// There is a way again after a silence: the timer runs out at once, and what follows is not doubled for the silence.
+    /// Nothing else is forgotten: whoever calls this at every whim makes one packet leave, no more.
+    pub(crate) fn resume(&mut self, now: Instant, rtt: &Rtt) {
+        if self.backoff > 0 || now.saturating_duration_since(self.since) >= SILENCE {
+            self.backoff = self.backoff.min(1);
+            let waited = rtt.rto_after(self.backoff);
+            self.since = now.checked_sub(waited).unwrap_or(now);
+        }
     }
 
     /// The retransmission timer ran out. True: the first time in a row, congestion control is to hear of it.

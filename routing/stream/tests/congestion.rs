@@ -44,6 +44,7 @@ fn bbr_is_not_slowed_by_a_loss_of_one_percent() {
 
 #[test]
 fn random_loss_costs_bbr_little_more_than_what_is_lost() {
+    // D34
     // The window has to grow behind the holes, and a lost repair waits for a second one.
     for (round_trip, loss, least) in [
         (20, 0.001, 0.9),
@@ -155,6 +156,7 @@ fn a_path_of_a_gigabit_and_100_ms_is_filled_within_seconds_and_idleness_gives_th
 
 #[test]
 fn a_pool_bounds_what_all_hold_and_a_full_one_stops_nobody() {
+    // D33, N8
     // Both ends share the pool here: a window promised and a buffer.
     const BUDGET: usize = 4 << 20;
     let config = Config {
@@ -185,6 +187,7 @@ fn a_pool_bounds_what_all_hold_and_a_full_one_stops_nobody() {
 
 #[test]
 fn what_the_pool_cannot_hold_is_dropped_counted_and_sent_again() {
+    // D33
     let link = Link::new(100_000_000, ms(20)).loss(0.02);
     let mut sim = Sim::with_config(16, link, &config(Algorithm::default()));
     let pool = Pool::new(64 * 1024);

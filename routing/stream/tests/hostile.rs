@@ -42,6 +42,7 @@ enum Op {
     NextDeadline,
     Transmit(usize),
     PathChanged,
+    Resume,
     Limits(usize),
 }
 
@@ -63,6 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::NextDeadline),
         8 => (0usize..1500).prop_map(Op::Transmit),
         1 => Just(Op::PathChanged),
+        1 => Just(Op::Resume),
         1 => (0usize..200_000).prop_map(Op::Limits),
     ]
 }
@@ -193,6 +195,7 @@ fn apply(stream: &mut Stream, now: &mut Instant, op: &Op) {
             }
         }
         Op::PathChanged => stream.path_changed(*now, None),
+        Op::Resume => stream.resume(*now),
         Op::Limits(bytes) => stream.set_limits(*bytes, *bytes),
     }
 }

@@ -10,7 +10,9 @@
 pub mod compare;
 pub mod delaybox;
 pub mod flood;
+pub mod idle;
 mod load;
+pub mod matrix;
 pub mod relay;
 mod report;
 pub mod restart;

@@ -5,11 +5,16 @@
 //! ```
 //!
 //! Both take groups from the kernel as it joins them (GRO) and give them back in one call (GSO). Bulk is 1,232 bytes of one
-//! sender, 52 to a call; scattered is 100 bytes of 64 senders, each packet by itself.
+//! sender, 52 to a call; scattered is 100 bytes of 64 senders, each packet by itself; single is 1,000 bytes of ten senders,
+//! which coturn passes on in its turn, where it is installed.
+
+mod coturn;
 
 use super::{Plan, report::median};
 use crate::lab::{Family, Host, Lab, Lan, Node};
 use crate::light::Light;
+use crate::programs;
+use crate::sealed_light::SealedLight;
 use anode_wire::message::kind;
 use anode_wire::{Address, Message};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -38,6 +43,7 @@ const REGISTERED: u16 = 10_000;
 enum Load {
     Bulk,
     Scattered,
+    Single,
 }
 
 impl Load {
@@ -45,6 +51,15 @@ impl Load {
         match self {
             Self::Bulk => 1232,
             Self::Scattered => 100,
+            Self::Single => 1000,
+        }
+    }
+
+    fn senders(self) -> usize {
+        match self {
+            Self::Bulk => 1,
+            Self::Scattered => 64,
+            Self::Single => 10,
         }
     }
 }
@@ -62,6 +77,8 @@ pub struct Report {
     memory_kib: [u64; 2],
     registered: u16,
     seconds: f64,
+    /// Memory before and after, and seconds, with a session for each.
+    sealed: ([u64; 2], f64),
 }
 
 /// Measures all.
@@ -83,6 +100,7 @@ pub fn run(lab: &Lab, plan: &Plan) -> Report {
     let before = relay.memory_kib();
     let (registered, seconds) = register_many(&sender, &receiver, &address, at);
     let memory_kib = [before, relay.memory_kib()];
+    let sealed = register_sealed(lab, [&sender, &receiver, &host]);
 
     let sink = Light::new(&receiver, u16::MAX, (receiver.v4(), 9000).into(), at);
     sink.register(&address);
@@ -92,11 +110,17 @@ pub fn run(lab: &Lab, plan: &Plan) -> Report {
         "bulk, relay",
         "scattered, loop",
         "scattered, relay",
+        "single, loop",
+        "single, relay",
+        "single, coturn",
     ]
     .map(|name| (name, Row::default()));
     for _ in 0..plan.runs {
         sink.register(&address);
-        for (place, load) in [Load::Bulk, Load::Scattered].into_iter().enumerate() {
+        for (place, load) in [Load::Bulk, Load::Scattered, Load::Single]
+            .into_iter()
+            .enumerate()
+        {
             let to = SocketAddrV4::new(host.v4(), LOOP_PORT);
             let measured = measure(&sender, to, &sink, load, plan.length, || {
                 (bare.passed.load(Ordering::Relaxed), bare.cpu())
@@ -109,6 +133,11 @@ pub fn run(lab: &Lab, plan: &Plan) -> Report {
             });
             rows[2 * place + 1].1.push(measured);
         }
+        if programs::find("turnserver").is_ok() {
+            rows[6]
+                .1
+                .push(coturn::measure(lab, &host, &sender, &receiver));
+        }
     }
     drop(bare);
     Report {
@@ -116,6 +145,7 @@ pub fn run(lab: &Lab, plan: &Plan) -> Report {
         memory_kib,
         registered,
         seconds,
+        sealed,
     }
 }
 
@@ -129,11 +159,7 @@ impl Row {
 /// Registers so many light peers, 100 addresses sharing the work; how many, and how long it took.
 fn register_many(sender: &Host, receiver: &Host, relay: &Address, at: SocketAddr) -> (u16, f64) {
     let machines = [sender, receiver];
-    let own = |number: u16| {
-        let source = number % SOURCES;
-        let [a, b, c, _] = machines[usize::from(source % 2)].v4().octets();
-        std::net::Ipv4Addr::new(a, b, c, 100 + source as u8)
-    };
+    let own = |number: u16| source_address(machines, number % SOURCES);
     for source in 0..SOURCES {
         machines[usize::from(source % 2)].address_add(own(source).into(), 24);
     }
@@ -154,6 +180,44 @@ fn register_many(sender: &Host, receiver: &Host, relay: &Address, at: SocketAddr
     });
     let registered = count.load(Ordering::Relaxed) as u16;
     (registered, start.elapsed().as_secs_f64())
+}
+
+/// A relay of its own, and 10,000 peers that seal.
+fn register_sealed(lab: &Lab, [sender, receiver, host]: [&Host; 3]) -> ([u64; 2], f64) {
+    let listen = format!("{}:{}", host.v4(), PORT + 10);
+    let mut relay = Node::on(host, lab.directory(), "sealing-relay")
+        .relay()
+        .args(&["--listen", &listen])
+        .config("[relay]\npeers = 20000\n")
+        .start();
+    let address: Address = relay.address().parse().expect("an address");
+    let at: SocketAddr = listen.parse().expect("an endpoint");
+    let before = relay.memory_kib();
+    let start = Instant::now();
+    let machines = [sender, receiver];
+    thread::scope(|scope| {
+        for worker in 0..SOURCES {
+            let address = &address;
+            scope.spawn(move || {
+                let ns = machines[usize::from(worker % 2)];
+                let own = (source_address(machines, worker), 0).into();
+                for number in (worker..REGISTERED).step_by(usize::from(SOURCES)) {
+                    let mut peer = SealedLight::new(ns, number, own, address, at);
+                    peer.register(Duration::from_secs(120));
+                }
+            });
+        }
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    let status = relay.json(&["relay", "status"]);
+    assert_eq!(status["registered"], REGISTERED, "all of them");
+    ([before, relay.memory_kib()], seconds)
+}
+
+/// One of the addresses that share the work, on one of the two machines in turn.
+fn source_address(machines: [&Host; 2], source: u16) -> std::net::Ipv4Addr {
+    let [a, b, c, _] = machines[usize::from(source % 2)].v4().octets();
+    std::net::Ipv4Addr::new(a, b, c, 100 + source as u8)
 }
 
 /// Sends as fast as it goes; packets a second of processor time of who passes them on, and its µs a packet. `counted`:
@@ -191,8 +255,7 @@ fn measure(
 }
 
 fn send(host: &Host, to: SocketAddrV4, packet: &[u8], load: Load, stop: &AtomicBool) {
-    let count = if load == Load::Bulk { 1 } else { 64 };
-    let sockets: Vec<UdpSocket> = (0..count)
+    let sockets: Vec<UdpSocket> = (0..load.senders())
         .map(|_| host.run(|| UdpSocket::bind("0.0.0.0:0").expect("a socket")))
         .collect();
     let group: Vec<u8> = packet.repeat(if load == Load::Bulk { 52 } else { 1 });
@@ -318,7 +381,7 @@ impl fmt::Display for Report {
             f,
             "load and who passes it on   packets/s   µs a packet   packets/s for a core"
         )?;
-        for (name, row) in &self.rows {
+        for (name, row) in self.rows.iter().filter(|(_, row)| !row.micros.is_empty()) {
             let of = |values: &[f64]| median(values).unwrap_or(f64::NAN);
             let (rate, micros) = (of(&row.per_second), of(&row.micros));
             writeln!(
@@ -327,6 +390,13 @@ impl fmt::Display for Report {
                 1e6 / micros
             )?;
         }
+        let ([before, after], seconds) = self.sealed;
+        writeln!(
+            f,
+            "memory: {before} KiB, with {} peers registered in sealed sessions {after} KiB ({:.0} bytes each); registered in {seconds:.1} s",
+            self.registered,
+            (after.saturating_sub(before)) as f64 * 1024.0 / f64::from(self.registered),
+        )?;
         let [before, after] = self.memory_kib;
         write!(
             f,

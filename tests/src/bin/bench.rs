@@ -1,4 +1,4 @@
-//! `bench [compare|delaybox|flood|relay|restart|tracker|transports] …`: measures in the lab. Needs root.
+//! `bench [compare|delaybox|flood|idle|matrix|relay|restart|tracker|transports] …`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
 use anode_tests::bench::compare::{self, Options};
@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [compare|delaybox|flood|relay|restart|tracker|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [compare|delaybox|flood|idle|matrix|relay|restart|tracker|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
   compare      every other overlay that is installed beside ours (bench compare --help)
   delaybox     what the lab's long line can carry
   flood        a paced flow under a flood of forged first packets
+  idle         packets and wake-ups of a node that nobody wants anything of; --seconds: how long
+  matrix       every pair of NATs: direct or relayed, how soon; --runs: tries where ports are guessed; a name: only its pairs
   restart      from the end of a node to traffic again
   relay        what passing packets on costs, beside a loop without logic
   tracker      announces a second beside other trackers, memory, how soon two nodes meet by one
@@ -27,6 +29,7 @@ enum Mode {
     Ratios,
     DelayBox,
     Flood,
+    Idle,
     Restart,
     Relay,
     Tracker,
@@ -45,8 +48,10 @@ fn main() -> ExitCode {
         // What `compare` starts to hold the far ends of idle connections.
         Some("hold") => return hold(arguments.nth(1)),
         Some("compare") => return compare(arguments.skip(1)),
+        Some("matrix") => return matrix(arguments.skip(1)),
         Some("delaybox") => mode = Mode::DelayBox,
         Some("flood") => mode = Mode::Flood,
+        Some("idle") => mode = Mode::Idle,
         Some("restart") => mode = Mode::Restart,
         Some("relay") => mode = Mode::Relay,
         Some("tracker") => mode = Mode::Tracker,
@@ -86,6 +91,10 @@ fn main() -> ExitCode {
     };
     match mode {
         Mode::DelayBox => println!("{}", delaybox::run(&plan)),
+        Mode::Idle => match bench::idle::run(plan.length) {
+            Some(idle) => println!("{idle}"),
+            None => return ExitCode::FAILURE,
+        },
         Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
         Mode::Relay => println!("{}", relay::run(&lab, &plan)),
         Mode::Tracker => println!("{}", tracker::run(&lab, &plan)),
@@ -100,6 +109,34 @@ fn main() -> ExitCode {
         ),
     }
     ExitCode::SUCCESS
+}
+
+/// Exit status 1: a pair is not what it should be.
+fn matrix(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let (mut tries, mut only) = (20, None);
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--runs" => match arguments.next().and_then(|runs| runs.parse().ok()) {
+                Some(runs) if runs > 0 => tries = runs,
+                _ => return usage(),
+            },
+            name if !name.starts_with('-') => only = Some(name.to_owned()),
+            _ => return usage(),
+        }
+    }
+    let Some(matrix) = bench::matrix::run(tries, only.as_deref()) else {
+        return ExitCode::FAILURE;
+    };
+    println!("{matrix}");
+    let faults = matrix.faults();
+    for fault in &faults {
+        println!("not as expected: {fault}");
+    }
+    match faults.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }
 
 fn compare(arguments: impl Iterator<Item = String>) -> ExitCode {

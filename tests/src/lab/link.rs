@@ -98,6 +98,28 @@ impl Lan {
         host
     }
 
+    /// The router of [`Lan::make_router`].
+    pub const ROUTER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+    /// The same.
+    pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xfe);
+
+    /// Has the switch be a router, too. What it has no route for vanishes, as it would outside, instead of failing at once.
+    pub fn make_router(&self) {
+        let index = self.switch.index("br0");
+        for (address, length) in [(Self::ROUTER4.into(), 24), (Self::ROUTER6.into(), 64)] {
+            let prefix = prefix(address, length);
+            self.switch
+                .netlink(|netlink| netlink.address_add(index, prefix));
+        }
+        self.switch.sysctl("net/ipv6/conf/all/forwarding", "1");
+    }
+
+    /// Everything that is not on the LAN goes to the router.
+    pub fn route_out(&self, host: &Host) {
+        super::nat::default_route(host, Self::ROUTER4.into());
+        super::nat::default_route(host, Self::ROUTER6.into());
+    }
+
     /// Pulls the cable of a machine out of the switch: its interface stays and loses the carrier.
     pub fn unplug(&self, host: &Host) {
         set_up(&self.switch, &host.port(), false);

@@ -6,7 +6,8 @@
 //!    │   └─ Proc ── a process there, with its output and a deadline for everything
 //!    ├─ DelayBox ── a long line between two hosts: delay, loss, a bottleneck
 //!    ├─ Lan ── a bridge in a namespace of its own, hosts plugged in
-//!    │   └─ Nat ── a symmetric NAT plugged in, with machines behind it
+//!    │   └─ Nat ── a NAT or firewall of any kind plugged in, with machines behind it
+//!    ├─ Internet ── relays, a proxy, and sites with all that stands between a machine and the world
 //!    └─ Node ── `anode up` on a host, and the commands a user gives it
 //! ```
 
@@ -16,12 +17,14 @@ mod nat;
 mod node;
 mod ns;
 mod process;
+mod site;
 
 pub use link::{Family, Host, Lan, cable, wired};
-pub use nat::{Filtering, Nat};
+pub use nat::{Filtering, Nat, NatKind};
 pub use node::{Metrics, Node, NodeBuilder, anode_binary};
 pub use ns::Ns;
 pub use process::{Done, Proc, command};
+pub use site::{Internet, Place, Site};
 
 use std::fs;
 use std::path::{Path, PathBuf};

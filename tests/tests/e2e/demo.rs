@@ -29,13 +29,25 @@ fn the_demo_does_the_main_job_and_leaves_nothing() {
     let report: Value = serde_json::from_str(&done.stdout()).expect("one JSON document");
     assert_eq!(report["ok"], true, "{report}");
     let steps = report["steps"].as_array().expect("a list");
-    for name in ["anode up", "meet", "ping", "http", "udp"] {
+    for name in [
+        "nat", "relay", "anode up", "meet", "ping", "http", "udp", "relayed",
+    ] {
         let found = steps.iter().find(|step| step["name"] == name);
         assert!(
             found.is_some_and(|step| step["ok"] == true),
             "{name}: {report}"
         );
     }
+    let told = |name: &str| {
+        let found = steps.iter().find(|step| step["name"] == name);
+        found
+            .and_then(|step| step["detail"].as_str())
+            .expect("a text")
+    };
+    // Each of the two has an address of its own NAT outside, and the file went through the relay.
+    assert!(told("relayed").contains("203.0.113.1:"), "{report}");
+    assert!(told("relayed").contains("203.0.113.2:"), "{report}");
+    assert!(told("meet").contains("203.0.113.10:8737"), "{report}");
     assert_eq!(traces(&ns), before, "it removed all that it made");
 }
 

@@ -115,7 +115,7 @@ fn the_decoder_agrees_with_the_vectors() {
 #[test]
 fn a_node_that_speaks_the_draft_alone_and_one_that_allows_it_are_understood_by_a_stranger_to_both()
 {
-    // A38, A40, A43, A51, A53, A59, A61, A63, A64, A65, D19, Q23
+    // A3 (whoever listens reads it), A38, A40, A43, A51, A53, A59, A61, A63, A64, A65, D19, Q23
     let Some(lab) = Mixed::start("allow") else {
         return;
     };

@@ -282,7 +282,7 @@ fn a_change_takes_effect_under_way_and_a_forgery_never() {
     );
 }
 
-// A8, A9, D5, D6: 192.0.2.1 as a zone is its server's address
+// A8, A9, D5, D6: 192.0.2.1 as a zone is its server's address. A10: whoever has registered the zone's name is asked first
 #[test]
 fn without_a_configuration_the_zone_is_asked_by_its_name_and_by_its_ip() {
     let Some(mut zone) = Zone::new("c0000201") else {

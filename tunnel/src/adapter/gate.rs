@@ -217,6 +217,7 @@ fn quoted_flow(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Option<Flow> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::Given;
     use crate::policy::Otherwise;
     use crate::state::book::Book;
     use crate::zone::Members;
@@ -248,7 +249,8 @@ mod tests {
     fn gate(allow: &[&str]) -> Gate {
         let rules = allow.iter().map(|text| {
             let rule: crate::policy::RuleText = text.parse().unwrap();
-            rule.resolve(&Book::default(), &Members::default()).unwrap()
+            rule.resolve(&Book::default(), &Given::default(), &Members::default())
+                .unwrap()
         });
         Gate::new(Policy {
             otherwise: Otherwise::Reject,

@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anode_wire::zonefile::{
+    MAX_TTL, MIN_TTL, TurnServer, ZoneKey, dht_config_url, dht_name, relay_host, tracker_url,
+};
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::api::TICKET_LIFETIME_MAX_S;
 use crate::dht::config::OverlayName;
 use crate::dht::text::KindText;
-use anode_wire::zonefile::{MAX_TTL, MIN_TTL, ZoneKey};
-
+use crate::named::PeerText;
 use crate::tracker::{HashText, UrlText};
 use crate::value::{
-    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerEndpoint, PeerName, ValueError,
-    ZoneText,
+    AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerName, ValueError, ZoneText,
 };
 use crate::zone::ZoneFrom;
 use crate::zone::make::RelayAt;
@@ -56,8 +57,12 @@ pub enum Command {
     Status,
     /// Who is there
     Peers,
-    /// How packets get there
-    Paths,
+    /// How packets get there, and why a peer stays relayed
+    Paths {
+        /// Go on and tell every change, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// Round trips to a peer, and the path that each reply took
     Ping(Ping),
     /// This machine's address
@@ -86,6 +91,8 @@ pub enum Command {
     /// The DHT: what is stored there, and the way to it
     #[command(subcommand)]
     Dht(Dht),
+    /// The NAT before this machine, its relays, and what that means
+    Netcheck,
     /// Meeting at trackers: under which info hashes
     #[command(subcommand)]
     Rendezvous(RendezvousCommand),
@@ -128,7 +135,7 @@ pub struct Up {
     pub listen: Vec<Listen>,
     /// A peer and where it is; adds to the configuration's
     #[arg(long, value_name = "ADDRESS@ENDPOINT")]
-    pub peer: Vec<PeerEndpoint>,
+    pub peer: Vec<PeerText>,
     /// Zone of a new identity; on an existing one it must be the same
     #[arg(long, value_name = "HEX")]
     pub zone: Option<ZoneText>,
@@ -486,7 +493,7 @@ pub struct NewZone {
     /// The zone, up to 8 hex digits, not 0
     #[arg(long, value_name = "HEX")]
     pub zone: ZoneText,
-    /// Where a relay will be reached, UDP and TCP
+    /// Where a relay will be reached, UDP and TCP; IP:PORT,IP:PORT is one of both families
     #[arg(long, value_name = "IP:PORT", required = true)]
     pub relay: Vec<RelayAt>,
     /// What the zone is called [default: zone HEX]
@@ -495,8 +502,23 @@ pub struct NewZone {
     /// Mail address of who runs it
     #[arg(long, value_name = "MAIL", default_value = "")]
     pub contact: String,
+    /// Host name of the relay at the same place: whoever reaches it by TLS checks its certificate ([relay.tls])
+    #[arg(long, value_name = "HOST", value_parser = relay_host)]
+    pub host: Vec<String>,
+    /// A TURN server of the zone; with user and password after blanks where it needs them
+    #[arg(long, value_name = "URI")]
+    pub turn: Vec<TurnServer>,
+    /// URL of a BitTorrent tracker at which the zone meets
+    #[arg(long, value_name = "URL", value_parser = tracker_url)]
+    pub tracker: Vec<String>,
+    /// Name of the zone's RELOAD overlay [default: a--ZONE.net]
+    #[arg(long, value_name = "NAME", value_parser = dht_name)]
+    pub dht: Option<String>,
+    /// URL of that overlay's configuration document
+    #[arg(long, value_name = "URL", requires = "dht", value_parser = dht_config_url)]
+    pub dht_config: Option<String>,
     /// Without a DHT
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dht")]
     pub no_dht: bool,
     /// How long others use the file before they look again
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]

@@ -4,7 +4,10 @@ mod args;
 mod dht;
 mod doctor;
 mod identity;
+mod netcheck;
+mod paths;
 mod ping;
+mod places;
 mod policy;
 mod relay;
 mod show;
@@ -60,7 +63,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Relay(flags) => relay::run(common, *flags),
         Command::Status => show::status(common),
         Command::Peers => show::peers(common),
-        Command::Paths => show::paths(common),
+        Command::Paths { watch } => paths::run(common, watch),
         Command::Ping(flags) => ping::run(common, &flags),
         Command::Address => identity::address(common),
         Command::Key(key) => identity::key(common, key),
@@ -77,6 +80,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Policy(action) => policy::run(common, action),
         Command::Zone(action) => zone::run(common, action),
         Command::Dht(action) => dht::run(common, action),
+        Command::Netcheck => netcheck::run(common),
         Command::Rendezvous(action) => tracker::rendezvous(common, action),
         Command::Tracker(action) => tracker::tracker(common, action),
         Command::Turn(action) => turn::run(common, action),

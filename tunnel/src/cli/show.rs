@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::args::Common;
 use super::{Done, block_on};
 use crate::Error;
@@ -82,7 +80,7 @@ pub(super) fn status(common: &Common) -> Result<Done, Error> {
     Ok(Done::Yes)
 }
 
-fn ask_peers(common: &Common) -> Result<Vec<Peer>, Error> {
+pub(super) fn ask_peers(common: &Common) -> Result<Vec<Peer>, Error> {
     block_on(async { common.client().await?.get("/v1/peers").await })
 }
 
@@ -116,55 +114,6 @@ pub(super) fn peers(common: &Common) -> Result<Done, Error> {
     Ok(Done::Yes)
 }
 
-/// One path of one peer, for scripts that want no nesting.
-#[derive(Serialize)]
-struct PeerPath<'a> {
-    address: &'a str,
-    name: Option<&'a str>,
-    #[serde(flatten)]
-    path: &'a Path,
-}
-
-pub(super) fn paths(common: &Common) -> Result<Done, Error> {
-    let peers = ask_peers(common)?;
-    let all = peers
-        .iter()
-        .flat_map(|peer| peer.paths.iter().map(move |path| (peer, path)));
-    if common.json {
-        let flat = |(peer, path): (&'_ Peer, _)| (peer.address.clone(), peer.name.clone(), path);
-        let owned: Vec<_> = all.map(|(peer, path)| flat((peer, path))).collect();
-        let documents: Vec<_> = owned
-            .iter()
-            .map(|(address, name, path)| PeerPath {
-                address,
-                name: name.as_deref(),
-                path,
-            })
-            .collect();
-        output::json(&documents)?;
-        return Ok(Done::Yes);
-    }
-    let row = |(peer, path): (&Peer, &Path)| {
-        vec![
-            name(peer),
-            path.kind.as_str().to_owned(),
-            path.endpoint.clone(),
-            path.relay.as_deref().map_or("-".to_owned(), short),
-            path.hops.to_string(),
-            path.rtt_ms.map_or("-".to_owned(), output::rtt),
-            if path.active { "active" } else { "standby" }.to_owned(),
-        ]
-    };
-    let rows: Vec<Vec<String>> = all.map(row).collect();
-    if rows.is_empty() {
-        output::print("no paths yet\n")?;
-        return Ok(Done::Yes);
-    }
-    let head = ["NAME", "KIND", "ENDPOINT", "RELAY", "HOPS", "RTT", "STATE"];
-    output::print(&output::table(Style::stdout(), &head, &rows))?;
-    Ok(Done::Yes)
-}
-
 /// A relay of ours, and whether it knows us.
 fn relay_text(relay: &OwnRelay) -> String {
     let place = relay.endpoint.as_deref().unwrap_or("not reached");
@@ -175,11 +124,11 @@ fn relay_text(relay: &OwnRelay) -> String {
     format!("{} ({place}, {state})", short(&relay.address))
 }
 
-fn name(peer: &Peer) -> String {
+pub(super) fn name(peer: &Peer) -> String {
     peer.name.clone().unwrap_or_else(|| short(&peer.address))
 }
 
-fn path_text(path: &Path) -> String {
+pub(super) fn path_text(path: &Path) -> String {
     format!("{} {}", path.kind.as_str(), path.endpoint)
 }
 

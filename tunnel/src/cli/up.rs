@@ -3,24 +3,26 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use anode_platform::privileges::{self, Places};
+use anode_platform::privileges;
 use anode_routing::anode::Place;
+use anode_routing::net::ProxyExcept;
 use anode_wire::{Address, PeerId, Zone};
-use nix::unistd::geteuid;
 use tracing_subscriber::EnvFilter;
 
 use super::Done;
 use super::args::{Common, Up};
+use super::places::places;
 use crate::Error;
 use crate::command::PeerReport;
-use crate::config::{self, Config, ConfigSource, Dns};
+use crate::config::{self, Config, Dns};
 use crate::control::listener::Access;
 use crate::dht::config::DhtEntry;
 use crate::dht::{DhtPlan, ZoneDht};
-use crate::dns::{Hook, by_hand, stub};
+use crate::dns::{Hook, by_hand};
+use crate::named::PeerText;
 use crate::names::{Given, Held, peer_label};
 use crate::node::{self, DnsPlan, Interface, Plan, ReadyInfo, Settings, Told};
 use crate::output::{self, Style};
@@ -73,12 +75,17 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     start_log(&flags, &config)?;
     privileges::return_freed_memory();
     let memory_locked = privileges::protect_memory()?;
+    if config.relay.is_some() {
+        privileges::raise_file_limit();
+    }
 
     let socket = common.socket(&dir, &config);
     let access = dir.service_group().map_or(Access::Owner, Access::Group);
     let state = dir.lock()?;
     let book = Book::load(state.dir())?;
     let inbound = config.inbound.clone();
+    // A relay stands where everybody reaches it.
+    let portmap = config.portmap.enabled && config.relay.is_none();
     let turn = config.turn.as_ref();
     let turn = turn.map(|turn| Prepared::new(turn, &source)).transpose()?;
     let dns = config.dns.clone();
@@ -98,8 +105,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         tracker: tracker.as_ref().map(role::Prepared::listen),
         start,
     };
-    let mut places = places(&state, &socket, &source, &dns, zone.from());
-    places.names |= meet.as_ref().is_some_and(MeetPlan::needs_names);
+    let looks_up = zone.from().needs_names()
+        || !settings.named_peers.is_empty()
+        || meet.as_ref().is_some_and(MeetPlan::needs_names);
+    let mut places = places(&state, &socket, &source, &dns, zone.from(), looks_up);
     if let Some(turn) = &turn {
         places.read.extend_from_slice(turn.directories());
     }
@@ -118,6 +127,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         state,
         unsaved,
         dns,
+        portmap,
         meet,
         tracker,
         watched,
@@ -149,53 +159,6 @@ impl Trackers {
         let role = role.map(|role| role::prepare(role, &self.0, Some(zone)));
         Ok((meet, role.transpose()?))
     }
-}
-
-/// What a running node reads and writes: its state, its control socket, its configuration.
-fn places(
-    state: &LockedState,
-    socket: &Path,
-    source: &ConfigSource,
-    dns: &DnsPlan,
-    zone: &ZoneFrom,
-) -> Places {
-    let (resolver_files, resolver_directory) = resolver_places(dns);
-    let directory = |path: &Path| path.parent().map(Path::to_owned);
-    let zone_file = match zone {
-        ZoneFrom::Path(path) => Some(path.as_path()),
-        _ => None,
-    };
-    let files = [source.path(), zone_file].into_iter().flatten();
-    Places {
-        write: vec![state.dir().path().to_owned()],
-        remove: directory(socket).into_iter().collect(),
-        read: files
-            .flat_map(|file| {
-                // A file may be replaced by another one of its name, and may be a link into another directory.
-                let target = file.canonicalize().ok();
-                [Some(file.to_owned()), target]
-            })
-            .flatten()
-            .filter_map(|file| directory(&file))
-            .chain(resolver_directory)
-            .collect(),
-        read_files: resolver_files,
-        names: zone.needs_names(),
-    }
-}
-
-/// Where the system's DNS servers are read from, now and when the machine has moved to another network: the file, and the
-/// directory in which it is replaced. That is /etc where nothing manages it; root could read secrets there, so that root
-/// sees no later file.
-fn resolver_places(dns: &DnsPlan) -> (Vec<PathBuf>, Option<PathBuf>) {
-    if !dns.servers.is_empty() {
-        return (Vec::new(), None);
-    }
-    let file = PathBuf::from(stub::RESOLV_CONF);
-    let target = file.canonicalize().unwrap_or_else(|_| file.clone());
-    let directory = target.parent().map(Path::to_owned);
-    let is_public = |directory: &PathBuf| directory != Path::new("/etc") || !geteuid().is_root();
-    (vec![target], directory.filter(is_public))
 }
 
 /// The DHTs of this node; `None`: it is in none, and no zone file can bring it into one.
@@ -283,8 +246,19 @@ fn settings(
         .into_iter()
         .chain(config.peer.into_iter().map(|peer| peer.0));
     let own = *identity.address();
-    let peers: Vec<_> = peers.collect();
-    if peers.iter().any(|peer| peer.address == own) {
+    let (mut at, mut named_peers) = (Vec::new(), Vec::new());
+    for peer in peers {
+        match peer {
+            PeerText::At(peer) => at.push(peer),
+            PeerText::Named(peer) => named_peers.push(peer),
+        }
+    }
+    let peers = at;
+    let addresses = peers.iter().map(|peer| peer.address);
+    let addresses: Vec<Address> = addresses
+        .chain(named_peers.iter().map(|peer| peer.address))
+        .collect();
+    if addresses.contains(&own) {
         return Err(Error::invalid(
             "peer",
             ValueError::own_address().to_string(),
@@ -293,7 +267,7 @@ fn settings(
     let configured_relays = zone_relays(&config.relays, own.zone())
         .map_err(|error| Error::invalid("[[relays]]", error.to_string()))?;
     let mut held = Held::default();
-    let named = peers.iter().map(|peer| ("peer", peer.address));
+    let named = addresses.into_iter().map(|address| ("peer", address));
     let trusted = book
         .entries()
         .iter()
@@ -322,7 +296,13 @@ fn settings(
             .map(|name| name.0.0)
             .collect(),
         proxy: proxy(&config.proxy)?,
+        proxy_except: proxy_except(&config.proxy),
+        certificate: match config.relay.as_ref().and_then(|relay| relay.tls.as_ref()) {
+            Some(tls) => Some(tls.read()?),
+            None => None,
+        },
         peers,
+        named_peers,
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
         relay: config.relay.as_ref().map(Relay::config),
@@ -367,6 +347,20 @@ fn proxy(wanted: &config::Proxy) -> Result<Option<SocketAddr>, Error> {
             tracing::warn!("{place}={text:?} is not used: it is not of the form http://IP:PORT");
             Ok(None)
         }
+    }
+}
+
+/// What is dialled without it: the configuration's list, or that of the environment.
+fn proxy_except(wanted: &config::Proxy) -> ProxyExcept {
+    let text = match &wanted.except {
+        Some(list) => list.join(","),
+        None => ["NO_PROXY", "no_proxy"]
+            .into_iter()
+            .find_map(|name| std::env::var(name).ok())
+            .unwrap_or_default(),
+    };
+    match text.parse() {
+        Ok(except) => except,
     }
 }
 

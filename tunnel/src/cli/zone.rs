@@ -1,7 +1,7 @@
 //! `anode zone`: making a zone, checking its file, and what the running node knows of its own.
 
 use anode_wire::Zone;
-use anode_wire::zonefile::{Fault, MAX_LEN, Reach, ZoneFile, ZoneKey};
+use anode_wire::zonefile::{Dht, Fault, MAX_LEN, Reach, ZoneFile, ZoneKey};
 use serde::Serialize;
 
 use super::args::{Common, NewZone, SignZone, Zone as Action};
@@ -9,6 +9,7 @@ use super::{Done, block_on};
 use crate::Error;
 use crate::config::Config;
 use crate::control::zone::{AcceptRequest, FileStatus, RefreshRequest, Refreshed, ZoneStatus};
+use crate::dht::zone_overlay;
 use crate::output::{self, Style};
 use crate::state::{StateDir, identity};
 use crate::zone::http::{FetchError, Fetched, Fetcher};
@@ -41,15 +42,26 @@ fn new(common: &Common, wanted: &NewZone) -> Result<Done, Error> {
             title: &title,
             contact: &wanted.contact,
             ttl: wanted.ttl,
-            dht: !wanted.no_dht,
+            hosts: &wanted.host,
+            offers: make::Offers {
+                turn: &wanted.turn,
+                trackers: &wanted.tracker,
+                dht: (!wanted.no_dht).then(|| Dht {
+                    name: match &wanted.dht {
+                        Some(name) => name.clone(),
+                        None => zone_overlay(zone),
+                    },
+                    config: wanted.dht_config.clone(),
+                }),
+            },
         },
     )?;
     let directory = wanted.directory.display();
     if common.json {
-        let relay = |(number, (at, address)): (usize, &(_, anode_wire::Address))| {
+        let relay = |(number, (at, address)): (usize, &(make::RelayAt, anode_wire::Address))| {
             serde_json::json!({
                 "config": format!("{directory}/relay-{number}.toml"),
-                "endpoint": at,
+                "endpoint": at.to_string(),
                 "address": address.to_string(),
             })
         };

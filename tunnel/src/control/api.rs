@@ -294,6 +294,10 @@ pub struct Path {
     pub mtu: u16,
     /// Whether traffic takes it now.
     pub active: bool,
+    /// Why the peer is relayed, of an active path over a relay: `trying`, `stranger`, `no-answer`, `no-udp`,
+    /// `no-udp-there`, `both-symmetric`, `nothing-through`, `not-hit`, `over-budget`.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// How a packet goes.
@@ -352,6 +356,7 @@ impl Path {
             rtt_ms: report.rtt.map(millis),
             mtu: report.mtu,
             active: report.active,
+            reason: None,
         }
     }
 }
@@ -364,7 +369,17 @@ impl Peer {
             ipv6: report.address.ipv6(PeerId::ANY),
             name,
             trusted,
-            paths: report.paths.iter().map(Path::new).collect(),
+            paths: report
+                .paths
+                .iter()
+                .map(|path| Path {
+                    reason: report
+                        .relayed
+                        .filter(|_| path.active)
+                        .map(|why| why.as_str().to_owned()),
+                    ..Path::new(path)
+                })
+                .collect(),
             sealed: report.sealed,
             pq: report.pq,
             rx_bytes: report.rx_bytes,
@@ -604,7 +619,7 @@ fn not_one() -> ValueError {
 impl ParsedQuestion {
     /// What `policy` says; names by `book`.
     pub fn answer(&self, policy: &Policy, book: &Book) -> Result<PolicyAnswer, ValueError> {
-        let from = match self.who.resolve(book, &Members::default())? {
+        let from = match self.who.resolve(book, &policy.names, &Members::default())? {
             Who::Any => A_STRANGER,
             Who::Peer(ip) => ip,
             Who::Members(_) => return Err(not_one()),

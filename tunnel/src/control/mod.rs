@@ -34,6 +34,7 @@ pub mod client;
 pub mod dht;
 pub mod listener;
 mod metrics;
+pub mod netcheck;
 pub mod rendezvous;
 pub mod server;
 pub mod tickets;

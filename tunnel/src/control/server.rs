@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anode_platform::privileges::Confined;
 use anode_routing::overlay::Failure;
-use anode_wire::sealed::ticket::{MAX_ENTRIES, Status};
-use anode_wire::{Address, Endpoint, PeerId};
+use anode_wire::sealed::ticket::Status;
+use anode_wire::{Address, PeerId};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
@@ -28,6 +28,7 @@ use super::api::{
 };
 use super::dht;
 use super::metrics;
+use super::netcheck::Netcheck;
 use super::rendezvous;
 use super::tickets::{self, Desk, id_text, parse_id};
 use super::zone::{self, ZoneDesk};
@@ -38,6 +39,7 @@ use crate::dns::Names;
 use crate::names::Named;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
+use crate::portmap::Portmap;
 use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::tracker::role::Services;
@@ -54,6 +56,9 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A lookup asks others; this is longer than any source takes.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longer than any relay is waited for.
+const NETCHECK_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Longer than a ticket is shown.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(17);
@@ -90,6 +95,8 @@ pub struct Control {
     pub security: Security,
     /// The rights that it gave up.
     pub confined: Confined,
+    /// What the gateway keeps open.
+    pub portmap: Portmap,
     /// The state directory.
     pub state: LockedState,
     /// The TURN server beside it.
@@ -114,6 +121,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/relay", get(relay))
         .route("/v1/ping", post(ping))
         .route("/v1/lookup", post(lookup))
+        .route("/v1/netcheck", post(netcheck))
         .route("/v1/meet", post(rendezvous::meet))
         .route("/v1/resolve", post(resolve))
         .route("/v1/trust", post(trust))
@@ -469,6 +477,14 @@ async fn lookup(
     }
 }
 
+async fn netcheck(
+    State(control): State<Arc<Control>>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Answer<Netcheck> {
+    let report = control.ask(NETCHECK_TIMEOUT, Command::Netcheck).await?;
+    Ok(Json(Netcheck::new(&report, control.portmap.found())))
+}
+
 async fn resolve(
     State(control): State<Arc<Control>>,
     Body(request): Body<TargetRequest>,
@@ -534,11 +550,10 @@ async fn invite(
         let text = "tickets need sealed sessions, which [security] plain = \"only\" switches off";
         return Err(Problem(StatusCode::CONFLICT, text.to_owned()));
     }
-    let mut endpoints = control.ask(ANSWER_TIMEOUT, Command::Endpoints).await?;
-    endpoints.truncate(MAX_ENTRIES);
+    let endpoints = control.ask(ANSWER_TIMEOUT, Command::Endpoints).await?;
     let ticket = control.desk.issue(
         control.address,
-        endpoints.iter().copied().map(Endpoint::Udp).collect(),
+        endpoints.iter().map(Place::to_endpoint).collect(),
         Duration::from_secs(request.lifetime_s),
         &mut control.book(),
         &control.state,
@@ -549,10 +564,7 @@ async fn invite(
     Ok(Json(Invitation {
         id: id_text(ticket.id),
         ticket: text.to_string(),
-        endpoints: endpoints
-            .into_iter()
-            .map(|at| Place::Udp(at).to_string())
-            .collect(),
+        endpoints: endpoints.iter().map(Place::to_string).collect(),
         lifetime_s: request.lifetime_s,
     }))
 }

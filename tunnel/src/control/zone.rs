@@ -15,7 +15,7 @@ use crate::Error;
 use crate::command::Command;
 use crate::dht::ZoneDht;
 use crate::zone::keeper::{Keeper, Outcome};
-use crate::zone::{Known, ZoneFrom};
+use crate::zone::{Known, Services, ZoneFrom};
 
 /// Wishes that wait. Each may cost a fetch, so more are refused.
 const WISHES: usize = 4;
@@ -41,6 +41,7 @@ pub struct ZoneDesk {
     in_use: watch::Sender<Option<Arc<Known>>>,
     asks: mpsc::Sender<Ask>,
     view: Mutex<View>,
+    services: watch::Sender<Services>,
 }
 
 struct View {
@@ -70,10 +71,12 @@ impl ZoneDesk {
             failures: 0,
             changes: 0,
         };
+        let services = keeper.known().map(|known| known.services());
         let desk = Self {
             in_use: watch::Sender::new(keeper.known().cloned()),
             asks,
             view: Mutex::new(view),
+            services: watch::Sender::new(services.unwrap_or_default()),
         };
         (desk, receiver)
     }
@@ -86,6 +89,11 @@ impl ZoneDesk {
     /// No code that holds the view can panic halfway, so a poisoned one is as good as any.
     fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the zone offers beside relays: now, and whenever a file says something else.
+    pub fn follow_services(&self) -> watch::Receiver<Services> {
+        self.services.subscribe()
     }
 
     /// A newer file may be there; nobody waits for the answer. A full queue will look anyway.
@@ -229,6 +237,12 @@ fn remember(control: &Control, keeper: &mut Keeper) {
 }
 
 async fn carry(control: &Control, known: &Known) {
+    let services = known.services();
+    control.zone.services.send_if_modified(|told| {
+        let is_new = *told != services;
+        *told = services;
+        is_new
+    });
     let relays = known.relays();
     let sent = control
         .insist(|reply| Command::SetRelays {

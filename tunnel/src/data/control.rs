@@ -1,13 +1,14 @@
 //! Commands of the control side, carried out between two batches of packets.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anode_routing::AnodeOverlay;
-use anode_routing::anode::{Lookup, PathSnapshot, PeerSnapshot, Place};
+use anode_routing::anode::{Lookup, NetReport, PathSnapshot, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
 use anode_wire::sealed::kind;
+use anode_wire::sealed::ticket::MAX_ENTRIES;
 use anode_wire::{Address, Endpoint, PeerId};
 
 use crate::adapter::Adapter;
@@ -48,6 +49,7 @@ pub struct Control {
     dht: DhtLine,
     pings: HashMap<u64, WaitingPing>,
     lookups: Vec<WaitingLookup>,
+    netchecks: Vec<Reply<NetReport>>,
     next_token: u64,
     next_look: Option<Instant>,
     /// When what is known of peers goes to the disk, and when it last did.
@@ -63,6 +65,7 @@ impl Control {
             dht,
             pings: HashMap::new(),
             lookups: Vec::new(),
+            netchecks: Vec::new(),
             next_token: 0,
             next_look: None,
             next_keep: None,
@@ -105,11 +108,10 @@ impl Control {
             }
             Command::AddPeer {
                 address,
-                endpoints,
+                places,
                 pinned,
                 reply,
             } => {
-                let places: Vec<_> = endpoints.into_iter().map(Place::Udp).collect();
                 adapter.first().add_peer(now, address, &places, pinned);
                 let _ = reply.send(());
             }
@@ -156,6 +158,13 @@ impl Control {
             Command::Endpoints(reply) => {
                 let _ = reply.send(endpoints(adapter.first()));
             }
+            Command::Netcheck(reply) => {
+                if self.netchecks.len() < MAX_LOOKUPS {
+                    adapter.first().start_netcheck(now);
+                    self.netchecks.push(reply);
+                }
+            }
+            Command::SetPortMapping(mapped) => adapter.first().set_port_mapping(now, mapped),
             Command::Relay(reply) => {
                 let _ = reply.send(relay(now, adapter.first()));
             }
@@ -209,7 +218,7 @@ impl Control {
         }
         self.joins.poll(now, adapter.first());
         let news = adapter.take_dht_news();
-        self.dht.tell(news, adapter.first(), all_endpoints);
+        self.dht.tell(news, adapter.first(), record_endpoints);
         if adapter.take_persist() {
             let earliest = self.kept.map_or(now, |at| at + KEEP_INTERVAL);
             self.next_keep.get_or_insert(earliest.max(now));
@@ -241,6 +250,14 @@ impl Control {
         }
         if self.next_look.is_some_and(|at| at <= now) {
             self.look(now, adapter);
+        }
+        if !self.netchecks.is_empty()
+            && let Some(report) = adapter.first().net_report()
+        {
+            let report = report.clone();
+            for waiting in self.netchecks.drain(..) {
+                let _ = waiting.send(report.clone());
+            }
         }
     }
 
@@ -315,30 +332,32 @@ fn meet(now: Instant, address: Address, overlay: &mut AnodeOverlay) -> MeetRepor
     }
 }
 
-/// Where others may reach this node: what they have seen first, then the interfaces' own, global ones before private ones.
-fn endpoints(overlay: &AnodeOverlay) -> Vec<SocketAddr> {
-    let mut own: Vec<SocketAddr> = overlay
-        .endpoints()
+/// Of the places that a ticket has room for, those of connections, if there are any: UDP may not get through.
+const TICKET_CONNECTIONS: usize = 2;
+
+/// Where others may reach this node, as many as a ticket or a record has room for: what they have seen first, then the interfaces' own,
+/// global ones before private ones, then those where it accepts connections.
+fn endpoints(overlay: &AnodeOverlay) -> Vec<Place> {
+    let mut own = super::places(overlay.endpoints());
+    own.sort_by_key(|place| is_private(place.ip()));
+    let (streams, datagrams): (Vec<_>, Vec<_>) = own
         .into_iter()
-        .filter_map(super::udp)
-        .collect();
-    own.sort_by_key(|endpoint| is_private(endpoint.ip()));
-    let mut all = overlay.external_endpoints();
-    all.reverse();
-    for endpoint in own {
-        if !all.contains(&endpoint) {
-            all.push(endpoint);
+        .partition(|place| place.transport().is_stream());
+    let seen = overlay.external_endpoints().into_iter().rev();
+    let mut all: Vec<Place> = seen.map(Place::Udp).collect();
+    for place in datagrams {
+        if !all.contains(&place) {
+            all.push(place);
         }
     }
+    all.truncate(MAX_ENTRIES - streams.len().min(TICKET_CONNECTIONS));
+    all.extend(streams.into_iter().take(TICKET_CONNECTIONS));
     all
 }
 
-/// The same with connections: for the record in a DHT.
-fn all_endpoints(overlay: &AnodeOverlay) -> Vec<Endpoint> {
-    let datagrams = endpoints(overlay).into_iter().map(Endpoint::Udp);
-    let own = overlay.endpoints().into_iter();
-    let connections = own.filter(|endpoint| matches!(endpoint, Endpoint::Tcp(_)));
-    datagrams.chain(connections).collect()
+/// The same as they stand in messages: for the record in a DHT.
+fn record_endpoints(overlay: &AnodeOverlay) -> Vec<Endpoint> {
+    endpoints(overlay).iter().map(Place::to_endpoint).collect()
 }
 
 fn is_private(ip: IpAddr) -> bool {
@@ -406,6 +425,7 @@ fn report(peer: PeerSnapshot) -> PeerReport {
             .collect(),
         sealed: peer.sealed,
         pq: peer.pq,
+        relayed: peer.relayed,
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }

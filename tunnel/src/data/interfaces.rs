@@ -52,7 +52,14 @@ impl Interfaces {
     /// Takes the word of changes; the new list if it is another one.
     pub fn changed(&mut self) -> Result<Option<Vec<Interface>>, PlatformError> {
         let failed = |error| PlatformError::io("watch links", error);
-        while !self.monitor.events().map_err(failed)?.is_empty() {}
+        let mut heard = false;
+        while !self.monitor.events().map_err(failed)?.is_empty() {
+            heard = true;
+        }
+        if !heard {
+            // Somebody else than the kernel has sent something here: not worth a look.
+            return Ok(None);
+        }
         let before = std::mem::take(&mut self.last);
         let now = self.read()?;
         Ok((now != before).then_some(now))

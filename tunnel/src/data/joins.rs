@@ -65,8 +65,7 @@ impl Joins {
             return;
         }
         // This machine's operator has put in where the other is, as with `--peer`.
-        let places = ticket.endpoints.iter().filter_map(Place::from_endpoint);
-        let places: Vec<Place> = places.collect();
+        let places: Vec<Place> = ticket.endpoints.iter().flat_map(Place::accepted).collect();
         overlay.add_peer(now, ticket.address, &places, false);
         self.under_way.push(Joining {
             ticket,

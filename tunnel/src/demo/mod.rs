@@ -1,14 +1,15 @@
-//! `anode demo`: two nodes in two network namespaces with a cable between them; ordinary programs talk over the overlay.
+//! `anode demo`: two nodes, each behind a NAT of its own, and a relay between them; ordinary programs talk over the overlay.
 //!
 //! ```text
-//!   namespace alice                                   namespace bob
-//!   fetch, ping, echo                                 HTTP and UDP echo server
-//!        │ anode0                                          │ anode0
-//!   anode up ── veth 198.51.100.1/24, 2001:db8::1/64 ── .2, ::2 ── anode up
+//!   namespace alice                    namespace internet                        namespace bob
+//!   fetch, ping, echo                                                 HTTP and UDP echo server
+//!        │ anode0                  anode relay 203.0.113.10                           │ anode0
+//!   anode up ── wan0 ── NAT 203.0.113.1 ──┴── NAT 203.0.113.2 ────────────── wan0 ── anode up
 //! ```
 //!
-//! Nothing is configured but mutual trust: the nodes find each other by their LAN announcements.
+//! Nothing is configured but mutual trust and the zone's file, which `anode zone new` makes.
 
+mod nat;
 mod place;
 pub mod programs;
 mod steps;
@@ -115,7 +116,7 @@ pub(crate) fn run(json: bool) -> Result<Done, Error> {
     let privilege = acquire()?;
     let mut teller = Teller::new(json);
     teller.line(&format!(
-        "two nodes on this machine, joined by a cable of their own, {privilege}"
+        "two nodes on this machine, each behind a NAT of its own, {privilege}"
     ))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,7 +1,8 @@
-//! Where the demo happens: a directory, two network namespaces, a cable, and the programs in them. All end with their owner.
+//! Where the demo happens: a directory, three network namespaces, two NATs, and the programs in them. All end with their
+//! owner.
 
 use std::ffi::OsStr;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use super::failed;
+use super::{failed, nat};
 use crate::Error;
 
 /// A private directory that is removed with this value.
@@ -70,46 +71,44 @@ impl Drop for Directory {
     }
 }
 
-/// Two namespaces and the cable between them.
-pub(super) struct Cable {
+/// Two machines, each behind a NAT of its own, and what lies between the NATs.
+pub(super) struct World {
     pub(super) alice: NetNs,
     pub(super) bob: NetNs,
+    pub(super) internet: NetNs,
 }
 
-/// The far end's addresses on the cable: 198.51.100.0/24 (RFC 5737) and 2001:db8::/64 (RFC 3849) are for documentation.
-fn addresses(end: u8) -> [(IpAddr, u8); 2] {
-    [
-        (Ipv4Addr::new(198, 51, 100, end).into(), 24),
-        (
-            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, end.into()).into(),
-            64,
-        ),
-    ]
-}
+/// The outer addresses of the NATs, and that of the relay: 203.0.113.0/24 is for documentation (RFC 5737).
+pub(super) const NATS: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2)];
+pub(super) const RELAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
-impl Cable {
-    pub(super) fn lay() -> Result<Self, Error> {
-        let (alice, bob) = (NetNs::new()?, NetNs::new()?);
-        alice.run(|| Netlink::open()?.veth_add("lan0", "lan0", Some(&bob)))??;
-        alice.run(|| plug(1))??;
-        bob.run(|| plug(2))??;
-        Ok(Self { alice, bob })
+impl World {
+    pub(super) fn make() -> Result<Self, Error> {
+        let (alice, bob, internet) = (NetNs::new()?, NetNs::new()?, NetNs::new()?);
+        internet.run(populate)??;
+        for (inner, public) in [&alice, &bob].into_iter().zip(NATS) {
+            nat::start(inner, &internet, public)?;
+        }
+        Ok(Self {
+            alice,
+            bob,
+            internet,
+        })
     }
 }
 
-/// Addresses the calling thread's end and brings it up.
-fn plug(end: u8) -> Result<(), PlatformError> {
+/// The calling thread's namespace has the public addresses on its loopback: from there to there, nothing else is needed.
+fn populate() -> Result<(), PlatformError> {
     let mut netlink = Netlink::open()?;
-    // The link was just made: it is there.
-    let Some(link) = netlink.link("lan0")? else {
+    // Every namespace has one.
+    let Some(link) = netlink.link("lo")? else {
         return Ok(());
     };
-    for (address, length) in addresses(end) {
-        if let Some(prefix) = Prefix::new(address, length) {
-            netlink.address_add(link.index, prefix)?;
-        }
+    for address in NATS.into_iter().chain([RELAY]) {
+        netlink.address_add(link.index, Prefix::host(address))?;
     }
-    netlink.set_up(link.index, true)
+    Ok(())
 }
 
 /// This program's own file.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anode_platform::netns::NetNs;
@@ -11,25 +12,32 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 use super::Teller;
-use super::place::{Cable, Directory, Program, command, output, own_program};
+use super::place::{Directory, NATS, Program, RELAY, World, command, output, own_program};
 use crate::Error;
-use crate::control::api::{PingAnswer, PingRequest};
+use crate::control::api::{PingAnswer, PingRequest, RelayStatus};
 use crate::control::client::Client;
 use crate::names::short;
 use crate::output::{bit_rate, bytes, rtt};
 use crate::state::StateDir;
 use crate::state::book::Book;
 use crate::state::identity;
+use crate::zone::make::{self, Offers, RelayAt};
 
 /// Bytes of the file.
 const FILE_SIZE: usize = 64 << 20;
 /// Datagrams of the echo.
 const DATAGRAMS: u32 = 1000;
+/// The zone of the demo; it stands in both addresses.
+const ZONE: Zone = Zone(0xcb00_710a);
+/// Where the relay listens.
+const RELAY_PORT: u16 = 8737;
+/// Bytes a second that the relay passes on for each: 10 Gbit/s, so that the steps do not measure its default of 0.1.
+const RELAY_RATE: u32 = 1_250_000_000;
 /// Where bob's server listens.
 const PORT: u16 = 8080;
 /// A node is up in a fraction of this.
 const START_LIMIT: Duration = Duration::from_secs(5);
-/// From the start of the nodes to the first answer: the announcements are a second apart at most.
+/// From the start of the nodes to the first answer: both must have registered with the relay.
 const MEET_LIMIT: Duration = Duration::from_secs(5);
 /// For each program: the slowest machine that is of use.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(60);
@@ -40,6 +48,7 @@ struct Party<'a> {
     state: PathBuf,
     netns: &'a NetNs,
     address: Address,
+    zone_file: PathBuf,
 }
 
 impl Party<'_> {
@@ -60,7 +69,8 @@ impl Party<'_> {
 
     fn start(&self) -> Result<Program, Error> {
         let mut anode = self.anode()?;
-        anode.args(["up", "--die-with-parent"]);
+        anode.args(["up", "--die-with-parent", "--zone-file"]);
+        anode.arg(&self.zone_file);
         Program::start(anode, &format!("{}'s node", self.name))
     }
 }
@@ -68,35 +78,124 @@ impl Party<'_> {
 /// All of them; the first that fails ends it.
 pub(super) async fn all(teller: &mut Teller) -> Result<(), Error> {
     let directory = Directory::make()?;
-    let cable = Cable::lay();
-    let cable = match cable {
-        Ok(cable) => cable,
-        Err(error) => return teller.step("cable", Err(error)),
+    let world = match World::make() {
+        Ok(world) => world,
+        Err(error) => return teller.step("nat", Err(error)),
     };
-    let alice = introduce("alice", &directory, &cable.alice)?;
-    let bob = introduce("bob", &directory, &cable.bob)?;
+    let [nat_a, nat_b] = NATS;
+    teller.step(
+        "nat",
+        Ok(format!(
+            "alice behind {nat_a}, bob behind {nat_b}; neither lets anybody in who was not asked"
+        )),
+    )?;
+    let (zone, mut relay) = match Outside::start(&world, &directory) {
+        Ok(outside) => outside,
+        Err(error) => return teller.step("relay", Err(error)),
+    };
+    let up = relay.ready(START_LIMIT).await;
+    teller.step("relay", up.map(|()| zone.started()))?;
+
+    let alice = introduce("alice", &directory, &world.alice, &zone)?;
+    let bob = introduce("bob", &directory, &world.bob, &zone)?;
     befriend(&alice, &bob)?;
     befriend(&bob, &alice)?;
-    let cable_text = "two namespaces, 198.51.100.0/24 and 2001:db8::/64 between them; no configuration but mutual trust";
-    teller.step("cable", Ok(cable_text.to_owned()))?;
-
     let since = Instant::now();
     let mut nodes = [alice.start()?, bob.start()?];
     for (node, party) in nodes.iter_mut().zip([&alice, &bob]) {
         let up = node.ready(START_LIMIT).await;
         teller.step("anode up", up.map(|()| started(party, since)))?;
     }
-    let outcome = talk(teller, &directory, &alice, &bob, since).await;
+    let mut outcome = talk(teller, &directory, &alice, &bob, since).await;
+    if outcome.is_ok() {
+        outcome = teller.step("relayed", zone.relayed([&alice, &bob]).await);
+    }
     if outcome.is_err() {
-        for (node, party) in nodes.iter().zip([&alice, &bob]) {
-            teller.line(&format!(
-                "what {}'s node said:\n{}",
-                party.name,
-                node.said()
-            ))?;
+        let said = nodes.iter().map(Program::said).chain([relay.said()]);
+        for (who, said) in ["alice's node", "bob's node", "the relay"].iter().zip(said) {
+            teller.line(&format!("what {who} said:\n{said}"))?;
         }
     }
     outcome
+}
+
+/// What stands outside of both NATs: the zone, its file and its relay.
+struct Outside {
+    directory: PathBuf,
+}
+
+impl Outside {
+    /// As `anode zone new` and `anode relay` do.
+    fn start(world: &World, directory: &Directory) -> Result<(Self, Program), Error> {
+        let zone = Self {
+            directory: directory.path().join("zone"),
+        };
+        make::new_zone(
+            &zone.directory,
+            &make::Wanted {
+                zone: ZONE,
+                relays: &[RelayAt::from_str(&format!("{RELAY}:{RELAY_PORT}"))?],
+                title: "demo",
+                contact: "",
+                ttl: Duration::from_secs(3600),
+                hosts: &[],
+                offers: Offers {
+                    turn: &[],
+                    trackers: &[],
+                    dht: None,
+                },
+            },
+        )?;
+        let config = zone.directory.join("relay-0.toml");
+        let failed = || Error::io(format!("cannot write {}", config.display()));
+        let mut file = std::fs::File::options()
+            .append(true)
+            .open(&config)
+            .map_err(failed())?;
+        write!(file, "rate = {RELAY_RATE}\nrate-in-all = {RELAY_RATE}\n").map_err(failed())?;
+        let mut relay = command(&world.internet, own_program()?)?;
+        relay
+            .args(["relay", "--die-with-parent", "-c"])
+            .arg(&config);
+        Ok((zone, Program::start(relay, "the relay")?))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.join("zone")
+    }
+
+    fn started(&self) -> String {
+        format!("the relay of zone {ZONE} on {RELAY}:{RELAY_PORT}, outside of both")
+    }
+
+    /// What the relay itself counted.
+    async fn relayed(&self, parties: [&Party<'_>; 2]) -> Result<String, Error> {
+        let state = self.directory.join("relay-0");
+        let socket = StateDir::find(Some(&state))?.socket();
+        let mut client = Client::connect(&[socket]).await?;
+        let status: RelayStatus = client.get("/v1/relay").await?;
+        let place = |party: &Party<'_>| {
+            let address = party.address.to_string();
+            let mut peers = status.peers.iter();
+            let known = peers.find(|known| known.address == address);
+            let known = known.ok_or_else(|| {
+                Error::refused(format!("{} is not registered with the relay", party.name))
+            })?;
+            Ok::<_, Error>(format!("{} at {}", party.name, known.endpoint))
+        };
+        let [one, other] = [place(parties[0])?, place(parties[1])?];
+        if status.relayed_bytes < FILE_SIZE as u64 {
+            return Err(Error::refused(format!(
+                "the relay passed on {} alone",
+                bytes(status.relayed_bytes)
+            )));
+        }
+        Ok(format!(
+            "{} packets, {} went through the relay, which can read none of them: {one}, {other}",
+            status.relayed_packets,
+            bytes(status.relayed_bytes)
+        ))
+    }
 }
 
 async fn talk(
@@ -127,15 +226,17 @@ fn introduce<'a>(
     name: &'static str,
     directory: &Directory,
     netns: &'a NetNs,
+    zone: &Outside,
 ) -> Result<Party<'a>, Error> {
     let state = directory.path().join(name);
     let locked = StateDir::find(Some(&state))?.lock()?;
-    let address = *identity::create(&locked, Zone::default(), false)?.address();
+    let address = *identity::create(&locked, ZONE, false)?.address();
     Ok(Party {
         name,
         state,
         netns,
         address,
+        zone_file: zone.file(),
     })
 }
 
@@ -176,16 +277,17 @@ async fn control(party: &Party<'_>) -> Result<Client, Error> {
     Client::connect(&[party.dir()?.socket()]).await
 }
 
-/// Until alice knows, from bob's announcement alone, where bob is.
+/// Until alice has reached bob through the relay, from nothing but the zone's file and bob's address.
 async fn meet(alice: &Party<'_>, bob: &Party<'_>, since: Instant) -> Result<String, Error> {
     let mut client = control(alice).await?;
     while since.elapsed() < MEET_LIMIT {
-        if let PingAnswer::Reply { via, .. } =
+        if let PingAnswer::Reply { path, via, .. } =
             ping_once(&mut client, bob, Duration::from_millis(250)).await?
         {
             let spent = since.elapsed().as_secs_f64();
+            let way = path.as_str();
             return Ok(format!(
-                "alice found bob on the LAN at {via}, first echo {spent:.2} s after the start"
+                "alice reached bob, {way} over {via}, first echo {spent:.2} s after the start"
             ));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

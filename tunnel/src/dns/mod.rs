@@ -21,6 +21,8 @@
 //! a warning, and resolv.conf is never written.
 
 pub mod counters;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub(crate) mod message;
 pub mod real;
@@ -323,7 +325,7 @@ impl Names {
         let (reply, _) = oneshot::channel();
         let command = Command::AddPeer {
             address,
-            endpoints: Vec::new(),
+            places: Vec::new(),
             pinned: false,
             reply,
         };

@@ -111,10 +111,10 @@ impl Running {
             .map(|command| match command {
                 Command::AddPeer {
                     address,
-                    endpoints,
+                    places,
                     pinned: false,
                     ..
-                } if endpoints.is_empty() => address,
+                } if places.is_empty() => address,
                 other => panic!("{other:?}"),
             })
             .collect()

@@ -8,6 +8,7 @@ use serde::de::Deserializer;
 use super::{Otherwise, RuleText, WhoText};
 use crate::Error;
 use crate::config::place;
+use crate::names::Given;
 use crate::value::Text;
 
 /// Rules of each list. More are not looked through for every packet of a stranger.
@@ -23,6 +24,9 @@ pub struct Inbound {
     pub allow: Vec<Line>,
     /// `deny = ["laptop any"]`: looked at first; also the trusted are kept out.
     pub deny: Vec<Line>,
+    /// `[names]` of the same file: rules may use them.
+    #[serde(skip)]
+    pub names: Given,
 }
 
 /// A rule and where it stands.

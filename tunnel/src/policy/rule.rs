@@ -164,8 +164,13 @@ impl FromStr for WhoText {
 }
 
 impl WhoText {
-    /// Looks a name up in `book`, and a zone in `members`.
-    pub fn resolve(&self, book: &Book, members: &Members) -> Result<Who, ValueError> {
+    /// Looks a name up in `book` and `names`, and a zone in `members`.
+    pub fn resolve(
+        &self,
+        book: &Book,
+        names: &Given,
+        members: &Members,
+    ) -> Result<Who, ValueError> {
         match self {
             Self::Any => Ok(Who::Any),
             Self::Zone(zone) => match members.of(*zone) {
@@ -175,9 +180,7 @@ impl WhoText {
                     "no signed list of members of zone {zone} is known: give its zone file (zone-file) and list them there (member.NAME=ADDRESS, `anode zone sign`), or name addresses"
                 ))),
             },
-            Self::Peer(named) => Ok(Who::Peer(
-                split_digit(named.resolve(book, &Given::default())?.ipv6()).0,
-            )),
+            Self::Peer(named) => Ok(Who::Peer(split_digit(named.resolve(book, names)?.ipv6()).0)),
         }
     }
 }
@@ -227,10 +230,15 @@ impl RuleText {
         &self.text
     }
 
-    /// The rule, with its name looked up in `book` and its zone in `members`.
-    pub fn resolve(&self, book: &Book, members: &Members) -> Result<Rule, ValueError> {
+    /// The rule, with its name looked up in `book` and `names`, and its zone in `members`.
+    pub fn resolve(
+        &self,
+        book: &Book,
+        names: &Given,
+        members: &Members,
+    ) -> Result<Rule, ValueError> {
         Ok(Rule {
-            who: self.who.resolve(book, members)?,
+            who: self.who.resolve(book, names, members)?,
             what: self.what.clone(),
             text: self.text.clone(),
         })
@@ -289,7 +297,7 @@ mod tests {
 
     fn resolve(text: &str) -> Result<Rule, String> {
         let rule: RuleText = text.parse().map_err(|e: ValueError| e.to_string())?;
-        rule.resolve(&book(), &Members::default())
+        rule.resolve(&book(), &Given::default(), &Members::default())
             .map_err(|e| e.to_string())
     }
 
@@ -363,12 +371,12 @@ mod tests {
             ["fda0::a0", "fda0::b0"].map(|text| text.parse().unwrap());
         let members = Members(Some((Zone(0x2a), Arc::new(HashSet::from([member])))));
         let text: RuleText = "zone:2A tcp/22".parse().unwrap();
-        let rule = text.resolve(&book(), &members).unwrap();
+        let rule = text.resolve(&book(), &Given::default(), &members).unwrap();
         assert!(rule.matches(member, Protocol::Tcp, 22));
         assert!(!rule.matches(member, Protocol::Tcp, 23));
         assert!(!rule.matches(other, Protocol::Tcp, 22));
         let text: RuleText = "zone:2b tcp/22".parse().unwrap();
-        assert!(text.resolve(&book(), &members).is_err());
+        assert!(text.resolve(&book(), &Given::default(), &members).is_err());
     }
 
     #[test]

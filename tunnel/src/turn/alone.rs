@@ -44,7 +44,6 @@ pub fn run(turn: &Turn, source: &ConfigSource, start: Instant) -> Result<(), Err
             remove: Vec::new(),
             read: prepared.directories().to_vec(),
             read_files: Vec::new(),
-            names: false,
         };
         // The last moment with one thread: all that are started from here on are as confined as this one.
         let confined = privileges::confine(&places, &[], false)?;

@@ -88,14 +88,12 @@ impl Attempt {
     }
 }
 
-/// The authorities that this machine believes, or those of the public web where it names none.
+/// The authorities that this machine believes.
 fn system_authorities() -> Result<Authorities, String> {
     let found = rustls_native_certs::load_native_certs().certs;
-    let authorities = match found.as_slice() {
-        [] => Authorities::public(),
-        some => Authorities::from_der(some.iter().map(AsRef::as_ref)),
-    };
-    authorities.map_err(|error| error.to_string())
+    Authorities::from_der(found.iter().map(AsRef::as_ref)).map_err(|error| {
+        format!("this machine names no authority to check a certificate by ({error}): install ca-certificates, or name them with --ca FILE")
+    })
 }
 
 fn ms(since: Duration) -> f64 {

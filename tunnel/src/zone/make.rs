@@ -1,8 +1,9 @@
 //! `anode zone new` and `anode zone sign`: a working zone in one command, and its next revision in another.
 
+use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,7 +11,8 @@ use std::time::Duration;
 
 use anode_platform::files::{create_dir_private, read_secret, write_atomic};
 use anode_wire::zonefile::{
-    Dictionary, Fault, MAX_LEN, MAX_RELAYS, Reach, Relay, ZoneFile, ZoneSigner,
+    Dht, Dictionary, Fault, MAX_LEN, MAX_RELAYS, Reach, Relay, ServiceFault, TurnServer, ZoneFile,
+    ZoneSigner,
 };
 use anode_wire::{Address, Identity, Zone};
 use rand::rand_core::UnwrapErr;
@@ -19,7 +21,6 @@ use zeroize::Zeroizing;
 
 use super::store;
 use crate::Error;
-use crate::dht::zone_overlay;
 use crate::value::ValueError;
 
 /// The zone's file in its directory.
@@ -29,28 +30,68 @@ const KEY_FILE: &str = "zone.key";
 /// A zone key has 146 bytes.
 const KEY_MAX: usize = 4096;
 
-/// Where a relay will be: `--relay`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct RelayAt(pub SocketAddr);
+/// Where a relay will be: `--relay IP:PORT[,IP:PORT]`. A machine of both families is one relay with two addresses (A23).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RelayAt {
+    /// At least one.
+    ips: Vec<IpAddr>,
+    /// The same on all of them, as the zone file has it (A21).
+    port: NonZeroU16,
+}
+
+impl RelayAt {
+    /// Its places, the first one first.
+    pub fn places(&self) -> impl Iterator<Item = SocketAddr> {
+        let port = self.port.get();
+        self.ips.iter().map(move |ip| SocketAddr::new(*ip, port))
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.places().any(|at| other.places().any(|of| of == at))
+    }
+}
 
 impl FromStr for RelayAt {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let at: SocketAddr = text.parse().map_err(|_| {
-            ValueError::new(format!(
-                "relay {text:?}: write IP:PORT, such as 192.0.2.1:8737 or [2001:db8::1]:8737"
-            ))
-        })?;
-        if at.port() == 0 {
-            return Err(ValueError::new(format!(
-                "relay {text}: others must know its port, give one above 0"
-            )));
+        let mut relay: Option<Self> = None;
+        for part in text.split(',') {
+            let at: SocketAddr = part.parse().map_err(|_| {
+                ValueError::new(format!(
+                    "relay {text:?}: write IP:PORT, such as 192.0.2.1:8737 or [2001:db8::1]:8737; both with a comma between them are one relay"
+                ))
+            })?;
+            let Some(port) = NonZeroU16::new(at.port()) else {
+                return Err(ValueError::new(format!(
+                    "relay {text}: others must know its port, give one above 0"
+                )));
+            };
+            Reach::Local
+                .check(at.ip())
+                .map_err(|error| ValueError::new(format!("relay {text}: {error}")))?;
+            let relay = relay.get_or_insert(Self {
+                ips: Vec::new(),
+                port,
+            });
+            if relay.port != port {
+                return Err(ValueError::new(format!(
+                    "relay {text}: one relay has one port on all its addresses"
+                )));
+            }
+            relay.ips.push(at.ip());
         }
-        match Reach::Local.check(at.ip()) {
-            Ok(()) => Ok(Self(at)),
-            Err(error) => Err(ValueError::new(format!("relay {text}: {error}"))),
+        relay.ok_or_else(|| ValueError::new(format!("relay {text:?}: write IP:PORT")))
+    }
+}
+
+impl fmt::Display for RelayAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, at) in self.places().enumerate() {
+            let comma = if number > 0 { "," } else { "" };
+            write!(f, "{comma}{at}")?;
         }
+        Ok(())
     }
 }
 
@@ -66,8 +107,40 @@ pub struct Wanted<'a> {
     pub contact: &'a str,
     /// `ttl`
     pub ttl: Duration,
-    /// With a DHT, which the first relay begins.
-    pub dht: bool,
+    /// Host names of the relays, in their order; where there are fewer, the last ones have none.
+    pub hosts: &'a [String],
+    /// What the zone offers beside relays.
+    pub offers: Offers<'a>,
+}
+
+/// What a zone offers beside relays; where it is, is known to whoever made it.
+pub struct Offers<'a> {
+    /// `turn.*`
+    pub turn: &'a [TurnServer],
+    /// `tracker.*`
+    pub trackers: &'a [String],
+    /// `dht`, `dht.config`; the first relay begins it.
+    pub dht: Option<Dht>,
+}
+
+impl Offers<'_> {
+    fn write(&self, file: &mut ZoneFile) -> Result<(), Error> {
+        let refused = |flag: &str| {
+            let flag = flag.to_owned();
+            move |fault: ServiceFault| Error::invalid(flag, fault.to_string())
+        };
+        for server in self.turn {
+            file.add_turn_server(server.clone())
+                .map_err(refused("--turn"))?;
+        }
+        for url in self.trackers {
+            file.add_tracker(url).map_err(refused("--tracker"))?;
+        }
+        match &self.dht {
+            Some(dht) => file.set_dht(dht.clone()).map_err(refused("--dht")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A zone that was made.
@@ -75,7 +148,7 @@ pub struct Made {
     /// The key that signs its files.
     pub key: String,
     /// The relays, in the order they were wanted.
-    pub relays: Vec<(SocketAddr, Address)>,
+    pub relays: Vec<(RelayAt, Address)>,
 }
 
 /// Makes `directory` with all that a zone needs, or nothing: what is written first stands beside it under another name.
@@ -88,17 +161,23 @@ pub fn new_zone(directory: &Path, wanted: &Wanted) -> Result<Made, Error> {
         ));
     }
     for (at, relay) in wanted.relays.iter().enumerate() {
-        if wanted.relays[..at].contains(relay) {
-            return Err(Error::invalid(
-                "--relay",
-                format!("{} is named twice", relay.0),
-            ));
+        if wanted.relays[..at]
+            .iter()
+            .any(|known| known.overlaps(relay))
+        {
+            return Err(Error::invalid("--relay", format!("{relay} is named twice")));
         }
     }
     if wanted.relays.len() > MAX_RELAYS {
         return Err(Error::invalid(
             "--relay",
             format!("more than {MAX_RELAYS} relays"),
+        ));
+    }
+    if wanted.hosts.len() > wanted.relays.len() {
+        return Err(Error::invalid(
+            "--host",
+            "there are more host names than relays: each --host belongs to the --relay of its place",
         ));
     }
     match fs::read_dir(directory).map(Iterator::count) {
@@ -145,13 +224,12 @@ fn write_zone(directory: &Path, wanted: &Wanted) -> Result<Made, Error> {
     let signer = ZoneSigner::generate(&mut rng);
     let mut file = ZoneFile::new(wanted.title, "", wanted.contact, 1, wanted.ttl);
     let mut relays = Vec::new();
-    for (number, RelayAt(at)) in wanted.relays.iter().enumerate() {
+    for (number, at) in wanted.relays.iter().enumerate() {
         let identity = Identity::generate(wanted.zone, &mut rng);
-        let port = NonZeroU16::new(at.port());
         file.add_relay(Relay {
-            ips: vec![at.ip()],
-            udp_port: port,
-            tcp_port: port,
+            ips: at.ips.clone(),
+            udp_port: Some(at.port),
+            tcp_port: Some(at.port),
             addresses: vec![*identity.address()],
         });
         let state = directory.join(format!("relay-{number}"));
@@ -159,17 +237,17 @@ fn write_zone(directory: &Path, wanted: &Wanted) -> Result<Made, Error> {
         let secret = line(identity.identity_string());
         write_atomic(&state.join("identity.key"), secret.as_bytes(), 0o600)?;
         let config = directory.join(format!("relay-{number}.toml"));
-        let creates = wanted.dht && number == 0;
-        write_atomic(
-            &config,
-            relay_config(number, *at, creates).as_bytes(),
-            0o644,
-        )?;
-        relays.push((*at, *identity.address()));
+        let creates = wanted.offers.dht.is_some() && number == 0;
+        let text = relay_config(number, at, creates);
+        write_atomic(&config, text.as_bytes(), 0o644)?;
+        relays.push((at.clone(), *identity.address()));
     }
-    if wanted.dht {
-        file.set_dht(&zone_overlay(wanted.zone));
+    for (number, host) in wanted.hosts.iter().enumerate() {
+        // There are at most MAX_RELAYS.
+        file.set_relay_host(number as u32, host)
+            .map_err(|fault| Error::invalid("--host", fault.to_string()))?;
     }
+    wanted.offers.write(&mut file)?;
     file.sign(wanted.zone, &signer);
     write_atomic(&directory.join(FILE), &file.emit(), 0o644)?;
     write_atomic(
@@ -191,7 +269,9 @@ fn line(secret: Zeroizing<String>) -> Zeroizing<String> {
     line
 }
 
-fn relay_config(number: usize, at: SocketAddr, creates: bool) -> String {
+fn relay_config(number: usize, at: &RelayAt, creates: bool) -> String {
+    let listen: Vec<String> = at.places().map(|at| format!("\"{at}\"")).collect();
+    let listen = listen.join(", ");
     let dht = match creates {
         true => {
             "\n# the first peer of the zone's DHT: it begins it where nobody else has\n[[dht]]\ncreate = true\n"
@@ -201,7 +281,7 @@ fn relay_config(number: usize, at: SocketAddr, creates: bool) -> String {
     format!(
         "# a relay of the zone beside it: anode relay -c relay-{number}.toml\n\
          state = \"relay-{number}\"\n\
-         listen = [\"{at}\"]\n\
+         listen = [{listen}]\n\
          zone-file = \"{FILE}\"\n\
          \n\
          [relay]\n{dht}"

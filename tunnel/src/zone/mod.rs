@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anode_routing::anode::ZoneRelay;
-use anode_wire::zonefile::{Fault, Reach, Relay, ZoneFile};
+use anode_wire::zonefile::{Dht, Fault, Reach, Relay, TurnServer, ZoneFile};
 use anode_wire::{Endpoint, PeerId, Zone};
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
@@ -88,7 +88,31 @@ impl Known {
             zone: self.zone,
             count: self.file.relay_count(),
             relays: self.file.relays().filter_map(relay).collect(),
+            hosts: self.hosts(),
             served: Some((self.bytes.clone(), self.seen)),
+        }
+    }
+
+    fn hosts(&self) -> Vec<(SocketAddr, String)> {
+        let of_relay = |(index, relay): (u32, &Relay)| {
+            let named = self.file.relay_host(index).zip(relay.tcp_port);
+            let places = named.map(|(host, port)| {
+                let ips = relay.ips.clone().into_iter();
+                let host = host.to_owned();
+                ips.map(move |ip| (SocketAddr::new(ip, port.get()), host.clone()))
+            });
+            places.into_iter().flatten().collect::<Vec<_>>()
+        };
+        self.file.relays().flat_map(of_relay).collect()
+    }
+
+    /// What the zone offers beside relays.
+    pub fn services(&self) -> Services {
+        Services {
+            signed: self.file.signer().is_some(),
+            turn: self.file.turn_servers().to_vec(),
+            trackers: self.file.trackers().to_vec(),
+            dht: self.file.dht().cloned(),
         }
     }
 
@@ -129,8 +153,24 @@ pub struct Relays {
     pub count: u32,
     /// Those that can be used.
     pub relays: Vec<ZoneRelay>,
+    /// Host names of TCP ports: their certificates are checked.
+    pub hosts: Vec<(SocketAddr, String)>,
     /// The file they stand in, and when it was seen: a relay serves it.
     pub served: Option<(Arc<[u8]>, SystemTime)>,
+}
+
+/// What the own zone offers beside relays. Every entry was read and is within its bounds; whether its host may be asked is
+/// judged where it is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Services {
+    /// The zone's key vouches for it: the file is signed by the key that was pinned.
+    pub signed: bool,
+    /// TURN servers, in the order of the file.
+    pub turn: Vec<TurnServer>,
+    /// URLs of trackers, in the order of the file.
+    pub trackers: Vec<String>,
+    /// The DHT.
+    pub dht: Option<Dht>,
 }
 
 /// Who belongs to the own zone, by its signed file: synthetic addresses with digit 0. `None`: nobody vouches for a list.

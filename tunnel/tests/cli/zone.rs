@@ -126,6 +126,21 @@ fn what_is_no_zone_is_refused_in_one_line_and_leaves_nothing() {
             "give one above 0",
         ),
         (
+            &["--zone", "2a", "--relay", "192.0.2.1:1,[2001:db8::1]:2"],
+            "one port on all its addresses",
+        ),
+        (
+            &[
+                "--zone",
+                "2a",
+                "--relay",
+                "192.0.2.1:1,[2001:db8::1]:1",
+                "--relay",
+                "[2001:db8::1]:1",
+            ],
+            "named twice",
+        ),
+        (
             &["--zone", "2a", "--relay", "0.0.0.0:1"],
             "no address that a relay can have",
         ),
@@ -396,4 +411,55 @@ fn without_a_node_show_and_refresh_say_so() {
             .fails_in_one_line(1, &["zone", "refresh"])
             .contains("no zone file")
     );
+}
+
+#[test]
+fn a_new_zone_names_what_it_offers_beside_relays() {
+    let state = State::new();
+    let place = state.0.join("home").to_str().unwrap().to_owned();
+    let new = ["zone", "new", &place, "--zone", "2a", "--relay"];
+    let relay = "192.0.2.1:8737,[2001:db8::1]:8737";
+    let with = |more: &[&'static str]| [&new[..], &[relay], more].concat();
+    for (more, problem) in [
+        (&["--turn", "http://x"][..], "turn: or turns:"),
+        (&["--turn", "turn:x user"], "<uri>[ <user> <password>]"),
+        (&["--tracker", "ftp://x"], "udp: or http: or https:"),
+        (&["--dht", "a b"], "the name of a DHT"),
+        (&["--dht-config", "http://x/c"], "--dht"),
+        (
+            &["--dht", "x", "--dht-config", "file:///c"],
+            "http: or https:",
+        ),
+    ] {
+        let error = state.fails(2, &with(more));
+        assert!(error.contains(problem), "{more:?}: {error}");
+        assert_eq!(state.names(), Vec::<String>::new(), "{more:?}");
+    }
+    state.ok(&with(&[
+        "--turn",
+        "turn:192.0.2.1:3478?transport=udp",
+        "--turn",
+        "turns:turn.example:443 us er",
+        "--tracker",
+        "udp://tracker.example:6969/announce",
+        "--dht",
+        "home.example",
+        "--dht-config",
+        "https://home.example/dht.xml",
+    ]));
+    let file = text(&Path::new(&place).join("zone"));
+    let listen = "listen = [\"192.0.2.1:8737\", \"[2001:db8::1]:8737\"]";
+    assert!(text(&Path::new(&place).join("relay-0.toml")).contains(listen));
+    assert!(file.contains("zr.0=192.0.2.1,"), "{file}");
+    for line in [
+        "turn.0=turn:192.0.2.1:3478?transport=udp\r\n",
+        "turn.1=turns:turn.example:443 us er\r\n",
+        "tracker.0=udp://tracker.example:6969/announce\r\n",
+        "dht=home.example\r\n",
+        "dht.config=https://home.example/dht.xml\r\n",
+    ] {
+        assert!(file.contains(line), "{line:?} in {file}");
+    }
+    let good = state.ok(&["zone", "check", &format!("{place}/zone")]);
+    assert!(good.contains("good, zone 0000002a"), "{good}");
 }

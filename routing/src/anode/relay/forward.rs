@@ -45,7 +45,7 @@ impl Node {
         sink: &mut dyn OverlaySink,
         onward: &mut dyn FnMut(Onward<'_>) -> bool,
     ) {
-        if self.relay.is_none() {
+        if self.relay.is_none() || received.socket >= crate::anode::SECOND_SOCKET {
             return self.handle_own(now, received, sink);
         }
         let Received {

@@ -61,18 +61,13 @@ impl Node {
     /// relay for that address" (D7). Beyond [`MAX_RELAYS`] the rest is not looked at.
     pub fn set_relays(&mut self, now: Instant, zone: Zone, count: u32, mut relays: Vec<ZoneRelay>) {
         relays.truncate(MAX_RELAYS);
+        let mut moved = Vec::new();
         self.zone_relays.retain(|known| known.zone != zone);
         if self.zone_relays.len() >= MAX_ZONES {
             return;
         }
         for relay in &relays {
-            let places = relay.endpoints.iter().filter_map(Place::from_endpoint);
-            // On its TCP port a relay of ours takes TLS and HTTP, too; one that knows the draft alone stays silent there.
-            let also = |place: Place| match place {
-                Place::Tcp(at) => vec![place, Place::Tls(at), Place::Http(at)],
-                _ => vec![place],
-            };
-            let places: Vec<Place> = places.flat_map(also).collect();
+            let places: Vec<Place> = relay.endpoints.iter().flat_map(Place::accepted).collect();
             self.add_peer(now, relay.address, &places, false);
             let Some(found) = self.peers.find(relay.address.as_bytes()) else {
                 continue;
@@ -80,6 +75,10 @@ impl Node {
             self.peers.promote(now, found, Standing::Kept, 0);
             if let Some(peer) = self.peers.get_mut(found) {
                 peer.sources.zone = true;
+                // Where the operator says that it is, it stays.
+                if !peer.sources.config && peer.keep_places(&places) {
+                    moved.push(found);
+                }
             }
             self.sessions.trust(&relay.address);
         }
@@ -95,6 +94,16 @@ impl Node {
             self.add_relay_paths(now, found);
         }
         self.choose_registrations(now);
+        for relay in moved {
+            // It may be another process, without our session: what is sealed for that would be answered by nobody.
+            if let Some(address) = self.peers.get(relay).map(|peer| peer.address) {
+                self.drop_sessions_of(now, &address);
+                self.sessions.trust(&address);
+            }
+            self.follow_relay(relay);
+            self.contact_relay(now, relay);
+            self.doubt_registrations(now);
+        }
         self.use_relays_for_contacts(now);
     }
 

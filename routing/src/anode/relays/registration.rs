@@ -115,6 +115,12 @@ impl Node {
         self.registrations.wanted.iter().map(snapshot).collect()
     }
 
+    /// The relays with which this node registers.
+    pub(in crate::anode) fn relays_in_use(&self) -> Vec<PeerRef> {
+        let wanted = self.registrations.wanted.iter();
+        wanted.map(|one| one.relay).collect()
+    }
+
     /// The zone's relays have changed: which ones stand for us now?
     pub(super) fn choose_registrations(&mut self, now: Instant) {
         let own = self.own.address;
@@ -232,10 +238,15 @@ impl Node {
     fn ping_relay(&mut self, now: Instant, relay: PeerRef) -> Option<u64> {
         let token = self.rng.next_u64();
         let body = token.to_be_bytes();
-        if !self.can_carry(relay, PeerId::ANY, body.len()) {
-            return None;
-        }
-        let channel = self.channel(relay, PeerId::ANY)?;
+        let channel = match self.channel(relay, PeerId::ANY) {
+            Some(channel) if self.can_carry(relay, PeerId::ANY, body.len()) => channel,
+            None if self.is_draft_relay(relay) => {
+                // It may have learnt to seal since.
+                self.offer_session(now, relay, PeerId::ANY);
+                Channel::Plain
+            }
+            Some(_) | None => return None,
+        };
         let destination = self.peers.get(relay)?.route(PeerId::ANY)?.destination;
         let message = Message::Ping(&body);
         match channel {
@@ -303,6 +314,7 @@ impl Node {
         registration.state = State::Registered { at: now };
         self.schedule_registrations(now);
         if !renewal {
+            self.survey_relay(now, sender);
             // What we have sent so far could not be answered.
             self.use_relays_for_contacts(now);
         }

@@ -58,7 +58,15 @@ impl Node {
         };
         self.counters.rx_sealed += 1;
         // An EPC is the proof itself: a question to where it comes from would be one too many.
-        let sender = self.note_sealed(now, &from, way, message_kind != plain_kind::EPC);
+        // Nor does a socket say where its owner is that only asks what is seen of it.
+        let leads = self
+            .role(way.socket)
+            .is_some_and(|role| role.leads_to_peers());
+        let tells = !matches!(
+            message_kind,
+            plain_kind::EPC | plain_kind::NETID_REQ | plain_kind::NETID
+        );
+        let sender = self.note_sealed(now, &from, way, tells && leads);
         self.settle_sessions(now);
         let Some((sender, sender_peer)) = sender else {
             return true;
@@ -250,5 +258,6 @@ impl Node {
             self.handle_peer_timer(now, found);
         }
         self.contact_made(now, found);
+        self.consider_direct(now, found);
     }
 }

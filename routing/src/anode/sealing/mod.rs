@@ -107,6 +107,13 @@ impl Node {
         draft.then_some(Channel::Plain)
     }
 
+    /// Whether a relay of the zone is spoken to in plain: a hint that we are there, and nothing of any program.
+    pub(in crate::anode) fn is_draft_relay(&self, found: PeerRef) -> bool {
+        self.peers.get(found).is_some_and(|peer| {
+            peer.sources.zone && peer.speech != Speech::Unknown && peer.has_proven_path()
+        })
+    }
+
     /// Whether a message of `body` bytes can go to this peer at once.
     pub(in crate::anode) fn can_carry(&self, found: PeerRef, digit: PeerId, body: usize) -> bool {
         let Some(route) = self.peers.get(found).and_then(|peer| peer.route(digit)) else {
@@ -154,12 +161,13 @@ impl Node {
     /// The peer answers, and never with a WELCOME: where the operator allows it, and it was never seen sealed, the draft
     /// is spoken with it (Q23). True if so.
     pub(in crate::anode) fn speak_draft(&mut self, now: Instant, found: PeerRef) -> bool {
-        if self.config.security.plain != Plain::Allow {
-            return false;
-        }
         let Some(peer) = self.peers.get_mut(found) else {
             return false;
         };
+        // A relay that only knows the draft is registered with, whatever the policy: what is passed on is sealed all the same.
+        if self.config.security.plain != Plain::Allow && !peer.sources.zone {
+            return false;
+        }
         if peer.is_sealed() || self.sessions.was_sealed(&peer.address) {
             return false;
         }

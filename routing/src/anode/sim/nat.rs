@@ -1,22 +1,47 @@
-//! Symmetric NATs of the simulated underlay: another port for each place that is sent to, open for just that place (address
-//! and port dependent in both respects, RFC 4787).
+//! NATs and firewalls of the simulated underlay, by how they map and filter (RFC 4787).
 use super::Flying;
 use crate::anode::Place;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+/// What a box does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// One port for all destinations, open to everybody.
+    FullCone,
+    /// The same, open to addresses that were sent to.
+    AddressRestricted,
+    /// The same, open to just where was sent to.
+    PortRestricted,
+    /// Another port for each destination, one after the other.
+    Sequence,
+    /// Another port for each destination, at random.
+    Random,
+    /// Nothing but connections gets out.
+    NoDatagrams,
+}
+
 pub struct Nat {
+    pub kind: Kind,
     outside: Ipv4Addr,
     /// Everything in 10.N.0.0/16 lies behind it.
     inside: u8,
+    /// It turns packets to its own outside round.
+    pub hairpin: bool,
     next_port: u16,
     keeps_ports: bool,
+    rng: StdRng,
     bindings: Vec<Binding>,
 }
 
 struct Binding {
     inside: Place,
-    far: Place,
+    /// The destination, where it makes a difference.
+    far: Option<Place>,
     port: u16,
+    sent_to: HashSet<Place>,
 }
 
 /// Host `number` behind NAT `nat` lives at 10.nat.0.number.
@@ -25,12 +50,20 @@ pub fn behind(nat: u8, number: u16) -> SocketAddr {
 }
 
 impl Nat {
+    /// A symmetric one.
     pub fn new(inside: u8) -> Self {
+        Self::of_kind(Kind::Random, inside)
+    }
+
+    pub fn of_kind(kind: Kind, inside: u8) -> Self {
         Self {
+            kind,
             outside: Ipv4Addr::new(198, 51, 100, inside),
             inside,
+            hairpin: false,
             next_port: 20_000,
             keeps_ports: false,
+            rng: StdRng::seed_from_u64(u64::from(inside)),
             bindings: Vec::new(),
         }
     }
@@ -39,7 +72,7 @@ impl Nat {
     pub fn keeping_ports(inside: u8) -> Self {
         Self {
             keeps_ports: true,
-            ..Self::new(inside)
+            ..Self::of_kind(Kind::PortRestricted, inside)
         }
     }
 
@@ -52,9 +85,19 @@ impl Nat {
         matches!(at.ip(), IpAddr::V4(ip) if ip.octets()[..2] == [10, self.inside])
     }
 
-    /// Its power is cycled: nobody outside finds the way in any more.
+    fn is_symmetric(&self) -> bool {
+        matches!(self.kind, Kind::Sequence | Kind::Random)
+    }
+
+    /// Its power is cycled: nobody outside finds the way in any more, and the ports are others.
     pub fn forget(&mut self) {
         self.bindings.clear();
+    }
+
+    /// Whether something leaves one of the hosts behind it that it lets out. False: it is dropped.
+    pub fn lets_out(&self, packet: &Flying) -> bool {
+        let leaves = self.covers(&packet.from) && !self.covers(&packet.to);
+        !(leaves && self.kind == Kind::NoDatagrams && packet.to.udp().is_some())
     }
 
     /// A packet leaves one of the hosts behind it, if it is one.
@@ -62,18 +105,33 @@ impl Nat {
         if !self.covers(&packet.from) || self.covers(&packet.to) {
             return;
         }
-        let (inside, far) = (packet.from, packet.to);
+        let (inside, to) = (packet.from, packet.to);
+        let far = self.is_symmetric().then_some(to);
         let known = self
             .bindings
-            .iter()
+            .iter_mut()
             .find(|b| b.inside == inside && b.far == far);
         let port = match known {
-            Some(binding) => binding.port,
+            Some(binding) => {
+                binding.sent_to.insert(to);
+                binding.port
+            }
             None => {
-                self.next_port += 1;
                 let kept = inside.address().filter(|_| self.keeps_ports);
-                let port = kept.map_or(self.next_port, |at| at.port());
-                self.bindings.push(Binding { inside, far, port });
+                let port = match (kept, self.kind) {
+                    (Some(at), _) => at.port(),
+                    (None, Kind::Random) => self.rng.random_range(1024..=65_535),
+                    (None, _) => {
+                        self.next_port += 1;
+                        self.next_port
+                    }
+                };
+                self.bindings.push(Binding {
+                    inside,
+                    far,
+                    port,
+                    sent_to: HashSet::from([to]),
+                });
                 port
             }
         };
@@ -85,8 +143,18 @@ impl Nat {
         if packet.to.ip() != IpAddr::V4(self.outside) {
             return !self.covers(&packet.to) || self.covers(&packet.from);
         }
+        if packet.from.ip() == packet.to.ip() && !self.hairpin {
+            return false;
+        }
         let open = |binding: &&Binding| {
-            binding.far == packet.from && self.outside(&packet.to, binding.port) == packet.to
+            let passes = match self.kind {
+                Kind::FullCone => true,
+                Kind::AddressRestricted => {
+                    binding.sent_to.iter().any(|to| to.ip() == packet.from.ip())
+                }
+                _ => binding.sent_to.contains(&packet.from),
+            };
+            passes && self.outside(&packet.to, binding.port) == packet.to
         };
         let Some(binding) = self.bindings.iter().find(open) else {
             return false;

@@ -8,6 +8,7 @@ use anode_wire::{AddressId, Endpoint, Header, MacKey, Packet, Party};
 use std::time::Duration;
 
 mod contact;
+mod direct;
 mod hostile;
 mod packet_size;
 mod relay;

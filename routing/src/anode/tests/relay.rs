@@ -24,7 +24,7 @@ fn zone(count: u16) -> Vec<ZoneRelay> {
 }
 
 /// A zone of so many relays (hosts 0 to count - 1), and nobody in it yet.
-fn relays(seed: u64, count: u16) -> Sim {
+pub(super) fn relays(seed: u64, count: u16) -> Sim {
     let mut sim = Sim::new(seed);
     for index in 0..count {
         sim.host(R + index, relay());
@@ -41,14 +41,14 @@ fn natted(sim: &mut Sim, number: u16, count: u16, config: NodeConfig) -> usize {
     index
 }
 
-fn join(sim: &mut Sim, index: usize, count: u16) {
+pub(super) fn join(sim: &mut Sim, index: usize, count: u16) {
     let now = sim.now;
     let relays = zone(count);
     let node = &mut sim.hosts[index].node;
     node.set_relays(now, anode_wire::Zone(0), u32::from(count), relays);
 }
 
-fn is_registered(sim: &Sim, index: usize) -> bool {
+pub(super) fn is_registered(sim: &Sim, index: usize) -> bool {
     let relays = sim.hosts[index].node.relays();
     !relays.is_empty() && relays.iter().all(|relay| relay.registered)
 }
@@ -64,7 +64,7 @@ fn two_behind_nats(seed: u64, count: u16) -> (Sim, usize, usize) {
     (sim, a, b)
 }
 
-fn active(sim: &Sim, index: usize, number: u16) -> Option<PathSnapshot> {
+pub(super) fn active(sim: &Sim, index: usize, number: u16) -> Option<PathSnapshot> {
     let paths = sim.peer(index, number).paths;
     paths.into_iter().find(|path| path.active)
 }
@@ -141,7 +141,7 @@ fn a_stream_goes_over_a_relay_that_loses_and_reorders() {
 }
 
 /// The longest time between two answers while host `from` pings `to` every 50 ms.
-fn longest_silence(sim: &mut Sim, from: usize, to: u16, time: Duration) -> Duration {
+pub(super) fn longest_silence(sim: &mut Sim, from: usize, to: u16, time: Duration) -> Duration {
     let (begin, until) = (sim.now, sim.now + time);
     let mut token = 1 << 32;
     let tokens = token..;
@@ -228,12 +228,12 @@ fn a_transfer_survives_the_death_of_its_relay() {
     sim.until(secs(30), "half of it", |sim| received(sim, b) > 1_000_000);
     let dead = used_relay(&sim, a, 2);
     sim.hosts[dead].up = false;
-    let (at, before) = (sim.now, received(&sim, b));
-    sim.until(secs(5), "more of it", |sim| {
-        received(sim, b) > before + 100_000
-    });
-    let gap = sim.now - at;
-    assert!(gap <= ms(2500), "{gap:?}");
+    // What is under way still arrives.
+    sim.run(ms(100));
+    let before = received(&sim, b);
+    let gap = ms(100) + sim.until(secs(5), "more of it", |sim| received(sim, b) > before);
+    println!("its relay dies: more of the transfer after {gap:?}");
+    assert!(gap <= ms(1500), "{gap:?}");
     sim.until(secs(60), "the rest", |sim| received(sim, b) == data.len());
 }
 
@@ -450,6 +450,42 @@ fn draft_peers_register_where_the_policy_hears_them() {
 }
 
 #[test]
+fn a_relay_that_knows_the_draft_alone_carries_what_is_sealed() {
+    // A16, A26, D40: it answers no HELLO; its peers do not need it to
+    let mut sim = Sim::new(48);
+    sim.host(
+        R,
+        NodeConfig {
+            security: DRAFT,
+            ..relay()
+        },
+    );
+    let a = natted(&mut sim, 1, 1, quiet());
+    let b = natted(&mut sim, 2, 1, quiet());
+    sim.until(secs(5), "registration in plain", |sim| {
+        is_registered(sim, a) && is_registered(sim, b)
+    });
+    learn(&mut sim, a, 2);
+    assert!(sim.ping(a, ipv6(2)).is_ok());
+    assert!(sim.peer(a, 2).sealed);
+    let silence = longest_silence(&mut sim, a, 2, secs(90));
+    assert!(silence < ms(500), "registrations are renewed: {silence:?}");
+
+    // Whoever has sealed once is never spoken to in plain again (Q23).
+    let (mut sim, a, _) = two_behind_nats(49, 1);
+    sim.restart(
+        0,
+        R,
+        NodeConfig {
+            security: DRAFT,
+            ..relay()
+        },
+    );
+    sim.run(secs(60));
+    assert!(!is_registered(&sim, a), "silence does not downgrade");
+}
+
+#[test]
 fn registrations_end_and_tables_are_bounded() {
     // D40, S32
     let mut sim = Sim::new(49);
@@ -576,6 +612,40 @@ fn a_new_zone_file_moves_everybody_to_its_relays() {
     longest_silence(&mut sim, a, 2, secs(5));
     let path = active(&sim, a, 2).unwrap();
     assert_eq!(path.relay, Some(address(R + 1)));
+}
+
+#[test]
+fn a_relay_that_moves_is_followed_as_soon_as_the_zone_file_says_so() {
+    // A26, D40
+    let (mut sim, a, b) = two_behind_nats(56, 1);
+    learn(&mut sim, a, 2);
+    assert!(sim.ping(a, ipv6(2)).is_ok());
+    // The same key on another machine; nobody answers where it was.
+    sim.hosts[0].up = false;
+    let there = home(R + 50);
+    sim.host_at(there, R, relay());
+    let now = sim.now;
+    for index in [a, b] {
+        let moved = ZoneRelay {
+            endpoints: vec![Endpoint::Udp(there)],
+            ..zone(1)[0].clone()
+        };
+        let node = &mut sim.hosts[index].node;
+        node.set_relays(now, anode_wire::Zone(0), 1, vec![moved]);
+    }
+    let took = sim.until(secs(10), "registration there", |sim| {
+        let there = format!("udp://{there}");
+        let is_there = |index: usize| {
+            let relays = sim.hosts[index].node.relays();
+            relays[0].registered && relays[0].endpoint.as_ref() == Some(&there)
+        };
+        is_there(a) && is_there(b)
+    });
+    assert!(took <= secs(3), "{took:?}");
+    let start = sim.now;
+    while sim.ping(a, ipv6(2)).is_err() {
+        assert!(sim.now - start <= secs(3), "traffic over the new place");
+    }
 }
 
 #[test]

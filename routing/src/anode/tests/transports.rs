@@ -78,7 +78,7 @@ fn blocked_datagrams_cost_a_second_and_are_preferred_again_within_five_minutes()
 
 // DESIGN §7
 #[test]
-fn datagrams_that_stop_in_the_middle_cost_a_transfer_a_few_seconds() {
+fn datagrams_that_stop_in_the_middle_cost_a_transfer_little_more_than_a_second() {
     let mut sim = everything(62);
     sim.link.rate = 2_000_000;
     let data = pattern(20 << 20);
@@ -90,11 +90,12 @@ fn datagrams_that_stop_in_the_middle_cost_a_transfer_a_few_seconds() {
     sim.run(secs(2));
     assert!(sim.bytes_read(1) > 0);
     sim.no_datagrams = true;
+    // What is under way still arrives.
     sim.run(ms(100));
     let before = sim.bytes_read(1);
-    let pause = sim.until(secs(10), "data again", |sim| sim.bytes_read(1) > before);
+    let pause = ms(100) + sim.until(secs(10), "data again", |sim| sim.bytes_read(1) > before);
     println!("datagrams stop: data again after {pause:?}");
-    assert!(pause < secs(5), "{pause:?}");
+    assert!(pause < ms(1500), "{pause:?}");
     assert_eq!(sim.used(0, 2), Some("tcp://192.0.2.2:8737".into()));
     sim.until(secs(60), "the end", |sim| sim.bytes_read(1) == data.len());
     assert!(sim.hosts[1].program.read.values().next() == Some(&data));

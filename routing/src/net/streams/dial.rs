@@ -136,8 +136,9 @@ impl Streams {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         };
         let transport = place.transport();
-        let proxy = self.config.proxy.filter(|_| transport != Transport::Tcp);
         let host = self.names.get(&place).and_then(|name| name.host.as_deref());
+        let through = transport != Transport::Tcp && !self.config.except.covers(address.ip(), host);
+        let proxy = self.config.proxy.filter(|_| through);
         let through_proxy = proxy.map(|_| match host {
             Some(host) => format!("{host}:{}", address.port()),
             None => address.to_string(),

@@ -1,8 +1,11 @@
 //! What strangers do to connections.
 use super::*;
+use crate::anode::TransmitBatch;
 use anode_wire::framing;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Connections that accept, with what has come over them.
 struct Served {

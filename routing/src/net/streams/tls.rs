@@ -24,6 +24,9 @@ pub enum TlsError {
     /// A PEM file is none.
     #[error("the certificate or its key is not readable PEM: {0}")]
     Pem(#[from] rustls::pki_types::pem::Error),
+    /// There is a host name to check, and nothing to check it against.
+    #[error("this machine has no certificates to trust: install ca-certificates")]
+    NobodyTrusted,
     /// They do not fit each other, or are of no use.
     #[error("the certificate and its key cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
@@ -113,11 +116,14 @@ fn serve(
     Ok(Arc::new(config))
 }
 
-/// Certificates are checked against the roots of the public web.
+/// Certificates are checked against those that the machine trusts: read when the first one is to be checked, from files
+/// that a confined node may read.
 fn checking() -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(TlsError::NobodyTrusted);
+    }
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

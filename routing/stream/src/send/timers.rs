@@ -87,6 +87,11 @@ impl Sender {
         }
     }
 
+    /// There is a way again: what waited for the timer need not wait any longer.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        self.recovery.resume(now, &self.rtt);
+    }
+
     /// Another path is in use: round trip, window and pace start anew (RFC 9000 §9.4 does the same).
     pub(crate) fn path_changed(&mut self, now: Instant, rtt: Option<Duration>) {
         self.rtt.reset(now, rtt);

@@ -274,6 +274,15 @@ impl Stream {
         }
     }
 
+    /// There is a way to the peer again, after one on which nothing arrived any more: if a retransmission waits for its
+    /// timer, it goes at once.
+    pub fn resume(&mut self, now: Instant) {
+        match &mut self.0 {
+            Inner::Live(live) => live.resume(now),
+            Inner::Lingering(_) => {}
+        }
+    }
+
     /// Bounds the buffers anew, in bytes: for sharing a budget among streams. What is buffered or granted stays.
     pub fn set_limits(&mut self, max_window: usize, max_send_buffer: usize) {
         match &mut self.0 {

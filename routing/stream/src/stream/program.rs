@@ -168,6 +168,11 @@ impl Live {
         self.send.path_changed(now, rtt);
     }
 
+    /// There is a way to the peer again.
+    pub(super) fn resume(&mut self, now: Instant) {
+        self.send.resume(now);
+    }
+
     /// Bounds the buffers anew, in bytes: for sharing a budget among streams. What is buffered or granted stays.
     pub(super) fn set_limits(&mut self, max_window: usize, max_send_buffer: usize) {
         self.config.max_window = max_window;

@@ -16,15 +16,21 @@ pub struct FiveTuple {
 }
 
 impl FiveTuple {
-    /// As bytes, for the nonce's HMAC.
+    /// As bytes, for the nonce's HMAC. Over a stream without the client's port: clients send the nonce of their control
+    /// connection with the ConnectionBind of another one (RFC 6062 §4.3), and TCP has shown the address already.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![self.transport as u8];
-        for address in [self.client, self.server] {
-            match address.ip() {
+        let stream = self.transport.is_stream();
+        let client_port = if stream { 0 } else { self.client.port() };
+        for (ip, port) in [
+            (self.client.ip(), client_port),
+            (self.server.ip(), self.server.port()),
+        ] {
+            match ip {
                 std::net::IpAddr::V4(a) => bytes.extend(a.octets()),
                 std::net::IpAddr::V6(a) => bytes.extend(a.octets()),
             }
-            bytes.extend(address.port().to_be_bytes());
+            bytes.extend(port.to_be_bytes());
         }
         bytes
     }

@@ -62,7 +62,7 @@ impl Nonces {
         Self { secret }
     }
 
-    /// A nonce for this 5-tuple (as bytes), `age` after the server's start.
+    /// A nonce for this 5-tuple (as bytes; over streams without the client's port), `age` after the server's start.
     pub fn make(&self, age: Duration, tuple: &[u8], features: Features) -> String {
         let seconds = age.as_secs() as u32; // wraps after 136 years
         let mut token = seconds.to_be_bytes().to_vec();

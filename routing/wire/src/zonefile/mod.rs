@@ -4,7 +4,7 @@
 //!   bytes ─▶ dictionary ─▶ the five entries (A6)
 //!                        ├▶ relay     zr.*                        ◀─ reach: which addresses, by where the file came from
 //!                        ├▶ signed    zone, key, sig, member.*    ours
-//!                        └▶ services  turn.*, tracker.*, dht      ours
+//!                        └▶ services  host.*, turn.*, tracker.*, dht   ours
 //! ```
 //!
 //! Here stands what makes a zone file of a dictionary, and every fault that people should hear of. The draft's zone file
@@ -19,7 +19,9 @@ mod signed;
 pub use dictionary::{Dictionary, Entry};
 pub use reach::{Forbidden, Reach};
 pub use relay::{Family, Relay, RelayFault};
-pub use services::{Dht, TurnServer};
+pub use services::{
+    Dht, ServiceFault, TurnServer, dht_config_url, dht_name, relay_host, tracker_url,
+};
 pub use signed::{ZoneKey, ZoneKeyError, ZoneSigner};
 
 use services::Services;
@@ -422,10 +424,44 @@ impl ZoneFile {
         self.relays.insert(index, Some(relay));
     }
 
-    /// Names the zone's DHT. A name that a reader would refuse is passed over.
-    pub fn set_dht(&mut self, name: &str) {
-        self.dictionary.set("dht", name.as_bytes());
-        self.services.dht = services::Dht::named(name);
+    /// Adds a TURN server, which takes effect with the next [`ZoneFile::sign`]. Refused beyond [`MAX_SERVICES`].
+    pub fn add_turn_server(&mut self, server: TurnServer) -> Result<(), ServiceFault> {
+        let number = room(&self.services.turn)?;
+        let value = server.to_string();
+        self.dictionary
+            .set(&format!("turn.{number:x}"), value.as_bytes());
+        self.services.turn.push(server);
+        Ok(())
+    }
+
+    /// Adds a tracker, by a URL that [`tracker_url`] takes. Refused beyond [`MAX_SERVICES`].
+    pub fn add_tracker(&mut self, url: &str) -> Result<(), ServiceFault> {
+        let number = room(&self.services.trackers)?;
+        let url = tracker_url(url)?;
+        self.dictionary
+            .set(&format!("tracker.{number:x}"), url.as_bytes());
+        self.services.trackers.push(url);
+        Ok(())
+    }
+
+    /// Names the host of relay `index`: whoever reaches it by TLS checks its certificate.
+    pub fn set_relay_host(&mut self, index: u32, host: &str) -> Result<(), ServiceFault> {
+        let host = relay_host(host)?;
+        self.dictionary
+            .set(&format!("host.{index:x}"), host.as_bytes());
+        self.services.hosts.insert(index, host);
+        Ok(())
+    }
+
+    /// Names the zone's DHT.
+    pub fn set_dht(&mut self, dht: Dht) -> Result<(), ServiceFault> {
+        self.dictionary.set("dht", dht_name(&dht.name)?.as_bytes());
+        if let Some(config) = &dht.config {
+            let config = dht_config_url(config)?;
+            self.dictionary.set("dht.config", config.as_bytes());
+        }
+        self.services.dht = Some(dht);
+        Ok(())
     }
 
     /// The file's text, with the entries that this program does not know (A7).
@@ -495,6 +531,11 @@ impl ZoneFile {
         &self.services.trackers
     }
 
+    /// Ours: the host name of relay `index`, for which its certificate must be good where TLS is spoken with it.
+    pub fn relay_host(&self, index: u32) -> Option<&str> {
+        self.services.hosts.get(&index).map(String::as_str)
+    }
+
     /// Ours: the DHT.
     pub fn dht(&self) -> Option<&Dht> {
         self.services.dht.as_ref()
@@ -528,6 +569,16 @@ impl ZoneFile {
             .filter(|index| Some(*index) != first);
         let numbers = first.into_iter().chain(second);
         numbers.filter_map(|index| Some((index, self.relays.get(&index)?.as_ref()?)))
+    }
+}
+
+/// The next free number of a list of services in a file that was made here.
+fn room<T>(list: &[T]) -> Result<usize, ServiceFault> {
+    match list.len() {
+        full if full >= MAX_SERVICES => Err(ServiceFault(format!(
+            "there are more than {MAX_SERVICES} of them"
+        ))),
+        number => Ok(number),
     }
 }
 

@@ -53,7 +53,7 @@ fn only_the_right_certificate_is_believed() {
             Some("not valid for"),
         ),
         ("expired", &world.authority, &right, -1, Some("expired")),
-        ("unknown", &other, &right, 2, Some("UnknownIssuer")),
+        ("unknown", &other, &right, 2, Some("unknownissuer")),
     ];
     for (name, authority, names, days, expected) in cases {
         world.reload(&authority.leaf(name, names, *days, &EC), "");
@@ -68,7 +68,7 @@ fn only_the_right_certificate_is_believed() {
                 let said = complaint(&world, &uri, ca);
                 let fits = match (expected, &said) {
                     (None, None) => true,
-                    (Some(part), Some(said)) => said.contains(part),
+                    (Some(part), Some(said)) => said.to_lowercase().contains(part),
                     _ => false,
                 };
                 if fits || std::time::Instant::now() > deadline {
@@ -78,7 +78,9 @@ fn only_the_right_certificate_is_believed() {
             };
             match (expected, said) {
                 (None, None) => {}
-                (Some(part), Some(said)) => assert!(said.contains(part), "{name}: {uri}: {said}"),
+                (Some(part), Some(said)) => {
+                    assert!(said.to_lowercase().contains(part), "{name}: {uri}: {said}")
+                }
                 (_, said) => panic!("{name}: {uri}: {said:?}"),
             }
         }

@@ -106,7 +106,7 @@ impl Authority {
 /// A server, a client's host and a peer that echoes, on one LAN. Dropped in this order.
 struct World {
     server: Proc,
-    _echoes: Vec<UdpEcho>,
+    _echoes: [UdpEcho; 2],
     authority: Authority,
     config: PathBuf,
     client: Host,
@@ -132,7 +132,7 @@ impl World {
         let echo = |port| UdpEcho::start(&peer, SocketAddr::new(peer.ip_address(), port));
         Some(Self {
             server,
-            _echoes: vec![echo(ECHO), echo(ECHO + 1)],
+            _echoes: [echo(ECHO), echo(ECHO + 1)],
             authority,
             config,
             client,
