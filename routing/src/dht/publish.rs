@@ -33,6 +33,7 @@ struct Copy {
 }
 
 /// See the module.
+#[derive(Default)]
 pub(super) struct Publisher {
     places: OwnPlaces,
     /// When it was changed last.
@@ -40,17 +41,6 @@ pub(super) struct Publisher {
     /// Storage times only rise, also when two changes fall into one second.
     last_time: u32,
     copies: [Copy; COPIES as usize],
-}
-
-impl Default for Publisher {
-    fn default() -> Self {
-        Self {
-            places: OwnPlaces::default(),
-            changed: None,
-            last_time: 0,
-            copies: [Copy::default(), Copy::default()],
-        }
-    }
 }
 
 impl Publisher {

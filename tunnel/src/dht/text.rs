@@ -57,7 +57,7 @@ impl FromStr for BytesText {
 fn parse_hex(digits: &str) -> Result<Vec<u8>, ValueError> {
     let wrong = || ValueError::new(format!("hex:{digits}: use two hex digits for each byte"));
     let digits = digits.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(wrong());
     }
     let nibble = |digit: &u8| char::from(*digit).to_digit(16).ok_or_else(wrong);
