@@ -33,7 +33,7 @@ pub struct TunConfig {
     pub mtu: u16,
     /// Try IFF_VNET_HDR with TSO/USO and checksum offload.
     pub offload: bool,
-    /// Addresses with prefix length.
+    /// Addresses with prefix length. The first one within a route is the source of what takes it.
     pub addresses: Vec<(Ipv6Addr, u8)>,
     /// Routes with prefix length (`fda0::/16`).
     pub routes: Vec<(Ipv6Addr, u8)>,
@@ -197,7 +197,10 @@ impl Tun {
         for &destination in &routes {
             netlink.route_add(&Route {
                 // With several addresses the kernel would choose by the longest match with the destination.
-                source: addresses.first().map(Prefix::address),
+                source: addresses
+                    .iter()
+                    .map(Prefix::address)
+                    .find(|address| destination.contains(*address)),
                 ..Route::to_link(destination, self.index)
             })?;
         }

@@ -3,6 +3,8 @@
 //! ```text
 //!   tunnel ──▶ overlay  the one trait that the program knows: flows in, flows out, all synchronous and in batches
 //!                 │
+//!                i2p    I2pOverlay: destinations of I2P through a router beside us
+//!                 │
 //!                net    AnodeOverlay: UDP sockets (GSO, GRO), LAN beacons' sockets, one `Node`
 //!                 │ datagrams, time
 //!               anode   Node: sans-IO; peers, paths, EPC, beacons, WHOIS, pings, datagrams, streams
@@ -17,10 +19,13 @@
 #![forbid(unsafe_code)]
 pub mod anode;
 pub mod dht;
+pub mod i2p;
+mod judge;
 pub mod net;
 pub mod overlay;
 pub mod tracker;
 pub mod turn;
 
+pub use i2p::I2pOverlay;
 pub use net::AnodeOverlay;
 pub use overlay::{Failure, Overlay, OverlayEvent, OverlaySink, StreamId};

@@ -1,5 +1,6 @@
 //! The one trait between the program and an overlay: flows in, flows out, all synchronous and in batches.
 use anode_wire::{Address, PeerId};
+use std::any::Any;
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub enum PathKind {
     Relay,
     /// Over a TURN server.
     Turn,
+    /// Through I2P's tunnels, of which the router alone knows.
+    I2p,
 }
 
 /// What an overlay has to say. Payload-carrying kinds go through [`OverlaySink`].
@@ -197,7 +200,7 @@ impl Ready {
 }
 
 /// One overlay network. All calls return at once.
-pub trait Overlay {
+pub trait Overlay: Any {
     /// The synthetic addresses it serves: prefix and length.
     fn prefix(&self) -> (Ipv6Addr, u8);
     /// This machine's own addresses in it, digit 0 first.
@@ -215,10 +218,11 @@ pub trait Overlay {
     /// The next event.
     fn poll_event(&mut self) -> Option<OverlayEvent>;
 
-    /// Opens a stream; the result comes as an event. Looking the peer up is part of it.
+    /// Opens a stream; the result comes as an event. Looking the peer up is part of it. `from` is one of `local()`.
     fn open(
         &mut self,
         now: Instant,
+        from: Ipv6Addr,
         from_port: u16,
         to: Ipv6Addr,
         to_port: u16,
@@ -262,9 +266,11 @@ pub trait Overlay {
         payload: &[u8],
     ) -> Result<(), Failure>;
     /// Sends an echo request; the answer is a `Pong` with this token. Outstanding ones are bounded and forgotten after 10 s.
+    /// `from` is one of `local()`, or none where it does not matter.
     fn ping(
         &mut self,
         now: Instant,
+        from: Option<Ipv6Addr>,
         to: Ipv6Addr,
         token: u64,
         payload: &[u8],

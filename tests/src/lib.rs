@@ -7,6 +7,7 @@
 //!   │ lab       namespaces, cables, LANs, processes, nodes; the user of the program  │
 //!   │ programs  ping, curl, ssh, iperf3, dig and the servers they talk to            │
 //!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
+//!   │ i2p       a strict I2P router of our own, and i2pd                             │
 //!   │ capture   what is on the wire, and packets that should not be                  │
 //!   │ light, sealed_light   peers of one socket and one key, for hundreds of them    │
 //!   │ matrix    pairs of sites behind NATs: what they reach, how soon, at what price   │
@@ -22,6 +23,7 @@
 pub mod bench;
 pub mod capture;
 pub mod coverage;
+pub mod i2p;
 pub mod lab;
 pub mod light;
 pub mod matrix;

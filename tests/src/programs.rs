@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Programs that tests use, with the Debian package of each.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("capsh", "libcap2-bin"),
     ("curl", "curl"),
     ("dbus-daemon", "dbus-daemon"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("ethtool", "ethtool"),
+    ("i2pd", "i2pd"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("nft", "nftables"),

@@ -16,6 +16,7 @@ mod quotes;
 mod refusals;
 mod sinks;
 
+use std::any::Any;
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -349,7 +350,7 @@ impl<A: Overlay> Adapter<A> {
         payload: &[u8],
     ) -> Result<(), Failure> {
         let overlay = self.overlays.towards(to).ok_or(Failure::NoSuchPeer)?;
-        overlay.ping(now, to, CONTROL_TOKEN | token, payload)
+        overlay.ping(now, None, to, CONTROL_TOKEN | token, payload)
     }
 
     /// Answers to [`Adapter::ping`] since the last call.
@@ -395,6 +396,14 @@ impl<A: Overlay> Adapter<A> {
     /// The first overlay, for what is particular to it.
     pub fn first(&mut self) -> &mut A {
         &mut self.overlays.first
+    }
+
+    /// Another overlay, for what is particular to it.
+    pub fn other<T: Overlay>(&mut self) -> Option<&mut T> {
+        self.overlays.others.iter_mut().find_map(|overlay| {
+            let overlay: &mut dyn Any = overlay.as_mut();
+            overlay.downcast_mut()
+        })
     }
 
     /// File descriptors of each overlay, whose readability should lead to [`Adapter::receive`].

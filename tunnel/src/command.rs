@@ -11,6 +11,7 @@ use std::time::Duration;
 use anode_platform::wake::Wake;
 use anode_routing::anode::{NetReport, Place, Registration, RelaySnapshot, Relayed};
 use anode_routing::dht::Output;
+use anode_routing::i2p;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use anode_wire::sealed::Record;
@@ -126,6 +127,8 @@ pub enum Command {
     SetPortMapping(Option<SocketAddr>),
     /// What this relay does; `None`: the node does not relay.
     Relay(Reply<Option<RelayReport>>),
+    /// Something about I2P. Where it is off, the way back is dropped.
+    I2p(I2pCommand),
     /// Every counter and gauge, named as in the metrics (`anode_rx_bytes_total`).
     Counters(Reply<Vec<(String, u64)>>),
     /// Close streams, remove the interface, end the thread.
@@ -144,6 +147,40 @@ pub enum News {
         /// Where they are.
         peers: Vec<PeerReport>,
     },
+    /// Destinations of I2P that are known, to be written to disk.
+    Destinations(Vec<i2p::Known>),
+}
+
+/// What the control side asks of the I2P overlay.
+#[derive(Debug)]
+pub enum I2pCommand {
+    /// How it stands.
+    Status(Reply<i2p::Snapshot>),
+    /// With whom it speaks.
+    Peers(Reply<Vec<i2p::PeerSnapshot>>),
+    /// A program will speak to this destination.
+    Learn {
+        /// Who.
+        hash: i2p::Hash,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// Whose address this is.
+    Known {
+        /// Of the I2P prefix.
+        address: Ipv6Addr,
+        /// `None`: nobody has told of it.
+        reply: Reply<Option<i2p::Known>>,
+    },
+    /// Who stands behind a name, or whether a destination is there.
+    Ask {
+        /// What.
+        question: i2p::Question,
+        /// The router's answer.
+        reply: Reply<Result<i2p::Destination, i2p::LookupError>>,
+    },
+    /// All that is known, for the disk.
+    Export(Reply<Vec<i2p::Known>>),
 }
 
 /// A ticket that is shown.
@@ -166,6 +203,8 @@ pub enum Target {
     Address(Address),
     /// By the synthetic IPv6, which needs a peer that holds it.
     Ipv6(Ipv6Addr),
+    /// A destination of I2P.
+    I2p(i2p::Hash),
 }
 
 /// Answer to [`Command::Status`].

@@ -1,5 +1,6 @@
 //! The configuration file: TOML, every key optional and named like its flag, unknown keys refused with their line.
 
+pub mod i2p;
 pub mod turn;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::Error;
 use crate::dht::config::DhtEntry;
@@ -69,6 +71,8 @@ pub struct Config {
     pub dht: Vec<DhtEntry>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
+    /// `[i2p]`: off when it is not there
+    pub i2p: Option<Spanned<i2p::I2p>>,
     /// `[rendezvous]`: meet peers at trackers
     pub rendezvous: Option<Rendezvous>,
     /// `[tracker]`: be one
@@ -238,6 +242,10 @@ impl Config {
         let mut config: Self =
             toml::from_str(text).map_err(|error| toml_error(&error, text, path))?;
         config.inbound.locate(text, path)?;
+        if let Some(i2p) = &mut config.i2p {
+            let span = i2p.span();
+            i2p.get_mut().locate(span, text, path)?;
+        }
         if let Some(turn) = &config.turn {
             turn.check(path)?;
         }

@@ -12,6 +12,7 @@ mod control;
 mod counters;
 mod dht;
 mod frames;
+mod i2p;
 mod interfaces;
 mod joins;
 mod vnet;
@@ -26,12 +27,13 @@ use std::time::{Duration, Instant};
 use anode_netstack::Netstack;
 use anode_platform::tun::{Tun, TunConfig, is_gone};
 use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
-use anode_routing::AnodeOverlay;
 use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
+use anode_routing::i2p::PREFIX as I2P_PREFIX;
 use anode_routing::net::{PlaceName, ServedZone, StreamConfig, StreamLimits};
 use anode_routing::overlay::{Overlay, Ready};
+use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -128,6 +130,10 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let lan = announced.map(|interface| interface.name.clone()).collect();
     let offload = tun.as_ref().is_some_and(Tun::offload);
     let mtu = settings.mtu;
+    let i2p = match settings.i2p.clone() {
+        Some(config) => Some(I2pOverlay::new(config, seed()?, now)?),
+        None => None,
+    };
     let policy = settings.policy.clone();
     let own = *settings.identity.address();
     let in_dht = settings.dht;
@@ -137,12 +143,22 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         listen: places(overlay.listen()),
         lan,
     };
+    let others: Vec<Box<dyn Overlay + Send>> =
+        i2p.into_iter().map(|i2p| Box::new(i2p) as _).collect();
+    let all = || others.iter().map(|other| other.as_ref() as &dyn Overlay);
     let netstack = Netstack::new(
         anode_netstack::Config {
             mtu,
             offload,
-            local: overlay.local(),
-            prefixes: vec![overlay.prefix()],
+            local: overlay
+                .local()
+                .into_iter()
+                .chain(all().flat_map(Overlay::local))
+                .collect(),
+            prefixes: [overlay.prefix()]
+                .into_iter()
+                .chain(all().map(Overlay::prefix))
+                .collect(),
             magic_self: vec![MAGIC_SELF],
             ..Default::default()
         },
@@ -156,7 +172,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let (handle, commands) = DataHandle::new(Arc::clone(&wake));
     let thread = DataThread {
         tun,
-        adapter: Adapter::new(netstack, overlay, Vec::new(), policy),
+        adapter: Adapter::new(netstack, overlay, others, policy),
         interfaces,
         control: Control::new(Joins::new(own, teller), dht),
         meeting: told,
@@ -185,6 +201,8 @@ fn local_addresses(settings: &Settings) -> Vec<Ipv6Addr> {
     if settings.peer_id != PeerId::ANY {
         local.push(address.ipv6(settings.peer_id));
     }
+    let destinations = settings.i2p.iter().flat_map(|i2p| &i2p.destinations);
+    local.extend(destinations.map(|one| one.keys.destination().hash().synthetic_address()));
     local
 }
 
@@ -338,7 +356,10 @@ fn create_tun(settings: &Settings, local: &[Ipv6Addr]) -> Result<Option<Tun>, Er
         mtu: settings.mtu,
         offload: true,
         addresses: local.iter().map(|address| (*address, 128)).collect(),
-        routes: vec![PREFIX],
+        routes: [Some(PREFIX), settings.i2p.as_ref().map(|_| I2P_PREFIX)]
+            .into_iter()
+            .flatten()
+            .collect(),
     };
     match &settings.interface {
         Wanted::None => Ok(None),
@@ -395,6 +416,9 @@ impl DataThread {
                 self.adapter.handle_timeout(now);
             }
             if self.readable.wake && self.obey(now) {
+                if let Some(i2p) = self.adapter.other::<I2pOverlay>() {
+                    i2p.close(now);
+                }
                 return Ok(());
             }
             self.adapter.exchange(now);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anode_platform::PlatformError;
+use anode_routing::i2p::I2pError;
 use anode_routing::net::NetError;
 
 use crate::command::CommandError;
@@ -35,6 +36,9 @@ pub enum Error {
     /// The sockets could not be had; exit status 1.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The I2P overlay could not be had; exit status 1.
+    #[error(transparent)]
+    I2p(#[from] I2pError),
     /// The machine refuses; exit status 1.
     #[error("{what}: {source}")]
     Io {

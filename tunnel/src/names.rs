@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 
+use anode_routing::i2p::{Name, is_i2p};
 use anode_wire::address::is_synthetic;
 use anode_wire::{Address, PeerId};
 
@@ -24,12 +25,17 @@ pub enum Named {
     Name(PeerName),
     /// Needs the DNS.
     Host(HostName),
+    /// `site.i2p`: needs the trust book, or the router's address book.
+    I2p(String),
 }
 
 impl std::str::FromStr for Named {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
+        if let Some(named) = i2p_name(text) {
+            return named;
+        }
         if text.contains(':') {
             return parse_ipv6(text).map(|ip| Self::Target(Target::Ipv6(ip)));
         }
@@ -56,6 +62,12 @@ impl Named {
     pub fn resolve(&self, book: &Book, given: &Given) -> Result<Target, ValueError> {
         match self {
             Self::Target(target) => Ok(*target),
+            Self::I2p(name) => match book.destinations.by_name(name) {
+                Some(known) => Ok(Target::I2p(known.hash)),
+                None => Err(ValueError::new(format!(
+                    "{name} has to be looked up by the I2P router: write the destination (….b32.i2p) here, or name it with `anode i2p add {name} B32`"
+                ))),
+            },
             Self::Host(host) => Err(ValueError::new(format!(
                 "{host}.anode has to be looked up in the DNS: write the address or a name of the trust book here"
             ))),
@@ -76,6 +88,7 @@ impl Target {
         match self {
             Self::Address(address) => address.ipv6(PeerId::ANY),
             Self::Ipv6(ip) => *ip,
+            Self::I2p(hash) => hash.synthetic_address(),
         }
     }
 
@@ -84,8 +97,25 @@ impl Target {
         match self {
             Self::Address(address) => address.to_string(),
             Self::Ipv6(ip) => ip.to_string(),
+            Self::I2p(hash) => hash.b32(),
         }
     }
+}
+
+/// What ends in `.i2p` (or `.i2p.alt`) means a destination of I2P and nothing else.
+fn i2p_name(text: &str) -> Option<Result<Named, ValueError>> {
+    let lower = text.to_ascii_lowercase();
+    let name = lower.strip_suffix('.').unwrap_or(&lower);
+    if !name.ends_with(".i2p") && !name.ends_with(".i2p.alt") {
+        return None;
+    }
+    Some(match name.parse() {
+        Ok(Name::Hash(hash)) => Ok(Named::Target(Target::I2p(hash))),
+        Ok(Name::Host(host)) => Ok(Named::I2p(host)),
+        // an encrypted lease set: only the router can tell whose it is
+        Ok(Name::Blinded(blinded)) => Ok(Named::I2p(blinded.name())),
+        Err(error) => Err(ValueError::new(error.to_string())),
+    })
 }
 
 fn parse_ipv6(text: &str) -> Result<Ipv6Addr, ValueError> {
@@ -94,11 +124,11 @@ fn parse_ipv6(text: &str) -> Result<Ipv6Addr, ValueError> {
             "{text:?} is no IPv6 address and no other name of a peer"
         ))
     })?;
-    if is_synthetic(ip) {
+    if is_synthetic(ip) || is_i2p(ip) {
         Ok(ip)
     } else {
         Err(ValueError::new(format!(
-            "{ip} is outside of the overlay, whose addresses start with fda0:"
+            "{ip} is outside of the overlay, whose addresses start with fda0: (or fda1: for I2P)"
         )))
     }
 }
@@ -281,7 +311,10 @@ mod tests {
         let bad_point = "aeaaaaaaaaaaf777777777777777777777777777777777777777777777777777";
         let cases = [
             ("2001:db8::1", "outside of the overlay"),
-            ("fda1::1", "outside of the overlay"),
+            ("fda2::1", "outside of the overlay"),
+            ("site.i2p", "looked up by the I2P router"),
+            ("a_b.i2p", "no I2P name"),
+            ("abc.b32.i2p", "does not decode"),
             ("fda0::zz", "no IPv6 address"),
             ("", "no address"),
             ("no such thing", "no address"),

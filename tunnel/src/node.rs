@@ -13,6 +13,7 @@ use anode_platform::netlink::Netlink;
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_routing::anode::{Place, Registration, RelayConfig};
+use anode_routing::i2p::{I2pConfig, Known};
 use anode_routing::net::ProxyExcept;
 use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
@@ -20,7 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
-use crate::command::{Command, DataHandle, News, PeerReport};
+use crate::command::{Command, DataHandle, I2pCommand, News, PeerReport};
 use crate::config::{ConfigSource, Security};
 use crate::control;
 use crate::control::listener::{Access, ControlSocket};
@@ -39,7 +40,7 @@ use crate::portmap::{self, Portmap};
 use crate::relay::Certificate;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{self, LockedState, learnt, registered, sessions};
+use crate::state::{self, LockedState, i2p, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
 use crate::turn;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub learnt: Vec<PeerEndpoint>,
     /// Announce on the LAN and listen there.
     pub lan: bool,
+    /// The I2P overlay.
+    pub i2p: Option<I2pConfig>,
     /// Relay for others.
     pub relay: Option<RelayConfig>,
     /// It is, or may come to be, in a DHT.
@@ -223,6 +226,7 @@ async fn live(
     let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
     let digit = plan.settings.peer_id;
     let security = plan.settings.security;
+    let i2p = plan.settings.i2p.is_some();
     let in_force = InForce {
         inbound: plan.inbound,
         policy: plan.settings.policy.clone(),
@@ -251,13 +255,14 @@ async fn live(
     keeper.save(&plan.state)?;
 
     let desk = Desk::new(&plan.book);
-    let names = Arc::new(Names::new(
+    let names = Names::new(
         Arc::new(Mutex::new(plan.book)),
         plan.dns.given,
         plan.dns.servers,
         responder.state(),
         data.clone(),
-    ));
+    );
+    let names = Arc::new(if i2p { names.with_i2p() } else { names });
     let (zone, asks) = ZoneDesk::new(&keeper);
     let (dht, dht_asks) = DhtDesk::new();
     let meet = match plan.meet {
@@ -363,6 +368,7 @@ async fn live(
         None => {
             save_learnt(&control).await;
             save_registered(&control, &mut Vec::new()).await;
+            save_destinations(&control).await;
             stop(&data, ended, signals).await
         }
     };
@@ -471,6 +477,7 @@ async fn hear(control: Arc<Control>, mut news: mpsc::Receiver<News>, mut met: Op
     while let Some(word) = news.recv().await {
         match word {
             News::Join(shown) => control.joined_by(shown).await,
+            News::Destinations(known) => keep_destinations(&control, &known),
             News::Learnt { records, peers } => {
                 if let Err(error) = sessions::save(&control.state, &records) {
                     tracing::warn!("{error}");
@@ -547,6 +554,24 @@ async fn save_learnt(control: &Control) {
         return;
     };
     keep_learnt(control, &reports);
+}
+
+async fn save_destinations(control: &Control) {
+    if !control.names.has_i2p() {
+        return;
+    }
+    let ask = control
+        .data
+        .ask(|reply| Command::I2p(I2pCommand::Export(reply)));
+    if let Ok(Ok(known)) = tokio::time::timeout(STOP_TIMEOUT, ask).await {
+        keep_destinations(control, &known);
+    }
+}
+
+fn keep_destinations(control: &Control, known: &[Known]) {
+    if let Err(error) = i2p::save(&control.state, known) {
+        tracing::warn!("{error}");
+    }
 }
 
 fn keep_learnt(control: &Control, reports: &[PeerReport]) {

@@ -17,6 +17,7 @@ mod rule;
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
+use anode_routing::i2p::Hash;
 use anode_wire::PeerId;
 use anode_wire::address::split_digit;
 
@@ -31,6 +32,9 @@ pub use rule::{Protocol, Rule, RuleText, What, Who, WhoText, carried};
 
 /// Somebody whom no rule names, for `anode policy check any …`.
 pub const A_STRANGER: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+
+/// The same, for `anode policy check any-i2p …`.
+pub const I2P_STRANGER: Ipv6Addr = Ipv6Addr::new(0xfda1, 0, 0, 0, 0, 0, 0, 0);
 
 /// What happens to what nobody let in: `[inbound] default`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
@@ -86,6 +90,8 @@ pub struct Policy {
     pub allow: Vec<Rule>,
     /// Peers that may do anything (synthetic addresses with digit 0).
     pub trusted: HashSet<Ipv6Addr>,
+    /// Destinations of I2P on which all this rests: their addresses belong to nobody else.
+    pub destinations: Vec<Hash>,
     /// The names of `[names]`, for questions.
     pub names: Given,
 }
@@ -163,6 +169,8 @@ impl Policy {
             });
             rules.collect()
         };
+        let trusted = book.destinations.iter().filter(|one| one.trusted);
+        let lines = inbound.allow.iter().chain(&inbound.deny);
         let policy = Policy {
             otherwise: inbound.default,
             deny: resolve(&inbound.deny, &before.deny),
@@ -171,6 +179,11 @@ impl Policy {
                 .entries()
                 .iter()
                 .map(|entry| entry.address.ipv6(PeerId::ANY))
+                .chain(trusted.map(|one| one.hash.synthetic_address()))
+                .collect(),
+            destinations: lines
+                .filter_map(|line| line.rule.destination(book, &inbound.names))
+                .chain(book.destinations.iter().map(|one| one.hash))
                 .collect(),
             names: inbound.names.clone(),
         };
@@ -230,6 +243,7 @@ mod tests {
             ],
             trusted: HashSet::from([a, c]),
             names: Given::default(),
+            ..Policy::default()
         };
         let cases = [
             (a, Protocol::Tcp, 1, Verdict::Allow),

@@ -1,16 +1,22 @@
 //! One connection to a router with one session on it: handshake, lease sets, sending, lookups (i2cp.md §2.4, §2.5).
-use crate::codec::Mapping;
+mod event;
+mod idle;
+mod leases;
+mod lookup;
+
+pub use event::{CloseReason, Counters, Credentials, Event, Phase};
+pub use lookup::{Found, LookupError, LookupId};
+
 use crate::destination::Destination;
-use crate::encrypted::{ENCRYPTED, Encryption};
 use crate::error::{Error, Result};
 use crate::keys::{LocalDestination, x25519_public};
-use crate::lease_set::{LeaseSet, MOST_LEASES, STANDARD};
 use crate::message::{
-    self as wire, BandwidthLimits, Delivery, Frames, FromRouter, Lease, MessageStatus, Query,
-    SessionId, SessionState,
+    self as wire, Delivery, Frames, FromRouter, Lease, MessageStatus, SessionId, SessionState,
 };
-use crate::options::{LeaseSetKind, SessionOptions};
+use crate::options::SessionOptions;
 use crate::time::Now;
+use idle::Tunnels;
+use lookup::Lookup;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,180 +24,14 @@ use zeroize::Zeroizing;
 
 /// Most bytes that wait for the socket before sending is refused.
 const MOST_QUEUED: usize = 1024 * 1024;
-/// Most lookups that wait for an answer.
-const MOST_LOOKUPS: usize = 256;
-/// What a router is given for one lookup; less than 10 s is not allowed.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(45);
-/// After that a silent router has failed to answer a lookup.
-const LOOKUP_GRACE: Duration = Duration::from_secs(5);
+/// What waits for the socket before streams make more: what lies here is old when it leaves, and delays what is urgent.
+const ENOUGH_QUEUED: usize = 128 * 1024;
 /// How long SetDate and SessionStatus may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the first tunnels may take: at least five minutes.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(330);
-/// i2pd publishes a lease set only if an outbound tunnel exists at that moment, and does not try again (i2cp.md
-/// §2.11): the first one is sent once more after this.
-const REPUBLISH_AFTER: Duration = Duration::from_secs(5);
 /// How long a router may take to answer DestroySession.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// User and password for the router (I33).
-#[derive(Clone)]
-pub struct Credentials {
-    /// User.
-    pub user: String,
-    /// Password.
-    pub password: Zeroizing<String>,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Credentials({}, …)", self.user)
-    }
-}
-
-/// Names one lookup.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct LookupId(u32);
-
-/// Why a lookup found nothing (i2cp.md §2.4).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum LookupError {
-    /// 1: unknown, or offline.
-    #[error("not found")]
-    NotFound,
-    /// 2 to 4: an encrypted lease set needs more.
-    #[error("its lease set is encrypted and needs a password or key")]
-    NeedsSecret,
-    /// 5
-    #[error("its lease set could not be decrypted")]
-    Decryption,
-    /// 6
-    #[error("its lease set was not found: it is offline")]
-    Offline,
-    /// 7
-    #[error("the router cannot look this up")]
-    Unsupported,
-    /// Another code.
-    #[error("failed with code {0}")]
-    Other(u8),
-    /// The router answered with another destination than the one whose hash was asked for.
-    #[error("the router answered with a wrong destination")]
-    Mismatch,
-    /// No answer.
-    #[error("the router did not answer")]
-    TimedOut,
-    /// The session ended before the answer.
-    #[error("the session ended")]
-    Closed,
-}
-
-/// Why the connection is over.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum CloseReason {
-    /// We closed.
-    #[error("closed")]
-    Local,
-    /// I46
-    #[error("closed because it was idle")]
-    Idle,
-    /// The socket is gone.
-    #[error("the connection to the router broke")]
-    ConnectionLost,
-    /// The router said so, in its words.
-    #[error("the router closed the session: {0}")]
-    Disconnected(String),
-    /// The router takes no such user and password: trying again is of no use.
-    #[error("the router refuses the user or password: {0}")]
-    Unauthorised(String),
-    /// SessionStatus 0.
-    #[error("the router destroyed the session")]
-    Destroyed,
-    /// SessionStatus 3: bad signature, clock off, or the destination is in use on this router.
-    #[error("the router calls the session invalid (is this destination in use already?)")]
-    Invalid,
-    /// SessionStatus 4.
-    #[error("the router refused the session")]
-    Refused,
-    /// The handshake took too long.
-    #[error("the router did not answer {0}")]
-    TimedOut(&'static str),
-    /// The router does not keep to the protocol.
-    #[error("the router broke the protocol: {0}")]
-    Protocol(Error),
-}
-
-impl CloseReason {
-    /// Trying again without a change of the configuration is of no use.
-    pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Unauthorised(_))
-    }
-}
-
-/// What happened.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// Tunnels are up and the first lease set went out: send, look up, accept (I15).
-    Ready,
-    /// A gzip payload arrived.
-    Payload(Vec<u8>),
-    /// The fate of a message that was sent with this nonce.
-    Status(u32, MessageStatus),
-    /// A lookup has ended.
-    Lookup(LookupId, std::result::Result<Found, LookupError>),
-    /// The router's rates.
-    BandwidthLimits(BandwidthLimits),
-    /// The router took the changed options.
-    Reconfigured,
-    /// The connection is over. Nothing follows.
-    Closed(CloseReason),
-}
-
-/// What a lookup found.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
-    /// It hashes to what was asked for, if a hash was.
-    pub destination: Destination,
-    /// The options of its lease set, if they were asked for (I57).
-    pub options: Mapping,
-}
-
-/// Counts since the connection began.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Counters {
-    /// Messages from the router.
-    pub received: u64,
-    /// Payloads from the network.
-    pub payloads: u64,
-    /// Payloads to the network.
-    pub sent: u64,
-    /// Messages not sent because the socket does not keep up.
-    pub queue_full: u64,
-    /// Messages of types that mean nothing here.
-    pub unknown: u64,
-    /// Messages for another session than ours: dropped.
-    pub foreign_session: u64,
-    /// Messages that do not fit the state: dropped.
-    pub misplaced: u64,
-    /// Lease requests without a usable lease: not answered.
-    pub bad_lease_requests: u64,
-    /// Answers to lookups that are not (or no longer) open: dropped.
-    pub unasked_replies: u64,
-    /// Lease sets signed.
-    pub lease_sets: u64,
-}
-
-/// What is known of a session for people to see.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
-    /// Handshake.
-    Connecting,
-    /// The session exists, its tunnels do not yet.
-    Building,
-    /// Usable.
-    Ready,
-    /// Over, or about to be.
-    Closed,
-}
 
 #[derive(Debug)]
 enum State {
@@ -219,19 +59,6 @@ enum State {
     Closed,
 }
 
-/// How the tunnels of a session that may idle stand (I47).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Tunnels {
-    Full,
-    Reduced,
-}
-
-#[derive(Debug)]
-struct Lookup {
-    query: Query,
-    until: Instant,
-}
-
 /// One connection with one session. It sends when told, never by itself beyond what the protocol asks for.
 #[derive(Debug)]
 pub struct Client {
@@ -250,7 +77,8 @@ pub struct Client {
     next_lookup: u32,
     leases: Vec<Lease>,
     published_s: u32,
-    republish: Option<Instant>,
+    /// When the first lease set is sent again, the last of these times first.
+    republish: Vec<Instant>,
     last_traffic: Instant,
     tunnels: Tunnels,
     /// What encrypts lease sets of type 5.
@@ -292,7 +120,7 @@ impl Client {
             next_lookup: 1,
             leases: Vec::new(),
             published_s: 0,
-            republish: None,
+            republish: Vec::new(),
             last_traffic: now.instant,
             tunnels: Tunnels::Full,
             random: rand::SeedableRng::from_seed(seed),
@@ -361,17 +189,10 @@ impl Client {
             State::Closed => return None,
         };
         let lookup = self.lookups.values().map(|lookup| lookup.until).min();
-        [state, lookup, self.republish].into_iter().flatten().min()
-    }
-
-    fn idle_deadline(&self) -> Option<Instant> {
-        let close = self.options.close_on_idle;
-        let reduce = match self.tunnels {
-            Tunnels::Full => self.options.reduce_on_idle.map(|reduce| reduce.after),
-            Tunnels::Reduced => None,
-        };
-        let idle = [close, reduce].into_iter().flatten().min()?;
-        Some(self.last_traffic + idle)
+        [state, lookup, self.republish.last().copied()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
@@ -393,60 +214,12 @@ impl Client {
             }
             _ => {}
         }
-        let expired: Vec<u32> = self
-            .lookups
-            .iter()
-            .filter(|(_, lookup)| due(&lookup.until))
-            .map(|(&id, _)| id)
-            .collect();
-        for id in expired {
-            self.lookups.remove(&id);
-            let event = Event::Lookup(LookupId(id), Err(LookupError::TimedOut));
-            self.events.push_back(event);
-        }
+        self.give_up_lookups(now);
         if let State::Ready { session } = self.state {
-            if self.republish.as_ref().is_some_and(due) {
-                self.republish = None;
+            if self.republish.pop_if(|at| due(at)).is_some() {
                 self.publish(session, now);
             }
             self.idle(session, now);
-        }
-    }
-
-    fn idle(&mut self, session: SessionId, now: Now) {
-        let idle = now.instant.saturating_duration_since(self.last_traffic);
-        if self
-            .options
-            .close_on_idle
-            .is_some_and(|after| idle >= after)
-        {
-            return self.close_for(CloseReason::Idle, now);
-        }
-        if let Some(reduce) = self.options.reduce_on_idle
-            && self.tunnels == Tunnels::Full
-            && idle >= reduce.after
-        {
-            self.tunnels = Tunnels::Reduced;
-            let options = SessionOptions::reduced_config(reduce.quantity);
-            self.send_config(session, options, now);
-        }
-    }
-
-    /// A message went in or out: the session is not idle, and gets its tunnels back (I47).
-    fn traffic(&mut self, session: SessionId, now: Now) {
-        self.last_traffic = now.instant;
-        if self.tunnels == Tunnels::Reduced {
-            self.tunnels = Tunnels::Full;
-            self.send_config(session, self.options.restored_config(), now);
-        }
-    }
-
-    fn send_config(&mut self, session: SessionId, options: Result<Mapping>, now: Now) {
-        // these mappings are a few short pairs: they always fit
-        if let Ok(options) = options {
-            let date = self.router_ms(now);
-            let message = wire::reconfigure_session(session, &self.keys, &options, date);
-            self.push(Zeroizing::new(message));
         }
     }
 
@@ -475,9 +248,9 @@ impl Client {
         self.counters
     }
 
-    /// Whether another message would be taken.
+    /// Whether streams should go on: the socket keeps up.
     pub fn has_room(&self) -> bool {
-        matches!(self.state, State::Ready { .. }) && self.queued < MOST_QUEUED
+        matches!(self.state, State::Ready { .. }) && self.queued < ENOUGH_QUEUED
     }
 
     /// Sends a gzip payload. `ttl` is how long it is worth something.
@@ -523,36 +296,6 @@ impl Client {
             session, to, payload, how,
         )));
         Ok(())
-    }
-
-    /// Looks a destination up; with its lease set's options if `with_options` (Java routers since 0.9.66 only).
-    ///
-    /// # Errors
-    /// [`Error::NotReady`]: i2pd answers "not found" before it is. [`Error::Full`], [`Error::TooLong`].
-    pub fn lookup(&mut self, query: Query, with_options: bool, now: Now) -> Result<LookupId> {
-        let State::Ready { session } = self.state else {
-            return Err(Error::NotReady);
-        };
-        if self.lookups.len() >= MOST_LOOKUPS || self.queued >= MOST_QUEUED {
-            return Err(Error::Full("the table of lookups"));
-        }
-        if let Query::Name(name) = &query
-            && name.len() > 255
-        {
-            return Err(Error::TooLong {
-                what: "a name",
-                length: name.len(),
-                limit: 255,
-            });
-        }
-        let id = self.next_lookup;
-        self.next_lookup = self.next_lookup.wrapping_add(1);
-        let timeout = LOOKUP_TIMEOUT.as_millis() as u32;
-        let message = wire::host_lookup(session, id, timeout, &query, with_options);
-        self.push(Zeroizing::new(message));
-        let until = now.instant + LOOKUP_TIMEOUT + LOOKUP_GRACE;
-        self.lookups.insert(id, Lookup { query, until });
-        Ok(LookupId(id))
     }
 
     /// Asks for the router's rates.
@@ -617,13 +360,6 @@ impl Client {
         self.out.push_back(bytes);
     }
 
-    fn drop_lookups(&mut self) {
-        for (id, _) in self.lookups.drain() {
-            let event = Event::Lookup(LookupId(id), Err(LookupError::Closed));
-            self.events.push_back(event);
-        }
-    }
-
     /// The connection is over; `say_so` tells the router why.
     fn fail(&mut self, reason: CloseReason, say_so: bool) {
         if matches!(self.state, State::Closed) {
@@ -638,7 +374,7 @@ impl Client {
         }
         self.state = State::Closed;
         self.frames = Frames::default();
-        self.republish = None;
+        self.republish.clear();
         self.drop_lookups();
         self.events.push_back(Event::Closed(reason));
     }
@@ -730,76 +466,6 @@ impl Client {
         }
     }
 
-    /// I13, I14: every request is answered, at once; without an answer the router ends the session.
-    fn lease_request(&mut self, session: SessionId, mut leases: Vec<Lease>, now: Now) {
-        let own = match self.state {
-            State::Building { session, .. } | State::Ready { session } => session,
-            _ => {
-                self.counters.misplaced += 1;
-                return;
-            }
-        };
-        if own != session {
-            self.counters.foreign_session += 1;
-            return;
-        }
-        let router_ms = self.router_ms(now);
-        leases.retain(|lease| lease.end_ms > router_ms);
-        leases.truncate(MOST_LEASES);
-        if leases.is_empty() {
-            self.counters.bad_lease_requests += 1;
-            return;
-        }
-        self.leases = leases;
-        self.publish(session, now);
-        if matches!(self.state, State::Building { .. }) {
-            self.state = State::Ready { session };
-            self.last_traffic = now.instant;
-            self.republish = Some(now.instant + REPUBLISH_AFTER);
-            self.events.push_back(Event::Ready);
-        }
-    }
-
-    /// Signs the current leases and sends them. Each set is at least a second younger than the one before.
-    fn publish(&mut self, session: SessionId, now: Now) {
-        let router_ms = self.router_ms(now);
-        self.leases.retain(|lease| lease.end_ms > router_ms);
-        if self.leases.is_empty() {
-            return;
-        }
-        let now_s = u32::try_from(router_ms / 1000).unwrap_or(u32::MAX);
-        self.published_s = now_s.max(self.published_s.saturating_add(1));
-        let encrypted = self.options.lease_set == LeaseSetKind::Encrypted;
-        let set = LeaseSet {
-            keys: &self.keys,
-            encryption: &self.encryption.0,
-            published_s: self.published_s,
-            unpublished: self.options.unpublished,
-            blinded: encrypted,
-            options: &self.options.lease_set_options,
-            leases: &self.leases,
-        };
-        let mut bytes = set.signed();
-        let mut kind = STANDARD;
-        if encrypted {
-            kind = ENCRYPTED;
-            bytes = Encryption {
-                keys: &self.keys,
-                secret: &self.options.secret,
-                auth: &self.options.client_auth,
-                day_ms: router_ms,
-                published_s: self.published_s,
-                lifetime_s: set.lifetime_s(),
-                unpublished: self.options.unpublished,
-            }
-            .encrypt(&bytes, &mut self.random);
-        }
-        let private = &self.encryption.1;
-        let message = wire::create_lease_set(session, kind, &bytes, private);
-        self.counters.lease_sets += 1;
-        self.push(Zeroizing::new(message));
-    }
-
     fn payload(&mut self, session: SessionId, message: u32, payload: &[u8], now: Now) {
         let State::Ready { session: own } = self.state else {
             self.counters.misplaced += 1;
@@ -838,34 +504,6 @@ impl Client {
         } else {
             self.counters.queue_full += 1;
         }
-    }
-
-    fn host_reply(
-        &mut self,
-        request: u32,
-        answer: std::result::Result<(Destination, Mapping), u8>,
-    ) {
-        let Some(lookup) = self.lookups.remove(&request) else {
-            self.counters.unasked_replies += 1;
-            return;
-        };
-        let result = match (answer, lookup.query) {
-            (Ok((destination, _)), Query::Hash(hash)) if destination.hash() != hash => {
-                Err(LookupError::Mismatch)
-            }
-            (Ok((destination, options)), _) => Ok(Found {
-                destination,
-                options,
-            }),
-            (Err(1), _) => Err(LookupError::NotFound),
-            (Err(2..=4), _) => Err(LookupError::NeedsSecret),
-            (Err(5), _) => Err(LookupError::Decryption),
-            (Err(6), _) => Err(LookupError::Offline),
-            (Err(7), _) => Err(LookupError::Unsupported),
-            (Err(code), _) => Err(LookupError::Other(code)),
-        };
-        self.events
-            .push_back(Event::Lookup(LookupId(request), result));
     }
 
     fn disconnected(&mut self, text: &str) {

@@ -237,15 +237,17 @@ impl RawAnswers {
         self.pairs.insert((local, remote), (to, now));
     }
 
+    /// To whom we sent last on a pair of ports, within two minutes.
+    pub fn holder(&self, local: u16, remote: u16, now: Instant) -> Option<Hash> {
+        let (hash, at) = self.pairs.get(&(local, remote))?;
+        (now.saturating_duration_since(*at) < RAW_LIFE).then_some(*hash)
+    }
+
     /// Who must have sent a raw datagram from `remote` to our port `local`; `None`: drop it.
     pub fn sender(&mut self, local: u16, remote: u16, now: Instant) -> Option<Hash> {
-        match self.pairs.get(&(local, remote)) {
-            Some((hash, at)) if now.saturating_duration_since(*at) < RAW_LIFE => Some(*hash),
-            _ => {
-                self.refused += 1;
-                None
-            }
-        }
+        let holder = self.holder(local, remote, now);
+        self.refused += u64::from(holder.is_none());
+        holder
     }
 }
 

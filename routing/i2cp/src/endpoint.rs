@@ -198,6 +198,11 @@ impl Endpoint {
         &mut self.streams
     }
 
+    /// Bytes that a stream would take now.
+    pub fn stream_room(&self, stream: streaming::StreamId) -> usize {
+        self.streams.room(stream)
+    }
+
     /// The session: lookups, reconfiguration, closing, what it counts.
     pub fn client(&mut self) -> &mut Client {
         &mut self.client

@@ -624,6 +624,7 @@ impl Overlay for AnodeOverlay {
     fn open(
         &mut self,
         now: Instant,
+        _from: Ipv6Addr,
         from_port: u16,
         to: Ipv6Addr,
         to_port: u16,
@@ -691,6 +692,7 @@ impl Overlay for AnodeOverlay {
     fn ping(
         &mut self,
         now: Instant,
+        _from: Option<Ipv6Addr>,
         to: Ipv6Addr,
         token: u64,
         payload: &[u8],

@@ -116,7 +116,7 @@ impl Pair {
     fn ping(&mut self, token: u64) -> Duration {
         let begin = Instant::now();
         let to = ip(&self.b);
-        self.a.ping(begin, to, token, b"ping").unwrap();
+        self.a.ping(begin, None, to, token, b"ping").unwrap();
         self.until("the pong", |pair| {
             pair.events.0.iter().find_map(|event| match event {
                 OverlayEvent::Pong { token: known, .. } if *known == token => Some(()),
@@ -172,7 +172,7 @@ fn ping_and_datagram_cross_loopback_over_both_families() {
         let mut pair = Pair::new(listen);
         let (from, to) = (ip(&pair.a), ip(&pair.b));
         pair.a
-            .ping(Instant::now(), to, 7, b"over real sockets")
+            .ping(Instant::now(), None, to, 7, b"over real sockets")
             .unwrap();
         let rtt = pair.until("the pong", |pair| {
             pair.events.0.iter().find_map(|event| match event {
@@ -261,7 +261,7 @@ fn a_proxy_that_only_connects_is_enough() {
     let refusing = Proxy::start(403);
     let mut pair = Pair::through(Transport::Tls, Some(refusing.address), Security::default());
     let to = ip(&pair.b);
-    pair.a.ping(Instant::now(), to, 1, b"ping").unwrap();
+    pair.a.ping(Instant::now(), None, to, 1, b"ping").unwrap();
     let failed = pair.until("the failure", |pair| {
         pair.events.0.iter().find_map(|event| match event {
             OverlayEvent::PingFailed { failure, .. } => Some(*failure),
@@ -374,7 +374,7 @@ fn a_restarted_listener_is_found_again() {
     // What was on its way is lost, as datagrams are; what is sent a moment later is not.
     let begin = Instant::now();
     let to = ip(&pair.b);
-    pair.a.ping(begin, to, 2, b"lost").unwrap();
+    pair.a.ping(begin, None, to, 2, b"lost").unwrap();
     let again = pair.until("the connection", |pair| {
         let proven = |overlay: &AnodeOverlay| overlay.peers()[0].paths.iter().any(|p| p.proven);
         let renewed = pair.a.counters().paths_lost > 0;
@@ -413,7 +413,8 @@ fn transfer(pair: &mut Pair, len: usize) {
             .to_be_bytes()[0]
     };
     let to = ip(&pair.b);
-    let stream = pair.a.open(Instant::now(), 40_000, to, 80).unwrap();
+    let from = ip(&pair.a);
+    let stream = pair.a.open(Instant::now(), from, 40_000, to, 80).unwrap();
     let (mut written, mut read, mut opened, begin) = (0, 0, false, Instant::now());
     pair.until("the transfer", |pair| {
         let now = Instant::now();

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::judge::{Judge, Judged};
 use dimpl::{Config as DtlsConfig, Dtls, DtlsCertificate};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
@@ -12,8 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore, ServerConfig,
-    ServerConnection, SignatureScheme,
+    ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
 };
 use std::time::Instant;
 use x509_cert::der::Decode as _;
@@ -138,7 +138,7 @@ impl ServerCertificate {
 #[derive(Clone)]
 pub struct Authorities {
     tls: Arc<ClientConfig>,
-    verifier: Arc<Verifier>,
+    verifier: Arc<Judged<Verifier>>,
 }
 
 impl Authorities {
@@ -179,7 +179,10 @@ impl Authorities {
     ) -> Result<Self, CertificateError> {
         let chains =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
-        let verifier = Arc::new(Verifier { chains, pinned });
+        let verifier = Arc::new(Judged {
+            judge: Verifier { chains, pinned },
+            provider: provider(),
+        });
         let shared: Arc<dyn ServerCertVerifier> = Arc::clone(&verifier) as _;
         let mut tls = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
@@ -219,8 +222,8 @@ struct Verifier {
     pinned: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
+impl Judge for Verifier {
+    fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -235,28 +238,6 @@ impl ServerCertVerifier for Verifier {
         }
         self.chains
             .verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains.verify_tls12_signature(message, cert, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains.verify_tls13_signature(message, cert, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
     }
 }
 

@@ -247,8 +247,11 @@ pub fn is_synthetic(ip: Ipv6Addr) -> bool {
     ip.octets()[..2] == SYNTHETIC_PREFIX
 }
 
-/// `ip` with peer digit 0, and its digit.
+/// `ip` with peer digit 0, and its digit. Addresses of other overlays have none: all their digits name the peer.
 pub fn split_digit(ip: Ipv6Addr) -> (Ipv6Addr, PeerId) {
+    if !is_synthetic(ip) {
+        return (ip, PeerId::ANY);
+    }
     let mut octets = ip.octets();
     let digit = PeerId::from_nibble(octets[15]);
     octets[15] &= 0xf0;

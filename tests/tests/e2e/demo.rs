@@ -30,7 +30,7 @@ fn the_demo_does_the_main_job_and_leaves_nothing() {
     assert_eq!(report["ok"], true, "{report}");
     let steps = report["steps"].as_array().expect("a list");
     for name in [
-        "nat", "relay", "anode up", "meet", "ping", "http", "udp", "relayed",
+        "nat", "relay", "anode up", "meet", "direct", "ping", "http", "udp", "relayed",
     ] {
         let found = steps.iter().find(|step| step["name"] == name);
         assert!(
@@ -44,10 +44,11 @@ fn the_demo_does_the_main_job_and_leaves_nothing() {
             .and_then(|step| step["detail"].as_str())
             .expect("a text")
     };
-    // Each of the two has an address of its own NAT outside, and the file went through the relay.
+    // Each of the two has an address of its own NAT outside, and they met over the relay.
     assert!(told("relayed").contains("203.0.113.1:"), "{report}");
     assert!(told("relayed").contains("203.0.113.2:"), "{report}");
-    assert!(told("meet").contains("203.0.113.10:8737"), "{report}");
+    // The first answer may already come past the relay.
+    assert!(told("direct").contains("203.0.113.2:"), "{report}");
     assert_eq!(traces(&ns), before, "it removed all that it made");
 }
 

@@ -13,6 +13,8 @@ mod dht;
 mod direct;
 mod extended_trackers;
 mod harness;
+mod i2p;
+mod i2p_lab;
 mod large;
 mod named_peer;
 mod names;

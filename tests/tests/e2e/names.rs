@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Where a node answers unless it is told otherwise.
-const RESPONDER: &str = "127.8.7.37";
+pub const RESPONDER: &str = "127.8.7.37";
 
 /// The C library as if the machine had this resolv.conf: `WORDS…` runs the rest of a command so.
-struct Resolving {
+pub struct Resolving {
     words: Vec<String>,
 }
 
 impl Resolving {
-    fn with(lab: &Lab, name: &str, resolv_conf: &str) -> Self {
+    pub fn with(lab: &Lab, name: &str, resolv_conf: &str) -> Self {
         let file = |kind: &str, text: &str| {
             let path = lab.directory().join(format!("{name}-{kind}"));
             std::fs::write(&path, text).expect("a file");
@@ -44,7 +44,7 @@ impl Resolving {
         made
     }
 
-    fn run(&self, host: &Host, program: &str, arguments: &[&str]) -> Done {
+    pub fn run(&self, host: &Host, program: &str, arguments: &[&str]) -> Done {
         host.finish(self.command(program, arguments), LIMIT)
     }
 
@@ -58,7 +58,7 @@ fn ping(resolving: &Resolving, host: &Host, name: &str) -> Done {
     resolving.run(host, "ping", &["-c", "1", "-W", "5", name])
 }
 
-fn curl(resolving: &Resolving, host: &Host, url: &str) -> Done {
+pub fn curl(resolving: &Resolving, host: &Host, url: &str) -> Done {
     let arguments = [
         "--silent",
         "--show-error",
@@ -73,7 +73,7 @@ fn curl(resolving: &Resolving, host: &Host, url: &str) -> Done {
 }
 
 /// The status and the records of `dig`'s answer.
-fn dig(host: &Host, arguments: &[&str]) -> (String, Vec<String>) {
+pub fn dig(host: &Host, arguments: &[&str]) -> (String, Vec<String>) {
     let server = format!("@{RESPONDER}");
     let mut asked = command(programs::need("dig"));
     asked

@@ -480,16 +480,6 @@ fn mangle(
 #[test]
 fn a_relay_that_drops_reorders_and_alters_costs_time_and_nothing_else() {
     // A28, S27
-    let Some(scene) = Scene::new(1, |host| format!("{}:8737", host.v4())) else {
-        return;
-    };
-    let _alone = heavy();
-    let host = &scene.hosts[0];
-    let at = |port: u16| format!("{}:{port}", host.v4());
-    let relay = Node::on(host, scene.lab.directory(), "relay")
-        .relay()
-        .args(&["--listen", &at(9737)])
-        .start();
     for (what, mischief) in [
         (
             "drops a packet in 20",
@@ -513,6 +503,16 @@ fn a_relay_that_drops_reorders_and_alters_costs_time_and_nothing_else() {
             },
         ),
     ] {
+        let Some(scene) = Scene::new(1, |host| format!("{}:8737", host.v4())) else {
+            return;
+        };
+        let _alone = heavy();
+        let host = &scene.hosts[0];
+        let at = |port: u16| format!("{}:{port}", host.v4());
+        let relay = Node::on(host, scene.lab.directory(), "relay")
+            .relay()
+            .args(&["--listen", &at(9737)])
+            .start();
         let _mangler = Mangler::start(host, 8737, 9737, mischief);
         let (a, b) = named_pair(&scene, &relay, &at(8737));
         first(&format!("a relay that {what}"), &a, &b, SOON);
@@ -522,9 +522,6 @@ fn a_relay_that_drops_reorders_and_alters_costs_time_and_nothing_else() {
         let took = begin.elapsed();
         println!("a relay that {what}: 2 MB, every byte right, in {took:?}");
         assert!(took < Duration::from_secs(30), "{what}: {took:?}");
-        for node in [&a, &b] {
-            fs::remove_dir_all(node.state()).expect("another pair comes");
-        }
     }
 }
 

@@ -193,7 +193,7 @@ impl Bridges {
         };
         match overlays
             .get(overlay)
-            .open(now, from.port(), *to.ip(), to.port())
+            .open(now, *from.ip(), from.port(), *to.ip(), to.port())
         {
             Ok(stream) => self.insert(
                 Ends {

@@ -76,7 +76,7 @@ impl<A: Overlay> Sink for FromOs<'_, A> {
         );
         let message = self.echoes.message(id, sequence, payload);
         let sent = match self.overlays.towards(to) {
-            Some(overlay) => overlay.ping(self.now, to, token, message),
+            Some(overlay) => overlay.ping(self.now, Some(from), to, token, message),
             None => Err(Failure::NoSuchPeer),
         };
         if let Err(failure) = sent {

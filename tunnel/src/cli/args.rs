@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anode_routing::i2p::Hash;
+use anode_wire::Address;
 use anode_wire::zonefile::{
     MAX_TTL, MIN_TTL, TurnServer, ZoneKey, dht_config_url, dht_name, relay_host, tracker_url,
 };
@@ -12,6 +14,7 @@ use crate::control::api::TICKET_LIFETIME_MAX_S;
 use crate::dht::config::OverlayName;
 use crate::dht::text::KindText;
 use crate::named::PeerText;
+use crate::state::destinations::{B32, I2pHost};
 use crate::tracker::{HashText, UrlText};
 use crate::value::{
     AddressText, InterfaceName, Listen, Mtu, PeerDigit, PeerName, ValueError, ZoneText,
@@ -85,6 +88,9 @@ pub enum Command {
     /// Who may reach this machine
     #[command(subcommand)]
     Policy(Policy),
+    /// Destinations of I2P
+    #[command(subcommand)]
+    I2p(I2p),
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
@@ -312,8 +318,8 @@ pub struct InOverlay {
 
 #[derive(Args, Debug)]
 pub struct Trust {
-    /// The peer's address, as `anode address` prints it there
-    pub address: AddressText,
+    /// The peer's address, as `anode address` prints it there, or a destination of I2P (….b32.i2p)
+    pub address: Trustee,
     /// What to call it here
     pub name: Option<PeerName>,
 }
@@ -345,6 +351,25 @@ pub enum Policy {
     Check(Question),
     /// Make the running node read [inbound] again; SIGHUP does the same
     Reload,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum I2p {
+    /// The router, and this machine's destinations
+    Status,
+    /// Name a destination, for programs and rules of this machine
+    Add {
+        /// What to call it: site or site.i2p
+        name: I2pHost,
+        /// The destination: 52 characters and .b32.i2p
+        b32: B32,
+    },
+    /// Ask the router for a destination
+    Lookup {
+        /// ….b32.i2p or site.i2p
+        #[arg(value_name = "X")]
+        target: String,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -575,6 +600,24 @@ pub enum DemoTool {
         /// How many
         count: u32,
     },
+}
+
+/// Whom people can trust.
+#[derive(Clone, Copy, Debug)]
+pub enum Trustee {
+    Peer(Address),
+    I2p(Hash),
+}
+
+impl std::str::FromStr for Trustee {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text.to_ascii_lowercase().contains(".i2p") {
+            true => text.parse().map(|B32(hash)| Self::I2p(hash)),
+            false => text.parse().map(|AddressText(address)| Self::Peer(address)),
+        }
+    }
 }
 
 fn seconds(

@@ -3,6 +3,7 @@
 mod args;
 mod dht;
 mod doctor;
+mod i2p;
 mod identity;
 mod netcheck;
 mod paths;
@@ -78,6 +79,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Invite(flags) => tickets::invite(common, &flags),
         Command::Join(flags) => tickets::join(common, &flags),
         Command::Policy(action) => policy::run(common, action),
+        Command::I2p(action) => i2p::run(common, action),
         Command::Zone(action) => zone::run(common, action),
         Command::Dht(action) => dht::run(common, action),
         Command::Netcheck => netcheck::run(common),

@@ -181,7 +181,7 @@ pub(super) fn request(common: &Common, text: &str) -> Result<TargetRequest, Erro
         // Another node (the service's) may know a name that this directory does not.
         Err(_) if block_on(common.client()).is_ok() => text.to_owned(),
         // Without a node there is nobody to ask, and that is what is wrong.
-        Err(_) if matches!(named, Named::Host(_)) => text.to_owned(),
+        Err(_) if matches!(named, Named::Host(_) | Named::I2p(_)) => text.to_owned(),
         Err(error) => return Err(error),
     };
     Ok(TargetRequest { target })
@@ -191,7 +191,7 @@ pub(super) fn request(common: &Common, text: &str) -> Result<TargetRequest, Erro
 fn local(common: &Common, named: &Named) -> Result<Target, Error> {
     let (book, given) = match named {
         Named::Target(_) | Named::Host(_) => (Book::default(), Given::default()),
-        Named::Name(_) => {
+        Named::Name(_) | Named::I2p(_) => {
             let dir = common.dir()?;
             let given = Given::others(common.config(&dir)?.given_names());
             (Book::load(&dir)?, given)

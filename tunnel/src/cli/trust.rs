@@ -1,11 +1,13 @@
 //! `anode trust`, `anode distrust`: by the running node, or straight in the book when none runs.
 
+use anode_routing::i2p::Hash;
 use anode_wire::Address;
 
-use super::args::{Common, Trust};
+use super::args::{Common, Trust, Trustee};
 use super::{Done, block_on};
 use crate::Error;
 use crate::control::api::{TargetRequest, TrustRequest, Trusted};
+use crate::control::server::distrust_destination;
 use crate::names::{Named, short};
 use crate::output::{self, Style};
 use crate::policy::Policy;
@@ -14,7 +16,11 @@ use crate::state::identity;
 use crate::value::{PeerName, ValueError};
 
 pub(super) fn trust(common: &Common, flags: &Trust) -> Result<Done, Error> {
-    let (address, name) = (flags.address.0, flags.name.clone());
+    let address = match flags.address {
+        Trustee::Peer(address) => address,
+        Trustee::I2p(hash) => return trust_destination(common, hash, flags.name.as_ref()),
+    };
+    let name = flags.name.clone();
     let request = TrustRequest {
         address: address.to_string(),
         name: name.as_ref().map(PeerName::to_string),
@@ -36,12 +42,28 @@ pub(super) fn trust(common: &Common, flags: &Trust) -> Result<Done, Error> {
     report(common, &trusted)
 }
 
+fn trust_destination(common: &Common, hash: Hash, name: Option<&PeerName>) -> Result<Done, Error> {
+    let request = TrustRequest {
+        address: hash.b32(),
+        name: name.map(PeerName::to_string),
+    };
+    let name = name.map(|name| name.as_str().parse()).transpose()?;
+    let trusted = change(common, "/v1/trust", &request, |book, _| {
+        let added = book.destinations.add(hash, name, true);
+        Ok(Trusted::destination(&added.map_err(Error::Value)?, true))
+    })?;
+    report(common, &trusted)
+}
+
 pub(super) fn distrust(common: &Common, text: &str) -> Result<Done, Error> {
     let named: Named = text.parse()?;
     let request = TargetRequest {
         target: text.to_owned(),
     };
     let trusted = change(common, "/v1/distrust", &request, |book, _| {
+        if let Some(trusted) = distrust_destination(book, &named)? {
+            return Ok(trusted);
+        }
         let entry = book.find(&named)?.clone();
         book.distrust(&entry.address);
         Ok(Trusted::new(&entry, false))

@@ -30,7 +30,7 @@ use crate::policy::Policy;
 use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{self, LockedState, StateDir, identity, learnt, registered, sessions};
+use crate::state::{self, LockedState, StateDir, i2p, identity, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role;
 use crate::turn;
@@ -276,6 +276,11 @@ fn settings(
         held.claim(address, address.ipv6(PeerId::ANY))
             .map_err(|problem| Error::invalid(place, problem))?;
     }
+    let policy = Policy::new(&config.inbound, book, &keeper.members())?;
+    let i2p = config.i2p.as_ref().map(|wanted| {
+        let kept = policy.destinations.clone();
+        i2p::prepare(wanted.get_ref(), state, kept)
+    });
     let settings = Settings {
         identity,
         peer_id: flags
@@ -305,11 +310,12 @@ fn settings(
         named_peers,
         learnt: learnt::load(state.dir()),
         lan: config.lan.enabled,
+        i2p: i2p.transpose()?,
         relay: config.relay.as_ref().map(Relay::config),
         dht: false,
         registered: registered::load(state.dir()),
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
-        policy: Policy::new(&config.inbound, book, &keeper.members())?,
+        policy,
         security: config.security,
         // What the zone file says counts, as soon as there is one.
         relays: keeper

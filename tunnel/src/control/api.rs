@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::command::{LookupReport, PathReport, PeerReport, RelayReport, Target};
 use crate::config::Security;
 use crate::dns::{Hook, Names, State, by_hand};
-use crate::policy::{A_STRANGER, Policy, Protocol, What, Who, WhoText};
+use crate::policy::{A_STRANGER, I2P_STRANGER, Policy, Protocol, What, Who, WhoText};
 use crate::state::book::{Book, Entry};
+use crate::state::destinations::Destination;
 use crate::value::ValueError;
 use crate::zone::Members;
 use anode_wire::sealed::Timestamp;
@@ -310,6 +311,8 @@ pub enum Kind {
     Relay,
     /// Over a TURN server.
     Turn,
+    /// Through I2P's tunnels.
+    I2p,
 }
 
 impl Kind {
@@ -319,6 +322,7 @@ impl Kind {
             Self::Direct => "direct",
             Self::Relay => "relay",
             Self::Turn => "turn",
+            Self::I2p => "i2p",
         }
     }
 }
@@ -329,6 +333,7 @@ impl From<PathKind> for Kind {
             PathKind::Direct => Self::Direct,
             PathKind::Relay => Self::Relay,
             PathKind::Turn => Self::Turn,
+            PathKind::I2p => Self::I2p,
         }
     }
 }
@@ -527,6 +532,7 @@ impl Resolved {
     pub fn new(target: &Target) -> Self {
         let address = match target {
             Target::Address(address) => Some(address.to_string()),
+            Target::I2p(hash) => Some(hash.b32()),
             Target::Ipv6(_) => None,
         };
         Self {
@@ -564,6 +570,17 @@ pub struct Trusted {
 }
 
 impl Trusted {
+    /// What became of a destination of I2P.
+    pub fn destination(entry: &Destination, trusted: bool) -> Self {
+        Self {
+            address: entry.hash.b32(),
+            ipv6: entry.hash.synthetic_address(),
+            name: entry.name.as_ref().map(ToString::to_string),
+            trusted,
+            note: None,
+        }
+    }
+
     /// What became of an entry.
     pub fn new(entry: &Entry, trusted: bool) -> Self {
         Self {
@@ -621,6 +638,7 @@ impl ParsedQuestion {
     pub fn answer(&self, policy: &Policy, book: &Book) -> Result<PolicyAnswer, ValueError> {
         let from = match self.who.resolve(book, &policy.names, &Members::default())? {
             Who::Any => A_STRANGER,
+            Who::AnyI2p => I2P_STRANGER,
             Who::Peer(ip) => ip,
             Who::Members(_) => return Err(not_one()),
         };

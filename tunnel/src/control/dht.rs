@@ -219,6 +219,9 @@ async fn places_of(control: &Control, request: &KeyRequest) -> Result<Vec<Id>, P
     let kind = TypeId(request.kind);
     if kind == TypeId::ANODE_RECORD && !request.key.starts_with("hex:") {
         let target = control.target(&request.key).await?;
+        if let Target::I2p(_) = target {
+            return Err(of_i2p(&request.key));
+        }
         return Ok(anode::resources(target.ipv6()).into());
     }
     Ok(vec![text::resource(kind, &request.key, own_id(control))?])
@@ -317,11 +320,21 @@ async fn place(control: &Control, text: &str) -> Result<Id, Problem> {
     Ok(match control.target(text).await? {
         Target::Address(address) => Id::of_address(&address, PeerId::ANY),
         Target::Ipv6(ip) => anode::resource(ip, 0),
+        Target::I2p(_) => return Err(of_i2p(text)),
     })
+}
+
+/// The DHT is of Anode addresses alone.
+fn of_i2p(text: &str) -> Problem {
+    let text = format!("{text} is a destination of I2P: the DHT has Anode addresses only");
+    Problem(StatusCode::BAD_REQUEST, text)
 }
 
 /// `anode lookup --via dht`
 pub(super) async fn lookup(control: &Control, text: &str, target: &Target) -> Reply<Lookup> {
+    if let Target::I2p(_) = target {
+        return Err(of_i2p(text));
+    }
     let answer = control
         .dht
         .question(None, Question::Lookup(target.ipv6()))
@@ -332,6 +345,7 @@ pub(super) async fn lookup(control: &Control, text: &str, target: &Target) -> Re
     let wanted = |address: &Address| match target {
         Target::Address(target) => address == target,
         Target::Ipv6(_) => true,
+        Target::I2p(_) => false,
     };
     let alive = found.iter().filter(|one| wanted(&one.address));
     let alive: Vec<_> = alive

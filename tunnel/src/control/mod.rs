@@ -32,6 +32,7 @@
 pub mod api;
 pub mod client;
 pub mod dht;
+pub mod i2p;
 pub mod listener;
 mod metrics;
 pub mod netcheck;

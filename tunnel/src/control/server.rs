@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anode_platform::privileges::Confined;
+use anode_routing::i2p::Question;
 use anode_routing::overlay::Failure;
 use anode_wire::sealed::ticket::Status;
 use anode_wire::{Address, PeerId};
@@ -26,22 +27,21 @@ use super::api::{
     Status as NodeStatus, TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted,
     WithdrawRequest, failure_text, millis,
 };
-use super::dht;
-use super::metrics;
 use super::netcheck::Netcheck;
-use super::rendezvous;
 use super::tickets::{self, Desk, id_text, parse_id};
 use super::zone::{self, ZoneDesk};
-use crate::command::{Command, CommandError, DataHandle, JoinNews, Reply, Target};
+use super::{dht, i2p, metrics, rendezvous};
+use crate::command::{Command, CommandError, DataHandle, I2pCommand, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
 use crate::dht::DhtDesk;
 use crate::dns::Names;
-use crate::names::Named;
+use crate::names::{Given, Named};
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::portmap::Portmap;
 use crate::state::LockedState;
 use crate::state::book::Book;
+use crate::state::destinations::B32;
 use crate::tracker::role::Services;
 use crate::turn::role::Role;
 use crate::value::{PeerName, ValueError, parse_address};
@@ -119,6 +119,9 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
         .route("/v1/relay", get(relay))
+        .route("/v1/i2p", get(i2p::status))
+        .route("/v1/i2p/add", post(i2p::add))
+        .route("/v1/i2p/lookup", post(i2p::lookup))
         .route("/v1/ping", post(ping))
         .route("/v1/lookup", post(lookup))
         .route("/v1/netcheck", post(netcheck))
@@ -306,7 +309,7 @@ impl Control {
     }
 
     /// The book or the zone has changed: names mean other peers, others are trusted. What the rules lost is returned.
-    async fn follow_book(&self) -> Result<Option<String>, crate::Error> {
+    pub(super) async fn follow_book(&self) -> Result<Option<String>, crate::Error> {
         let lost = {
             let book = self.book();
             let mut access = self.access();
@@ -348,11 +351,15 @@ impl Control {
     }
 
     pub(super) async fn target(&self, text: &str) -> Result<Target, Problem> {
-        Ok(self.names.resolve(&text.parse()?).await?)
+        let target = self.names.resolve(&text.parse()?).await?;
+        match target {
+            Target::I2p(_) if !self.names.has_i2p() => Err(i2p::off()),
+            target => Ok(target),
+        }
     }
 
     /// Changes the book on disk and in memory, or neither.
-    fn change_book<T>(
+    pub(super) fn change_book<T>(
         &self,
         change: impl FnOnce(&mut Book) -> Result<T, Problem>,
     ) -> Result<T, Problem> {
@@ -394,15 +401,15 @@ async fn peers(State(control): State<Arc<Control>>) -> Answer<Vec<Peer>> {
         let book = control.book();
         book.entries().iter().map(|entry| entry.address).collect()
     };
-    Ok(Json(
-        reports
-            .iter()
-            .map(|report| {
-                let name = control.names.name_of(&report.address);
-                Peer::new(report, name, trusted.contains(&report.address))
-            })
-            .collect(),
-    ))
+    let mut peers: Vec<Peer> = reports
+        .iter()
+        .map(|report| {
+            let name = control.names.name_of(&report.address);
+            Peer::new(report, name, trusted.contains(&report.address))
+        })
+        .collect();
+    peers.extend(control.i2p_peers().await?);
+    Ok(Json(peers))
 }
 
 async fn relay(State(control): State<Arc<Control>>) -> Answer<RelayStatus> {
@@ -465,6 +472,19 @@ async fn lookup(
     if let Some(Source::Dht) = request.via {
         return dht::lookup(&control, &request.target, &target).await;
     }
+    if let Target::I2p(hash) = target {
+        control.find_i2p(Question::Hash(hash)).await?;
+        let router = control
+            .ask_i2p(ANSWER_TIMEOUT, I2pCommand::Status)
+            .await?
+            .router;
+        return Ok(Json(Lookup {
+            address: hash.b32(),
+            ipv6: hash.synthetic_address(),
+            sources: vec!["i2p".to_owned()],
+            endpoints: vec![format!("i2p://{router}")],
+        }));
+    }
     match control
         .ask(LOOKUP_TIMEOUT, |reply| Command::Lookup { target, reply })
         .await?
@@ -497,6 +517,9 @@ async fn trust(
     State(control): State<Arc<Control>>,
     Body(request): Body<TrustRequest>,
 ) -> Answer<Trusted> {
+    if let Ok(B32(hash)) = request.address.parse() {
+        return trust_destination(&control, hash, request.name.as_deref()).await;
+    }
     let address = parse_address(&request.address)?;
     if address == control.address {
         return Err(ValueError::own_address().into());
@@ -521,12 +544,50 @@ async fn trust(
     Ok(Json(trusted))
 }
 
+/// Of a destination of I2P; `None` for everybody else.
+pub(crate) fn distrust_destination(
+    book: &mut Book,
+    named: &Named,
+) -> Result<Option<Trusted>, ValueError> {
+    let hash = match named {
+        Named::I2p(_) | Named::Target(Target::I2p(_)) => {
+            match named.resolve(book, &Given::default())? {
+                Target::I2p(hash) => hash,
+                _ => return Ok(None),
+            }
+        }
+        _ => return Ok(None),
+    };
+    let entry = book.destinations.distrust(&hash);
+    let entry = entry.ok_or_else(|| ValueError::new(format!("{} is not trusted", hash.b32())))?;
+    Ok(Some(Trusted::destination(&entry, false)))
+}
+
+async fn trust_destination(
+    control: &Control,
+    hash: anode_routing::i2p::Hash,
+    name: Option<&str>,
+) -> Answer<Trusted> {
+    let name = name.map(str::parse).transpose()?;
+    let entry = control.change_book(|book| {
+        book.destinations
+            .add(hash, name, true)
+            .map_err(|problem| Problem(StatusCode::CONFLICT, problem))
+    })?;
+    let mut trusted = Trusted::destination(&entry, true);
+    trusted.note = control.follow_book().await?;
+    Ok(Json(trusted))
+}
+
 async fn distrust(
     State(control): State<Arc<Control>>,
     Body(request): Body<TargetRequest>,
 ) -> Answer<Trusted> {
     let named: Named = request.target.parse()?;
     let mut trusted = control.change_book(|book| {
+        if let Some(trusted) = distrust_destination(book, &named)? {
+            return Ok(trusted);
+        }
         let entry = book.find(&named)?.clone();
         book.distrust(&entry.address);
         Ok(Trusted::new(&entry, false))

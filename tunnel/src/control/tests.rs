@@ -142,6 +142,8 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
             // Nobody asks in these tests; how it is carried out is shown in the lab.
             Command::Netcheck(reply) => drop(reply),
             Command::SetPortMapping(_) => {}
+            // Off: the way back is dropped.
+            Command::I2p(_) => {}
             Command::Join { ticket, reply } => {
                 let status = match ticket.endpoints.is_empty() {
                     true => Status::Unknown,

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anode_routing::AnodeOverlay;
 use anode_routing::anode::{Lookup, NetReport, PathSnapshot, PeerSnapshot, Place};
 use anode_routing::overlay::Failure;
+use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::sealed::kind;
 use anode_wire::sealed::ticket::MAX_ENTRIES;
 use anode_wire::{Address, Endpoint, PeerId};
@@ -19,6 +19,7 @@ use crate::command::{
 
 use super::counters;
 use super::dht::DhtLine;
+use super::i2p::I2pDesk;
 use super::joins::Joins;
 
 /// Pings of people under way at most.
@@ -45,6 +46,7 @@ struct WaitingLookup {
 
 /// Questions that wait for the overlay.
 pub struct Control {
+    i2p: I2pDesk,
     joins: Joins,
     dht: DhtLine,
     pings: HashMap<u64, WaitingPing>,
@@ -61,6 +63,7 @@ impl Control {
     /// With the ways in which tickets and the DHT are dealt with.
     pub fn new(joins: Joins, dht: DhtLine) -> Self {
         Control {
+            i2p: I2pDesk::default(),
             joins,
             dht,
             pings: HashMap::new(),
@@ -128,6 +131,9 @@ impl Control {
                         overlay.distrust(&peer.address);
                     }
                 }
+                if let Some(i2p) = adapter.other::<I2pOverlay>() {
+                    i2p.keep(now, &policy.destinations);
+                }
                 adapter.set_policy(now, *policy);
                 let _ = reply.send(());
             }
@@ -168,6 +174,7 @@ impl Control {
             Command::Relay(reply) => {
                 let _ = reply.send(relay(now, adapter.first()));
             }
+            Command::I2p(command) => self.i2p.obey(now, command, adapter),
             Command::Counters(reply) => {
                 let mut all = counters::all(adapter, tun_dropped);
                 all.push(("anode_news_unheard_total".to_owned(), self.joins.unheard));
@@ -191,6 +198,12 @@ impl Control {
             Target::Address(address) => {
                 adapter.first().add_peer(now, address, &[], false);
                 address.ipv6(PeerId::ANY)
+            }
+            Target::I2p(hash) => {
+                if let Some(i2p) = adapter.other::<I2pOverlay>() {
+                    i2p.learn(now, hash);
+                }
+                hash.synthetic_address()
             }
             Target::Ipv6(ipv6) => ipv6,
         };
@@ -219,6 +232,9 @@ impl Control {
         self.joins.poll(now, adapter.first());
         let news = adapter.take_dht_news();
         self.dht.tell(news, adapter.first(), record_endpoints);
+        if let Some(news) = self.i2p.settle(now, adapter) {
+            self.joins.tell(news);
+        }
         if adapter.take_persist() {
             let earliest = self.kept.map_or(now, |at| at + KEEP_INTERVAL);
             self.next_keep.get_or_insert(earliest.max(now));
@@ -270,11 +286,12 @@ impl Control {
                     .into_iter()
                     .find(|peer| peer.address == address)
                     .map(Lookup::Found),
-                Target::Ipv6(_) => None,
+                Target::Ipv6(_) | Target::I2p(_) => None,
             };
             let ipv6 = match waiting.target {
                 Target::Address(address) => address.ipv6(PeerId::ANY),
                 Target::Ipv6(ipv6) => ipv6,
+                Target::I2p(hash) => hash.synthetic_address(),
             };
             match found.unwrap_or_else(|| node.lookup(now, ipv6)) {
                 Lookup::Found(peer) => {
@@ -297,10 +314,16 @@ impl Control {
             .next_look
             .map(|at| (at, "a lookup of the control side"));
         let keep = self.next_keep.map(|at| (at, "peers are to be kept"));
-        [pings, look, keep, self.joins.deadline()]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        [
+            pings,
+            look,
+            keep,
+            self.joins.deadline(),
+            self.i2p.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
     }
 }
 

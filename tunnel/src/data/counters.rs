@@ -1,6 +1,6 @@
 //! Every counter of the data path under its name in the metrics.
 
-use anode_routing::AnodeOverlay;
+use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::sealed::Drop;
 
 use crate::adapter::Adapter;
@@ -30,6 +30,9 @@ pub fn all(adapter: &mut Adapter<AnodeOverlay>, tun_dropped: u64) -> Vec<(String
     let mut add = |part: &str, counters: &mut dyn Iterator<Item = (&'static str, u64)>| {
         all.extend(counters.map(|(name, value)| (format!("anode_{part}_{name}_total"), value)));
     };
+    if let Some(i2p) = adapter.other::<I2pOverlay>() {
+        add("i2p", &mut i2p.counters().iter());
+    }
     let policy_flows = adapter.gate().flows().0;
     let flows = adapter.netstack.flows();
     let overlay = adapter.first();

@@ -24,6 +24,7 @@ pub mod counters;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod host;
+mod i2p;
 pub(crate) mod message;
 pub mod real;
 pub mod resolved;
@@ -40,6 +41,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use anode_routing::i2p::Hash;
 use anode_wire::address::split_digit;
 use anode_wire::{Address, PeerId};
 use hickory_proto::op::ResponseCode;
@@ -86,8 +88,21 @@ pub struct Names {
     /// Where names are asked for.
     pub state: State,
     data: DataHandle,
+    i2p: bool,
     told: Mutex<HashMap<Ipv6Addr, (Address, Instant)>>,
+    told_destinations: Mutex<HashMap<Hash, Instant>>,
     hook: Mutex<Hook>,
+}
+
+/// What has to be asked before a question can be answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Later {
+    /// The TXT record of a real host.
+    Host(HostName),
+    /// The I2P router: who has this name.
+    I2p(Zone, String),
+    /// The I2P overlay: whose address this is.
+    I2pReverse(Ipv6Addr),
 }
 
 /// The responder.
@@ -154,7 +169,9 @@ impl Names {
             counters,
             state,
             data,
+            i2p: false,
             told: Mutex::default(),
+            told_destinations: Mutex::default(),
             hook: Mutex::default(),
         }
     }
@@ -176,6 +193,20 @@ impl Names {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn told_destinations(&self) -> MutexGuard<'_, HashMap<Hash, Instant>> {
+        self.told_destinations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The zones that are answered for.
+    pub fn zones(&self) -> impl Iterator<Item = Zone> {
+        let i2p = self.i2p;
+        Zone::ALL
+            .into_iter()
+            .filter(move |zone| i2p || !zone.is_i2p())
+    }
+
     fn told(&self) -> MutexGuard<'_, HashMap<Ipv6Addr, (Address, Instant)>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -184,6 +215,7 @@ impl Names {
     pub async fn resolve(&self, named: &Named) -> Result<Target, ValueError> {
         let host = match named {
             Named::Host(host) => host,
+            Named::I2p(name) => return self.resolve_i2p(name).await,
             Named::Target(_) | Named::Name(_) => {
                 return named.resolve(&self.book(), &self.given);
             }
@@ -205,9 +237,10 @@ impl Names {
         })
     }
 
-    /// Answers, or names the real host that has to be looked up first.
-    pub(crate) fn answer(&self, question: &Question, tcp: bool) -> Result<Vec<u8>, HostName> {
-        let Some((zone, meaning)) = meaning(question.name()) else {
+    /// Answers, or says what has to be asked first.
+    pub(crate) fn answer(&self, question: &Question, tcp: bool) -> Result<Vec<u8>, Later> {
+        let known = meaning(question.name()).filter(|(zone, _)| self.i2p || !zone.is_i2p());
+        let Some((zone, meaning)) = known else {
             self.counters.refused.add();
             return Ok(question.answer(None, Outcome::Code(ResponseCode::Refused), tcp));
         };
@@ -223,7 +256,15 @@ impl Names {
             },
             // `www.box.anode` is below a peer's name, and no business of the servers outside.
             Meaning::Host(host) if self.is_peer(host.top()) => Outcome::Nobody,
-            Meaning::Host(host) => return Err(host),
+            Meaning::Host(host) => return Err(Later::Host(host)),
+            Meaning::Destination(hash) => self.destination(question, hash),
+            Meaning::I2pName(name) => match self.named_destination(&name) {
+                Some(hash) => self.destination(question, hash),
+                None => return Err(Later::I2p(zone, name)),
+            },
+            Meaning::Reverse(ip) if zone == Zone::ReverseI2p && self.i2p => {
+                return Err(Later::I2pReverse(ip));
+            }
             Meaning::Reverse(ip) => match self.reverse(ip) {
                 Some(name) if question.wants(RecordType::PTR) => Outcome::Pointer(name),
                 Some(_) => Outcome::Empty,
@@ -234,22 +275,33 @@ impl Names {
         Ok(self.finish(question, zone, outcome, tcp))
     }
 
-    /// Answers a question about a real host.
-    pub(crate) async fn answer_host(
+    /// Answers a question for which somebody has to be asked.
+    pub(crate) async fn answer_later(
         &self,
         question: &Question,
-        host: &HostName,
+        later: &Later,
         tcp: bool,
     ) -> Vec<u8> {
-        let outcome = match self.real.lookup(host).await {
+        let (zone, outcome) = match later {
+            Later::Host(host) => (Zone::Anode, self.answer_host(question, host).await),
+            Later::I2p(zone, name) => (*zone, self.answer_i2p_name(question, name).await),
+            Later::I2pReverse(ip) => {
+                let outcome = self.answer_i2p_reverse(question, *ip).await;
+                (Zone::ReverseI2p, outcome)
+            }
+        };
+        self.finish(question, zone, outcome, tcp)
+    }
+
+    async fn answer_host(&self, question: &Question, host: &HostName) -> Outcome {
+        match self.real.lookup(host).await {
             Ok(Answer::Found(addresses, ttl)) => {
                 self.addresses(question, &addresses, Duration::from_secs(ttl.into()))
             }
             Ok(Answer::Empty(_)) => Outcome::Empty,
             Ok(Answer::Nobody(_)) => Outcome::Nobody,
             Err(_) => Outcome::Code(ResponseCode::ServFail),
-        };
-        self.finish(question, Zone::Anode, outcome, tcp)
+        }
     }
 
     fn finish(&self, question: &Question, zone: Zone, outcome: Outcome, tcp: bool) -> Vec<u8> {

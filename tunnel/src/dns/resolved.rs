@@ -43,6 +43,8 @@ pub struct Link {
     pub server: SocketAddr,
     /// Who this node is: its own name shows whether the setting works.
     pub own: Address,
+    /// What it is asked for.
+    pub zones: Vec<Zone>,
 }
 
 /// Why systemd-resolved does not ask the responder.
@@ -167,7 +169,12 @@ impl Bus {
         if !self.is_there().await? {
             return Err(HookError::Absent);
         }
-        let Link { index, server, own } = link;
+        let Link {
+            index,
+            server,
+            own,
+            zones,
+        } = link;
         let (family, ip) = match server.ip() {
             IpAddr::V4(ip) => (AF_INET, ip.octets().to_vec()),
             IpAddr::V6(ip) => (AF_INET6, ip.octets().to_vec()),
@@ -184,10 +191,8 @@ impl Bus {
             }
         }
         // These domains alone, and only to find the server by: never to complete a name with.
-        let domains = Zone::ALL.map(|zone| (zone.text(), true));
-        let () = self
-            .call("SetLinkDomains", &(*index, domains.to_vec()))
-            .await?;
+        let domains: Vec<_> = zones.iter().map(|zone| (zone.text(), true)).collect();
+        let () = self.call("SetLinkDomains", &(*index, domains)).await?;
         // Nothing else is asked here, and no name of ours is in the signed tree or behind TLS. Older versions lack some of it.
         let _ = self
             .call::<_, ()>("SetLinkDefaultRoute", &(*index, false))

@@ -70,7 +70,13 @@ impl Responder {
             .and_then(|index| i32::try_from(index).ok())
             .map(|index| {
                 let (stop, stopped) = oneshot::channel();
-                let link = Link { index, server, own };
+                let zones = names.zones().collect();
+                let link = Link {
+                    index,
+                    server,
+                    own,
+                    zones,
+                };
                 let told = move |hook: &Hook| named(hook, server);
                 let task = tokio::spawn(resolved::keep_told(link, names, stopped, told));
                 (stop, task)

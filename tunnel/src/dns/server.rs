@@ -89,12 +89,12 @@ async fn serve_udp(socket: Arc<UdpSocket>, names: Arc<Names>) {
             }
             Heard::Question(question) => question,
         };
-        let host = match names.answer(&question, false) {
+        let later = match names.answer(&question, false) {
             Ok(answer) => {
                 send(&names, &socket, &answer, from);
                 continue;
             }
-            Err(host) => host,
+            Err(later) => later,
         };
         let Ok(place) = Arc::clone(&waiting).try_acquire_owned() else {
             // Silence: the asker tries again, and an answer would only say so.
@@ -103,7 +103,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, names: Arc<Names>) {
         };
         let (names, socket) = (Arc::clone(&names), Arc::clone(&socket));
         tasks.spawn(async move {
-            let answer = names.answer_host(&question, &host, false).await;
+            let answer = names.answer_later(&question, &later, false).await;
             send(&names, &socket, &answer, from);
             drop(place);
         });
@@ -188,7 +188,7 @@ async fn converse(mut stream: TcpStream, from: SocketAddr, names: &Names) -> io:
             Some(Heard::Complain(answer)) => answer,
             Some(Heard::Question(question)) => match names.answer(&question, true) {
                 Ok(answer) => answer,
-                Err(host) => names.answer_host(&question, &host, true).await,
+                Err(later) => names.answer_later(&question, &later, true).await,
             },
         };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::sync::LazyLock;
 
+use anode_routing::i2p::{self, Hash};
 use anode_wire::Address;
 use hickory_proto::rr::Name;
 
@@ -22,13 +23,29 @@ pub enum Zone {
     Anode,
     /// `0.a.d.f.ip6.arpa.`: fda0::/16
     Reverse,
-    /// `1.a.d.f.ip6.arpa.`: fda1::/16, kept for I2P. Nobody has a name there yet.
+    /// `1.a.d.f.ip6.arpa.`: fda1::/16
     ReverseI2p,
+    /// `i2p.`
+    I2p,
+    /// `i2p.alt.`, which means the same (RFC 9476).
+    I2pAlt,
 }
 
 impl Zone {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Anode, Self::Reverse, Self::ReverseI2p];
+    pub const ALL: [Self; 5] = [
+        Self::Anode,
+        Self::Reverse,
+        Self::ReverseI2p,
+        Self::I2p,
+        Self::I2pAlt,
+    ];
+
+    /// Whether its names are those of I2P, which not every node has. The reverse names are kept from the servers outside
+    /// by all.
+    pub fn is_i2p(self) -> bool {
+        matches!(self, Self::I2p | Self::I2pAlt)
+    }
 
     /// Its name without the last dot.
     pub fn text(self) -> &'static str {
@@ -36,12 +53,14 @@ impl Zone {
             Self::Anode => "anode",
             Self::Reverse => "0.a.d.f.ip6.arpa",
             Self::ReverseI2p => "1.a.d.f.ip6.arpa",
+            Self::I2p => "i2p",
+            Self::I2pAlt => "i2p.alt",
         }
     }
 
     /// Its name.
     pub fn apex(self) -> &'static Name {
-        static NAMES: LazyLock<[Name; 3]> = LazyLock::new(|| {
+        static NAMES: LazyLock<[Name; Zone::ALL.len()]> = LazyLock::new(|| {
             Zone::ALL.map(|zone| {
                 Name::from_ascii(format!("{}.", zone.text()))
                     .expect("each is a name of a few short labels")
@@ -66,6 +85,10 @@ pub enum Meaning {
     Host(HostName),
     /// The reverse name of an address, peer digit and all.
     Reverse(Ipv6Addr),
+    /// `….b32.i2p`: the destination itself.
+    Destination(Hash),
+    /// `site.i2p`, and long base-32 names: somebody has to say who it is.
+    I2pName(String),
     /// Nothing can be there.
     Nothing,
 }
@@ -81,10 +104,8 @@ pub fn meaning(name: &Name) -> Option<(Zone, Meaning)> {
         _ if below.is_empty() => Meaning::Apex,
         Zone::Anode => forward(below),
         Zone::Reverse => reverse(below, 0),
-        Zone::ReverseI2p => match reverse(below, 1) {
-            Meaning::Reverse(_) => Meaning::Nothing,
-            other => other,
-        },
+        Zone::ReverseI2p => reverse(below, 1),
+        Zone::I2p | Zone::I2pAlt => i2p(below),
     };
     Some((zone, meaning))
 }
@@ -104,6 +125,25 @@ fn forward(labels: &[&[u8]]) -> Meaning {
         }
         [.., first, last] if is_half(first) && is_half(last) => Meaning::Nothing,
         _ => HostName::from_labels(labels.iter().copied()).map_or(Meaning::Nothing, Meaning::Host),
+    }
+}
+
+fn i2p(labels: &[&[u8]]) -> Meaning {
+    if labels == [b"b32"] {
+        return Meaning::Between;
+    }
+    let text: Vec<_> = labels
+        .iter()
+        .map(|label| String::from_utf8_lossy(label))
+        .collect();
+    match format!("{}.i2p", text.join(".")).parse() {
+        Ok(i2p::Name::Hash(hash)) => Meaning::Destination(hash),
+        Ok(i2p::Name::Blinded(blinded)) => Meaning::I2pName(blinded.name()),
+        // a dot inside a label would make another name of it
+        Ok(i2p::Name::Host(host)) if host.split('.').count() == labels.len() + 1 => {
+            Meaning::I2pName(host)
+        }
+        Ok(i2p::Name::Host(_)) | Err(_) => Meaning::Nothing,
     }
 }
 
@@ -245,8 +285,11 @@ mod tests {
                 Some((Zone::Reverse, Meaning::Nothing)),
             ),
             (
-                nibbles("fda1::1"),
-                Some((Zone::ReverseI2p, Meaning::Nothing)),
+                nibbles("fda1::1f"),
+                Some((
+                    Zone::ReverseI2p,
+                    Meaning::Reverse("fda1::1f".parse().unwrap()),
+                )),
             ),
             (
                 "1.a.d.f.ip6.arpa.".into(),
@@ -262,8 +305,38 @@ mod tests {
     }
 
     #[test]
+    fn names_below_i2p_mean_destinations_or_names_of_the_router() {
+        let hash = Hash([0x5a; 32]);
+        let b32 = hash.b32();
+        let host = |text: &str| Meaning::I2pName(text.to_owned());
+        let cases = [
+            ("i2p.", Zone::I2p, Meaning::Apex),
+            ("b32.i2p.", Zone::I2p, Meaning::Between),
+            (&format!("{b32}."), Zone::I2p, Meaning::Destination(hash)),
+            (
+                &format!("{}.alt.", b32.to_ascii_uppercase()),
+                Zone::I2pAlt,
+                Meaning::Destination(hash),
+            ),
+            ("Site.I2P.", Zone::I2p, host("site.i2p")),
+            ("www.site.i2p.alt.", Zone::I2pAlt, host("www.site.i2p")),
+            ("www.b32.i2p.", Zone::I2p, Meaning::Nothing),
+            ("a_b.i2p.", Zone::I2p, Meaning::Nothing),
+            ("a\\.b.i2p.", Zone::I2p, Meaning::Nothing),
+            ("alt.", Zone::I2p, Meaning::Nothing),
+        ];
+        for (text, zone, expected) in cases {
+            let found = of(text);
+            match text {
+                "alt." => assert_eq!(found, None),
+                _ => assert_eq!(found, Some((zone, expected)), "{text}"),
+            }
+        }
+    }
+
+    #[test]
     fn names_of_others_are_not_ours() {
-        for text in [".", "example.com.", "anode.example.com.", "xanode.", "i2p."] {
+        for text in [".", "example.com.", "anode.example.com.", "xanode.", "alt."] {
             assert_eq!(of(text), None, "{text}");
         }
     }

@@ -7,9 +7,11 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use anode_routing::i2p::{Hash, is_i2p};
 use anode_wire::Zone;
 use anode_wire::address::split_digit;
 
+use crate::command::Target;
 use crate::names::{Given, Named};
 use crate::state::book::Book;
 use crate::value::{ValueError, parse_zone};
@@ -143,6 +145,8 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, ValueError> {
 pub enum WhoText {
     /// Everybody who can prove any key.
     Any,
+    /// `any-i2p`: every destination of I2P.
+    AnyI2p,
     /// One peer.
     Peer(Named),
     /// `zone:HEX`: the members that the zone's signed file lists.
@@ -155,6 +159,9 @@ impl FromStr for WhoText {
     fn from_str(word: &str) -> Result<Self, ValueError> {
         if word == "any" {
             return Ok(Self::Any);
+        }
+        if word == "any-i2p" {
+            return Ok(Self::AnyI2p);
         }
         if let Some(zone) = word.strip_prefix("zone:") {
             return parse_zone(zone).map(Self::Zone);
@@ -173,6 +180,7 @@ impl WhoText {
     ) -> Result<Who, ValueError> {
         match self {
             Self::Any => Ok(Who::Any),
+            Self::AnyI2p => Ok(Who::AnyI2p),
             Self::Zone(zone) => match members.of(*zone) {
                 Some(members) => Ok(Who::Members(Arc::clone(members))),
                 // any key may claim any zone: without a list that somebody vouches for, the rule would let in everybody
@@ -180,6 +188,12 @@ impl WhoText {
                     "no signed list of members of zone {zone} is known: give its zone file (zone-file) and list them there (member.NAME=ADDRESS, `anode zone sign`), or name addresses"
                 ))),
             },
+            Self::Peer(Named::Target(Target::Ipv6(ip))) if is_i2p(*ip) => {
+                // 112 bits of a hash are no name of anybody (i2cp.md §5.2)
+                Err(ValueError::new(format!(
+                    "{ip}: write the destination itself (….b32.i2p), an address of I2P is not enough for a rule"
+                )))
+            }
             Self::Peer(named) => Ok(Who::Peer(split_digit(named.resolve(book, names)?.ipv6()).0)),
         }
     }
@@ -190,6 +204,8 @@ impl WhoText {
 pub enum Who {
     /// Everybody.
     Any,
+    /// Every destination of I2P.
+    AnyI2p,
     /// One address: its synthetic IPv6 with digit 0.
     Peer(Ipv6Addr),
     /// Those of a zone, likewise.
@@ -228,6 +244,17 @@ impl RuleText {
     /// As it was written.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The destination of I2P that it is about.
+    pub fn destination(&self, book: &Book, names: &Given) -> Option<Hash> {
+        let WhoText::Peer(named) = &self.who else {
+            return None;
+        };
+        match named.resolve(book, names) {
+            Ok(Target::I2p(hash)) => Some(hash),
+            _ => None,
+        }
     }
 
     /// The rule, with its name looked up in `book` and `names`, and its zone in `members`.
@@ -269,6 +296,7 @@ impl Rule {
     pub fn matches(&self, from: Ipv6Addr, protocol: Protocol, port: u16) -> bool {
         let who = match &self.who {
             Who::Any => true,
+            Who::AnyI2p => is_i2p(from),
             Who::Peer(peer) => *peer == from,
             Who::Members(members) => members.contains(&from),
         };

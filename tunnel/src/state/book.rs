@@ -12,6 +12,7 @@ use anode_wire::{Address, PeerId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::destinations::{Destinations, FileDestination, FileDestinationOut};
 use super::{LockedState, StateDir};
 use crate::Error;
 use crate::config::{place, toml_error};
@@ -35,6 +36,8 @@ pub struct Entry {
 pub struct Book {
     entries: Vec<Entry>,
     tickets: Vec<Issued>,
+    /// Destinations of I2P.
+    pub destinations: Destinations,
 }
 
 /// Without the tickets' secrets.
@@ -42,6 +45,7 @@ impl std::fmt::Debug for Book {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Book")
             .field("entries", &self.entries)
+            .field("destinations", &self.destinations)
             .field("tickets", &self.tickets.len())
             .finish()
     }
@@ -51,6 +55,7 @@ impl PartialEq for Book {
     fn eq(&self, other: &Self) -> bool {
         let key = |ticket: &Issued| (ticket.id, ticket.expires, ticket.taken_by);
         self.entries == other.entries
+            && self.destinations == other.destinations
             && self
                 .tickets
                 .iter()
@@ -64,6 +69,8 @@ impl PartialEq for Book {
 struct File {
     #[serde(default)]
     peer: Vec<toml::Spanned<FileEntry>>,
+    #[serde(default)]
+    destination: Vec<toml::Spanned<FileDestination>>,
     #[serde(default)]
     ticket: Vec<toml::Spanned<FileTicket>>,
 }
@@ -140,6 +147,8 @@ struct FileEntry {
 struct FileOut {
     peer: Vec<FileEntryOut>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    destination: Vec<FileDestinationOut>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     ticket: Vec<FileTicket>,
 }
 
@@ -179,6 +188,11 @@ impl Book {
             book.trust(address, name)
                 .map_err(|problem| Error::invalid(here(), problem))?;
         }
+        for destination in file.destination {
+            let place = place(text, destination.span().start, path);
+            let read = book.destinations.read(destination.into_inner());
+            read.map_err(|problem| Error::invalid(place, problem))?;
+        }
         for ticket in file.ticket {
             let place = place(text, ticket.span().start, path);
             let issued = ticket.into_inner().issued();
@@ -196,6 +210,7 @@ impl Book {
         });
         let file = FileOut {
             peer: peer.collect(),
+            destination: self.destinations.write(),
             ticket: self.tickets.iter().map(FileTicket::from).collect(),
         };
         let text = toml::to_string(&file)

@@ -150,8 +150,8 @@ impl Connection {
         count
     }
 
-    pub(crate) fn read(&mut self, buffer: &mut [u8], now: Instant) -> usize {
-        let count = self.recv.read(buffer);
+    pub(crate) fn read(&mut self, sink: &mut dyn FnMut(&[u8]) -> usize, now: Instant) -> usize {
+        let count = self.recv.read_with(sink);
         self.refresh_choke(now);
         count
     }

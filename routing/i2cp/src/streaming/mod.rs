@@ -7,13 +7,19 @@
 //!  │  connection: one stream │ profile: what is known of peers │
 //!  │   ├ send: window, loss  │ packet: bits, signatures        │
 //!  │   ├ recv: order, acks   │                                 │
-//!  │   └ rtt                 │                                 │
+//!  │   └ rtt                 │ incoming: SYNs, early packets   │
+//!  │ ended: the last word    │ ping                            │
 //!  └─────┬──────────────────────────────────────────▲──────────┘
 //!        ▼                                          │
 //!   poll_transmit, deadline             handle, handle_status, handle_timeout
 //! ```
+mod config;
 mod connection;
+mod ended;
+mod event;
+mod incoming;
 pub(crate) mod packet;
+mod ping;
 mod profile;
 mod recv;
 mod rtt;
@@ -25,280 +31,21 @@ use crate::error::{Error, Result};
 use crate::keys::LocalDestination;
 use crate::message::MessageStatus;
 use crate::time::Now;
+pub use config::{Config, HalfClose, Profile};
 use connection::{Change, Connection, Phase, Ready};
-use packet::{CLOSE, ECHO, FROM, NO_ACK, Packet, RESET, SIGNATURE, SYN};
+use ended::Ended;
+pub use event::{Counters, Event, Failure, Info, Outgoing, PingId, StreamId};
+use incoming::{Early, Rate};
+use packet::{CLOSE, ECHO, Packet, RESET, SYN};
+use ping::Ping;
 use profile::Profiles;
+
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What an application does with a stream (Java's `i2p.streaming.profile`).
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub enum Profile {
-    /// Less than a packet waits a little for more.
-    #[default]
-    Bulk,
-    /// Everything goes out at once, and says so in its flags.
-    Interactive,
-}
-
-/// When CLOSE goes out after the program has finished writing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum HalfClose {
-    /// When the peer has closed, or was silent for three retransmission timeouts, but not less than `least` and not
-    /// more than `most`. i2pd throws away what it still has to send when it sees CLOSE.
-    Delayed {
-        /// Shortest silence.
-        least: Duration,
-        /// Longest silence.
-        most: Duration,
-    },
-    /// At once: right between peers that know half-closed streams (Java, and this implementation).
-    Immediate,
-}
-
-/// Tunables; `Default` is what the program uses.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// How long a peer may take to answer our SYN.
-    pub connect_timeout: Duration,
-    /// How long the program may take to accept or refuse.
-    pub accept_timeout: Duration,
-    /// Silence after which the peer is asked whether it is there; up to 10 s are added at random.
-    pub keep_alive: Duration,
-    /// How long less than a packet may wait for more, while others are in flight.
-    pub passive_flush: Duration,
-    /// Bytes of a stream that may wait to be sent.
-    pub send_buffer: usize,
-    /// See [`HalfClose`].
-    pub half_close: HalfClose,
-    /// See [`Profile`].
-    pub profile: Profile,
-    /// Most streams.
-    pub max_streams: usize,
-    /// Most streams that wait to be accepted.
-    pub backlog: usize,
-    /// Most SYNs and pings per second from one peer, and ten times that from all.
-    pub requests_per_second: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(60),
-            accept_timeout: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(90),
-            passive_flush: Duration::from_millis(175),
-            send_buffer: 256 * 1024,
-            half_close: HalfClose::Delayed {
-                least: Duration::from_secs(5),
-                most: Duration::from_secs(15),
-            },
-            profile: Profile::Bulk,
-            max_streams: 4096,
-            backlog: 64,
-            requests_per_second: 20,
-        }
-    }
-}
-
-impl Config {
-    fn flush_after(&self) -> Duration {
-        match self.profile {
-            Profile::Bulk => self.passive_flush,
-            Profile::Interactive => Duration::ZERO,
-        }
-    }
-}
-
-/// Names one stream; never used twice for two streams of one table that are open at the same time.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct StreamId(u32);
-
-/// Names one ping.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct PingId(u32);
-
-/// Why a stream ended other than in order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Failure {
-    /// The peer reset it.
-    #[error("reset by the peer")]
-    Reset,
-    /// The peer did not answer our SYN.
-    #[error("the peer did not answer")]
-    ConnectTimedOut,
-    /// The program did not accept it in time.
-    #[error("not accepted in time")]
-    NotAccepted,
-    /// The peer stopped answering.
-    #[error("the peer stopped answering")]
-    TimedOut,
-    /// The router could not send our SYN.
-    #[error("{0}")]
-    Router(MessageStatus),
-    /// The session with the router ended.
-    #[error("the I2P session ended")]
-    SessionLost,
-}
-
-/// What happened.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// A stream wants to be opened: [`Streams::accept`], [`Streams::refuse`] or [`Streams::ignore`] it.
-    Incoming {
-        /// The stream.
-        stream: StreamId,
-        /// Who opens it; proven by its signature.
-        peer: Destination,
-        /// The port that it is for.
-        local_port: u16,
-        /// The port that it comes from.
-        remote_port: u16,
-    },
-    /// The peer accepted our stream.
-    Connected(StreamId),
-    /// There is data to read (edge: after the reader had drained it).
-    Readable(StreamId),
-    /// There is room to write (edge: after a write was cut short).
-    Writable(StreamId),
-    /// The peer has closed and everything was read.
-    Finished(StreamId),
-    /// The stream is over and forgotten; `None`: in order.
-    Closed(StreamId, Option<Failure>),
-    /// A ping was answered after this time, or not (within 30 s).
-    Pong(PingId, Option<Duration>),
-}
-
-/// A message for the router to send, with [`protocol::STREAMING`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outgoing {
-    /// To whom.
-    pub to: Destination,
-    /// Ports and protocol of the gzip header.
-    pub ports: Ports,
-    /// The packet.
-    pub data: Vec<u8>,
-    /// It carries a destination, whose padding compresses (I65).
-    pub compress: bool,
-    /// 0, or what [`Streams::handle_status`] wants to hear about.
-    pub nonce: u32,
-    /// How long it is worth something.
-    pub ttl: Duration,
-}
-
-/// What the streams have counted.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Counters {
-    /// Streams that we opened.
-    pub opened: u64,
-    /// Streams that peers opened.
-    pub accepted: u64,
-    /// SYNs that were refused: nobody listens, too many wait, or too many streams.
-    pub refused: u64,
-    /// Packets that are malformed.
-    pub malformed: u64,
-    /// Packets whose signature does not verify, or that lack the one they need.
-    pub forged: u64,
-    /// SYNs for another destination: dropped.
-    pub misdirected: u64,
-    /// Packets for no stream that is known: dropped.
-    pub unknown: u64,
-    /// SYNs and pings beyond the rate: dropped.
-    pub rate_limited: u64,
-    /// Packets that came before their SYN and were kept.
-    pub early: u64,
-    /// Of these, dropped: too many, or no SYN came.
-    pub early_dropped: u64,
-    /// Packets sent again.
-    pub resent: u64,
-    /// Packets lost by the timer.
-    pub timeouts: u64,
-    /// Packets received twice.
-    pub duplicates: u64,
-    /// Packets beyond a stream's buffer or its end: dropped.
-    pub beyond_window: u64,
-    /// Acknowledgements of what was never sent: dropped.
-    pub unsent_acked: u64,
-    /// Pings of peers that were answered.
-    pub pongs: u64,
-}
-
-/// What is known of one stream, for people to see.
-#[derive(Clone, Debug)]
-pub struct Info {
-    /// The far side.
-    pub peer: Destination,
-    /// Our port and theirs.
-    pub ports: (u16, u16),
-    /// Smoothed round-trip time.
-    pub rtt: Option<Duration>,
-    /// Packets that may be in flight.
-    pub window: f64,
-    /// Bytes that wait to be sent.
-    pub unsent: usize,
-    /// Bytes that wait to be read.
-    pub unread: usize,
-    /// The peer wants nothing more for now.
-    pub choked: bool,
-}
-
-/// A stream that is over: enough to answer what still comes.
-#[derive(Debug)]
-struct Ended {
-    peer: Destination,
-    peer_id: u32,
-    ports: (u16, u16),
-    until: Instant,
-    answer: Answer,
-    answers_left: u8,
-}
-
-#[derive(Debug)]
-enum Answer {
-    /// Acknowledge again: our last acknowledgement was lost.
-    Acknowledge { through: u32 },
-    /// Reset again; the number that a CLOSE beside it carries.
-    Reset { next: u32 },
-}
-
-#[derive(Debug)]
-struct Ping {
-    to: Hash,
-    sent: Instant,
-    payload: Vec<u8>,
-}
-
-/// A packet whose SYN has not come yet.
-#[derive(Debug)]
-struct Early {
-    peer_id: u32,
-    ports: Ports,
-    data: Vec<u8>,
-    until: Instant,
-}
-
-/// What comes too often is dropped before it costs a signature.
-#[derive(Debug)]
-struct Rate {
-    second: Instant,
-    all: u32,
-    peers: HashMap<Hash, u32>,
-}
-
-const MOST_ENDED: usize = 4096;
-const ENDED_FIRST: Duration = Duration::from_secs(300);
-const ENDED_SECOND: Duration = Duration::from_secs(60);
-/// Answers to one stream that is over.
-const MOST_ANSWERS: u8 = 16;
-const MOST_PINGS: usize = 256;
-const PING_TIMEOUT: Duration = Duration::from_secs(30);
-/// A pong returns so many bytes.
-const LONGEST_ECHO: usize = 32;
-const MOST_EARLY: usize = 64;
-const EARLY_LIFE: Duration = Duration::from_secs(10);
 /// Pongs, acknowledgements and resets outside of streams that wait to be sent.
 const MOST_LOOSE: usize = 256;
 
@@ -475,10 +222,38 @@ impl Streams {
     /// # Errors
     /// [`Error::NoStream`].
     pub fn read(&mut self, stream: StreamId, buffer: &mut [u8], now: Now) -> Result<usize> {
-        let count = self.existing(stream)?.read(buffer, now.instant);
+        let mut rest = buffer;
+        let mut copy = |piece: &[u8]| {
+            let length = piece.len().min(rest.len());
+            let (filled, left) = std::mem::take(&mut rest).split_at_mut(length);
+            filled.copy_from_slice(&piece[..length]);
+            rest = left;
+            length
+        };
+        self.read_with(stream, &mut copy, now)
+    }
+
+    /// As [`Self::read`], without a copy: `sink` returns how much of each piece it took, and ends it by taking less.
+    ///
+    /// # Errors
+    /// [`Error::NoStream`].
+    pub fn read_with(
+        &mut self,
+        stream: StreamId,
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+        now: Now,
+    ) -> Result<usize> {
+        let count = self.existing(stream)?.read(sink, now.instant);
         self.touch(stream.0);
         self.settle(stream.0, now);
         Ok(count)
+    }
+
+    /// Bytes that [`Self::write`] would take now; 0 for a stream that is gone.
+    pub fn room(&self, stream: StreamId) -> usize {
+        self.connections
+            .get(&stream.0)
+            .map_or(0, |connection| connection.send.room())
     }
 
     /// Nothing more will be written; reading goes on. See [`HalfClose`].
@@ -521,40 +296,6 @@ impl Streams {
         self.nonces.clear();
     }
 
-    /// Sends a ping with at most 32 bytes of payload; more is cut off, because no more comes back.
-    ///
-    /// # Errors
-    /// [`Error::Full`].
-    pub fn ping(
-        &mut self,
-        to: &Destination,
-        local_port: u16,
-        remote_port: u16,
-        payload: &[u8],
-        now: Now,
-    ) -> Result<PingId> {
-        if self.pings.len() >= MOST_PINGS || self.loose.len() >= MOST_LOOSE {
-            return Err(Error::Full("the table of pings"));
-        }
-        let payload = &payload[..payload.len().min(LONGEST_ECHO)];
-        let id = self.fresh_id();
-        let packet = Packet {
-            to_id: id,
-            flags: ECHO | SIGNATURE | FROM,
-            payload,
-            ..Packet::default()
-        };
-        let data = packet.write(&self.keys);
-        self.send_loose(to.clone(), (local_port, remote_port), data, true);
-        let ping = Ping {
-            to: to.hash(),
-            sent: now.instant,
-            payload: payload.to_vec(),
-        };
-        self.pings.insert(id, ping);
-        Ok(PingId(id))
-    }
-
     fn send_loose(&mut self, to: Destination, ports: (u16, u16), data: Vec<u8>, compress: bool) {
         if self.loose.len() >= MOST_LOOSE {
             self.counters.rate_limited += 1;
@@ -568,48 +309,6 @@ impl Streams {
             nonce: 0,
             ttl: Duration::from_secs(30),
         });
-    }
-
-    fn send_reset(&mut self, id: u32, now: Now) {
-        let Some(connection) = self.remove(id) else {
-            return;
-        };
-        if connection.peer_id == 0 {
-            return;
-        }
-        let ports = (connection.local_port, connection.remote_port);
-        for data in connection.reset_packets(&self.keys) {
-            self.send_loose(connection.peer.clone(), ports, data, true);
-        }
-        let next = connection.send.next_sequence();
-        self.remember(&connection, Answer::Reset { next }, ENDED_FIRST, now);
-    }
-
-    fn remember(&mut self, connection: &Connection, answer: Answer, life: Duration, now: Now) {
-        while self.ended.len() >= MOST_ENDED
-            && let Some((_, oldest)) = self.ended_order.pop_front()
-        {
-            self.forget_ended(oldest);
-        }
-        let until = now.instant + life;
-        let ended = Ended {
-            peer: connection.peer.clone(),
-            peer_id: connection.peer_id,
-            ports: (connection.local_port, connection.remote_port),
-            until,
-            answer,
-            answers_left: MOST_ANSWERS,
-        };
-        self.by_peer
-            .insert((ended.peer.hash(), ended.peer_id), connection.local_id);
-        self.ended.insert(connection.local_id, ended);
-        self.ended_order.push_back((until, connection.local_id));
-    }
-
-    fn forget_ended(&mut self, id: u32) {
-        if let Some(ended) = self.ended.remove(&id) {
-            self.by_peer.remove(&(ended.peer.hash(), ended.peer_id));
-        }
     }
 
     /// Takes a stream out of all tables.
@@ -626,22 +325,17 @@ impl Streams {
             self.deadlines.remove(&(at, id));
         }
         self.nonces.retain(|_, stream| *stream != id);
-        self.collect(&connection);
+        self.counters.join(connection.tally);
         Some(connection)
     }
 
-    fn collect(&mut self, connection: &Connection) {
-        let tally = connection.tally;
-        self.counters.resent += tally.resent;
-        self.counters.timeouts += tally.timeouts;
-        self.counters.duplicates += tally.duplicates;
-        self.counters.beyond_window += tally.refused;
-        self.counters.unsent_acked += tally.unsent_acked;
-    }
-
-    /// What was counted. Numbers of a stream join them when it ends.
+    /// What was counted, of the streams that are open, too.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let mut all = self.counters;
+        for connection in self.connections.values() {
+            all.join(connection.tally);
+        }
+        all
     }
 
     /// Streams that are open or opening.
@@ -737,13 +431,10 @@ impl Streams {
     /// When [`Self::handle_timeout`] wants to be called, once [`Self::poll_transmit`] said `None`.
     pub fn deadline(&self) -> Option<Instant> {
         let stream = self.deadlines.first().map(|(at, _)| *at);
-        let ping = self.pings.values().map(|ping| ping.sent + PING_TIMEOUT);
+        let ping = self.ping_deadline();
         let early = self.early.front().map(|early| early.until);
         let ended = self.ended_order.front().map(|(at, _)| *at);
-        [stream, ping.min(), early, ended]
-            .into_iter()
-            .flatten()
-            .min()
+        [stream, ping, early, ended].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -758,31 +449,9 @@ impl Streams {
             self.apply(id, changes, now);
             self.touch(id);
         }
-        let overdue = |ping: &Ping| ping.sent + PING_TIMEOUT <= now.instant;
-        let silent: Vec<u32> = self
-            .pings
-            .iter()
-            .filter(|(_, ping)| overdue(ping))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in silent {
-            self.pings.remove(&id);
-            self.events.push_back(Event::Pong(PingId(id), None));
-        }
-        while self.early.front().is_some_and(|e| e.until <= now.instant) {
-            self.early.pop_front();
-            self.counters.early_dropped += 1;
-        }
-        while self
-            .ended_order
-            .front()
-            .is_some_and(|(at, _)| *at <= now.instant)
-            && let Some((_, id)) = self.ended_order.pop_front()
-        {
-            if self.ended.get(&id).is_some_and(|e| e.until <= now.instant) {
-                self.forget_ended(id);
-            }
-        }
+        self.give_up_pings(now);
+        self.drop_early(now);
+        self.bury(now);
     }
 
     /// The router said what became of the message with this nonce.
@@ -840,10 +509,12 @@ impl Streams {
             return;
         };
         let signed_kind = packet.flags & (SYN | CLOSE | RESET) != 0;
-        // an id is a secret that both sides share: after the SYN both must fit
+        // an id is a secret that both sides share: after the SYN both must fit. Who refuses a SYN may have no id of its
+        // own to name; our id and its signature say enough then
+        let nameless = packet.has(RESET) && packet.from_id == 0;
         let stranger = packet.from.as_ref().is_some_and(|f| *f != connection.peer)
-            || connection.peer_id != 0 && packet.from_id != connection.peer_id
-            || connection.peer_id == 0 && packet.from_id == 0;
+            || connection.peer_id != 0 && packet.from_id != connection.peer_id && !nameless
+            || connection.peer_id == 0 && packet.from_id == 0 && !nameless;
         if stranger {
             self.counters.forged += 1;
             return;
@@ -892,37 +563,11 @@ impl Streams {
         self.apply(id, changes, now);
     }
 
-    fn done(&mut self, id: u32, now: Now) {
-        // the peer's CLOSE must be acknowledged before the stream is forgotten
-        if let Some(connection) = self.connections.get_mut(&id)
-            && connection.recv.ack_due().is_some()
-        {
-            connection.recv.want_ack(Duration::ZERO, now.instant);
-            if let Some(ready) = connection.next_packet(&self.keys, &self.config, now.instant) {
-                let (to, ports) = (
-                    connection.peer.clone(),
-                    (connection.local_port, connection.remote_port),
-                );
-                self.send_loose(to, ports, ready.bytes, false);
-            }
-        }
-        let Some(connection) = self.remove(id) else {
-            return;
-        };
-        self.learn(&connection, now);
-        let life = if connection.closed_first {
-            ENDED_FIRST
-        } else {
-            ENDED_SECOND
-        };
-        let through = connection.recv.acknowledgement().0;
-        self.remember(&connection, Answer::Acknowledge { through }, life, now);
-        self.events.push_back(Event::Closed(StreamId(id), None));
-    }
-
     fn failed(&mut self, id: u32, failure: Failure, now: Now) {
         match failure {
-            Failure::TimedOut | Failure::NotAccepted => self.send_reset(id, now),
+            Failure::TimedOut | Failure::NotAccepted | Failure::ConnectTimedOut => {
+                self.send_reset(id, now);
+            }
             _ => {
                 self.remove(id);
             }
@@ -936,238 +581,6 @@ impl Streams {
         let peer = connection.peer.hash();
         self.profiles
             .learn(peer, connection.rtt, window, now.instant);
-    }
-
-    /// Something for a stream that is over: our last word was lost, or the peer has not heard that we reset it.
-    fn answer_ended(&mut self, id: u32, packet: &Packet<'_>, now: Now) {
-        let Some(ended) = self.ended.get_mut(&id) else {
-            return;
-        };
-        // plain acknowledgements want no answer, nor do resets: two that ended must not talk forever
-        let wants = packet.sequence > 0 || packet.has(SYN);
-        if packet.has(RESET) || !wants || ended.answers_left == 0 || ended.until <= now.instant {
-            return;
-        }
-        ended.answers_left -= 1;
-        let (to, ports, peer_id) = (ended.peer.clone(), ended.ports, ended.peer_id);
-        match ended.answer {
-            Answer::Acknowledge { through } => {
-                let ack = Packet {
-                    to_id: peer_id,
-                    from_id: id,
-                    ack_through: through,
-                    ..Packet::default()
-                };
-                let data = ack.write(&self.keys);
-                self.send_loose(to, ports, data, false);
-            }
-            Answer::Reset { next } => {
-                for data in connection::reset_packets(peer_id, id, next, &self.keys) {
-                    self.send_loose(to.clone(), ports, data, true);
-                }
-            }
-        }
-    }
-
-    fn allow(&mut self, peer: Option<Hash>, now: Now) -> bool {
-        let limit = self.config.requests_per_second;
-        let rate = match &mut self.rate {
-            Some(rate)
-                if now.instant.saturating_duration_since(rate.second) < Duration::from_secs(1) =>
-            {
-                rate
-            }
-            rate => rate.insert(Rate {
-                second: now.instant,
-                all: 0,
-                peers: HashMap::new(),
-            }),
-        };
-        let allowed = match peer {
-            None => {
-                rate.all += 1;
-                rate.all <= limit.saturating_mul(10)
-            }
-            Some(peer) => {
-                let count = rate.peers.entry(peer).or_default();
-                *count += 1;
-                *count <= limit
-            }
-        };
-        self.counters.rate_limited += u64::from(!allowed);
-        allowed
-    }
-
-    fn syn(&mut self, syn: &Packet<'_>, data: &[u8], ports: Ports, now: Now) {
-        let Some(peer) = syn.from.clone() else {
-            self.counters.forged += 1;
-            return;
-        };
-        if !packet::is_for(&syn.nacks, &self.keys.destination().hash()) {
-            self.counters.misdirected += 1;
-            return;
-        }
-        // the sum before the signature, the peer's share behind it: a name that is claimed only must not pay
-        if !self.allow(None, now) {
-            return;
-        }
-        if syn.from_id == 0 || syn.verify(data, &peer, now.unix_ms).is_err() {
-            self.counters.forged += 1;
-            return;
-        }
-        let key = (peer.hash(), syn.from_id);
-        if let Some(&id) = self.by_peer.get(&key) {
-            return self.repeated_syn(id, syn, now);
-        }
-        if !self.allow(Some(peer.hash()), now) {
-            return;
-        }
-        let id = self.fresh_id();
-        if self.pending >= self.config.backlog || self.connections.len() >= self.config.max_streams
-        {
-            self.counters.refused += 1;
-            for data in connection::reset_packets(syn.from_id, id, 1, &self.keys) {
-                self.send_loose(peer.clone(), (ports.to, ports.from), data, true);
-            }
-            return;
-        }
-        let until = now.instant + self.config.accept_timeout;
-        let (local, remote) = (ports.to, ports.from);
-        let phase = Phase::Pending { until };
-        let mut connection = self.connection(
-            peer.clone(),
-            (local, remote),
-            (id, syn.from_id),
-            phase,
-            now.instant,
-        );
-        connection.syn_received(syn);
-        connection.handle(syn, now.instant, &mut Vec::new());
-        self.connections.insert(id, connection);
-        self.by_peer.insert(key, id);
-        self.pending += 1;
-        self.events.push_back(Event::Incoming {
-            stream: StreamId(id),
-            peer,
-            local_port: local,
-            remote_port: remote,
-        });
-        self.touch(id);
-        self.adopt_early(id, syn.from_id, ports, now);
-    }
-
-    /// Our reply was lost: what exists answers, nothing new is opened.
-    fn repeated_syn(&mut self, id: u32, syn: &Packet<'_>, now: Now) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.tally.duplicates += 1;
-            if connection.phase == Phase::Open {
-                connection.recv.want_ack(Duration::ZERO, now.instant);
-                self.touch(id);
-            }
-        } else {
-            self.answer_ended(id, syn, now);
-        }
-    }
-
-    /// Data that the opener sent before it knew our id: it belongs to the stream with its id from these ports.
-    fn before_reply(&mut self, packet: &Packet<'_>, data: &[u8], ports: Ports, now: Now) {
-        if packet.from_id == 0 || packet.flags & RESET != 0 {
-            self.counters.unknown += 1;
-            return;
-        }
-        // the packet names no sender; two peers with the same id and ports at once are told apart by nothing, so that
-        // such packets are refused then
-        let mut owners = self.connections.values().filter(|c| {
-            c.peer_id == packet.from_id && c.local_port == ports.to && c.remote_port == ports.from
-        });
-        match (owners.next().map(|c| c.local_id), owners.next()) {
-            (Some(id), None) => self.for_stream_unnamed(id, data, now),
-            (Some(_), Some(_)) => self.counters.unknown += 1,
-            (None, _) if self.early.len() < MOST_EARLY => {
-                self.counters.early += 1;
-                self.early.push_back(Early {
-                    peer_id: packet.from_id,
-                    ports,
-                    data: data.to_vec(),
-                    until: now.instant + EARLY_LIFE,
-                });
-            }
-            (None, _) => self.counters.early_dropped += 1,
-        }
-    }
-
-    /// A packet to id 0 for a stream that is known: its signature's length depends on the peer.
-    fn for_stream_unnamed(&mut self, id: u32, data: &[u8], now: Now) {
-        let peer = self.connections[&id].peer.clone();
-        match Packet::read(data, Some(&peer)) {
-            Ok(packet) if packet.has(NO_ACK) || packet.ack_through == 0 => {
-                self.for_stream(id, &packet, data, now);
-            }
-            _ => self.counters.malformed += 1,
-        }
-    }
-
-    fn adopt_early(&mut self, id: u32, peer_id: u32, ports: Ports, now: Now) {
-        let (mine, others) = std::mem::take(&mut self.early)
-            .into_iter()
-            .partition(|early| early.peer_id == peer_id && early.ports == ports);
-        self.early = others;
-        let mine: VecDeque<Early> = mine;
-        for early in mine {
-            self.for_stream_unnamed(id, &early.data, now);
-        }
-    }
-
-    /// Pings are answered, and answers told.
-    fn echo(&mut self, packet: &Packet<'_>, data: &[u8], ports: Ports, now: Now) {
-        if packet.to_id == 0 {
-            let answered = self
-                .pings
-                .get(&packet.from_id)
-                .is_some_and(|ping| packet.payload.starts_with(&ping.payload));
-            match self.pings.remove(&packet.from_id) {
-                Some(ping) if answered => {
-                    let rtt = now.instant.saturating_duration_since(ping.sent);
-                    let event = Event::Pong(PingId(packet.from_id), Some(rtt));
-                    self.events.push_back(event);
-                }
-                // another payload than the one we sent: somebody guesses
-                Some(ping) => {
-                    self.counters.forged += 1;
-                    self.pings.insert(packet.from_id, ping);
-                }
-                None => self.counters.unknown += 1,
-            }
-            return;
-        }
-        let Some(from) = packet.from.clone() else {
-            self.counters.forged += 1;
-            return;
-        };
-        if !self.allow(None, now) {
-            return;
-        }
-        if packet.verify(data, &from, now.unix_ms).is_err() {
-            self.counters.forged += 1;
-            return;
-        }
-        if !self.allow(Some(from.hash()), now) {
-            return;
-        }
-        let pong = Packet {
-            from_id: packet.to_id,
-            flags: ECHO,
-            payload: &packet.payload[..packet.payload.len().min(LONGEST_ECHO)],
-            ..Packet::default()
-        };
-        let data = pong.write(&self.keys);
-        self.counters.pongs += 1;
-        self.send_loose(from, (ports.to, ports.from), data, false);
-    }
-
-    /// To whom a ping went.
-    pub fn ping_target(&self, ping: PingId) -> Option<Hash> {
-        self.pings.get(&ping.0).map(|ping| ping.to)
     }
 }
 

@@ -96,12 +96,12 @@ impl Receiver {
         }
     }
 
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> usize {
+    /// Offers what has arrived in order to `sink`, which returns how much of a piece it took; less than all ends it.
+    pub(crate) fn read_with(&mut self, sink: &mut dyn FnMut(&[u8]) -> usize) -> usize {
         let mut count = 0;
         while let Some(first) = self.ready.front() {
             let piece = &first[self.taken..];
-            let length = piece.len().min(buffer.len() - count);
-            buffer[count..count + length].copy_from_slice(&piece[..length]);
+            let length = sink(piece).min(piece.len());
             count += length;
             self.taken += length;
             if self.taken < first.len() {
@@ -193,6 +193,19 @@ mod tests {
                 0 => return out,
                 count => out.extend_from_slice(&buffer[..count]),
             }
+        }
+    }
+
+    impl Receiver {
+        fn read(&mut self, buffer: &mut [u8]) -> usize {
+            let mut rest = buffer;
+            self.read_with(&mut |piece| {
+                let length = piece.len().min(rest.len());
+                let (now, later) = std::mem::take(&mut rest).split_at_mut(length);
+                now.copy_from_slice(&piece[..length]);
+                rest = later;
+                length
+            })
         }
     }
 

@@ -1,3 +1,5 @@
+use super::incoming::MOST_EARLY;
+use super::packet::{FROM, NO_ACK, SIGNATURE};
 use super::*;
 use crate::router::start;
 use crate::vectors::{hex, keys};

@@ -14,7 +14,16 @@ const KINDS: [Kind; 5] = [
 
 /// Hosts 1 and 2 behind NATs of these kinds (`None`: open), trusting each other, and relays before them.
 fn two(seed: u64, relays_wanted: u16, kinds: [Option<Kind>; 2]) -> (Sim, usize, usize) {
-    let mut sim = relays(seed, relays_wanted);
+    two_before(relays(seed, relays_wanted), relays_wanted, kinds, quiet)
+}
+
+/// The same, with these relays before them and configured so.
+fn two_before(
+    mut sim: Sim,
+    relays_wanted: u16,
+    kinds: [Option<Kind>; 2],
+    config: fn() -> NodeConfig,
+) -> (Sim, usize, usize) {
     let hosts: Vec<usize> = [1, 2]
         .into_iter()
         .zip(kinds)
@@ -26,7 +35,7 @@ fn two(seed: u64, relays_wanted: u16, kinds: [Option<Kind>; 2]) -> (Sim, usize, 
                 }
                 None => home(number),
             };
-            let index = sim.host_at(at, number, quiet());
+            let index = sim.host_at(at, number, config());
             let now = sim.now;
             let node = &mut sim.hosts[index].node;
             node.set_interfaces(now, vec![lan_interface(at)]);
@@ -162,28 +171,8 @@ fn peers_that_speak_the_draft_tell_each_other_by_hints_over_the_relay() {
             ..draft()
         },
     );
-    let hosts: Vec<usize> = [1, 2]
-        .into_iter()
-        .map(|number| {
-            sim.nats
-                .push(Nat::of_kind(Kind::PortRestricted, number as u8));
-            let at = behind(number as u8, number);
-            let index = sim.host_at(at, number, draft());
-            let now = sim.now;
-            sim.hosts[index]
-                .node
-                .set_interfaces(now, vec![lan_interface(at)]);
-            join(&mut sim, index, 1);
-            index
-        })
-        .collect();
-    let (a, b) = (hosts[0], hosts[1]);
-    sim.until(secs(5), "registration", |sim| {
-        is_registered(sim, a) && is_registered(sim, b)
-    });
-    sim.run(ms(200));
-    trust(&mut sim, a, 2);
-    trust(&mut sim, b, 1);
+    let kinds = [Some(Kind::PortRestricted); 2];
+    let (mut sim, a, b) = two_before(sim, 1, kinds, draft);
     let took = time_to_direct(&mut sim, a, b, secs(5));
     assert!(took.is_some_and(|took| took <= secs(2)), "{took:?}");
     assert!(!sim.peer(a, 2).sealed);

@@ -1,12 +1,12 @@
 //! TLS around a connection: it gets through where nothing else does. Who the other side is, the session inside shows; a
 //! certificate is checked only where a host name was given for a place.
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use crate::judge::{Judge, Judged};
+use rustls::client::danger::ServerCertVerified;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore, ServerConfig,
-    ServerConnection, SignatureScheme,
+    ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -48,7 +48,10 @@ fn provider() -> Arc<CryptoProvider> {
 impl Tls {
     pub fn new() -> Result<Self, TlsError> {
         let provider = provider();
-        let verifier = Arc::new(Anybody(Arc::clone(&provider)));
+        let verifier = Arc::new(Judged {
+            judge: Anybody,
+            provider: Arc::clone(&provider),
+        });
         let anybody = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -133,10 +136,10 @@ fn checking() -> Result<Arc<ClientConfig>, TlsError> {
 
 /// Takes any certificate that its holder can sign with.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Anybody;
 
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
+impl Judge for Anybody {
+    fn verify(
         &self,
         _end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
@@ -145,29 +148,5 @@ impl ServerCertVerifier for Anybody {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

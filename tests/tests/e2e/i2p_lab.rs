@@ -1,0 +1,326 @@
+//! I2P for ordinary programs: over an interface, with our strict router and with i2pd.
+
+use crate::names::{RESPONDER, Resolving, curl, dig};
+use anode_tests::i2p::i2pd::I2pNet;
+use anode_tests::i2p::{Router, RouterOptions};
+use anode_tests::lab::{Family, Host, Lab, Lan, Node};
+use anode_tests::programs;
+use anode_tests::traffic::{self, UdpEcho};
+use serde_json::Value;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// i2pd builds tunnels in rounds of 10 to 15 s.
+const READY: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(20);
+/// i2pd keeps sending in a session of its own with a router that has forgotten it: it takes no new one from the same key for
+/// two minutes (`ECIESX25519_RESTART_TIMEOUT`).
+const REKEYED: Duration = Duration::from_secs(150);
+
+/// The longer form of a test, for the hours when nobody waits: `ANODE_TEST_EXTENDED=1`.
+fn extended() -> bool {
+    std::env::var_os("ANODE_TEST_EXTENDED").is_some_and(|value| value == "1")
+}
+
+/// A node's first destination, once it is ready: name and address.
+#[track_caller]
+fn destination(node: &Node) -> (String, Ipv6Addr) {
+    let mut found = Value::Null;
+    node.wait("the destination is ready", READY, || {
+        found = node.json(&["i2p", "status"])["destinations"][0].clone();
+        found["state"] == "ready"
+    });
+    let text = |key: &str| found[key].as_str().expect("a text").to_owned();
+    (text("b32"), text("ipv6").parse().expect("an address"))
+}
+
+/// What the responder says of a name makes the address known to the node.
+#[track_caller]
+fn learn(node: &Node, host: &Host, name: &str) -> Ipv6Addr {
+    let (status, found) = dig(host, &[name, "AAAA"]);
+    assert_eq!(status, "NOERROR", "{name}: {}", node.log());
+    found[0].parse().expect("an address")
+}
+
+/// Sends noise there and back through an echo server at `to`, half-closing first; true if every byte came back.
+fn echoed(host: &Host, to: SocketAddr, seed: u64, count: u64) -> io::Result<bool> {
+    let stream = traffic::connect(host, to, LIMIT)?;
+    let mut writer = stream.try_clone()?;
+    let reader = std::thread::spawn(move || traffic::receive_all(stream));
+    let sent = traffic::send_noise(&mut writer, seed, count)?;
+    writer.shutdown(Shutdown::Write)?;
+    let (length, got) = reader.join().expect("no panic")?;
+    Ok(length == count && got == sent)
+}
+
+/// Answers every connection with its own bytes.
+fn echo_server(host: &Host, at: SocketAddr) {
+    let listener = traffic::listen(host, at);
+    serve(listener, |mut stream| {
+        let mut copy = stream.try_clone()?;
+        io::copy(&mut stream, &mut copy)?;
+        copy.shutdown(Shutdown::Write)
+    });
+}
+
+fn serve(
+    listener: TcpListener,
+    each: impl Fn(std::net::TcpStream) -> io::Result<()> + Send + Sync + Copy + 'static,
+) {
+    // ends with the test process; nobody connects after the test
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || each(stream));
+        }
+    });
+}
+
+/// A GET that says at once that nothing more will be asked; the whole answer.
+fn get_half_closed(host: &Host, to: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+    let mut stream = traffic::connect(host, to, LIMIT)?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let at = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .unwrap_or(0);
+    Ok(answer.split_off(at + 4))
+}
+
+fn noise_file(directory: &Path, name: &str, bytes: usize) -> Vec<u8> {
+    let noise = traffic::Noise::new(77).bytes(bytes);
+    std::fs::write(directory.join(name), &noise).expect("a file");
+    noise
+}
+
+fn file_error(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
+}
+
+#[test]
+fn programs_use_destinations_like_any_other_address() {
+    let Some(lab) = Lab::open() else { return };
+    let lan = Lan::new(&lab, Family::V4);
+    let (host_a, host_b) = (lan.host("a"), lan.host("b"));
+    let at = SocketAddr::new(host_a.v4().into(), 7654);
+    let router = Router::on(traffic::listen(&host_a, at), RouterOptions::default());
+    let section = format!("[i2p]\nrouter = \"{at}\"");
+    let resolving = Resolving::with(&lab, "a", &format!("nameserver {RESPONDER}\n"));
+    let a = Node::on(&host_a, lab.directory(), "a")
+        .no_lan()
+        .config(&format!(
+            "{section}\n[[i2p.destination]]\n[[i2p.destination]]\nname = \"second\"\ntransient = true"
+        ))
+        .start();
+    let b = Node::on(&host_b, lab.directory(), "b")
+        .no_lan()
+        .config(&format!(
+            "{section}\n[inbound]\nallow = [\"any-i2p tcp/80\", \"any-i2p tcp/81\", \"any-i2p udp/53\", \"any-i2p tcp/7\"]"
+        ))
+        .start();
+    let ((_, ip_a), (name, ip_b)) = (destination(&a), destination(&b));
+    let noise = noise_file(lab.directory(), "file", 300_000);
+    let _web = programs::http_server(&host_b, SocketAddr::new(ip_b.into(), 80), lab.directory());
+
+    // by name, with a program that knows nothing of us
+    let done = curl(&resolving, &host_a, &format!("http://{name}/file"));
+    assert!(done.expect_ok().out == noise);
+    assert_eq!(learn(&a, &host_a, &name), ip_b);
+    let (status, names) = dig(&host_a, &["-x", &ip_b.to_string()]);
+    assert_eq!(
+        (status.as_str(), names.as_slice()),
+        ("NOERROR", &[format!("{name}.")][..])
+    );
+    assert_eq!(dig(&host_a, &[&name, "A"]), ("NOERROR".to_owned(), vec![]));
+    assert_eq!(dig(&host_a, &["a_b.i2p", "AAAA"]).0, "NXDOMAIN");
+    assert_eq!(dig(&host_a, &["nobody.i2p", "AAAA"]).0, "NXDOMAIN");
+    let pinged = programs::ping(&host_a, IpAddr::V6(ip_b), 56, 2);
+    assert_eq!(pinged.received, 2);
+
+    // half-closed both ways, and large
+    echo_server(&host_b, SocketAddr::new(ip_b.into(), 7));
+    assert!(echoed(&host_a, SocketAddr::new(ip_b.into(), 7), 5, 2_000_000).unwrap());
+    let got = get_half_closed(&host_a, SocketAddr::new(ip_b.into(), 80), "/file").unwrap();
+    assert!(got == noise, "{} bytes", got.len());
+
+    // the truth about who is not there
+    let refused = traffic::connect(&host_a, SocketAddr::new(ip_b.into(), 81), LIMIT).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    let denied = traffic::connect(&host_a, SocketAddr::new(ip_b.into(), 22), LIMIT).unwrap_err();
+    assert_eq!(denied.kind(), io::ErrorKind::ConnectionRefused, "by policy");
+    let stranger = SocketAddr::new("fda1::1".parse().unwrap(), 80);
+    let start = Instant::now();
+    let nobody = traffic::connect(&host_a, stranger, LIMIT).unwrap_err();
+    assert_eq!(file_error(&nobody), nix::libc::EHOSTUNREACH);
+    assert!(start.elapsed() < Duration::from_secs(3));
+
+    // datagrams of every size, whole
+    let _echo = UdpEcho::start(&host_b, SocketAddr::new(ip_b.into(), 53));
+    let socket = traffic::udp(&host_a, SocketAddr::new(ip_a.into(), 5353));
+    socket.connect(SocketAddr::new(ip_b.into(), 53)).unwrap();
+    for size in [1, 1200, 9000, 60_000] {
+        let sent = traffic::Noise::new(size as u64).bytes(size);
+        socket.send(&sent).unwrap();
+        let mut buffer = vec![0; 65_536];
+        let count = socket
+            .recv(&mut buffer)
+            .unwrap_or_else(|e| panic!("{size}: {e}\n{}", a.log()));
+        assert!(buffer[..count] == sent, "{size}");
+    }
+
+    // programs that bind to nothing use the first destination, others choose
+    let second: Ipv6Addr = a.json(&["i2p", "status"])["destinations"][1]["ipv6"]
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .expect("an address");
+    let own = |to| {
+        let stream = traffic::connect(&host_a, to, LIMIT).unwrap();
+        stream.local_addr().unwrap().ip()
+    };
+    assert_eq!(own(SocketAddr::new(ip_b.into(), 7)), IpAddr::V6(ip_a));
+    let socket = traffic::udp(&host_a, SocketAddr::new(second.into(), 5354));
+    socket
+        .send_to(b"x", SocketAddr::new(ip_b.into(), 53))
+        .unwrap();
+    let mut buffer = [0; 8];
+    assert_eq!(socket.recv(&mut buffer).unwrap(), 1, "from {second}");
+
+    let peers = a.peers();
+    let peer = peers
+        .iter()
+        .find(|peer| peer["ipv6"] == ip_b.to_string())
+        .expect("a peer");
+    assert_eq!(peer["paths"][0]["kind"], "i2p");
+    assert!(peer["rx_bytes"].as_u64() > Some(2_000_000));
+    assert_eq!(router.violations(), [] as [String; 0]);
+    assert!(a.metrics().sum("anode_i2p_streams_out_total") >= 4.0);
+}
+
+const SHORT: &str = "options = { \"inbound.length\" = \"0\", \"outbound.length\" = \"0\", \"inbound.quantity\" = \"2\", \"outbound.quantity\" = \"2\" }";
+
+#[test]
+#[ignore = "two minutes and more of i2pd's own waiting: run it with -- --ignored i2p_lab"]
+fn two_nodes_and_the_tunnels_of_i2pd_meet_over_real_routers() {
+    let Some(lab) = Lab::open() else { return };
+    let _alone = anode_tests::lab::heavy();
+    let zero =
+        "inbound.length = 0\noutbound.length = 0\ninbound.quantity = 2\noutbound.quantity = 2\n";
+    let servers = format!(
+        "[echo]\ntype = server\nhost = 127.0.0.1\nport = 7000\nkeys = echo.dat\nsignaturetype = 7\n{zero}\
+         [web]\ntype = http\nhost = 127.0.0.1\nport = 8000\nkeys = web.dat\nsignaturetype = 7\n{zero}\
+         [udp]\ntype = udpserver\nhost = 127.0.0.1\nport = 7001\nkeys = udp.dat\nsignaturetype = 7\n{zero}"
+    );
+    let mut net = I2pNet::start(&lab, &["", &servers]);
+    let [one, two, _] = &mut net.routers[..] else {
+        panic!("three routers")
+    };
+    let (host_a, host_b) = (&one.host, &two.host);
+    let section = format!("[i2p]\n[[i2p.destination]]\n{SHORT}");
+    let inbound = "[inbound]\nallow = [\"any-i2p tcp/80\", \"any-i2p tcp/7\"]";
+    let node = |host: &Host, name: &str| {
+        Node::on(host, lab.directory(), name)
+            .no_lan()
+            .args(&["--log", "info"])
+            .config(&section)
+            .config(inbound)
+            .start()
+    };
+    let (a, b) = (node(host_a, "a"), node(host_b, "b"));
+    let noise = noise_file(lab.directory(), "file", 300_000);
+    let local = |port| SocketAddr::new("127.0.0.1".parse().unwrap(), port);
+    let _web = programs::http_server(host_b, local(8000), lab.directory());
+    echo_server(host_b, local(7000));
+    let _echo = UdpEcho::start(host_b, local(7001));
+    let (_, ip_a) = destination(&a);
+    let (name_b, ip_b) = destination(&b);
+
+    // two nodes through different routers
+    echo_server(host_b, SocketAddr::new(ip_b.into(), 7));
+    let _web_b = programs::http_server(host_b, SocketAddr::new(ip_b.into(), 80), lab.directory());
+    a.wait("the lease set of b is found", READY, || {
+        a.cli(&["i2p", "lookup", &name_b]).ok()
+    });
+    assert_eq!(learn(&a, host_a, &name_b), ip_b);
+    let pinged = a.json(&["ping", &name_b, "-c", "3", "-W", "5"]);
+    assert!(
+        pinged["received"].as_u64() >= Some(1),
+        "{pinged}\n{}",
+        a.log()
+    );
+    let count = if extended() { 100_000_000 } else { 3_000_000 };
+    let start = Instant::now();
+    assert!(
+        echoed(host_a, SocketAddr::new(ip_b.into(), 7), 6, count).unwrap(),
+        "{}",
+        a.log()
+    );
+    eprintln!(
+        "{count} bytes there and back in {:.2} s",
+        start.elapsed().as_secs_f64()
+    );
+    let got = get_half_closed(host_a, SocketAddr::new(ip_b.into(), 80), "/file").unwrap();
+    assert!(got == noise, "{} bytes", got.len());
+
+    // tunnels of i2pd
+    let mut at = |keys: &str| {
+        let name = two.destination(keys).hash().b32();
+        a.wait(keys, READY, || a.cli(&["i2p", "lookup", &name]).ok());
+        (learn(&a, &one.host, &name), name)
+    };
+    let (echo, _) = at("echo.dat");
+    assert!(
+        echoed(&one.host, SocketAddr::new(echo.into(), 7), 7, 300_000).unwrap(),
+        "{}",
+        a.log()
+    );
+    let (web, web_name) = at("web.dat");
+    let got = get_half_closed(&one.host, SocketAddr::new(web.into(), 80), "/file").unwrap();
+    assert!(got == noise, "{} bytes of {}", got.len(), noise.len());
+    let resolving = Resolving::with(&lab, "a", &format!("nameserver {RESPONDER}\n"));
+    let done = curl(&resolving, &one.host, &format!("http://{web_name}/file"));
+    assert!(done.expect_ok().out == noise);
+    let (udp, _) = at("udp.dat");
+    let socket = traffic::udp(&one.host, SocketAddr::new(ip_a.into(), 5353));
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    for size in [1, 1200, 9000] {
+        let sent = traffic::Noise::new(size as u64).bytes(size);
+        socket
+            .send_to(&sent, SocketAddr::new(udp.into(), 7001))
+            .unwrap();
+        let mut buffer = vec![0; 65_536];
+        let (count, from) = socket.recv_from(&mut buffer).unwrap();
+        assert!(
+            buffer[..count] == sent && from.ip() == IpAddr::V6(udp),
+            "{size} from {from}"
+        );
+    }
+
+    // a router that is killed while bytes flow
+    let stream = traffic::connect(&one.host, SocketAddr::new(ip_b.into(), 7), LIMIT).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || traffic::send_noise(&mut writer, 8, 50_000_000));
+    std::thread::sleep(Duration::from_millis(500));
+    one.kill();
+    let ended = sending.join().unwrap();
+    assert!(ended.is_err(), "the program hears of it");
+    drop(stream);
+    one.restart();
+    destination(&a);
+    assert!(
+        a.json(&["i2p", "status"])["destinations"][0]["sessions"] == 2,
+        "{}",
+        a.log()
+    );
+    a.wait("the lease set of b is found again", READY, || {
+        a.cli(&["i2p", "lookup", &name_b]).ok()
+    });
+    let to = SocketAddr::new(ip_b.into(), 7);
+    let took = a.wait("b is reached again", REKEYED, || {
+        echoed(&one.host, to, 9, 100_000).is_ok_and(|whole| whole)
+    });
+    eprintln!("b is reached {:.1} s later", took.as_secs_f64());
+}
