@@ -247,12 +247,14 @@ impl Topology for Chord {
                 self.peers.entry(through).or_default().routable = true;
                 // the link may be older than the wish to join
                 self.rebuild_tables();
-                match self.config.is_client {
-                    true => {
+                match (self.config.is_client, self.stage) {
+                    // one more way in
+                    (true, Stage::Client) => {}
+                    (true, _) => {
                         self.stage = Stage::Client;
                         self.actions.push_back(Action::Joined);
                     }
-                    false => self.locate(now, 0),
+                    (false, _) => self.locate(now, 0),
                 }
             }
             Input::Connected(peer) => self.on_connected(now, peer),

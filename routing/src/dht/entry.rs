@@ -1,6 +1,6 @@
 //! The way in: bootstrap peers, the first peer of an overlay, and the look for other parts of the ring (R128, RD54, RD55).
 use super::links::Why;
-use super::{Dht, End};
+use super::{Dht, End, Role};
 use crate::anode::Place;
 use anode_reload::{LinkId, Now};
 use anode_wire::{Address, PeerId};
@@ -113,6 +113,11 @@ impl Entry {
         self.next = Some(now.at + ROUND / 2);
     }
 
+    /// Who is asked first, in order: what the operator has named comes before the zone's relays.
+    pub fn candidates(&self) -> impl Iterator<Item = Address> {
+        self.candidates.iter().map(|candidate| candidate.peer.address)
+    }
+
     /// This bootstrap peer is there.
     pub fn resolved(&mut self, who: Address) {
         let mut candidates = self.candidates.iter_mut();
@@ -159,6 +164,10 @@ impl Dht {
                 }
             }
             Stage::Joining => {}
+            Stage::In if self.config.role == Role::Client => {
+                // One way in more.
+                let _ = self.node.join(now, link);
+            }
             Stage::In => {
                 let (before, _) = self.node.topology().neighbours();
                 if before.is_empty() || std::mem::take(&mut self.entry.probing) {

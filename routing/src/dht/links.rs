@@ -17,7 +17,11 @@ const MAX_LINKS: usize = 1024;
 const MAX_DIALS: usize = 256;
 /// A silent link is asked after this time (RD73).
 const ASK_AFTER: Duration = Duration::from_secs(15);
-/// And is gone after this (RD73: three missed).
+/// The same where something was sent that nothing came back to, and where a question has had no answer.
+const ASK_USED_AFTER: Duration = Duration::from_secs(2);
+/// It is gone after so many questions without an answer (RD73)...
+const MISSED: u8 = 3;
+/// ...and after this, in any case (RD73).
 const DEAD_AFTER: Duration = Duration::from_secs(45);
 /// The first wait of a link being made; it doubles.
 const DIAL_GAP: Duration = Duration::from_millis(250);
@@ -88,8 +92,33 @@ struct Link {
     peer: Id,
     heard: Duration,
     asked: Duration,
+    /// Questions since it was heard.
+    missed: u8,
+    /// A message went there since it was heard.
+    used: bool,
     /// It is part of the ring, by its own word.
     member: bool,
+}
+
+impl Link {
+    fn hear(&mut self, now: Now) {
+        self.heard = now.at;
+        self.missed = 0;
+        self.used = false;
+    }
+
+    fn ask_at(&self) -> Duration {
+        let patience = match self.used || self.missed > 0 {
+            true => ASK_USED_AFTER,
+            false => ASK_AFTER,
+        };
+        self.heard.max(self.asked) + patience
+    }
+
+    fn is_dead(&self, now: Now) -> bool {
+        let unanswered = self.missed >= MISSED && self.ask_at() <= now.at;
+        unanswered || self.heard + DEAD_AFTER <= now.at
+    }
 }
 
 /// Why a link is being made.
@@ -149,8 +178,15 @@ impl Links {
     /// Something came over a link; `None`: there is none.
     pub fn heard(&mut self, now: Now, from: End) -> Option<LinkId> {
         let link = self.up.get_mut(&from)?;
-        link.heard = now.at;
+        link.hear(now);
         Some(link.id)
+    }
+
+    /// A message goes over a link.
+    pub fn used(&mut self, end: End) {
+        if let Some(link) = self.up.get_mut(&end) {
+            link.used = true;
+        }
     }
 
     /// The link to a peer of an address, or to any of its peers.
@@ -173,15 +209,24 @@ impl Links {
         members.map(|link| link.id).collect()
     }
 
+    /// The Peer-IDs of these.
+    pub fn members(&self) -> impl Iterator<Item = Id> {
+        let members = self.up.values().filter(|link| link.member);
+        members.map(|link| link.peer)
+    }
+
+    /// The Peer-ID of an address's peer that is a member of the ring.
+    pub fn member(&self, end: End) -> Option<Id> {
+        let (id, _) = self.to(end).filter(|(_, member)| *member)?;
+        Some(self.up.get(self.ends.get(&id)?)?.peer)
+    }
+
     pub fn is_dialling(&self, end: End) -> bool {
         self.dials.contains_key(&end)
     }
 
     pub fn deadline(&self) -> Option<Duration> {
-        let silent = |link: &Link| {
-            let asked = link.heard.max(link.asked) + ASK_AFTER;
-            asked.min(link.heard + DEAD_AFTER)
-        };
+        let silent = |link: &Link| link.ask_at().min(link.heard + DEAD_AFTER);
         let links = self.up.values().map(silent).min();
         let dials = self.dials.values().map(|dial| dial.next.min(dial.until));
         [links, dials.min()].into_iter().flatten().min()
@@ -243,7 +288,7 @@ impl Dht {
             return false;
         }
         if let Some(link) = self.links.up.get_mut(&end) {
-            link.heard = now.at;
+            link.hear(now);
             let news = member && !std::mem::replace(&mut link.member, member);
             let id = link.id;
             if news {
@@ -264,6 +309,8 @@ impl Dht {
             peer,
             heard: now.at,
             asked: now.at,
+            missed: 0,
+            used: false,
             member,
         };
         self.links.up.insert(end, link);
@@ -391,11 +438,13 @@ impl Dht {
         let needed = self.needed();
         let (mut asks, mut dead) = (Vec::new(), Vec::new());
         for (end, link) in &mut self.links.up {
-            if link.heard + DEAD_AFTER <= now.at {
+            if link.is_dead(now) {
                 dead.push(link.id);
-            } else if link.heard.max(link.asked) + ASK_AFTER <= now.at {
+            } else if link.ask_at() <= now.at {
                 link.asked = now.at;
-                if needed.as_ref().is_none_or(|all| all.contains(&link.peer)) {
+                let is_needed = needed.as_ref().is_none_or(|all| all.contains(&link.peer));
+                if is_needed || link.used {
+                    link.missed += 1;
                     asks.push(*end);
                 }
             }

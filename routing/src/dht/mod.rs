@@ -395,6 +395,7 @@ impl Dht {
         loop {
             while let Some(transmit) = self.node.poll_transmit() {
                 if let Some((to, digit)) = self.links.end(transmit.link) {
+                    self.links.used((to, digit));
                     let body = transmit.bytes;
                     self.out(Output::Send { to, digit, body });
                 }

@@ -153,7 +153,6 @@ impl Dht {
         if endpoints.iter().any(is_tcp) {
             capabilities |= AnodeRecord::TCP;
         }
-        let access = self.node.links().map(|(_, peer)| peer);
         AnodeRecord {
             flags: if is_client { AnodeRecord::CLIENT } else { 0 }
                 | if self.config.relays {
@@ -164,10 +163,18 @@ impl Dht {
             capabilities,
             peer: self.node.id(),
             // A client is reached through whom it has links to (R8).
-            route: access.take(1).filter(|_| is_client).collect(),
+            route: self.access().into_iter().filter(|_| is_client).collect(),
             endpoints,
             relayed: Vec::new(),
         }
+    }
+
+    /// The member of the ring that messages for a client go through: one that the operator has named, else any.
+    fn access(&self) -> Option<Id> {
+        let mut named = self.entry.candidates();
+        named
+            .find_map(|address| self.links.member((address, PeerId::ANY)))
+            .or_else(|| self.links.members().next())
     }
 
     fn store_record(

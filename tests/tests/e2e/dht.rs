@@ -92,10 +92,26 @@ fn is_in(node: &Node) -> bool {
     (status["joined"] == true || status["role"] == "client") && status["published"] == true
 }
 
-fn wait_in(node: &Node) {
-    node.wait("its part in the DHT", Duration::from_secs(60), || {
-        is_in(node)
-    });
+/// # Panics
+/// If one of them is not in within a minute, with what all of them say and the log of that one.
+fn wait_in<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
+    let nodes: Vec<&Node> = nodes.into_iter().collect();
+    let begun = Instant::now();
+    for node in &nodes {
+        while !is_in(node) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{} is not in the DHT\n{:#?}\n{}",
+                node.address(),
+                nodes
+                    .iter()
+                    .map(|n| (n.address(), status(n), n.json(&["paths"])))
+                    .collect::<Vec<_>>(),
+                node.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 /// Neighbours of all nodes, in the order of the ring, are those that follow each other.
@@ -124,9 +140,7 @@ fn the_machines_of_a_zone_make_a_ring_and_find_each_other_in_it() {
     for n in 0..count {
         ring.node(&format!("n{n}"), "");
     }
-    for node in &ring.nodes {
-        wait_in(node);
-    }
+    wait_in(&ring.nodes);
     println!(
         "{count} machines and a relay are a ring after {:?}",
         begun.elapsed()
@@ -305,9 +319,7 @@ fn a_peer_is_found_by_its_record_when_no_relay_is_left() {
         .config(&for_z)
         .args(&["--zone-file", zone.to_str().expect("a path")])
         .start();
-    for node in ring.nodes.iter().chain([z]) {
-        wait_in(node);
-    }
+    wait_in(ring.nodes.iter().chain([z]));
     ring.relay = None;
     let a = &ring.nodes[a];
     let started = Instant::now();

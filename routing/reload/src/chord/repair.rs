@@ -31,7 +31,9 @@ impl Chord {
                 self.actions.push_back(Action::Alone);
             }
             // R116: nobody is left; the ring goes on elsewhere, or not at all
-            Stage::Joined | Stage::Client if self.peers.is_empty() => {
+            Stage::Joined if self.peers.is_empty() => self.actions.push_back(Action::Alone),
+            Stage::Client if !self.peers.values().any(|peer| peer.routable) => {
+                self.stage = Stage::Idle;
                 self.actions.push_back(Action::Alone);
             }
             _ => self.settle(now),
@@ -159,7 +161,7 @@ impl Chord {
                     attempt,
                     until: now.at + SETTLE,
                 };
-                self.connect(now, peer, None);
+                self.adopt(now, peer);
                 // R113: the next successors, as long as the UPDATE of the first has not told them
                 self.ping(peer.plus(1), Purpose::IsAlive);
                 self.plan_fingers(now);
@@ -171,7 +173,7 @@ impl Chord {
                     finger.peer = Some(peer);
                     finger.ask_at = Duration::MAX;
                 }
-                self.connect(now, peer, None);
+                self.adopt(now, peer);
                 self.ask_fingers(now);
                 self.settle(now);
             }
@@ -190,16 +192,23 @@ impl Chord {
         }
     }
 
-    pub(super) fn on_connected(&mut self, now: Now, peer: Id) {
-        self.wanted.remove(&peer);
-        let entry = self.peers.entry(peer).or_default();
-        if matches!(
-            self.stage,
-            Stage::Locating { .. } | Stage::Settling { .. } | Stage::Admitting { .. }
-        ) {
-            // R113, RD49: a joining node may route through those it has connected to
-            entry.routable = true;
+    /// This peer answers for a stretch of the ring. A link that stands already was made before either side was part of it.
+    fn adopt(&mut self, now: Now, peer: Id) {
+        let joining = self.is_joining();
+        match self.peers.get_mut(&peer) {
+            Some(known) if joining && !known.routable => {
+                known.routable = true;
+                self.refresh(now);
+            }
+            Some(_) => {}
+            None => self.connect(now, peer, None),
         }
+    }
+
+    pub(super) fn on_connected(&mut self, now: Now, peer: Id) {
+        // R113, RD49: a joining node may route through those it has connected to. Who came by itself may be a client (R8).
+        let routable = self.wanted.remove(&peer).is_some() && self.is_joining();
+        self.peers.entry(peer).or_default().routable |= routable;
         match self.stage {
             Stage::Joined => self.send_update(peer),
             Stage::Idle | Stage::Left | Stage::Client => {}

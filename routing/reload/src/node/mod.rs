@@ -318,7 +318,7 @@ impl Node {
         self.pump(now);
     }
 
-    /// Joins through a peer to which there is a link; a client attaches to it.
+    /// Joins through a peer to which there is a link. A client attaches to it; it may attach to several.
     pub fn join(&mut self, now: Now, bootstrap: LinkId) -> Result<(), ReloadError> {
         let peer = self
             .links
