@@ -115,7 +115,9 @@ impl Entry {
 
     /// Who is asked first, in order: what the operator has named comes before the zone's relays.
     pub fn candidates(&self) -> impl Iterator<Item = Address> {
-        self.candidates.iter().map(|candidate| candidate.peer.address)
+        self.candidates
+            .iter()
+            .map(|candidate| candidate.peer.address)
     }
 
     /// This bootstrap peer is there.
@@ -165,8 +167,11 @@ impl Dht {
             }
             Stage::Joining => {}
             Stage::In if self.config.role == Role::Client => {
-                // One way in more.
+                // One way in more: perhaps the one that its record should name.
                 let _ = self.node.join(now, link);
+                if self.access() != self.publisher.access {
+                    self.publisher.store_changed(now);
+                }
             }
             Stage::In => {
                 let (before, _) = self.node.topology().neighbours();
