@@ -304,6 +304,8 @@ impl Bridges {
             | OverlayEvent::PingFailed { .. }
             | OverlayEvent::Persist
             | OverlayEvent::Control { .. }
+            | OverlayEvent::Reload { .. }
+            | OverlayEvent::Wanted { .. }
             | OverlayEvent::Undeliverable { .. } => {}
         }
     }
