@@ -197,7 +197,7 @@ impl Node {
             None => self.reply(now, found, arrival, answer),
         }
         if let Some(peer) = self.peers.get_mut(found)
-            && peer.question_relay_paths(now)
+            && peer.question_paths(now)
         {
             self.handle_peer_timer(now, found);
         }
@@ -266,10 +266,13 @@ impl Node {
         }
         self.doubt_registrations(now);
         for relay in over {
-            if let Some(peer) = self.peers.get_mut(relay) {
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+            if self
+                .peers
+                .get_mut(relay)
+                .is_some_and(|peer| peer.question_paths(now))
+            {
+                self.handle_peer_timer(now, relay);
             }
-            self.handle_peer_timer(now, relay);
         }
     }
 

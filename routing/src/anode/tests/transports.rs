@@ -3,7 +3,7 @@ use super::streams::{open, pattern};
 use super::*;
 
 /// Host 2 can be reached over everything; host 1 knows all of it.
-fn everything(seed: u64) -> Sim {
+pub(super) fn everything(seed: u64) -> Sim {
     let mut sim = Sim::new(seed);
     let over = [
         Transport::Udp,
