@@ -591,15 +591,14 @@ impl Node {
         for spot in asks {
             self.send_check(now, found, spot);
         }
-        self.follow_relay(found);
+        self.follow_relay(now, found);
         self.search_packet_size(now, found);
         if silent || unanswered || suspect {
             self.doubt_relays(now, found);
         }
-        if suspect
-            && let Some(peer) = self.peers.get_mut(found)
-            && peer.question_paths(now)
-        {
+        if suspect && let Some(peer) = self.peers.get_mut(found) {
+            // Whatever else there is, connections as well.
+            peer.probe_paths(now, true);
             self.handle_peer_timer(now, found);
         }
         if lost {

@@ -252,6 +252,19 @@ impl Path {
         true
     }
 
+    /// A question under way is asked once more, now.
+    pub fn ask_again(&mut self) {
+        match &mut self.state {
+            State::Candidate => {}
+            State::Probing { next, .. } => *next = (*next).min(self.asked.unwrap_or(*next)),
+            State::Proven { check, .. } => {
+                if let Check::Asking { again, .. } = check {
+                    *again = true;
+                }
+            }
+        }
+    }
+
     /// Asks a proven path whether it still is one.
     pub fn check(&mut self, now: Instant) {
         if let State::Proven { check, .. } = &mut self.state
@@ -334,10 +347,9 @@ impl Path {
         match self.state {
             State::Candidate => None,
             State::Proven {
-                check:
-                    Check::Asking {
-                        since, again: true, ..
-                    },
+                check: Check::Asking {
+                    since, again: true, ..
+                },
                 ..
             } => Some(since),
             State::Probing { next, .. }

@@ -484,6 +484,8 @@ impl Peer {
             if path.relay() == Some(relay) {
                 path.endpoint = at;
                 path.socket = socket;
+                // What was asked where the relay was is asked where it is.
+                path.ask_again();
             }
         }
     }
@@ -578,7 +580,8 @@ impl Peer {
     pub fn probe_paths(&mut self, now: Instant, again: bool) {
         let later = match (self.has_datagram_paths(), again) {
             (false, _) => now,
-            // What worked until now has been silent for a while, and has the first word.
+            // What worked until now has been silent for a while, and has the first word; it has had it, if it is overdue.
+            (true, true) if self.is_suspect() => now,
             (true, true) => now + self.active_path().map_or(RACE_AFTER, Path::promptly),
             (true, false) => now + RACE_AFTER,
         };

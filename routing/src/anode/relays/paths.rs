@@ -58,7 +58,7 @@ impl Node {
     }
 
     /// The way to a relay has changed: the paths over it go along.
-    pub(in crate::anode) fn follow_relay(&mut self, relay: PeerRef) {
+    pub(in crate::anode) fn follow_relay(&mut self, now: Instant, relay: PeerRef) {
         if !self.peers.get(relay).is_some_and(|peer| peer.sources.zone) {
             return;
         }
@@ -75,6 +75,7 @@ impl Node {
             if let Some(peer) = self.peers.get_mut(found) {
                 peer.move_relay_path(relay, place, socket);
             }
+            self.schedule_peer(now, found);
         }
     }
 

@@ -512,7 +512,10 @@ impl Node {
         let lost = entry.stream.as_ref().map_or(0, Stream::timeouts_in_a_row);
         if lost > before
             && let Some(found) = entry.peer
-            && self.peers.get_mut(found).is_some_and(|peer| peer.question_paths(now))
+            && self
+                .peers
+                .get_mut(found)
+                .is_some_and(|peer| peer.question_paths(now))
         {
             // Something else of the peer may still come through: it is not silent, and yet does not hear us.
             self.handle_peer_timer(now, found);

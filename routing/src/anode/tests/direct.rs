@@ -64,7 +64,12 @@ pub(super) fn is_direct(sim: &Sim, index: usize, number: u16) -> bool {
 }
 
 /// Pings from a to b every 100 ms until both are direct, or the time is over. When that was, after the first reply.
-pub(super) fn time_to_direct(sim: &mut Sim, a: usize, b: usize, limit: Duration) -> Option<Duration> {
+pub(super) fn time_to_direct(
+    sim: &mut Sim,
+    a: usize,
+    b: usize,
+    limit: Duration,
+) -> Option<Duration> {
     sim.ping(a, ipv6(2)).expect("the first packet is answered");
     let begin = sim.now;
     while sim.now < begin + limit {

@@ -23,7 +23,9 @@ fn pause(
     sim.link.rate = RATE;
     let bytes = (RATE * (time.as_secs() + 4)) as usize;
     transfer(sim, from, number, bytes);
-    sim.until(secs(5), "the transfer", |sim| received(sim, to) > RATE as usize);
+    sim.until(secs(5), "the transfer", |sim| {
+        received(sim, to) > RATE as usize
+    });
     happens(sim);
     let until = sim.now + time;
     let (mut seen, mut last, mut longest) = (received(sim, to), sim.now, Duration::ZERO);
@@ -169,7 +171,12 @@ fn a_transfer_pauses_less_than_a_second_when_datagrams_stop_being_carried() {
                 sim.nats[whose].kind = Kind::NoDatagrams;
             });
             let whose = ["sender", "receiver"][whose];
-            judge(&format!("datagrams of the {whose} stop"), delay, took, &mut late);
+            judge(
+                &format!("datagrams of the {whose} stop"),
+                delay,
+                took,
+                &mut late,
+            );
         }
     }
     assert!(late.is_empty(), "{late:#?}");
