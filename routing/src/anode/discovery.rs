@@ -210,7 +210,7 @@ impl Node {
         self.choose_path(now, sender);
         if !relayed {
             self.register_proven(now, sender, &arrival);
-            self.follow_relay(sender);
+            self.follow_relay(now, sender);
             self.candidate_proven(now, sender, &from);
         }
         if first {

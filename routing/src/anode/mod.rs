@@ -555,12 +555,14 @@ impl Node {
             peer.probe_paths(now, true);
         }
         if peer.has_fallen_quiet(now) {
-            peer.paths.iter_mut().for_each(|path| path.check(now));
+            // If that does not answer, the others are asked.
+            if let Some(path) = peer.active_path_mut() {
+                path.check(now);
+            }
         }
+        let was_suspect = peer.is_suspect();
         peer.stand_down_connections();
         peer.try_datagrams_again(now);
-        let mut relayed = peer.paths.iter().filter(|path| path.is_relayed());
-        let unanswered = relayed.any(Path::is_unanswered);
         let in_use = peer.is_in_use(now);
         let had_path = peer.has_proven_path();
         let mut asks = Vec::new();
@@ -588,18 +590,26 @@ impl Node {
             }
             index += 1;
         }
+        let suspect = peer.is_suspect() && !was_suspect;
         self.choose_path(now, found);
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
         let (lost, ipv6) = (had_path && !peer.has_proven_path(), peer.ipv6);
+        let mut relayed = peer.paths.iter().filter(|path| path.is_relayed());
+        let unanswered = relayed.any(Path::is_unanswered);
         for spot in asks {
             self.send_check(now, found, spot);
         }
-        self.follow_relay(found);
+        self.follow_relay(now, found);
         self.search_packet_size(now, found);
-        if silent || unanswered {
+        if silent || unanswered || suspect {
             self.doubt_relays(now, found);
+        }
+        if suspect && let Some(peer) = self.peers.get_mut(found) {
+            // Whatever else there is, connections as well.
+            peer.probe_paths(now, true);
+            self.handle_peer_timer(now, found);
         }
         if lost {
             self.want(now, found);

@@ -14,6 +14,8 @@ const PROBE_GAPS_MS: [u64; 6] = [250, 250, 500, 1000, 1000, 2000];
 pub(super) const CHECK_AFTER: Duration = Duration::from_secs(25);
 /// Unanswered checks after which a path is no path any more.
 const MAX_MISSES: u8 = 3;
+/// A path that is doubted has at least so long for its answer before another one is used: machines that are busy wake late.
+const PROMPT: Duration = Duration::from_millis(100);
 /// Credit that an unproven endpoint can gather: a proof is due long before.
 const MAX_CREDIT: usize = 1 << 20;
 
@@ -77,10 +79,12 @@ pub(super) enum Check {
     /// None under way.
     Quiet,
     /// EPC_REQs since `since` have not been answered; `misses` of them are overdue, and `next` is when this one will be.
+    /// `again`: there is a reason to ask once more before that.
     Asking {
         since: Instant,
         misses: u8,
         next: Instant,
+        again: bool,
     },
 }
 
@@ -246,6 +250,35 @@ impl Path {
         self.state = State::Candidate;
     }
 
+    /// There is a reason to ask now: also where a question was asked already, if its answer could be here. False: it could not.
+    pub fn question(&mut self, now: Instant) -> bool {
+        let spacing = self.rtt.unwrap_or_default().max(PROMPT);
+        if self.asked.is_some_and(|at| now < at + spacing) {
+            return false;
+        }
+        match &mut self.state {
+            State::Proven {
+                check: Check::Asking { again, .. },
+                ..
+            } => *again = true,
+            _ => self.probe(now),
+        }
+        true
+    }
+
+    /// A question under way is asked once more, now.
+    pub fn ask_again(&mut self) {
+        match &mut self.state {
+            State::Candidate => {}
+            State::Probing { next, .. } => *next = (*next).min(self.asked.unwrap_or(*next)),
+            State::Proven { check, .. } => {
+                if let Check::Asking { again, .. } = check {
+                    *again = true;
+                }
+            }
+        }
+    }
+
     /// Asks a proven path whether it still is one.
     pub fn check(&mut self, now: Instant) {
         if let State::Proven { check, .. } = &mut self.state
@@ -255,6 +288,7 @@ impl Path {
                 since: now,
                 misses: 0,
                 next: now,
+                again: false,
             };
         }
     }
@@ -313,15 +347,25 @@ impl Path {
         matches!(self.state, State::Probing { .. })
     }
 
-    /// It was asked twice and more without an answer.
+    /// It was asked twice and more without an answer, or once where it had always answered.
     pub fn is_unanswered(&self) -> bool {
-        matches!(self.state, State::Probing { attempt, .. } if attempt >= 2)
+        match self.state {
+            State::Candidate => false,
+            State::Probing { attempt, .. } => attempt >= 2,
+            State::Proven { .. } => self.is_suspect(),
+        }
     }
 
     /// When it wants `act`. `in_use`: the peer has traffic.
     pub fn deadline(&self, in_use: bool) -> Option<Instant> {
         match self.state {
             State::Candidate => None,
+            State::Proven {
+                check: Check::Asking {
+                    since, again: true, ..
+                },
+                ..
+            } => Some(since),
             State::Probing { next, .. }
             | State::Proven {
                 check: Check::Asking { next, .. },
@@ -344,7 +388,7 @@ impl Path {
         if self.deadline(in_use).is_none_or(|at| at > now) {
             return None;
         }
-        let patience = self.patience();
+        let (patience, promptly) = (self.patience(), self.promptly());
         match &mut self.state {
             State::Candidate => None,
             State::Probing { attempt, next } => match PROBE_GAPS_MS.get(usize::from(*attempt)) {
@@ -366,6 +410,7 @@ impl Path {
                     since: now,
                     misses: 0,
                     next: now + patience,
+                    again: false,
                 };
                 Some(Action::Ask)
             }
@@ -375,13 +420,19 @@ impl Path {
                         since,
                         misses,
                         next,
+                        again,
                     },
                 ..
             } => {
-                // The first question goes out when `next` is still the time of its beginning.
-                if *next > *since {
-                    *misses += 1;
+                if std::mem::take(again) && *next > now {
+                    return Some(Action::Ask);
                 }
+                // The first question goes out when `next` is still the time of its beginning.
+                if *next == *since {
+                    *next = now + promptly;
+                    return Some(Action::Ask);
+                }
+                *misses += 1;
                 if *misses >= MAX_MISSES {
                     self.state = State::Candidate;
                     return Some(Action::Lost);
@@ -390,6 +441,13 @@ impl Path {
                 Some(Action::Ask)
             }
         }
+    }
+
+    /// How long the first answer may take on a path that was good until now, and is doubted: others are asked at the same
+    /// time, over the same lines as far as they are ours, and have answered by then.
+    pub fn promptly(&self) -> Duration {
+        let rtt = self.rtt.unwrap_or(Duration::from_millis(333));
+        (rtt * 3 / 2 + PROMPT / 2).clamp(PROMPT, Duration::from_millis(500))
     }
 
     /// How long an answer may take before it counts as missed.

@@ -2,7 +2,7 @@
 use super::lan::Heard;
 use super::limits::Bucket;
 use super::output::{Destination, Route, Way};
-use super::path::{CHECK_AFTER, Origin, Path, Through};
+use super::path::{CHECK_AFTER, Origin, Path, State, Through};
 use super::peers::PeerRef;
 use super::{Place, Transport};
 use anode_wire::sealed::PeerKey;
@@ -22,10 +22,16 @@ const RACE_AFTER: Duration = Duration::from_secs(1);
 const DATAGRAMS_AGAIN: Duration = Duration::from_secs(300);
 /// Stream data that stops for so long may have lost its way to us.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
-/// A relay path that was proven so recently is not questioned because the peer questions its own.
+/// The same, where so much of it came that it was a transfer, and not somebody who types.
+const TRANSFER_QUIET_AFTER: Duration = Duration::from_millis(200);
+/// Packets that make a transfer.
+const TRANSFER: u32 = 32;
+/// A path that was proven so recently is not questioned because the peer questions its own, or has left it.
 const QUESTION_AGAIN: Duration = Duration::from_millis(250);
 /// Something was sent that wants an answer, and nothing authentic came: the shortest wait before the paths are questioned (DESIGN §7).
-const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+const ANSWER_WITHIN: Duration = Duration::from_millis(150);
+/// The other side may keep an acknowledgement for so long (D31).
+const ANSWER_KEPT: Duration = Duration::from_millis(25);
 
 /// How well we know a peer, which is also the order in which peers are forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -142,9 +148,13 @@ pub(super) struct Peer {
     used_by_us: Option<Instant>,
     /// Since when something sent waits for anything authentic.
     awaiting: Option<Instant>,
+    /// Where its traffic last came from: when it changes, the peer may know something of our paths that we do not.
+    came_from: Option<Place>,
     /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
     /// side cannot reach us, and only a packet of ours tells it where we are.
     quiet_check: Option<Instant>,
+    /// Packets of stream data that came since it was last quiet.
+    flowing: u32,
     /// It is reached through a connection: when datagrams are tried again.
     datagrams_again: Option<Instant>,
     /// When it was last of any use, for eviction.
@@ -190,7 +200,9 @@ impl Peer {
             last_used: None,
             used_by_us: None,
             awaiting: None,
+            came_from: None,
             quiet_check: None,
+            flowing: 0,
             datagrams_again: None,
             touched: now,
             mac_failures: Bucket::default(),
@@ -311,6 +323,11 @@ impl Peer {
     /// The path that is used.
     pub fn active_path(&self) -> Option<&Path> {
         self.active.and_then(|index| self.paths.get(index))
+    }
+
+    /// The used path owes an answer.
+    pub fn is_suspect(&self) -> bool {
+        self.active_path().is_some_and(Path::is_suspect)
     }
 
     pub fn active_path_mut(&mut self) -> Option<&mut Path> {
@@ -470,6 +487,8 @@ impl Peer {
             if path.relay() == Some(relay) {
                 path.endpoint = at;
                 path.socket = socket;
+                // What was asked where the relay was is asked where it is.
+                path.ask_again();
             }
         }
     }
@@ -515,14 +534,23 @@ impl Peer {
         relayed.map(|path| route_over(path, None).destination)
     }
 
-    /// The peer questions its paths over relays: ours may be as dead as its. True if there is something to ask.
-    pub fn question_relay_paths(&mut self, now: Instant) -> bool {
+    /// Traffic of this peer has come from a place. True: from another one than before.
+    pub fn has_moved_traffic(&mut self, from: Place) -> bool {
+        self.came_from != Some(from) && self.came_from.replace(from).is_some()
+    }
+
+    /// The peer questions its paths, or uses another one than before: ours may be as dead as its. True if there is something
+    /// to ask.
+    pub fn question_paths(&mut self, now: Instant) -> bool {
         let mut any = false;
-        for path in self.paths.iter_mut().filter(|path| path.is_relayed()) {
-            if path.proven_before(now, QUESTION_AGAIN) {
-                path.check(now);
-                any = true;
-            }
+        for path in &mut self.paths {
+            let asks = match path.state {
+                // The other relays of the peer.
+                State::Candidate => path.is_relayed(),
+                State::Probing { .. } => false,
+                State::Proven { .. } => path.proven_before(now, QUESTION_AGAIN),
+            };
+            any |= asks && path.question(now);
         }
         any
     }
@@ -555,8 +583,9 @@ impl Peer {
     pub fn probe_paths(&mut self, now: Instant, again: bool) {
         let later = match (self.has_datagram_paths(), again) {
             (false, _) => now,
-            // What worked until now has been silent for a while: it has as long again.
-            (true, true) => now + self.answer_within(),
+            // What worked until now has been silent for a while, and has the first word; it has had it, if it is overdue.
+            (true, true) if self.is_suspect() => now,
+            (true, true) => now + self.active_path().map_or(RACE_AFTER, Path::promptly),
             (true, false) => now + RACE_AFTER,
         };
         let asked = |path: &Path| path.deadline(true).is_some();
@@ -718,24 +747,34 @@ impl Peer {
     /// How long an answer over the used path may take before it is questioned.
     fn answer_within(&self) -> Duration {
         let rtt = self.active_path().and_then(|path| path.rtt);
-        (rtt.unwrap_or_default() * 3).max(ANSWER_WITHIN)
+        (rtt.unwrap_or_default() * 2 + ANSWER_KEPT).max(ANSWER_WITHIN)
     }
 
     /// Stream data has come. True if the peer's timer has to be set.
     pub fn note_stream_data(&mut self, now: Instant) -> bool {
+        self.flowing = self.flowing.saturating_add(1);
+        let patience = match self.flowing {
+            TRANSFER.. => self.answer_within().max(TRANSFER_QUIET_AFTER),
+            _ => QUIET_AFTER,
+        };
         // Moved only now and then, so that most packets cost one comparison.
+        let (soonest, latest) = (now + patience * 2 / 3, now + patience);
         let due = self
             .quiet_check
-            .is_none_or(|at| at < now + QUIET_AFTER * 2 / 3);
+            .is_none_or(|at| at < soonest || at > latest);
         if due {
-            self.quiet_check = Some(now + QUIET_AFTER);
+            self.quiet_check = Some(latest);
         }
         due
     }
 
     /// Data that was flowing has stopped: true once.
     pub fn has_fallen_quiet(&mut self, now: Instant) -> bool {
-        self.quiet_check.take_if(|at| *at <= now).is_some()
+        let quiet = self.quiet_check.take_if(|at| *at <= now).is_some();
+        if quiet {
+            self.flowing = 0;
+        }
+        quiet
     }
 
     /// The silence was noticed: ask again only after the next question of ours.

@@ -499,7 +499,7 @@ impl Node {
 }
 
 /// What programs have written, in the messages of the draft and ours.
-fn carries_traffic(kind: u8) -> bool {
+pub(super) fn carries_traffic(kind: u8) -> bool {
     matches!(
         kind,
         kind::DGRAM

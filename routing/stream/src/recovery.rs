@@ -18,7 +18,7 @@ const LINEAR_TIMEOUTS: u32 = 6;
 pub(crate) const THIN: usize = 4;
 
 /// Without progress for so long, another path counts as the end of a silence (DESIGN §7).
-const SILENCE: Duration = Duration::from_millis(250);
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// What recovery is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +86,8 @@ pub(crate) struct Recovery {
     episode: Option<Episode>,
     probe: Option<Probe>,
     backoff: u32,
+    /// Timeouts of these that were another path's, and double nothing on this one.
+    forgiven: u32,
     /// What the retransmission timer counts from: the last progress or timeout.
     since: Instant,
     last_sent: Instant,
@@ -103,6 +105,7 @@ impl Recovery {
             episode: None,
             probe: None,
             backoff: 0,
+            forgiven: 0,
             since: now,
             last_sent: now,
         }
@@ -115,6 +118,7 @@ impl Recovery {
     /// The peer has only now begun to listen: what was sent before says nothing of the path.
     pub(crate) fn peer_listens(&mut self, now: Instant) {
         self.backoff = 0;
+        self.forgiven = 0;
         self.since = now;
     }
 
@@ -170,6 +174,7 @@ impl Recovery {
     ) -> Verdict {
         self.since = now;
         self.backoff = 0;
+        self.forgiven = 0;
         if acked.newest > self.newest {
             self.newest = acked.newest;
             if let Some((sent, _)) = acked.newest {
@@ -284,12 +289,10 @@ impl Recovery {
         if !board.is_outstanding() {
             return None;
         }
-        let doublings = if board.is_thin() {
-            self.backoff.saturating_sub(LINEAR_TIMEOUTS)
-        } else {
-            self.backoff
-        };
-        let retransmit = (self.since + rtt.rto_after(doublings), Timer::Retransmit);
+        let retransmit = (
+            self.since + rtt.rto_after(self.doublings(board)),
+            Timer::Retransmit,
+        );
         if let Some(at) = self.look_again {
             return Some((at, Timer::Reordering).min_by_time(retransmit));
         }
@@ -320,13 +323,22 @@ impl Recovery {
         });
     }
 
+    fn doublings(&self, board: &Scoreboard) -> u32 {
+        let on_this_path = self.backoff.saturating_sub(self.forgiven);
+        match board.is_thin() {
+            true => on_this_path.saturating_sub(LINEAR_TIMEOUTS),
+            false => on_this_path,
+        }
+    }
+
     /// There is a way again after a silence: the timer runs out at once, and what follows is not doubled for the silence.
     /// Nothing else is forgotten: whoever calls this at every whim makes one packet leave, no more.
     pub(crate) fn resume(&mut self, now: Instant, rtt: &Rtt) {
         if self.backoff > 0 || now.saturating_duration_since(self.since) >= SILENCE {
-            self.backoff = self.backoff.min(1);
-            let waited = rtt.rto_after(self.backoff);
-            self.since = now.checked_sub(waited).unwrap_or(now);
+            self.forgiven = self.backoff;
+            self.since = now.checked_sub(rtt.rto_after(0)).unwrap_or(now);
+            // That it runs out now is not this path's fault either.
+            self.forgiven += 1;
         }
     }
 

@@ -100,7 +100,7 @@ impl Node {
                 self.drop_sessions_of(now, &address);
                 self.sessions.trust(&address);
             }
-            self.follow_relay(relay);
+            self.follow_relay(now, relay);
             self.contact_relay(now, relay);
             self.doubt_registrations(now);
         }

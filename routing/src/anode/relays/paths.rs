@@ -58,7 +58,7 @@ impl Node {
     }
 
     /// The way to a relay has changed: the paths over it go along.
-    pub(in crate::anode) fn follow_relay(&mut self, relay: PeerRef) {
+    pub(in crate::anode) fn follow_relay(&mut self, now: Instant, relay: PeerRef) {
         if !self.peers.get(relay).is_some_and(|peer| peer.sources.zone) {
             return;
         }
@@ -75,6 +75,7 @@ impl Node {
             if let Some(peer) = self.peers.get_mut(found) {
                 peer.move_relay_path(relay, place, socket);
             }
+            self.schedule_peer(now, found);
         }
     }
 
@@ -197,7 +198,7 @@ impl Node {
             None => self.reply(now, found, arrival, answer),
         }
         if let Some(peer) = self.peers.get_mut(found)
-            && peer.question_relay_paths(now)
+            && peer.question_paths(now)
         {
             self.handle_peer_timer(now, found);
         }
@@ -266,10 +267,13 @@ impl Node {
         }
         self.doubt_registrations(now);
         for relay in over {
-            if let Some(peer) = self.peers.get_mut(relay) {
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+            if self
+                .peers
+                .get_mut(relay)
+                .is_some_and(|peer| peer.question_paths(now))
+            {
+                self.handle_peer_timer(now, relay);
             }
-            self.handle_peer_timer(now, relay);
         }
     }
 

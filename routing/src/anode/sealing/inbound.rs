@@ -5,7 +5,7 @@ use crate::anode::limits::source_prefix;
 use crate::anode::output::Way;
 use crate::anode::peer::{Speech, Standing, Tunnel};
 use crate::anode::peers::PeerRef;
-use crate::anode::receive::Arrival;
+use crate::anode::receive::{Arrival, carries_traffic};
 use crate::overlay::{Failure, OverlayEvent, OverlaySink};
 use anode_wire::PeerId;
 use anode_wire::message::kind as plain_kind;
@@ -67,6 +67,12 @@ impl Node {
             plain_kind::EPC | plain_kind::NETID_REQ | plain_kind::NETID
         );
         let sender = self.note_sealed(now, &from, way, tells && leads);
+        if let Some((sender, _)) = sender
+            && from.newest
+            && carries_traffic(message_kind)
+        {
+            self.note_traffic(now, sender, way);
+        }
         self.settle_sessions(now);
         let Some((sender, sender_peer)) = sender else {
             return true;
@@ -137,6 +143,17 @@ impl Node {
         }
         self.contact_known(now, found, ipv6);
         Some((found, digit))
+    }
+
+    /// Where a peer's traffic comes from is where it thinks that the way is good: when it leaves the path that we use, that is
+    /// asked at once, and not when our own packets have remained without an answer. Acknowledgements wait for none.
+    fn note_traffic(&mut self, now: Instant, sender: PeerRef, way: &Way) {
+        if let Some(peer) = self.peers.get_mut(sender)
+            && peer.has_moved_traffic(way.from)
+            && peer.question_paths(now)
+        {
+            self.handle_peer_timer(now, sender);
+        }
     }
 
     /// A message for the program itself; whoever has a key may send one.

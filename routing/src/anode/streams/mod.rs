@@ -505,12 +505,26 @@ impl Node {
             Phase::Over { since } if now >= since + LINGER => return self.remove_stream(id),
             _ => {}
         }
+        let before = entry.stream.as_ref().map_or(0, Stream::timeouts_in_a_row);
         if let Some(stream) = entry.stream.as_mut()
             && stream.deadline().is_some_and(|(at, _)| at <= now)
         {
             stream.handle_timeout(now);
         }
         let lost = entry.stream.as_ref().map_or(0, Stream::timeouts_in_a_row);
+        if lost > before
+            && let Some(found) = entry.peer
+            && self
+                .peers
+                .get_mut(found)
+                .is_some_and(|peer| peer.question_paths(now))
+        {
+            // Something else of the peer may still come through: it is not silent, and yet does not hear us.
+            self.handle_peer_timer(now, found);
+        }
+        let Some(entry) = self.streams.get_mut(id) else {
+            return;
+        };
         if lost >= DOUBT_SIZE_AFTER
             && let Some(found) = entry.peer
         {

@@ -18,7 +18,7 @@ fn two(seed: u64, relays_wanted: u16, kinds: [Option<Kind>; 2]) -> (Sim, usize, 
 }
 
 /// The same, with these relays before them and configured so.
-fn two_before(
+pub(super) fn two_before(
     mut sim: Sim,
     relays_wanted: u16,
     kinds: [Option<Kind>; 2],
@@ -59,12 +59,17 @@ fn trust(sim: &mut Sim, index: usize, number: u16) {
     node.add_peer(now, address(number), &[], true);
 }
 
-fn is_direct(sim: &Sim, index: usize, number: u16) -> bool {
+pub(super) fn is_direct(sim: &Sim, index: usize, number: u16) -> bool {
     active(sim, index, number).is_some_and(|path| path.kind == PathKind::Direct)
 }
 
 /// Pings from a to b every 100 ms until both are direct, or the time is over. When that was, after the first reply.
-fn time_to_direct(sim: &mut Sim, a: usize, b: usize, limit: Duration) -> Option<Duration> {
+pub(super) fn time_to_direct(
+    sim: &mut Sim,
+    a: usize,
+    b: usize,
+    limit: Duration,
+) -> Option<Duration> {
     sim.ping(a, ipv6(2)).expect("the first packet is answered");
     let begin = sim.now;
     while sim.now < begin + limit {
@@ -449,7 +454,7 @@ fn longest_silence_while(
 }
 
 /// The host is behind another NAT from now on, and has seen that its addresses changed.
-fn moves(sim: &mut Sim, index: usize, number: u16, nat: u8) {
+pub(super) fn moves(sim: &mut Sim, index: usize, number: u16, nat: u8) {
     sim.nats.push(Nat::of_kind(Kind::PortRestricted, nat));
     let at = behind(nat, number);
     sim.hosts[index].at = at;

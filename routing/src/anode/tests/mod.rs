@@ -11,6 +11,7 @@ mod contact;
 mod direct;
 mod hostile;
 mod packet_size;
+mod pauses;
 mod relay;
 mod rendezvous;
 mod sealed;

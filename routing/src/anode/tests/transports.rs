@@ -3,7 +3,7 @@ use super::streams::{open, pattern};
 use super::*;
 
 /// Host 2 can be reached over everything; host 1 knows all of it.
-fn everything(seed: u64) -> Sim {
+pub(super) fn everything(seed: u64) -> Sim {
     let mut sim = Sim::new(seed);
     let over = [
         Transport::Udp,
@@ -78,7 +78,7 @@ fn blocked_datagrams_cost_a_second_and_are_preferred_again_within_five_minutes()
 
 // DESIGN §7
 #[test]
-fn datagrams_that_stop_in_the_middle_cost_a_transfer_little_more_than_a_second() {
+fn datagrams_that_stop_in_the_middle_cost_a_transfer_less_than_a_second() {
     let mut sim = everything(62);
     sim.link.rate = 2_000_000;
     let data = pattern(20 << 20);
@@ -95,7 +95,7 @@ fn datagrams_that_stop_in_the_middle_cost_a_transfer_little_more_than_a_second()
     let before = sim.bytes_read(1);
     let pause = ms(100) + sim.until(secs(10), "data again", |sim| sim.bytes_read(1) > before);
     println!("datagrams stop: data again after {pause:?}");
-    assert!(pause < ms(1500), "{pause:?}");
+    assert!(pause < secs(1), "{pause:?}");
     assert_eq!(sim.used(0, 2), Some("tcp://192.0.2.2:8737".into()));
     sim.until(secs(60), "the end", |sim| sim.bytes_read(1) == data.len());
     assert!(sim.hosts[1].program.read.values().next() == Some(&data));

@@ -287,7 +287,7 @@ impl Stream {
     }
 
     /// There is a way to the peer again, after one on which nothing arrived any more: if a retransmission waits for its
-    /// timer, it goes at once.
+    /// timer, it goes at once, and so does an acknowledgement.
     pub fn resume(&mut self, now: Instant) {
         match &mut self.0 {
             Inner::Live(live) => live.resume(now),

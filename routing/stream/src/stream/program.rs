@@ -171,6 +171,10 @@ impl Live {
     /// There is a way to the peer again.
     pub(super) fn resume(&mut self, now: Instant) {
         self.send.resume(now);
+        if self.recv.is_some() {
+            // What was acknowledged over the old path may not have arrived.
+            self.acks.at_once();
+        }
     }
 
     /// Bounds the buffers anew, in bytes: for sharing a budget among streams. What is buffered or granted stays.
