@@ -478,8 +478,8 @@ mod tests {
             let (stream, other) = pair.open();
             let now = pair.now;
             pair.ends[0].streams().write(stream, b"hello", now).unwrap();
-            pair.settle();
-            let mut buffer = [0; 9];
+            pair.pass(Duration::from_millis(10));
+            let (mut buffer, now) = ([0; 9], pair.now);
             assert_eq!(pair.ends[1].streams().read(other, &mut buffer, now), Ok(5));
         }
     }

@@ -147,6 +147,15 @@ impl I2pd {
         self.process = None;
     }
 
+    /// Adds lines to tunnels.conf, which it reads again.
+    pub fn add_tunnels(&mut self, lines: &str) {
+        let file = self.directory.join("tunnels.conf");
+        let before = fs::read_to_string(&file).unwrap_or_default();
+        fs::write(&file, before + lines).expect("a file");
+        let process = self.process.as_mut().expect("it runs");
+        process.signal(Signal::SIGHUP);
+    }
+
     fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::SIGINT);
