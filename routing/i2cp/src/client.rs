@@ -363,6 +363,13 @@ impl Client {
         }
     }
 
+    /// Whether the router, which has asked for something, reads the answers, too.
+    fn may_answer(&mut self) -> bool {
+        let room = self.queued < MOST_QUEUED;
+        self.counters.queue_full += u64::from(!room);
+        room
+    }
+
     fn push(&mut self, bytes: Zeroizing<Vec<u8>>) {
         self.queued += bytes.len();
         self.out.push_back(bytes);
@@ -485,7 +492,7 @@ impl Client {
         }
         self.traffic(session, now);
         self.counters.payloads += 1;
-        if !self.options.fast_receive {
+        if !self.options.fast_receive && self.may_answer() {
             self.push(Zeroizing::new(wire::receive_end(session, message)));
         }
         self.events.push_back(Event::Payload(payload.to_vec()));
@@ -506,11 +513,9 @@ impl Client {
             self.counters.foreign_session += 1;
         } else if status.0 != 0 {
             self.events.push_back(Event::Status(nonce, status));
-        } else if self.queued < MOST_QUEUED {
+        } else if self.may_answer() {
             // a router without fastReceive announces what it holds for us (I23)
             self.push(Zeroizing::new(wire::receive_begin(session, message)));
-        } else {
-            self.counters.queue_full += 1;
         }
     }
 

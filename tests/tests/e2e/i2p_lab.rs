@@ -163,6 +163,13 @@ fn programs_use_destinations_like_any_other_address() {
         assert!(buffer[..count] == sent, "{size}");
     }
 
+    // what is too large for a datagram of I2P is told to who sends it, and the next one passes
+    socket.send(&[7; 65_000]).unwrap();
+    let error = socket.recv(&mut [0; 9]).unwrap_err();
+    assert_eq!(file_error(&error), nix::libc::EMSGSIZE);
+    socket.send(b"small").unwrap();
+    assert_eq!(socket.recv(&mut [0; 9]).unwrap(), 5);
+
     // programs that bind to nothing use the first destination, others choose
     let second: Ipv6Addr = a.json(&["i2p", "status"])["destinations"][1]["ipv6"]
         .as_str()

@@ -13,6 +13,7 @@ mod direct;
 mod extended_trackers;
 mod harness;
 mod i2p;
+mod i2p_command;
 mod i2p_lab;
 mod i2p_routers;
 mod large;
