@@ -7,7 +7,7 @@ use anode_tests::programs;
 use anode_tests::traffic::{self, UdpEcho};
 use serde_json::Value;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ pub(super) fn echo_server(host: &Host, at: SocketAddr) {
 
 pub(super) fn serve(
     listener: TcpListener,
-    each: impl Fn(std::net::TcpStream) -> io::Result<()> + Send + Sync + Copy + 'static,
+    each: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + Copy + 'static,
 ) {
     // ends with the test process; nobody connects after the test
     std::thread::spawn(move || {
@@ -67,12 +67,26 @@ pub(super) fn serve(
     });
 }
 
-/// A GET that says at once that nothing more will be asked; the whole answer.
+/// A GET; the body of the answer, which ends with the connection.
+pub(super) fn get(host: &Host, to: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+    body(asked(host, to, path)?)
+}
+
+/// A GET that says at once that nothing more will be asked.
 pub(super) fn get_half_closed(host: &Host, to: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+    let stream = asked(host, to, path)?;
+    stream.shutdown(Shutdown::Write)?;
+    body(stream)
+}
+
+fn asked(host: &Host, to: SocketAddr, path: &str) -> io::Result<TcpStream> {
     let mut stream = traffic::connect(host, to, LIMIT)?;
     // in one piece, as curl does: i2pd's web tunnels take the end of a packet for the end of a line
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes())?;
-    stream.shutdown(Shutdown::Write)?;
+    Ok(stream)
+}
+
+fn body(mut stream: TcpStream) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let head = answer.windows(4).position(|w| w == b"\r\n\r\n");
