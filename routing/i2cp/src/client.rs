@@ -17,6 +17,8 @@ use crate::options::SessionOptions;
 use crate::time::Now;
 use idle::Tunnels;
 use lookup::Lookup;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,6 +66,9 @@ enum State {
 pub struct Client {
     keys: Arc<LocalDestination>,
     options: SessionOptions,
+    /// Public and private X25519 key of the lease sets, new in each session: a router that was restarted has forgotten what
+    /// it had agreed upon, and i2pd, at the far end, takes nothing new from a key it knows for two minutes
+    /// (`ECIESX25519_RESTART_TIMEOUT`).
     encryption: ([u8; 32], Zeroizing<[u8; 32]>),
     state: State,
     frames: Frames,
@@ -82,7 +87,7 @@ pub struct Client {
     last_traffic: Instant,
     tunnels: Tunnels,
     /// What encrypts lease sets of type 5.
-    random: rand::rngs::StdRng,
+    random: StdRng,
     counters: Counters,
 }
 
@@ -98,10 +103,13 @@ impl Client {
         seed: [u8; 32],
         now: Now,
     ) -> Result<Self> {
-        let encryption = match &options.lease_private {
-            Some(private) => (x25519_public(private)?, private.clone()),
-            None => (*keys.lease_public(), Zeroizing::new(*keys.lease_private())),
-        };
+        let mut random = StdRng::from_seed(seed);
+        let private = options.lease_private.clone().unwrap_or_else(|| {
+            let mut private = Zeroizing::new([0; 32]);
+            random.fill_bytes(&mut *private);
+            private
+        });
+        let encryption = (x25519_public(&private)?, private);
         let greeting = wire::get_date(credentials.map(|c| (&*c.user, &**c.password)))?;
         let mut client = Self {
             keys,
@@ -123,7 +131,7 @@ impl Client {
             republish: Vec::new(),
             last_traffic: now.instant,
             tunnels: Tunnels::Full,
-            random: rand::SeedableRng::from_seed(seed),
+            random,
             counters: Counters::default(),
         };
         client.push(Zeroizing::new(vec![wire::PROTOCOL]));
@@ -355,6 +363,13 @@ impl Client {
         }
     }
 
+    /// Whether the router, which has asked for something, reads the answers, too.
+    fn may_answer(&mut self) -> bool {
+        let room = self.queued < MOST_QUEUED;
+        self.counters.queue_full += u64::from(!room);
+        room
+    }
+
     fn push(&mut self, bytes: Zeroizing<Vec<u8>>) {
         self.queued += bytes.len();
         self.out.push_back(bytes);
@@ -477,7 +492,7 @@ impl Client {
         }
         self.traffic(session, now);
         self.counters.payloads += 1;
-        if !self.options.fast_receive {
+        if !self.options.fast_receive && self.may_answer() {
             self.push(Zeroizing::new(wire::receive_end(session, message)));
         }
         self.events.push_back(Event::Payload(payload.to_vec()));
@@ -498,11 +513,9 @@ impl Client {
             self.counters.foreign_session += 1;
         } else if status.0 != 0 {
             self.events.push_back(Event::Status(nonce, status));
-        } else if self.queued < MOST_QUEUED {
+        } else if self.may_answer() {
             // a router without fastReceive announces what it holds for us (I23)
             self.push(Zeroizing::new(wire::receive_begin(session, message)));
-        } else {
-            self.counters.queue_full += 1;
         }
     }
 

@@ -6,7 +6,7 @@ use aws_lc_rs::agreement;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use rand_core::CryptoRng;
 use std::fmt;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 /// The certificate of an Ed25519 destination with the unused crypto type 0.
 const CERTIFICATE: [u8; 7] = [5, 0, 4, 0, 7, 0, 0];
@@ -16,24 +16,20 @@ const DESTINATION: usize = 391;
 /// Bytes of a key file: destination, unused crypto key, Ed25519 seed.
 const KEY_FILE: usize = DESTINATION + CRYPTO_PRIVATE + 32;
 
-/// A destination of this node with the keys that sign for it and receive for it. The router never gets the signing
-/// key; it does get the X25519 key, with which it decrypts (I4).
+/// A destination of this node with the key that signs for it, which the router never gets (I4). The X25519 key with which
+/// the router decrypts belongs to a session, not to the destination: see `client`.
 pub struct LocalDestination {
     destination: Destination,
     seed: Zeroizing<[u8; 32]>,
     signer: Ed25519KeyPair,
-    lease_private: Zeroizing<[u8; 32]>,
-    lease_public: [u8; 32],
 }
 
 impl LocalDestination {
     /// A new one. The padding repeats 32 random bytes, so that it compresses (proposal 161, I65).
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut seed = Zeroizing::new([0; 32]);
-        let mut lease_private = Zeroizing::new([0; 32]);
         let mut padding = [0; 32];
         rng.fill_bytes(&mut *seed);
-        rng.fill_bytes(&mut *lease_private);
         rng.fill_bytes(&mut padding);
         let signer =
             Ed25519KeyPair::from_seed_unchecked(&*seed).expect("any 32 bytes are an Ed25519 seed");
@@ -41,18 +37,14 @@ impl LocalDestination {
         bytes.extend_from_slice(signer.public_key().as_ref());
         bytes.extend_from_slice(&CERTIFICATE);
         let destination = Destination::decode(&bytes).expect("it was made as it must be");
-        Self::from_parts(destination, &seed, &lease_private).expect("the keys belong together")
+        Self::from_parts(destination, &seed).expect("the keys belong together")
     }
 
-    /// From its parts; `lease_private` is the X25519 key of its lease sets.
+    /// From its parts.
     ///
     /// # Errors
     /// [`Error::Key`] when the seed is not the destination's, or the destination does not sign with Ed25519.
-    pub fn from_parts(
-        destination: Destination,
-        seed: &[u8; 32],
-        lease_private: &[u8; 32],
-    ) -> Result<Self> {
+    pub fn from_parts(destination: Destination, seed: &[u8; 32]) -> Result<Self> {
         if destination.signature_type() != Ok(SignatureType::Ed25519) {
             return Err(Error::Key("only Ed25519 destinations can be local"));
         }
@@ -63,17 +55,14 @@ impl LocalDestination {
             destination,
             seed: Zeroizing::new(*seed),
             signer,
-            lease_private: Zeroizing::new(*lease_private),
-            lease_public: x25519_public(lease_private)?,
         })
     }
 
-    /// Reads a key file as i2pd and Java write it (`.dat`), or its I2P base 64 (as SAM shows it), and the 32 bytes of
-    /// the X25519 key that stands beside it.
+    /// Reads a key file as i2pd and Java write it (`.dat`), or its I2P base 64 (as SAM shows it).
     ///
     /// # Errors
     /// [`Error::Key`] for anything else, offline keys among them.
-    pub fn from_file(file: &[u8], lease_private: &[u8; 32]) -> Result<Self> {
+    pub fn from_file(file: &[u8]) -> Result<Self> {
         let decoded;
         let bytes = match std::str::from_utf8(file).map(str::trim_ascii) {
             Ok(text) if text.len() == KEY_FILE.div_ceil(3) * 4 => {
@@ -102,10 +91,10 @@ impl LocalDestination {
         let seed: &[u8; 32] = seed
             .try_into()
             .map_err(|_| Error::Key("its length is wrong"))?;
-        Self::from_parts(destination, seed, lease_private)
+        Self::from_parts(destination, seed)
     }
 
-    /// The key file, `KEY_FILE` bytes. The X25519 key goes into a file of its own: [`Self::lease_private`].
+    /// The key file, `KEY_FILE` bytes.
     pub fn to_file(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Vec::with_capacity(KEY_FILE);
         bytes.extend_from_slice(self.destination.as_bytes());
@@ -122,16 +111,6 @@ impl LocalDestination {
     /// The public half.
     pub fn destination(&self) -> &Destination {
         &self.destination
-    }
-
-    /// The private X25519 key of the lease sets. It must stay the same for the life of a session; persist it.
-    pub fn lease_private(&self) -> &[u8; 32] {
-        &self.lease_private
-    }
-
-    /// Its public half.
-    pub fn lease_public(&self) -> &[u8; 32] {
-        &self.lease_public
     }
 
     /// The seed of the signing key, for blinding.
@@ -190,19 +169,6 @@ pub(crate) fn x25519(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<
     .ok()
 }
 
-/// Reads the 32 bytes of an X25519 key file.
-///
-/// # Errors
-/// [`Error::Key`] when they are not 32.
-pub fn lease_key_from_file(file: &[u8]) -> Result<Zeroizing<[u8; 32]>> {
-    let mut key: [u8; 32] = file
-        .try_into()
-        .map_err(|_| Error::Key("an X25519 key has 32 bytes"))?;
-    let wrapped = Zeroizing::new(key);
-    key.zeroize();
-    Ok(wrapped)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,10 +180,8 @@ mod tests {
     fn the_keys_of_the_vectors_sign_and_derive() {
         for who in ["A", "B"] {
             let keys = keys(who);
-            assert_eq!(
-                keys.lease_public().to_vec(),
-                hex(&format!("/{who}/x25519_public"))
-            );
+            let lease = x25519_public(&array(&format!("/{who}/x25519_private"))).unwrap();
+            assert_eq!(lease.to_vec(), hex(&format!("/{who}/x25519_public")));
             let signature = keys.sign(b"it");
             keys.destination().verify("it", b"it", &signature).unwrap();
             assert!(keys.destination().verify("it", b"It", &signature).is_err());
@@ -239,13 +203,12 @@ mod tests {
     #[test]
     fn key_files_are_read_as_bytes_and_as_text() {
         let a = keys("A");
-        let lease = array("/A/x25519_private");
         for file in [
             a.to_file().to_vec(),
             a.to_text().as_bytes().to_vec(),
             format!("{}\n", *a.to_text()).into_bytes(),
         ] {
-            let read = LocalDestination::from_file(&file, &lease).unwrap();
+            let read = LocalDestination::from_file(&file).unwrap();
             assert_eq!(read.destination(), a.destination());
             assert_eq!(read.sign(b"it"), a.sign(b"it"));
         }
@@ -255,30 +218,27 @@ mod tests {
     #[test]
     fn broken_key_files_are_refused_at_every_length() {
         let a = keys("A");
-        let lease = array("/A/x25519_private");
         let file = a.to_file();
         for length in 0..file.len() {
             assert!(
-                LocalDestination::from_file(&file[..length], &lease).is_err(),
+                LocalDestination::from_file(&file[..length]).is_err(),
                 "{length}"
             );
         }
-        assert!(LocalDestination::from_file(&[&file[..], b"x"].concat(), &lease).is_err());
+        assert!(LocalDestination::from_file(&[&file[..], b"x"].concat()).is_err());
         let mut foreign = file.to_vec();
         foreign[650] ^= 1;
         assert_eq!(
-            LocalDestination::from_file(&foreign, &lease).unwrap_err(),
+            LocalDestination::from_file(&foreign).unwrap_err(),
             Error::Key("the signing key does not belong to the destination")
         );
         let mut offline = file.to_vec();
         offline[647..].fill(0);
         offline.extend_from_slice(&[0; 100]);
         assert_eq!(
-            LocalDestination::from_file(&offline, &lease).unwrap_err(),
+            LocalDestination::from_file(&offline).unwrap_err(),
             Error::Key("offline keys cannot be used")
         );
-        assert!(lease_key_from_file(&[1; 31]).is_err());
-        assert_eq!(*lease_key_from_file(&[1; 32]).unwrap(), [1; 32]);
     }
 
     #[test]

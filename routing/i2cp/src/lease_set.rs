@@ -74,7 +74,7 @@ impl LeaseSet<'_> {
 mod tests {
     use super::*;
     use crate::message::{SessionId, create_lease_set};
-    use crate::vectors::{hex, keys, vector};
+    use crate::vectors::{array, hex, keys, vector};
 
     fn leases() -> [Lease; 2] {
         [
@@ -94,7 +94,7 @@ mod tests {
     // I14, I57, I75
     #[test]
     fn the_lease_sets_of_the_vectors_are_made() {
-        let a = keys("A");
+        let (a, private) = (keys("A"), array("/A/x25519_private"));
         for which in ["create_leaseset2", "create_leaseset2_with_option"] {
             let mut options = Mapping::new();
             for (key, value) in vector(&format!("/{which}/options")).as_object().unwrap() {
@@ -102,15 +102,14 @@ mod tests {
             }
             let lease_set = LeaseSet {
                 keys: &a,
-                encryption: a.lease_public(),
+                encryption: &array("/A/x25519_public"),
                 published_s: 1_700_000_000,
                 unpublished: false,
                 blinded: false,
                 options: &options,
                 leases: &leases(),
             };
-            let message =
-                create_lease_set(SessionId(4660), 3, &lease_set.signed(), a.lease_private());
+            let message = create_lease_set(SessionId(4660), 3, &lease_set.signed(), &private);
             assert_eq!(message, hex(&format!("/{which}/message")));
             // the signing key is in no message (I75)
             let seed = hex("/A/signing_seed");
@@ -129,7 +128,7 @@ mod tests {
             }];
             let set = LeaseSet {
                 keys: &a,
-                encryption: a.lease_public(),
+                encryption: &array("/A/x25519_public"),
                 published_s: 1_700_000_000,
                 unpublished,
                 blinded,

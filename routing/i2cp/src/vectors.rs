@@ -36,7 +36,6 @@ pub(crate) fn keys(who: &str) -> Arc<LocalDestination> {
         LocalDestination::from_parts(
             Destination::decode(&hex(&format!("/{who}/destination"))).unwrap(),
             &array(&format!("/{who}/signing_seed")),
-            &array(&format!("/{who}/x25519_private")),
         )
         .unwrap(),
     )

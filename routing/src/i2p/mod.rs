@@ -35,7 +35,7 @@ pub use anode_i2cp::Error as I2cpError;
 pub use anode_i2cp::client::{Credentials, LookupError};
 pub use anode_i2cp::datagram::Kind as DatagramKind;
 pub use anode_i2cp::destination::{Destination, Hash};
-pub use anode_i2cp::keys::{LocalDestination, lease_key_from_file};
+pub use anode_i2cp::keys::LocalDestination;
 pub use anode_i2cp::names::Name;
 pub use anode_i2cp::options::SessionOptions;
 pub use config::{DestinationConfig, I2pConfig, Known, RouterConfig, RouterPlace};

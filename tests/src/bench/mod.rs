@@ -10,6 +10,7 @@
 pub mod compare;
 pub mod delaybox;
 pub mod flood;
+pub mod i2p;
 pub mod idle;
 mod load;
 pub mod matrix;

@@ -1,4 +1,4 @@
-//! `bench [compare|delaybox|flood|idle|matrix|relay|restart|tracker|transports] …`: measures in the lab. Needs root.
+//! `bench [compare|delaybox|flood|i2p|idle|matrix|relay|restart|tracker|transports] …`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
 use anode_tests::bench::compare::{self, Options};
@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [compare|delaybox|flood|idle|matrix|relay|restart|tracker|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [compare|delaybox|flood|i2p|idle|matrix|relay|restart|tracker|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
   compare      every other overlay that is installed beside ours (bench compare --help)
   delaybox     what the lab's long line can carry
   flood        a paced flow under a flood of forged first packets
+  i2p          goodput through routers of i2pd beside their own tunnels, time to a session and a first byte, memory of a stream
   idle         packets and wake-ups of a node that nobody wants anything of; --seconds: how long
   matrix       every pair of NATs: direct or relayed, how soon; --runs: tries where ports are guessed; a name: only its pairs
   restart      from the end of a node to traffic again
@@ -29,6 +30,7 @@ enum Mode {
     Ratios,
     DelayBox,
     Flood,
+    I2p,
     Idle,
     Restart,
     Relay,
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Some("matrix") => return matrix(arguments.skip(1)),
         Some("delaybox") => mode = Mode::DelayBox,
         Some("flood") => mode = Mode::Flood,
+        Some("i2p") => mode = Mode::I2p,
         Some("idle") => mode = Mode::Idle,
         Some("restart") => mode = Mode::Restart,
         Some("relay") => mode = Mode::Relay,
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
             Some(idle) => println!("{idle}"),
             None => return ExitCode::FAILURE,
         },
+        Mode::I2p => println!("{}", bench::i2p::run(&lab, &plan)),
         Mode::Flood => println!("{}", flood::run(&lab, &plan, rate)),
         Mode::Relay => println!("{}", relay::run(&lab, &plan)),
         Mode::Tracker => println!("{}", tracker::run(&lab, &plan)),

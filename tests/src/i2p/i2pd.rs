@@ -3,7 +3,11 @@
 use crate::lab::{Done, Family, Host, Lab, Lan, Proc, command};
 use crate::programs;
 use anode_i2cp::destination::Destination;
+use anode_i2cp::keys::LocalDestination;
+use anode_platform::files::write_atomic;
 use nix::sys::signal::Signal;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -14,7 +18,19 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(30);
 /// Of the only range that this i2pd takes connections from although it is private (i2cp.md §4.1).
 const NET: [u8; 3] = [198, 18, 77];
+const FLOODFILLS: usize = 2;
 const SEED: &str = "seed.zip";
+
+/// Writes the keys of a new destination, in the form that i2pd and our nodes share.
+///
+/// # Panics
+/// If the file cannot be written.
+pub fn make_keys(file: &Path) -> Destination {
+    fs::create_dir_all(file.parent().expect("a file in a directory")).expect("a directory");
+    let keys = LocalDestination::generate(&mut UnwrapErr(SysRng));
+    write_atomic(file, &keys.to_file(), 0o600).expect("a file");
+    keys.destination().clone()
+}
 
 /// A router, and the machine that it runs on; nodes on that machine find it on loopback.
 pub struct I2pd {
@@ -24,32 +40,32 @@ pub struct I2pd {
     process: Option<Proc>,
 }
 
-/// Routers that know each other. The last one is the floodfill, which must serve no sessions: this i2pd cannot use a lease
-/// set out of its own store.
+/// Routers that know each other. The last two are floodfills, which must serve no sessions: this i2pd cannot use a lease
+/// set out of its own store. There are two because it leaves out the one that it asked last, and waits where there is no other.
 pub struct I2pNet {
-    /// The routers; nodes belong to all but the last.
+    /// The routers; nodes belong to all but the last two.
     pub routers: Vec<I2pd>,
     _lan: Lan,
 }
 
 impl I2pNet {
-    /// `tunnels` for each router, as in tunnels.conf; one router more is the floodfill. None of them has tunnels of more
+    /// `tunnels` for each router, as in tunnels.conf; two routers more are the floodfills. None of them has tunnels of more
     /// than no hop where others are not asked for.
     ///
     /// # Panics
     /// If a router does not start, with its log.
     pub fn start(lab: &Lab, tunnels: &[&str]) -> Self {
         let lan = Lan::new(lab, Family::V4);
-        let count = tunnels.len() + 1;
+        let count = tunnels.len() + FLOODFILLS;
         let mut routers: Vec<I2pd> = (1..=count)
             .map(|number| {
                 let host = lan.host(&format!("i2p{number}"));
                 let [a, b, c] = NET;
                 let own = Ipv4Addr::new(a, b, c, number as u8);
                 host.address_add(IpAddr::V4(own), 24);
-                let directory = lab.directory().join(format!("i2pd{number}"));
+                let directory = directory(lab, number);
                 fs::create_dir_all(directory.join("none")).expect("a directory");
-                let floodfill = number == count;
+                let floodfill = number > tunnels.len();
                 fs::write(directory.join("i2pd.conf"), config(own, number, floodfill))
                     .expect("a file");
                 let lines = tunnels.get(number - 1).copied().unwrap_or("");
@@ -79,6 +95,11 @@ impl I2pNet {
         }
         Self { routers, _lan: lan }
     }
+}
+
+/// Where the files of a router are, the first of which has number 1.
+pub fn directory(lab: &Lab, number: usize) -> PathBuf {
+    lab.directory().join(format!("i2pd{number}"))
 }
 
 fn config(own: Ipv4Addr, number: usize, floodfill: bool) -> String {

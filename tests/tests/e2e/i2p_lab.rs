@@ -1,32 +1,22 @@
-//! I2P for ordinary programs: over an interface, with our strict router and with i2pd.
+//! I2P for ordinary programs: over an interface, with our strict router.
 
 use crate::names::{RESPONDER, Resolving, curl, dig};
-use anode_tests::i2p::i2pd::I2pNet;
 use anode_tests::i2p::{Router, RouterOptions};
 use anode_tests::lab::{Family, Host, Lab, Lan, Node};
 use anode_tests::programs;
 use anode_tests::traffic::{self, UdpEcho};
 use serde_json::Value;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// i2pd builds tunnels in rounds of 10 to 15 s.
-const READY: Duration = Duration::from_secs(60);
-const LIMIT: Duration = Duration::from_secs(20);
-/// i2pd keeps sending in a session of its own with a router that has forgotten it: it takes no new one from the same key for
-/// two minutes (`ECIESX25519_RESTART_TIMEOUT`).
-const REKEYED: Duration = Duration::from_secs(150);
-
-/// The longer form of a test, for the hours when nobody waits: `ANODE_TEST_EXTENDED=1`.
-fn extended() -> bool {
-    std::env::var_os("ANODE_TEST_EXTENDED").is_some_and(|value| value == "1")
-}
-
+pub(super) const READY: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 /// A node's first destination, once it is ready: name and address.
 #[track_caller]
-fn destination(node: &Node) -> (String, Ipv6Addr) {
+pub(super) fn destination(node: &Node) -> (String, Ipv6Addr) {
     let mut found = Value::Null;
     node.wait("the destination is ready", READY, || {
         found = node.json(&["i2p", "status"])["destinations"][0].clone();
@@ -38,14 +28,14 @@ fn destination(node: &Node) -> (String, Ipv6Addr) {
 
 /// What the responder says of a name makes the address known to the node.
 #[track_caller]
-fn learn(node: &Node, host: &Host, name: &str) -> Ipv6Addr {
+pub(super) fn learn(node: &Node, host: &Host, name: &str) -> Ipv6Addr {
     let (status, found) = dig(host, &[name, "AAAA"]);
     assert_eq!(status, "NOERROR", "{name}: {}", node.log());
     found[0].parse().expect("an address")
 }
 
 /// Sends noise there and back through an echo server at `to`, half-closing first; true if every byte came back.
-fn echoed(host: &Host, to: SocketAddr, seed: u64, count: u64) -> io::Result<bool> {
+pub(super) fn echoed(host: &Host, to: SocketAddr, seed: u64, count: u64) -> io::Result<bool> {
     let stream = traffic::connect(host, to, LIMIT)?;
     let mut writer = stream.try_clone()?;
     let reader = std::thread::spawn(move || traffic::receive_all(stream));
@@ -56,7 +46,7 @@ fn echoed(host: &Host, to: SocketAddr, seed: u64, count: u64) -> io::Result<bool
 }
 
 /// Answers every connection with its own bytes.
-fn echo_server(host: &Host, at: SocketAddr) {
+pub(super) fn echo_server(host: &Host, at: SocketAddr) {
     let listener = traffic::listen(host, at);
     serve(listener, |mut stream| {
         let mut copy = stream.try_clone()?;
@@ -65,9 +55,9 @@ fn echo_server(host: &Host, at: SocketAddr) {
     });
 }
 
-fn serve(
+pub(super) fn serve(
     listener: TcpListener,
-    each: impl Fn(std::net::TcpStream) -> io::Result<()> + Send + Sync + Copy + 'static,
+    each: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + Copy + 'static,
 ) {
     // ends with the test process; nobody connects after the test
     std::thread::spawn(move || {
@@ -77,21 +67,36 @@ fn serve(
     });
 }
 
-/// A GET that says at once that nothing more will be asked; the whole answer.
-fn get_half_closed(host: &Host, to: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
-    let mut stream = traffic::connect(host, to, LIMIT)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n")?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let at = answer
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .unwrap_or(0);
-    Ok(answer.split_off(at + 4))
+/// A GET; the body of the answer, which ends with the connection.
+pub(super) fn get(host: &Host, to: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+    body(asked(host, to, path)?)
 }
 
-fn noise_file(directory: &Path, name: &str, bytes: usize) -> Vec<u8> {
+/// A GET that says at once that nothing more will be asked.
+pub(super) fn get_half_closed(host: &Host, to: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+    let stream = asked(host, to, path)?;
+    stream.shutdown(Shutdown::Write)?;
+    body(stream)
+}
+
+fn asked(host: &Host, to: SocketAddr, path: &str) -> io::Result<TcpStream> {
+    let mut stream = traffic::connect(host, to, LIMIT)?;
+    // in one piece, as curl does: i2pd's web tunnels take the end of a packet for the end of a line
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes())?;
+    Ok(stream)
+}
+
+fn body(mut stream: TcpStream) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let head = answer.windows(4).position(|w| w == b"\r\n\r\n");
+    head.map(|at| answer.split_off(at + 4)).ok_or_else(|| {
+        let text = format!("{} bytes and no end of the head", answer.len());
+        io::Error::new(io::ErrorKind::UnexpectedEof, text)
+    })
+}
+
+pub(super) fn noise_file(directory: &Path, name: &str, bytes: usize) -> Vec<u8> {
     let noise = traffic::Noise::new(77).bytes(bytes);
     std::fs::write(directory.join(name), &noise).expect("a file");
     noise
@@ -172,6 +177,13 @@ fn programs_use_destinations_like_any_other_address() {
         assert!(buffer[..count] == sent, "{size}");
     }
 
+    // what is too large for a datagram of I2P is told to who sends it, and the next one passes
+    socket.send(&[7; 65_000]).unwrap();
+    let error = socket.recv(&mut [0; 9]).unwrap_err();
+    assert_eq!(file_error(&error), nix::libc::EMSGSIZE);
+    socket.send(b"small").unwrap();
+    assert_eq!(socket.recv(&mut [0; 9]).unwrap(), 5);
+
     // programs that bind to nothing use the first destination, others choose
     let second: Ipv6Addr = a.json(&["i2p", "status"])["destinations"][1]["ipv6"]
         .as_str()
@@ -198,129 +210,4 @@ fn programs_use_destinations_like_any_other_address() {
     assert!(peer["rx_bytes"].as_u64() > Some(2_000_000));
     assert_eq!(router.violations(), [] as [String; 0]);
     assert!(a.metrics().sum("anode_i2p_streams_out_total") >= 4.0);
-}
-
-const SHORT: &str = "options = { \"inbound.length\" = \"0\", \"outbound.length\" = \"0\", \"inbound.quantity\" = \"2\", \"outbound.quantity\" = \"2\" }";
-
-#[test]
-#[ignore = "two minutes and more of i2pd's own waiting: run it with -- --ignored i2p_lab"]
-fn two_nodes_and_the_tunnels_of_i2pd_meet_over_real_routers() {
-    let Some(lab) = Lab::open() else { return };
-    let _alone = anode_tests::lab::heavy();
-    let zero =
-        "inbound.length = 0\noutbound.length = 0\ninbound.quantity = 2\noutbound.quantity = 2\n";
-    let servers = format!(
-        "[echo]\ntype = server\nhost = 127.0.0.1\nport = 7000\nkeys = echo.dat\nsignaturetype = 7\n{zero}\
-         [web]\ntype = http\nhost = 127.0.0.1\nport = 8000\nkeys = web.dat\nsignaturetype = 7\n{zero}\
-         [udp]\ntype = udpserver\nhost = 127.0.0.1\nport = 7001\nkeys = udp.dat\nsignaturetype = 7\n{zero}"
-    );
-    let mut net = I2pNet::start(&lab, &["", &servers]);
-    let [one, two, _] = &mut net.routers[..] else {
-        panic!("three routers")
-    };
-    let (host_a, host_b) = (&one.host, &two.host);
-    let section = format!("[i2p]\n[[i2p.destination]]\n{SHORT}");
-    let inbound = "[inbound]\nallow = [\"any-i2p tcp/80\", \"any-i2p tcp/7\"]";
-    let node = |host: &Host, name: &str| {
-        Node::on(host, lab.directory(), name)
-            .no_lan()
-            .args(&["--log", "info"])
-            .config(&section)
-            .config(inbound)
-            .start()
-    };
-    let (a, b) = (node(host_a, "a"), node(host_b, "b"));
-    let noise = noise_file(lab.directory(), "file", 300_000);
-    let local = |port| SocketAddr::new("127.0.0.1".parse().unwrap(), port);
-    let _web = programs::http_server(host_b, local(8000), lab.directory());
-    echo_server(host_b, local(7000));
-    let _echo = UdpEcho::start(host_b, local(7001));
-    let (_, ip_a) = destination(&a);
-    let (name_b, ip_b) = destination(&b);
-
-    // two nodes through different routers
-    echo_server(host_b, SocketAddr::new(ip_b.into(), 7));
-    let _web_b = programs::http_server(host_b, SocketAddr::new(ip_b.into(), 80), lab.directory());
-    a.wait("the lease set of b is found", READY, || {
-        a.cli(&["i2p", "lookup", &name_b]).ok()
-    });
-    assert_eq!(learn(&a, host_a, &name_b), ip_b);
-    let pinged = a.json(&["ping", &name_b, "-c", "3", "-W", "5"]);
-    assert!(
-        pinged["received"].as_u64() >= Some(1),
-        "{pinged}\n{}",
-        a.log()
-    );
-    let count = if extended() { 100_000_000 } else { 3_000_000 };
-    let start = Instant::now();
-    assert!(
-        echoed(host_a, SocketAddr::new(ip_b.into(), 7), 6, count).unwrap(),
-        "{}",
-        a.log()
-    );
-    eprintln!(
-        "{count} bytes there and back in {:.2} s",
-        start.elapsed().as_secs_f64()
-    );
-    let got = get_half_closed(host_a, SocketAddr::new(ip_b.into(), 80), "/file").unwrap();
-    assert!(got == noise, "{} bytes", got.len());
-
-    // tunnels of i2pd
-    let mut at = |keys: &str| {
-        let name = two.destination(keys).hash().b32();
-        a.wait(keys, READY, || a.cli(&["i2p", "lookup", &name]).ok());
-        (learn(&a, &one.host, &name), name)
-    };
-    let (echo, _) = at("echo.dat");
-    assert!(
-        echoed(&one.host, SocketAddr::new(echo.into(), 7), 7, 300_000).unwrap(),
-        "{}",
-        a.log()
-    );
-    let (web, web_name) = at("web.dat");
-    let got = get_half_closed(&one.host, SocketAddr::new(web.into(), 80), "/file").unwrap();
-    assert!(got == noise, "{} bytes of {}", got.len(), noise.len());
-    let resolving = Resolving::with(&lab, "a", &format!("nameserver {RESPONDER}\n"));
-    let done = curl(&resolving, &one.host, &format!("http://{web_name}/file"));
-    assert!(done.expect_ok().out == noise);
-    let (udp, _) = at("udp.dat");
-    let socket = traffic::udp(&one.host, SocketAddr::new(ip_a.into(), 5353));
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    for size in [1, 1200, 9000] {
-        let sent = traffic::Noise::new(size as u64).bytes(size);
-        socket
-            .send_to(&sent, SocketAddr::new(udp.into(), 7001))
-            .unwrap();
-        let mut buffer = vec![0; 65_536];
-        let (count, from) = socket.recv_from(&mut buffer).unwrap();
-        assert!(
-            buffer[..count] == sent && from.ip() == IpAddr::V6(udp),
-            "{size} from {from}"
-        );
-    }
-
-    // a router that is killed while bytes flow
-    let stream = traffic::connect(&one.host, SocketAddr::new(ip_b.into(), 7), LIMIT).unwrap();
-    let mut writer = stream.try_clone().unwrap();
-    let sending = std::thread::spawn(move || traffic::send_noise(&mut writer, 8, 50_000_000));
-    std::thread::sleep(Duration::from_millis(500));
-    one.kill();
-    let ended = sending.join().unwrap();
-    assert!(ended.is_err(), "the program hears of it");
-    drop(stream);
-    one.restart();
-    destination(&a);
-    assert!(
-        a.json(&["i2p", "status"])["destinations"][0]["sessions"] == 2,
-        "{}",
-        a.log()
-    );
-    a.wait("the lease set of b is found again", READY, || {
-        a.cli(&["i2p", "lookup", &name_b]).ok()
-    });
-    let to = SocketAddr::new(ip_b.into(), 7);
-    let took = a.wait("b is reached again", REKEYED, || {
-        echoed(&one.host, to, 9, 100_000).is_ok_and(|whole| whole)
-    });
-    eprintln!("b is reached {:.1} s later", took.as_secs_f64());
 }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use anode_platform::files::{read_secret, write_atomic};
 use anode_routing::i2p::{
     Credentials, DestinationConfig, Hash, I2pConfig, Known, LocalDestination, Name, RouterConfig,
-    Trust, lease_key_from_file,
+    Trust,
 };
-use rand::Rng as _;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use zeroize::Zeroizing;
@@ -79,45 +78,21 @@ fn key_file(config: &Destination, dir: &StateDir) -> PathBuf {
     }
 }
 
-/// The X25519 key of a destination's lease sets stands beside its keys, which have a form that other programs share.
-fn lease_key_file(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".x25519");
-    name.into()
-}
-
-/// Reads keys, or makes what is missing of them.
+/// Reads keys, or makes them.
 fn keys(file: &Path) -> Result<LocalDestination, Error> {
-    let lease_file = lease_key_file(file);
-    let missing = |path: &Path| {
-        let found = std::fs::symlink_metadata(path);
-        matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound)
-    };
-    if missing(file) {
+    let found = std::fs::symlink_metadata(file);
+    if matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound) {
         let keys = LocalDestination::generate(&mut UnwrapErr(SysRng));
-        // Last the file that says that there are keys.
-        write_atomic(&lease_file, keys.lease_private(), 0o600)?;
         write_atomic(file, &keys.to_file(), 0o600)?;
         return Ok(keys);
     }
     let bytes = Zeroizing::new(read_secret(file, MAX_KEY)?);
-    if missing(&lease_file) {
-        let mut key = Zeroizing::new([0; 32]);
-        UnwrapErr(SysRng).fill_bytes(&mut *key);
-        write_atomic(&lease_file, &*key, 0o600)?;
-    }
-    let lease = Zeroizing::new(read_secret(&lease_file, MAX_KEY)?);
-    let refused = |path: &Path| {
-        let place = path.display().to_string();
-        move |error: anode_routing::i2p::I2cpError| {
-            Error::invalid(
-                place,
-                format!("{error}; put the right file back, or remove it for a new destination"),
-            )
-        }
-    };
-    let lease = lease_key_from_file(&lease).map_err(refused(&lease_file))?;
-    LocalDestination::from_file(&bytes, &lease).map_err(refused(file))
+    LocalDestination::from_file(&bytes).map_err(|error| {
+        Error::invalid(
+            file.display().to_string(),
+            format!("{error}; put the right file back, or remove it for a new destination"),
+        )
+    })
 }
 
 fn trust(config: &I2p) -> Result<Option<Trust>, Error> {
@@ -235,19 +210,8 @@ mod tests {
         let again = prepare(&config, &state, Vec::new()).unwrap();
         let [one, two] = [&first, &again].map(|all| all.destinations[0].keys.clone());
         assert_eq!(one.destination(), two.destination());
-        assert_eq!(one.lease_private(), two.lease_private());
-        for name in ["i2p.key", "i2p.key.x25519"] {
-            let mode = std::fs::metadata(state.dir().file(name))
-                .unwrap()
-                .permissions();
-            assert_eq!(mode.mode() & 0o777, 0o600, "{name}");
-        }
-        // as another program leaves it
-        std::fs::remove_file(state.dir().file("i2p.key.x25519")).unwrap();
-        let third = prepare(&config, &state, Vec::new()).unwrap();
-        let third = &third.destinations[0].keys;
-        assert_eq!(third.destination(), one.destination());
-        assert_ne!(third.lease_private(), one.lease_private());
+        let mode = std::fs::metadata(state.dir().file("i2p.key")).unwrap();
+        assert_eq!(mode.permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

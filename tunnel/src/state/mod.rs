@@ -9,7 +9,7 @@
 //!   learnt.toml       where peers were last met: hints for the next start
 //!   sessions.toml     what sessions have taught about peers: timestamps, pins
 //!   registered.toml   of a relay: who is registered, so that a restart costs nobody more than its time
-//!   i2p.key           of the I2P destination, with its i2p.key.x25519; i2p-NAME.key of one with a name; 0600
+//!   i2p.key           of the I2P destination; i2p-NAME.key of one with a name; 0600
 //!   i2p-destinations  destinations of I2P that have been met: an address alone does not lead to one
 //!   control.sock      the running node's control socket
 //! ```

@@ -30,6 +30,9 @@ impl Client {
             self.counters.foreign_session += 1;
             return;
         }
+        if !self.may_answer() {
+            return;
+        }
         let router_ms = self.router_ms(now);
         leases.retain(|lease| lease.end_ms > router_ms);
         leases.truncate(MOST_LEASES);

@@ -1,4 +1,5 @@
 //! What can be tuned.
+use super::send::Flush;
 use std::time::Duration;
 
 /// What an application does with a stream (Java's `i2p.streaming.profile`).
@@ -14,15 +15,19 @@ pub enum Profile {
 /// When CLOSE goes out after the program has finished writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HalfClose {
-    /// When the peer has closed, or was silent for three retransmission timeouts, but not less than `least` and not
-    /// more than `most`. i2pd throws away what it still has to send when it sees CLOSE.
-    Delayed {
-        /// Shortest silence.
-        least: Duration,
-        /// Longest silence.
-        most: Duration,
+    /// i2pd throws away what it still has to send when it sees CLOSE, and a program that has finished may be waiting for
+    /// just that: CLOSE goes out when the peer has closed, or was silent for a time that is stated here. It goes out
+    /// at once where there is nothing to lose: to a peer whose SYN says that it knows half-closed streams
+    /// (`HALF_CLOSE_HINT`), and behind the answer to a stream that the peer has opened.
+    Held {
+        /// Silence, at least, after something of the answer has come; three retransmission timeouts if that is more. A
+        /// change of tunnels can take ten seconds.
+        pause: Duration,
+        /// Silence while nothing has come since the last byte went out: how long a peer may think. Also the most
+        /// for `pause`.
+        answer: Duration,
     },
-    /// At once: right between peers that know half-closed streams (Java, and this implementation).
+    /// At once, whoever the peer is.
     Immediate,
 }
 
@@ -37,10 +42,15 @@ pub struct Config {
     pub keep_alive: Duration,
     /// How long less than a packet may wait for more, while others are in flight.
     pub passive_flush: Duration,
+    /// The same while none is. A program that writes its request in pieces shall not send as many packets: i2pd's web tunnels
+    /// take the end of a packet for the end of a line.
+    pub gather: Duration,
     /// Bytes of a stream that may wait to be sent.
     pub send_buffer: usize,
     /// See [`HalfClose`].
     pub half_close: HalfClose,
+    /// SYNs say that half-closed streams are known here.
+    pub says_half_close: bool,
     /// See [`Profile`].
     pub profile: Profile,
     /// Most streams.
@@ -58,11 +68,13 @@ impl Default for Config {
             accept_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(90),
             passive_flush: Duration::from_millis(175),
+            gather: Duration::from_millis(4),
             send_buffer: 256 * 1024,
-            half_close: HalfClose::Delayed {
-                least: Duration::from_secs(5),
-                most: Duration::from_secs(15),
+            half_close: HalfClose::Held {
+                pause: Duration::from_secs(20),
+                answer: Duration::from_secs(60),
             },
+            says_half_close: true,
             profile: Profile::Bulk,
             max_streams: 4096,
             backlog: 64,
@@ -72,10 +84,11 @@ impl Default for Config {
 }
 
 impl Config {
-    pub(super) fn flush_after(&self) -> Duration {
-        match self.profile {
-            Profile::Bulk => self.passive_flush,
-            Profile::Interactive => Duration::ZERO,
-        }
+    pub(super) fn flush(&self) -> Flush {
+        let (idle, busy) = match self.profile {
+            Profile::Bulk => (self.gather, self.passive_flush),
+            Profile::Interactive => (Duration::ZERO, Duration::ZERO),
+        };
+        Flush { idle, busy }
     }
 }

@@ -18,6 +18,9 @@ pub(crate) const OUR_MTU: u16 = 1812;
 const SMALLEST_MTU: usize = 512;
 const SHORTEST_ACK_DELAY: Duration = Duration::from_millis(2);
 const LONGEST_ACK_DELAY: Duration = Duration::from_millis(120);
+/// The delay that a SYN of ours asks for says that we know half-closed streams. Nobody else asks for one of 3 ms there, and
+/// whoever does not know what it means acknowledges soon.
+const HALF_CLOSE_HINT: u16 = 3;
 /// How long the expiry of a message is ahead of its resend.
 const EXPIRY_MARGIN: Duration = Duration::from_millis(500);
 
@@ -92,6 +95,12 @@ pub(crate) struct Connection {
     blocked: bool,
     finished_told: bool,
     pub(crate) closed_first: bool,
+    /// Its SYN said so.
+    peer_half_closes: bool,
+    /// Data came after the last that was written.
+    answered: bool,
+    /// The program has written.
+    wrote: bool,
     pub(crate) tally: Tally,
 }
 
@@ -125,13 +134,20 @@ impl Connection {
             blocked: false,
             finished_told: false,
             closed_first: false,
+            peer_half_closes: false,
+            answered: false,
+            wrote: false,
             tally: Tally::default(),
         }
     }
 
-    /// The peer's SYN, verified: its id, its limit, its data.
+    /// The peer's SYN, verified: its id, its limit, what it knows.
     pub(crate) fn syn_received(&mut self, syn: &Packet<'_>) {
         self.peer_id = syn.from_id;
+        self.peer_half_closes = syn.has(DELAY) && syn.delay == HALF_CLOSE_HINT;
+        if self.peer_half_closes && self.send.finish == Finish::Held {
+            self.send.finish = Finish::Wanted;
+        }
         if syn.has(MAX_SIZE) {
             self.mtu = usize::from(syn.max_size).clamp(SMALLEST_MTU, usize::from(OUR_MTU));
         }
@@ -147,6 +163,10 @@ impl Connection {
     pub(crate) fn write(&mut self, data: &[u8], now: Instant) -> usize {
         let count = self.send.write(data, now);
         self.blocked = count < data.len();
+        if count > 0 {
+            self.wrote = true;
+            self.answered = false;
+        }
         count
     }
 
@@ -166,22 +186,27 @@ impl Connection {
     /// Nothing more will be written.
     pub(crate) fn finish(&mut self, config: &Config) {
         if self.send.finish == Finish::No {
+            let answering = !self.outgoing && self.wrote;
+            let harmless = self.peer_half_closes || answering || self.recv.peer_closed();
             self.send.finish = match config.half_close {
-                HalfClose::Delayed { .. } if !self.recv.peer_closed() => Finish::Held,
+                HalfClose::Held { .. } if !harmless => Finish::Held,
                 _ => Finish::Wanted,
             };
             self.closed_first = !self.recv.peer_closed();
         }
     }
 
-    /// i2pd drops what it still has to send when it sees CLOSE: it is held back while the peer sends.
+    /// When a CLOSE that is held back goes out, unless something comes before.
     fn held_until(&self, config: &Config) -> Option<Instant> {
-        let HalfClose::Delayed { least, most } = config.half_close else {
+        let HalfClose::Held { pause, answer } = config.half_close else {
             return None;
         };
-        let quiet = (self.rtt.rto() * 3).clamp(least, most.max(least));
+        let silence = match self.answered {
+            true => (self.rtt.rto() * 3).clamp(pause.min(answer), answer),
+            false => answer,
+        };
         (self.send.finish == Finish::Held && self.send.is_idle())
-            .then(|| self.last_received + quiet)
+            .then(|| self.last_received + silence)
     }
 
     /// Takes a packet of the peer whose signature, where it must have one, was verified.
@@ -243,6 +268,7 @@ impl Connection {
             Arrival::InOrder if self.recv.has_gap() || close || packet.has(SYN) => Duration::ZERO,
             Arrival::InOrder => self.ack_delay(packet),
         };
+        self.answered |= !packet.payload.is_empty();
         self.recv.want_ack(delay, now);
         self.refresh_choke(now);
         if was_empty && self.recv.unread() > 0 {
@@ -278,7 +304,7 @@ impl Connection {
     }
 
     pub(crate) fn deadline(&self, config: &Config) -> Instant {
-        let send = self.send.deadline(&self.rtt, config.flush_after());
+        let send = self.send.deadline(&self.rtt, config.flush());
         match self.phase {
             Phase::Pending { until } => until,
             Phase::Connecting { until } => send.map_or(until, |send| send.min(until)),
@@ -350,7 +376,7 @@ impl Connection {
         if !self.send.is_started() {
             self.send.start(mtu.min(SYN_PAYLOAD), now);
         }
-        match self.send.next_packet(mtu, config.flush_after(), now) {
+        match self.send.next_packet(mtu, config.flush(), now) {
             Some((sequence, first)) => {
                 self.tally.resent += u64::from(!first);
                 Some(self.data_packet(keys, config, sequence, first, now))
@@ -409,6 +435,10 @@ impl Connection {
         if syn {
             packet.flags |= SIGNATURE | FROM | MAX_SIZE;
             packet.max_size = OUR_MTU;
+            if config.says_half_close {
+                packet.flags |= DELAY;
+                packet.delay = HALF_CLOSE_HINT;
+            }
             if self.outgoing {
                 // also when sent again: the first SYN tells whom it is for
                 packet.to_id = 0;

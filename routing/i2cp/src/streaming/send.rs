@@ -50,6 +50,15 @@ pub(crate) enum Finish {
     Sent,
 }
 
+/// How long less than a full packet may wait for more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Flush {
+    /// While nothing is in flight.
+    pub(crate) idle: Duration,
+    /// While other packets are.
+    pub(crate) busy: Duration,
+}
+
 /// What the peer's choke means now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Choke {
@@ -270,7 +279,7 @@ impl Sender {
     }
 
     /// When [`Self::handle_timeout`] or [`Self::next_packet`] has something to do.
-    pub(crate) fn deadline(&self, rtt: &Rtt, flush_after: Duration) -> Option<Instant> {
+    pub(crate) fn deadline(&self, rtt: &Rtt, flush: Flush) -> Option<Instant> {
         let resend = self
             .in_flight
             .iter()
@@ -284,7 +293,9 @@ impl Sender {
                 Some(probe_at)
             }
             Choke::Choked { .. } => None,
-            Choke::Open if self.has_window() => self.partial_since.map(|since| since + flush_after),
+            Choke::Open if self.has_window() => {
+                self.partial_since.map(|since| since + self.patience(flush))
+            }
             Choke::Open => None,
         };
         [resend, flush].into_iter().flatten().min()
@@ -335,18 +346,26 @@ impl Sender {
         self.partial_since = (!self.buffer.is_empty()).then_some(now);
     }
 
-    /// The next packet to send: its number, and whether it goes out for the first time. `flush_after` is how long
-    /// less than a full packet may wait while others are in flight.
+    /// How long less than a packet waits for more now.
+    fn patience(&self, flush: Flush) -> Duration {
+        match (self.finish, self.unacked()) {
+            (Finish::No, 0) => flush.idle,
+            (Finish::No, _) => flush.busy,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The next packet to send: its number, and whether it goes out for the first time.
     pub(crate) fn next_packet(
         &mut self,
         mtu: usize,
-        flush_after: Duration,
+        flush: Flush,
         now: Instant,
     ) -> Option<(u32, bool)> {
         if let Some(index) = self.resend() {
             return Some(self.mark(index, now));
         }
-        if !self.may_send_new(mtu, flush_after, now) {
+        if !self.may_send_new(mtu, flush, now) {
             return None;
         }
         let length = mtu.min(self.buffer.len());
@@ -383,7 +402,7 @@ impl Sender {
         (!self.is_choked() && resending < allowed).then_some(first)
     }
 
-    fn may_send_new(&mut self, mtu: usize, flush_after: Duration, now: Instant) -> bool {
+    fn may_send_new(&mut self, mtu: usize, flush: Flush, now: Instant) -> bool {
         let ends = self.finish == Finish::Wanted;
         if self.buffer.is_empty() && !ends {
             return false;
@@ -406,8 +425,8 @@ impl Sender {
         }
         let waited = self
             .partial_since
-            .is_some_and(|since| since + flush_after <= now);
-        self.buffer.len() >= mtu || ends || waited || self.unacked() == 0
+            .is_some_and(|since| since + self.patience(flush) <= now);
+        self.buffer.len() >= mtu || ends || waited
     }
 
     fn mark(&mut self, index: usize, now: Instant) -> (u32, bool) {

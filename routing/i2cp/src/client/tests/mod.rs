@@ -1,9 +1,11 @@
+//! One session against a strict router in memory.
+mod hostile;
+
 use super::lookup::MOST_LOOKUPS;
 use super::*;
 use crate::message::{BandwidthLimits, Query};
 use crate::router::{Router, Wired, frame, start};
 use crate::vectors::{hex, keys};
-use proptest::prelude::*;
 
 fn secs(s: u64) -> Duration {
     Duration::from_secs(s)
@@ -410,156 +412,4 @@ fn closing_destroys_the_session_and_open_lookups_end() {
     while wired.client.poll_transmit().is_some() {}
     wired.pass(secs(3));
     assert_eq!(wired.settle(), [Event::Closed(CloseReason::Local)]);
-}
-
-// S37
-#[test]
-fn a_session_that_the_router_ends_says_why() {
-    for (kind, body, wanted) in [
-        (
-            30,
-            &b"\x08a\x1b[31mzz"[..],
-            CloseReason::Disconnected("a·[31mzz".into()),
-        ),
-        (20, &[0, 100, 0][..], CloseReason::Destroyed),
-        (20, &[0, 100, 3][..], CloseReason::Invalid),
-    ] {
-        let mut wired = Wired::ready(keys("A"), &[]);
-        wired.router.say(0, kind, body);
-        assert_eq!(wired.settle(), [Event::Closed(wanted)]);
-        wired.router.say(0, 31, &[0; 10]);
-        assert_eq!(wired.settle(), []);
-    }
-    let mut wired = Wired::ready(keys("A"), &[]);
-    wired.client.connection_lost();
-    wired.client.connection_lost();
-    assert_eq!(wired.settle(), [Event::Closed(CloseReason::ConnectionLost)]);
-}
-
-#[test]
-fn the_same_destination_twice_is_refused_by_the_router_and_reported() {
-    let mut wired = Wired::ready(keys("A"), &[]);
-    let at = wired.router.accept();
-    let mut second = Client::new(
-        keys("A"),
-        SessionOptions::default(),
-        None,
-        [2; 32],
-        wired.now,
-    )
-    .unwrap();
-    for _ in 0..3 {
-        while let Some(bytes) = second.poll_transmit() {
-            wired.router.received(at, &bytes, wired.now);
-        }
-        let bytes = std::mem::take(&mut wired.router.connections[at].to_client);
-        second.received(&bytes, wired.now);
-    }
-    assert_eq!(
-        second.poll_event(),
-        Some(Event::Closed(CloseReason::Invalid))
-    );
-}
-
-// S37
-#[test]
-fn a_silent_router_is_given_up_at_every_stage() {
-    let mut wired = Wired::new(keys("A"), &[]);
-    wired.cut = true;
-    wired.pass(secs(31));
-    assert_eq!(
-        wired.settle(),
-        [Event::Closed(CloseReason::TimedOut("GetDate"))]
-    );
-    let mut wired = Wired::new(keys("A"), &[]);
-    wired.cut = true;
-    wired
-        .client
-        .received(&frame(33, b"\0\0\x01\x8b\xcf\xe5\x68\0\x01x"), wired.now);
-    wired.pass(secs(31));
-    assert_eq!(
-        wired.settle(),
-        [Event::Closed(CloseReason::TimedOut("CreateSession"))]
-    );
-    let mut wired = Wired::new(keys("A"), &[]);
-    wired.settle();
-    wired.pass(secs(300));
-    assert_eq!(wired.settle(), []);
-    wired.pass(secs(31));
-    let events = wired.settle();
-    assert!(
-        matches!(events[..], [Event::Closed(CloseReason::TimedOut(_))]),
-        "{events:?}"
-    );
-}
-
-// S37
-#[test]
-fn messages_for_another_session_change_nothing() {
-    let mut wired = Wired::ready(keys("A"), &[]);
-    for (kind, body) in [
-        (20, vec![0, 99, 0]),
-        (20, vec![0, 99, 3]),
-        (31, vec![0, 99, 0, 0, 0, 1, 0, 0, 0, 1, 7]),
-        (22, vec![0, 99, 0, 0, 0, 2, 4, 0, 0, 0, 5, 0, 0, 0, 7]),
-    ] {
-        wired.router.say(0, kind, &body);
-    }
-    assert_eq!(wired.settle(), []);
-    assert_eq!(wired.client.phase(), Phase::Ready);
-    assert_eq!(wired.client.counters().foreign_session, 4);
-}
-
-// S37
-#[test]
-fn messages_before_their_time_change_nothing() {
-    let mut wired = Wired::new(keys("A"), &[]);
-    for (kind, body) in [
-        (20, vec![0, 100, 1]),
-        (31, vec![0, 100, 0, 0, 0, 1, 0, 0, 0, 1, 7]),
-        (37, hex("/request_variable_leaseset")[5..].to_vec()),
-        (22, vec![0, 100, 0, 0, 0, 2, 4, 0, 0, 0, 5, 0, 0, 0, 7]),
-        (99, vec![1, 2, 3]),
-    ] {
-        wired.client.received(&frame(kind, &body), wired.now);
-    }
-    assert_eq!(wired.client.poll_event(), None);
-    assert_eq!(wired.client.phase(), Phase::Connecting);
-    let counters = wired.client.counters();
-    assert_eq!((counters.misplaced, counters.unknown), (4, 1));
-}
-
-// S37
-#[test]
-fn a_malformed_message_closes_with_its_name() {
-    let mut wired = Wired::ready(keys("A"), &[]);
-    wired.router.say(0, 20, &[0, 100]);
-    let events = wired.settle();
-    let [Event::Closed(reason @ CloseReason::Protocol(_))] = &events[..] else {
-        panic!("{events:?}")
-    };
-    assert_eq!(
-        reason.to_string(),
-        "the router broke the protocol: a SessionStatus message is cut short"
-    );
-    assert_eq!(wired.router.connections[0].said, [reason.to_string()]);
-}
-
-proptest! {
-    // S37
-    #[test]
-    fn noise_from_the_router_never_panics_and_never_grows(
-        messages in proptest::collection::vec((0u8..45, proptest::collection::vec(any::<u8>(), 0..80)), 0..30),
-        ready: bool, cut in 1usize..50,
-    ) {
-        let mut wired = if ready { Wired::ready(keys("A"), &[]) } else { Wired::new(keys("A"), &[]) };
-        let bytes: Vec<u8> = messages.iter().flat_map(|(kind, body)| frame(*kind, body)).collect();
-        for piece in bytes.chunks(cut) {
-            wired.client.received(piece, wired.now);
-        }
-        let mut events = 0;
-        while wired.client.poll_event().is_some() { events += 1; }
-        prop_assert!(events <= messages.len() + 1);
-        wired.client.handle_timeout(wired.now + secs(10_000));
-    }
 }
