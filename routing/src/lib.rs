@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 pub mod anode;
 pub mod i2p;
+pub mod ice;
 mod judge;
 pub mod net;
 pub mod overlay;

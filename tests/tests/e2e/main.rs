@@ -14,6 +14,7 @@ mod extended_trackers;
 mod harness;
 mod i2p;
 mod i2p_lab;
+mod ice;
 mod large;
 mod named_peer;
 mod names;
