@@ -22,6 +22,7 @@ pub mod dht;
 pub mod i2p;
 pub mod ice;
 mod judge;
+pub mod links;
 pub mod net;
 pub mod overlay;
 pub mod tracker;

@@ -115,7 +115,9 @@ impl Entry {
 
     /// Who is asked first, in order: what the operator has named comes before the zone's relays.
     pub fn candidates(&self) -> impl Iterator<Item = Address> {
-        self.candidates.iter().map(|candidate| candidate.peer.address)
+        self.candidates
+            .iter()
+            .map(|candidate| candidate.peer.address)
     }
 
     /// This bootstrap peer is there.

@@ -40,7 +40,7 @@ pub enum Event {
     Lost(SessionId),
 }
 
-/// A message that is no STUN.
+/// A message that is no check of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Data {
     /// The session whose peer has proven to be there. `None`: a stranger's.
@@ -220,7 +220,7 @@ impl Sessions {
         self.events.pop_front()
     }
 
-    /// The next message that is no STUN.
+    /// The next message that is no check.
     pub fn poll_data(&mut self) -> Option<Data> {
         self.data.pop_front()
     }
@@ -251,15 +251,14 @@ impl Sessions {
 
     fn handle(&mut self, now: Instant, path: Path, bytes: Vec<u8>) {
         if is_stun(&bytes) {
-            let Ok(message) = StunMessage::parse(&bytes) else {
-                return;
-            };
             let mut sessions = self.sessions.iter_mut();
-            if let Some((_, session)) = sessions.find(|(_, it)| it.agent.accepts(&message)) {
+            if let Ok(message) = StunMessage::parse(&bytes)
+                && let Some((_, session)) = sessions.find(|(_, it)| it.agent.accepts(&message))
+            {
                 session.agent.handle(now, path, message);
                 self.endpoint.prove(&path);
+                return;
             }
-            return;
         }
         let mut sessions = self.sessions.iter();
         let session = sessions.find(|(_, session)| session.agent.knows(&path));
