@@ -12,6 +12,7 @@
 //!      anode-wire, anode-stream
 //!
 //!              dht      this node in RELOAD overlays, its links in sealed sessions: anode-reload
+//!              links    RELOAD's own links: DTLS and TLS, by CONNECT over ice (UDP, TCP, TURN); a thread of their own
 //!              tracker  BitTorrent trackers: asking them, announcing to them, being one; tokio, beside the data path
 //! ```
 //!

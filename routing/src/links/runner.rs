@@ -4,16 +4,18 @@ use super::{Counters, LinkEvent, LinkKey, Links, Target, Token};
 use anode_reload::Id;
 use anode_reload::body::ConnectBody;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::io::{self, Read as _, Write as _};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Commands that wait.
 const MAX_COMMANDS: usize = 4096;
 
 /// What the thread is told.
+#[derive(Clone, PartialEq, Debug)]
 pub enum Command {
     /// See [`Links::dial`].
     Dial(Target),
@@ -29,23 +31,36 @@ pub enum Command {
     Start(Token, ConnectBody, Option<Id>),
     /// See [`Links::forget`].
     Forget(Token),
-    /// What was counted.
-    Count(SyncSender<Counters>),
 }
 
 /// The way to the thread; the thread ends when it is dropped.
 pub struct LinksHandle {
-    commands: SyncSender<Command>,
-    bell: UnixStream,
+    /// `None` when it ends.
+    commands: Option<SyncSender<Command>>,
+    bell: Arc<EventFd>,
+    counters: Arc<Mutex<Counters>>,
 }
 
 impl LinksHandle {
+    /// What was counted by now.
+    pub fn counters(&self) -> Counters {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells the thread. False: it is too busy, or has ended.
     pub fn tell(&self, command: Command) -> bool {
-        let told = self.commands.try_send(command).is_ok();
+        let commands = self.commands.as_ref();
+        let told = commands.is_some_and(|commands| commands.try_send(command).is_ok());
         // A full bell rings already.
-        let _ = (&self.bell).write(&[1]);
+        let _ = self.bell.write(1);
         told
+    }
+}
+
+impl Drop for LinksHandle {
+    fn drop(&mut self) {
+        self.commands = None;
+        let _ = self.bell.write(1);
     }
 }
 
@@ -57,21 +72,28 @@ pub fn run(
     mut links: Links,
     mut hear: impl FnMut(LinkEvent) + Send + 'static,
 ) -> io::Result<LinksHandle> {
-    let (bell, rung) = UnixStream::pair()?;
-    bell.set_nonblocking(true)?;
-    rung.set_nonblocking(true)?;
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    let bell = Arc::new(EventFd::from_value_and_flags(0, flags)?);
+    let rung = Arc::clone(&bell);
     let (commands, told) = sync_channel(MAX_COMMANDS);
     let thread = std::thread::Builder::new().name("reload links".to_owned());
+    let counters = Arc::new(Mutex::new(Counters::default()));
+    let counted = Arc::clone(&counters);
     thread.spawn(move || {
         while turn(&mut links, &told) {
             while let Some(event) = links.poll_event() {
                 hear(event);
             }
+            *counted.lock().unwrap_or_else(PoisonError::into_inner) = links.counters();
             wait(&mut links, &rung);
         }
         links.shut(Instant::now());
     })?;
-    Ok(LinksHandle { commands, bell })
+    Ok(LinksHandle {
+        commands: Some(commands),
+        bell,
+        counters,
+    })
 }
 
 /// Does what it is told, and what is due. False: nobody is left.
@@ -87,15 +109,13 @@ fn turn(links: &mut Links, told: &Receiver<Command>) -> bool {
             Ok(Command::Answer(token, body, peer)) => links.answer(now, token, body, peer),
             Ok(Command::Start(token, body, peer)) => links.start(now, token, body, peer),
             Ok(Command::Forget(token)) => links.forget(token),
-            // Who asked may have gone.
-            Ok(Command::Count(reply)) => drop(reply.try_send(links.counters())),
             Err(TryRecvError::Empty) => return true,
             Err(TryRecvError::Disconnected) => return false,
         }
     }
 }
 
-fn wait(links: &mut Links, rung: &UnixStream) {
+fn wait(links: &mut Links, rung: &EventFd) {
     let due = links.deadline();
     let wait = due.map_or(Duration::from_secs(60), |at| {
         at.saturating_duration_since(Instant::now())
@@ -107,6 +127,6 @@ fn wait(links: &mut Links, rung: &UnixStream) {
     // An interrupted wait is a short one.
     let _ = poll(&mut fds, PollTimeout::from(wait));
     drop(fds);
-    let mut bells = [0; 256];
-    while matches!((&*rung).read(&mut bells), Ok(1..)) {}
+    // It has rung, or has not.
+    let _ = rung.read();
 }

@@ -123,8 +123,9 @@ fn message(events: &[LinkEvent]) -> Option<&[u8]> {
 /// A message as far as links look at it.
 fn reload(body: &[u8]) -> Vec<u8> {
     let mut bytes = b"RELO\0\0\0\0\x64\0\0\0\x81".to_vec();
-    let length = (16 + body.len()) as u32;
+    let length = (28 + body.len()) as u32;
     bytes.extend(&length.to_be_bytes()[1..]);
+    bytes.extend([0; 12]);
     bytes.extend(body);
     bytes
 }
@@ -133,13 +134,13 @@ fn reload(body: &[u8]) -> Vec<u8> {
 fn talk(a: &mut Links, b: &mut Links, events: &mut [Vec<LinkEvent>; 2]) {
     let (of_a, of_b) = (up(&events[0]).unwrap().0, up(&events[1]).unwrap().0);
     let now = Instant::now();
-    assert!(a.send(now, of_a, &reload(&[7; 1184])));
+    assert!(a.send(now, of_a, &reload(&[7; 1172])));
     assert!(b.send(now, of_b, &reload(b"short")));
     until(a, b, events, |all| {
         message(&all[0]).is_some() && message(&all[1]).is_some()
     });
     assert_eq!(message(&events[0]), Some(&reload(b"short")[..]));
-    assert_eq!(message(&events[1]), Some(&reload(&[7; 1184])[..]));
+    assert_eq!(message(&events[1]), Some(&reload(&[7; 1172])[..]));
     a.close(now, of_a);
     until(a, b, events, |all| {
         all[1].contains(&LinkEvent::Down { link: of_b })
@@ -257,19 +258,24 @@ fn described(events: &[LinkEvent]) -> Option<ConnectBody> {
     })
 }
 
-/// A CONNECT from one to the other, whose words `bend` may change on the way.
-fn connect(a: &mut Links, b: &mut Links, bend: impl Fn(&mut ConnectBody)) -> [Vec<LinkEvent>; 2] {
+/// A CONNECT from one to the other, whose words `bend` may change on the way: those of the offer, and of the answer.
+fn connect(
+    a: &mut Links,
+    b: &mut Links,
+    bend: impl Fn(&mut ConnectBody, bool),
+) -> [Vec<LinkEvent>; 2] {
     let (id_a, id_b) = (a.security.peer(), b.security.peer());
     let mut events = [Vec::new(), Vec::new()];
     a.offer(Instant::now(), 1, ConnectBody::RELOAD);
     until(a, b, &mut events, |all| described(&all[0]).is_some());
-    let offer = described(&events[0]).unwrap();
+    let mut offer = described(&events[0]).unwrap();
     assert_eq!(offer.role, anode_reload::body::Role::Passive);
+    bend(&mut offer, true);
     b.answer(Instant::now(), 2, offer, Some(id_a));
     until(a, b, &mut events, |all| described(&all[1]).is_some());
     let mut answer = described(&events[1]).unwrap();
     assert_eq!(answer.role, anode_reload::body::Role::Active);
-    bend(&mut answer);
+    bend(&mut answer, false);
     a.start(Instant::now(), 1, answer, Some(id_b));
     events
 }
@@ -284,10 +290,8 @@ fn a_connect_leads_to_a_link() {
             links(1, self_made(1, OVERLAY)),
             links(2, self_made(2, OVERLAY)),
         );
-        let (only, tcp) = (
-            |body: &mut ConnectBody| body.candidates.retain(|it| keep(it)),
-            keep(" TCP "),
-        );
+        let only = |body: &mut ConnectBody, _| body.candidates.retain(|it| keep(it));
+        let tcp = keep(" TCP ");
         let mut events = connect(&mut a, &mut b, only);
         until(&mut a, &mut b, &mut events, |all| {
             up(&all[0]).is_some() && up(&all[1]).is_some()
@@ -307,7 +311,10 @@ fn another_certificate_than_announced_is_refused() {
         links(1, self_made(1, OVERLAY)),
         links(2, self_made(2, OVERLAY)),
     );
-    let mut events = connect(&mut a, &mut b, |answer| {
+    let mut events = connect(&mut a, &mut b, |answer, is_offer| {
+        if is_offer {
+            return;
+        }
         answer.fingerprint = answer.fingerprint.replace('A', "B");
         answer.fingerprint.push('0');
     });

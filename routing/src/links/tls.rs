@@ -5,6 +5,7 @@ use super::{HANDSHAKE, LinkEvent, LinkKey, LinkTransport, Made, Target};
 use crate::ice::Handed;
 use crate::net::streams::pipe::Pipe;
 use anode_reload::Id;
+use anode_reload::header::framed_len;
 use nix::poll::{PollFd, PollFlags};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
@@ -18,8 +19,6 @@ const MAX_WAITING: usize = 256 << 10;
 const MAX_MESSAGE: usize = 65_535;
 /// Bytes that are read in one turn.
 const TURN: usize = 128 << 10;
-/// Where a message tells its length: three bytes (R20).
-const LENGTH_AT: usize = 13;
 /// Asked after 15 s of silence, three times: the kernel does what STUN does over UDP (RD73).
 const ASK_AFTER: Duration = Duration::from_secs(15);
 
@@ -209,12 +208,8 @@ impl Stream {
 
     fn cut(&mut self, event: &mut dyn FnMut(LinkEvent)) -> Result<(), String> {
         let mut at = 0;
-        while let Some(head) = self.input.get(at..at + LENGTH_AT + 3) {
-            let length = [0, head[LENGTH_AT], head[LENGTH_AT + 1], head[LENGTH_AT + 2]];
-            let length = u32::from_be_bytes(length) as usize;
-            if !(LENGTH_AT + 3..=MAX_MESSAGE).contains(&length) {
-                return Err(format!("a message of {length} bytes"));
-            }
+        let length = |rest: &[u8]| framed_len(rest, MAX_MESSAGE).map_err(|e| e.to_string());
+        while let Some(length) = length(&self.input[at..])? {
             let Some(whole) = self.input.get(at..at + length) else {
                 break;
             };

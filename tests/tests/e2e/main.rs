@@ -26,6 +26,7 @@ mod programs;
 mod reach;
 mod real_trackers;
 mod relay;
+mod reload_links;
 mod rendezvous;
 mod sealed;
 mod streams;

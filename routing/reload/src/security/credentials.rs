@@ -150,6 +150,20 @@ impl Credentials {
         })
     }
 
+    /// The same with the key of an identity.
+    ///
+    /// # Errors
+    /// The certificate is for another key, or holds no Peer-ID.
+    pub fn of_certificate(
+        identity: &Identity,
+        certificate: Certificate,
+        policy: Policy,
+    ) -> Result<Self, ReloadError> {
+        let zone = identity.address().zone();
+        let scalar = scalar_of(identity)?;
+        Self::certified(&scalar, certificate, Policy { zone, ..policy })
+    }
+
     /// The Anode address of the key.
     pub fn address(&self) -> &Address {
         &self.address
