@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Addresses that one session's checks may reveal beside the candidates; a peer that shows more is not heard.
 const MAX_REVEALED: usize = 64;
+/// Checks that `is` keeps until the other side's description is there.
+const MAX_EARLY: usize = 100;
 /// Pairs of one session (RFC 8445 §6.1.2.5).
 const MAX_PAIRS: usize = 100;
 /// After the first nomination a better one is waited for so long, unless all checks are through (reload.md §3).
@@ -153,7 +155,14 @@ impl Agent {
         }
         let until = now + PATIENCE;
         self.stage = Stage::Checking { until };
-        self.handle_timeout(now);
+        // Checks of the other side that came before its description are answered one at a time, and until then `is` names
+        // no time for more. It keeps 100.
+        for _ in 0..=MAX_EARLY {
+            self.handle_timeout(now);
+            if self.ice.poll_timeout().is_some() {
+                break;
+            }
+        }
         Ok(())
     }
 

@@ -82,6 +82,26 @@ fn two_sessions_find_the_pair_that_they_prefer() {
     }
 }
 
+// Whoever answers begins at once: its checks are there before its answer is
+#[test]
+fn checks_that_come_before_the_answer_are_no_loss() {
+    let (mut a, mut b) = (side(1), side(2));
+    let of_a = a.begin(Role::Controlling, Preference::Udp).unwrap();
+    let of_b = b.begin(Role::Controlled, Preference::Udp).unwrap();
+    let offer = a.describe(of_a).unwrap().clone();
+    b.start(Instant::now(), of_b, &offer).unwrap();
+    let soon = Instant::now() + Duration::from_millis(500);
+    until(&mut a, &mut b, |_, _| Instant::now() >= soon);
+    let answer = b.describe(of_b).unwrap().clone();
+    a.start(Instant::now(), of_a, &answer).unwrap();
+    let (mut at_a, mut at_b) = (None, None);
+    let begun = Instant::now();
+    assert!(until(&mut a, &mut b, |a, b| {
+        selected(a, &mut at_a) & selected(b, &mut at_b)
+    }));
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
 // R95: at least one UDP and one TCP host candidate
 #[test]
 fn both_kinds_of_host_candidates_are_told() {
