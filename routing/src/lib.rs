@@ -12,6 +12,7 @@
 //!      anode-wire, anode-stream
 //!
 //!              dht      this node in RELOAD overlays, its links in sealed sessions: anode-reload
+//!              links    RELOAD's own links: DTLS and TLS, by CONNECT over ice (UDP, TCP, TURN); a thread of their own
 //!              tracker  BitTorrent trackers: asking them, announcing to them, being one; tokio, beside the data path
 //! ```
 //!
@@ -20,7 +21,9 @@
 pub mod anode;
 pub mod dht;
 pub mod i2p;
+pub mod ice;
 mod judge;
+pub mod links;
 pub mod net;
 pub mod overlay;
 pub mod tracker;

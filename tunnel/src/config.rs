@@ -256,6 +256,9 @@ impl Config {
         if let Some(relay) = &mut config.relay {
             relay.tls = relay.tls.take().map(|tls| tls.relative_to(directory));
         }
+        for dht in &mut config.dht {
+            dht.locate(directory);
+        }
         config.inbound.names = Given::others(config.given_names());
         Ok(config)
     }

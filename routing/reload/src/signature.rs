@@ -133,6 +133,15 @@ impl Signature {
         self.identity.write(out)
     }
 
+    /// Common header and payload, with this element behind them.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn append(&self, mut contents: Vec<u8>) -> Result<Vec<u8>, ReloadError> {
+        self.write(&mut contents)?;
+        Ok(contents)
+    }
+
     /// An element without a value, which names the sender in a shared-key overlay (RD29).
     pub fn unsigned(peer: Id) -> Self {
         Self {

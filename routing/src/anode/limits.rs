@@ -29,7 +29,7 @@ impl Rate {
 
 /// A token bucket kept as the time at which it would be full again (GCRA): no floating point, no refill timer.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     full_at: Option<Instant>,
 }
 

@@ -46,6 +46,7 @@ pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Sec
 pub use counters::Counters;
 pub use dht::MAX_RELOAD;
 pub use direct::{Filtering, Mapping, NetReport, RelayReach, Relayed, SECOND_SOCKET, SocketOrder};
+pub(crate) use limits::Bucket;
 pub use limits::Rate;
 pub(crate) use limits::source_prefix;
 pub use output::{Destination, Ecn, MAX_BATCH_BYTES, MAX_BATCH_SEGMENTS, Received, TransmitBatch};
@@ -64,7 +65,7 @@ use direct::Direct;
 use discovery::Checks;
 use guard::{Envelope, Own};
 use lan::Lan;
-use limits::{Bucket, SourceBuckets};
+use limits::SourceBuckets;
 use output::{Queue, Way};
 use path::{Action, Path, is_dialable};
 use peer::{Peer, Standing};

@@ -78,6 +78,9 @@ impl Dht {
 
     /// The ring wants a link: the CONNECT goes out at once, for the candidates are known.
     pub(super) fn offer(&mut self, now: Now, peer: Id) {
+        if self.own_links.is_enabled() {
+            return self.offer_own(peer);
+        }
         let body = self.connect_body(ConnectBody::RELOAD, Role::Passive);
         self.node.offer(now, peer, &body);
     }
@@ -89,7 +92,10 @@ impl Dht {
         identity: &SignerIdentity,
         body: &ConnectBody,
     ) {
-        match identity.anode_peer() {
+        if self.own_answered(peer, body) {
+            return;
+        }
+        match identity.anode_peer().filter(|_| self.config.is_sealed()) {
             Some(end) if self.links.at(end).is_none() => {
                 self.dial(now, end, Why::Ring(peer), places_of(body), false);
             }
@@ -105,7 +111,8 @@ impl Dht {
         identity: &SignerIdentity,
         body: &ConnectBody,
     ) {
-        let Some((who, digit)) = identity.anode_peer() else {
+        let sealed = identity.anode_peer().filter(|_| self.config.is_sealed());
+        let Some((who, digit)) = sealed else {
             return self.node.answer_connect(now, offer, None);
         };
         if !matches!(body.application, ConnectBody::RELOAD | ConnectBody::ANODE) {

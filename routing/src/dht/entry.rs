@@ -120,6 +120,13 @@ impl Entry {
             .map(|candidate| candidate.peer.address)
     }
 
+    /// One that is no address has been asked, too.
+    pub fn ask_soon(&mut self, now: Now) {
+        if self.stage == Stage::Out {
+            self.next = Some(now.at);
+        }
+    }
+
     /// This bootstrap peer is there.
     pub fn resolved(&mut self, who: Address) {
         let mut candidates = self.candidates.iter_mut();
@@ -140,6 +147,7 @@ impl Entry {
 impl Dht {
     /// Beside those of the configuration, these are asked from now on: the zone's relays, and peers of an earlier run.
     pub fn set_bootstrap(&mut self, now: Now, others: &[Bootstrap]) {
+        let others = if self.config.is_sealed() { others } else { &[] };
         self.entry.replace(others);
         if self.entry.stage == Stage::Out {
             self.entry.next = Some(now.at);
@@ -212,7 +220,8 @@ impl Dht {
             Stage::In if !before.is_empty() || self.entry.candidates.is_empty() => return,
             Stage::In | Stage::Out => {}
         }
-        let members = self.links.to_members();
+        let own = self.own_links.members();
+        let members: Vec<LinkId> = own.chain(self.links.to_members()).collect();
         if !members.is_empty() {
             self.entry.turn += 1;
             let link = members[self.entry.turn % members.len()];
@@ -238,7 +247,8 @@ impl Dht {
 
     /// The first peer begins the ring when all others have been asked: none of them is part of one (RD54).
     fn may_create(&self) -> bool {
-        self.entry.create && self.entry.candidates.iter().all(|c| c.resolved)
+        let asked = self.own_links.is_resolved();
+        self.entry.create && asked && self.entry.candidates.iter().all(|c| c.resolved)
     }
 
     fn ask_candidates(&mut self, now: Now) {

@@ -400,6 +400,9 @@ impl Dht {
 
     /// The node wants the link no longer.
     pub(super) fn close(&mut self, link: LinkId) {
+        if self.close_own(link) {
+            return;
+        }
         if let Some(end) = self.links.remove(link) {
             self.send_frame(end, Frame::Close);
         }

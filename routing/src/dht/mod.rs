@@ -16,6 +16,7 @@
 mod connect;
 mod entry;
 mod links;
+mod own;
 mod people;
 mod publish;
 mod search;
@@ -26,14 +27,18 @@ pub use people::{Answer, Hop, PutValue, Refusal, Value};
 pub use publish::OwnPlaces;
 
 use crate::anode::Place;
+use crate::links::{Command, Target};
 use anode_reload::chord::Config as ChordConfig;
-use anode_reload::security::Policy;
+use anode_reload::security::{Certificate, Policy};
 use anode_reload::usage::Kinds;
-use anode_reload::{Chord, Credentials, Event, Id, Node, NodeConfig, Now, ReloadError};
+use anode_reload::{
+    Chord, Credentials, Event, Id, Node, NodeConfig, Now, ReloadError, Security, SharedKey,
+};
 use anode_wire::{Address, Identity, PeerId};
 use connect::Connects;
 use entry::Entry;
 use links::{Frame, Links};
+use own::Own;
 use people::People;
 use publish::Publisher;
 use rand_core::{CryptoRng, Rng as _};
@@ -69,6 +74,48 @@ pub struct DhtConfig {
     pub publish: bool,
     /// This node relays for others.
     pub relays: bool,
+    /// What its links and messages prove.
+    pub security: DhtSecurity,
+    /// It has links of RELOAD's own ([`crate::links`]), which these peers are asked over first. `None`: it has not.
+    pub own_links: Option<Vec<Target>>,
+}
+
+impl DhtConfig {
+    /// Whom the overlay believes.
+    pub fn policy(&self) -> Policy {
+        let (self_signed, roots) = match &self.security {
+            DhtSecurity::Address => (true, Vec::new()),
+            DhtSecurity::Certificate { roots, .. } => (false, roots.clone()),
+            DhtSecurity::SharedKey(_) => (false, Vec::new()),
+        };
+        Policy {
+            overlay: self.overlay.clone(),
+            roots,
+            self_signed,
+            ..Policy::default()
+        }
+    }
+
+    /// A sealed session proves an address; only where Peer-IDs are made of addresses it proves a peer.
+    fn is_sealed(&self) -> bool {
+        matches!(self.security, DhtSecurity::Address)
+    }
+}
+
+/// What a member of an overlay proves itself by.
+#[derive(Clone, Debug)]
+pub enum DhtSecurity {
+    /// The key of its Anode address, also inside sealed sessions (RD62).
+    Address,
+    /// A certificate of the overlay's credential server, signed by one of these roots (R126).
+    Certificate {
+        /// Its own.
+        own: Box<Certificate>,
+        /// Those of the server.
+        roots: Vec<Certificate>,
+    },
+    /// A key that all share; this is its random Peer-ID (RD61).
+    SharedKey(Id),
 }
 
 /// What a [`Dht`] wants done.
@@ -101,6 +148,8 @@ pub enum Output {
         /// Where.
         places: Vec<Place>,
     },
+    /// Something for [`crate::links`].
+    Links(Command),
     /// The answer to a question of [`Dht::get`] and its like.
     Answer {
         /// The question's.
@@ -167,6 +216,7 @@ pub struct Dht {
     own: End,
     node: Node,
     links: Links,
+    own_links: Own,
     entry: Entry,
     connects: Connects,
     publisher: Publisher,
@@ -191,13 +241,18 @@ impl Dht {
         now: Now,
     ) -> Result<Self, ReloadError> {
         let [mut rng, node_rng] = rngs;
-        let policy = Policy {
-            overlay: config.overlay.clone(),
-            self_signed: true,
-            ..Policy::default()
+        let security: Box<dyn Security> = match &config.security {
+            DhtSecurity::SharedKey(id) => Box::new(SharedKey::new(*id)),
+            DhtSecurity::Address => {
+                let policy = config.policy();
+                Box::new(Credentials::from_identity(identity, digit, policy)?)
+            }
+            DhtSecurity::Certificate { own, .. } => {
+                let own = own.as_ref().clone();
+                Box::new(Credentials::of_certificate(identity, own, config.policy())?)
+            }
         };
-        let credentials = Credentials::from_identity(identity, digit, policy)?;
-        let id = Id::of_address(identity.address(), digit);
+        let id = security.peer_id();
         let chord = ChordConfig {
             is_client: config.role == Role::Client,
             ..ChordConfig::default()
@@ -208,16 +263,20 @@ impl Dht {
                 kinds: Kinds::standard(),
                 ..NodeConfig::new(&config.overlay)
             },
-            Box::new(credentials),
+            security,
             Box::new(chord),
             node_rng,
         );
         let own = (*identity.address(), digit);
-        let entry = Entry::new(config.create, own, config.bootstrap.clone(), now);
+        let sealed = config.bootstrap.iter().filter(|_| config.is_sealed());
+        let entry = Entry::new(config.create, own, sealed.cloned().collect(), now);
+        let targets = config.own_links.as_deref();
+        let own_links = Own::new(targets.is_some(), targets.unwrap_or_default(), now);
         Ok(Self {
             own,
             node,
             links: Links::new(&config.overlay),
+            own_links,
             entry,
             connects: Connects::default(),
             publisher: Publisher::default(),
@@ -267,7 +326,7 @@ impl Dht {
             joined: self.is_member(),
             neighbours,
             fingers: self.node.topology().fingers().len(),
-            links: self.links.len(),
+            links: self.links.len() + self.own_links.len(),
             stored: self.node.storage().values(),
             stored_bytes: self.node.storage().bytes(),
             published: self.publisher.is_published(),
@@ -295,6 +354,10 @@ impl Dht {
 
     /// A message out of a session. `network` is what quotas count together.
     pub fn handle_message(&mut self, now: Now, from: End, network: u64, body: &[u8]) {
+        if !self.config.is_sealed() {
+            self.counters.ignored += 1;
+            return;
+        }
         match Frame::parse(body) {
             Some(frame) => self.handle_frame(now, from, network, frame),
             None => {
@@ -317,6 +380,7 @@ impl Dht {
             self.node.handle_timeout(now);
         }
         self.run_links(now);
+        self.run_own(now);
         self.run_entry(now);
         self.run_publisher(now);
         self.run_searches(now);
@@ -328,6 +392,7 @@ impl Dht {
         [
             self.node.deadline(),
             self.links.deadline(),
+            self.own_links.deadline(),
             self.entry.deadline(),
             self.publisher.deadline(self.is_in()),
             self.searches.deadline(),
@@ -398,6 +463,8 @@ impl Dht {
                     self.links.used((to, digit));
                     let body = transmit.bytes;
                     self.out(Output::Send { to, digit, body });
+                } else if let Some(link) = self.own_links.key(transmit.link) {
+                    self.tell_links(Command::Send(link, transmit.bytes));
                 }
             }
             match self.node.poll_event() {
@@ -421,10 +488,14 @@ impl Dht {
             } => self.connect_answered(now, peer, &identity, &body),
             Event::ConnectOffered {
                 offer,
+                peer,
                 identity,
                 body,
-                ..
-            } => self.connect_offered(now, offer, &identity, &body),
+            } => {
+                if !self.own_offered(offer, peer, &body) {
+                    self.connect_offered(now, offer, &identity, &body);
+                }
+            }
             Event::Close(link) => self.close(link),
             // No application is registered: TUNNELs are answered 404 by the node itself.
             Event::Tunnel { .. } => {}

@@ -76,6 +76,8 @@ impl Net {
             create,
             publish: true,
             relays: n == 0,
+            security: DhtSecurity::Address,
+            own_links: None,
         };
         let seeds = [rng(n as u64 * 2), rng(n as u64 * 2 + 1)];
         let mut dht = Dht::new(&own, PeerId::ANY, config, seeds, self.now()).unwrap();
@@ -117,6 +119,7 @@ impl Net {
                 Output::Answer { token, answer } => {
                     self.answers.insert((n, token), answer);
                 }
+                Output::Links(command) => panic!("no links of its own: {command:?}"),
             }
         }
     }

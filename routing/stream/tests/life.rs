@@ -51,7 +51,11 @@ fn opened(now: Instant, window: u16) -> Stream {
             flags: 1,
         },
     );
-    assert_eq!(all(&mut stream, now), [""; 0], "it waits for the first data");
+    assert_eq!(
+        all(&mut stream, now),
+        [""; 0],
+        "it waits for the first data"
+    );
     stream.hurry(now);
     assert_eq!(all(&mut stream, now), ["ACK [(500, 1)] window 256"]);
     assert_eq!(events(&mut stream), [Event::Opened]);

@@ -1,9 +1,12 @@
 //! `[[dht]]`: one table for each overlay.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anode_routing::dht::{Bootstrap, Role};
+use anode_routing::links::Target;
 use serde::Deserialize;
 
 use crate::value::{PeerEndpoint, Text, ValueError};
@@ -23,11 +26,17 @@ pub struct DhtEntry {
     pub overlay: Option<Text<OverlayName>>,
     /// `role = "peer"`, or `"client"`: one that stores nothing.
     pub role: RoleName,
-    /// `bootstrap = ["ADDRESS@192.0.2.1:8737"]`: whom to ask first, beside the zone's relays.
+    /// `bootstrap = ["ADDRESS@192.0.2.1:8737", "dtls://192.0.2.2:6084", "tls://192.0.2.2:6084"]`: whom to ask first,
+    /// beside the zone's relays.
     #[serde(deserialize_with = "bootstrap_list")]
     pub bootstrap: Vec<Text<BootstrapAt>>,
     /// `create = true`: begin the overlay where nobody else has.
     pub create: bool,
+    /// `listen = ["0.0.0.0:6084"]`: where peers are heard that come over DTLS and TLS.
+    #[serde(deserialize_with = "listen_list")]
+    pub listen: Vec<SocketAddr>,
+    /// `shared-key-file = "FILE"`: all members know this key; links are of DTLS alone.
+    pub shared_key_file: Option<PathBuf>,
     /// `publish = false`: store no record of where this node is.
     pub publish: bool,
 }
@@ -40,6 +49,8 @@ impl Default for DhtEntry {
             role: RoleName::Peer,
             bootstrap: Vec::new(),
             create: false,
+            listen: Vec::new(),
+            shared_key_file: None,
             publish: true,
         }
     }
@@ -61,7 +72,10 @@ impl DhtEntry {
     /// Whom to ask first, with all places of each.
     pub fn bootstrap(&self) -> Vec<Bootstrap> {
         let mut all: Vec<Bootstrap> = Vec::new();
-        for Text(BootstrapAt(at)) in &self.bootstrap {
+        for Text(at) in &self.bootstrap {
+            let BootstrapAt::Anode(at) = at else {
+                continue;
+            };
             match all.iter_mut().find(|known| known.address == at.address) {
                 Some(known) => known.places.push(at.endpoint),
                 None => all.push(Bootstrap {
@@ -71,6 +85,43 @@ impl DhtEntry {
             }
         }
         all
+    }
+}
+
+impl DhtEntry {
+    /// Files are named from where the configuration is.
+    pub fn locate(&mut self, directory: &Path) {
+        let key = self.shared_key_file.take();
+        self.shared_key_file = key.map(|key| directory.join(key));
+    }
+
+    /// Whether it has links of RELOAD's own, beside sealed sessions.
+    pub fn has_own_links(&self) -> bool {
+        !self.listen.is_empty() || self.shared_key_file.is_some() || !self.targets().is_empty()
+    }
+
+    /// Bootstrap peers that are asked over DTLS and TLS.
+    pub fn targets(&self) -> Vec<Target> {
+        let all = self.bootstrap.iter().filter_map(|Text(at)| match at {
+            BootstrapAt::Own(target) => Some(*target),
+            BootstrapAt::Anode(_) => None,
+        });
+        all.collect()
+    }
+}
+
+/// Addresses to listen at.
+const MAX_LISTEN: usize = 8;
+
+fn listen_list<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<SocketAddr>, D::Error> {
+    let list: Vec<SocketAddr> = Vec::deserialize(deserializer)?;
+    match list.len() <= MAX_LISTEN {
+        true => Ok(list),
+        false => Err(serde::de::Error::custom(format!(
+            "more than {MAX_LISTEN} addresses to listen at"
+        ))),
     }
 }
 
@@ -115,24 +166,38 @@ impl FromStr for OverlayName {
 
 /// A bootstrap peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BootstrapAt(pub PeerEndpoint);
+pub enum BootstrapAt {
+    /// `ADDRESS@ENDPOINT`: inside a sealed session.
+    Anode(PeerEndpoint),
+    /// `dtls://IP:PORT`, `tls://IP:PORT`.
+    Own(Target),
+}
 
 impl FromStr for BootstrapAt {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        if text.starts_with("dtls://") || text.starts_with("tls://") {
-            return Err(ValueError::new(format!(
-                "bootstrap {text:?}: this version reaches peers inside sealed sessions only: write ADDRESS@ENDPOINT"
-            )));
+        let own: [(&str, fn(SocketAddr) -> Target); 2] =
+            [("dtls://", Target::Dtls), ("tls://", Target::Tls)];
+        for (scheme, target) in own {
+            let Some(at) = text.strip_prefix(scheme) else {
+                continue;
+            };
+            let at = at.parse().ok().filter(|at: &SocketAddr| at.port() != 0);
+            let wrong = || ValueError::new(format!("bootstrap {text:?}: write {scheme}IP:PORT"));
+            return at.map(|at| Self::Own(target(at))).ok_or_else(wrong);
         }
-        text.parse().map(Self)
+        text.parse().map(Self::Anode)
     }
 }
 
 impl fmt::Display for BootstrapAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.0.address, self.0.endpoint)
+        match self {
+            Self::Anode(at) => write!(f, "{}@{}", at.address, at.endpoint),
+            Self::Own(Target::Dtls(at)) => write!(f, "dtls://{at}"),
+            Self::Own(Target::Tls(at)) => write!(f, "tls://{at}"),
+        }
     }
 }
 
@@ -162,6 +227,25 @@ mod tests {
         assert_eq!(first.role, RoleName::Client);
         let bootstrap = first.bootstrap();
         assert_eq!((bootstrap.len(), bootstrap[0].places.len()), (1, 2));
+        assert!(!first.has_own_links());
+    }
+
+    #[test]
+    fn links_of_its_own_are_asked_for() {
+        let text = "[[dht]]\nlisten = [\"192.0.2.1:6084\", \"[2001:db8::1]:6084\"]\n\
+             bootstrap = [\"dtls://192.0.2.2:1\", \"tls://[2001:db8::2]:2\"]\nshared-key-file = \"key\"\n";
+        let config = Config::parse(text, Path::new("/etc/anode/anode.toml")).unwrap();
+        let entry = &config.dht[0];
+        assert_eq!((entry.listen.len(), entry.bootstrap().len()), (2, 0));
+        let at = |text: &str| text.parse().unwrap();
+        let expected = [
+            Target::Dtls(at("192.0.2.2:1")),
+            Target::Tls(at("[2001:db8::2]:2")),
+        ];
+        assert_eq!(entry.targets(), expected);
+        let key = entry.shared_key_file.as_deref();
+        assert_eq!(key, Some(Path::new("/etc/anode/key")));
+        assert_eq!(entry.bootstrap[0].0.to_string(), "dtls://192.0.2.2:1");
     }
 
     #[test]
@@ -180,9 +264,9 @@ mod tests {
                 "ADDRESS@ENDPOINT",
             ),
             (
-                "[[dht]]\nbootstrap = [\"dtls://192.0.2.1:1\"]\n",
+                "[[dht]]\nbootstrap = [\"dtls://peer.example:1\"]\n",
                 ":2: ",
-                "sealed",
+                "dtls://IP:PORT",
             ),
             ("[[dht]]\nfoo = 1\n", ":2: ", "unknown key `foo`"),
             ("[dht]\nenabled = true\n", ":1: ", "sequence"),

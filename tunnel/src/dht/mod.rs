@@ -12,13 +12,17 @@
 //! thread and not on the data thread.
 
 pub mod config;
+mod links;
 pub mod task;
 pub mod text;
 
 use anode_routing::anode::Place;
-use anode_routing::dht::{Bootstrap, DhtConfig};
+use anode_routing::dht::reload::Id;
+use anode_routing::dht::{Bootstrap, DhtConfig, DhtSecurity};
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
+use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::state::dht::CachedPeer;
@@ -59,6 +63,10 @@ pub struct DhtPlan {
     zone: ZoneDht,
     /// Of an earlier run.
     cached: Vec<CachedPeer>,
+    /// Keys of `shared-key-file`, read before privileges are given up.
+    keys: Vec<(PathBuf, Zeroizing<Vec<u8>>)>,
+    /// This node's name where a key is shared (RD61).
+    random_id: Id,
 }
 
 /// What the zone says: the name of its DHT, and whom to ask first.
@@ -108,6 +116,8 @@ impl DhtPlan {
     ) -> Result<Self, Error> {
         let identity = Identity::from_identity_string(&identity.identity_string())
             .map_err(|error| Error::refused(error.to_string()))?;
+        let keys = links::read_keys(&entries)?;
+        let random_id = links::random_id();
         let plan = Self {
             identity,
             digit,
@@ -115,6 +125,8 @@ impl DhtPlan {
             entries,
             zone,
             cached,
+            keys,
+            random_id,
         };
         let mut names: Vec<String> = plan.overlays().into_iter().map(|one| one.overlay).collect();
         names.sort();
@@ -145,26 +157,34 @@ impl DhtPlan {
         self.zone.bootstrap.iter().cloned().chain(cached).collect()
     }
 
+    fn overlay_of(&self, entry: &DhtEntry) -> String {
+        match (&entry.overlay, &self.zone.name) {
+            (Some(name), _) => name.0.0.clone(),
+            (None, Some(name)) => name.clone(),
+            (None, None) => zone_overlay(self.identity.address().zone()),
+        }
+    }
+
     /// The overlays that this node shall be in.
     fn overlays(&self) -> Vec<DhtConfig> {
         // On by default in a zone whose file names a DHT.
         let implied = self.entries.is_empty() && self.zone.name.is_some();
         let default = [DhtEntry::default()];
         let entries = if implied { &default[..] } else { &self.entries };
-        let zone = self.identity.address().zone();
         let enabled = entries.iter().filter(|entry| entry.enabled);
         enabled
             .map(|entry| DhtConfig {
-                overlay: match (&entry.overlay, &self.zone.name) {
-                    (Some(name), _) => name.0.0.clone(),
-                    (None, Some(name)) => name.clone(),
-                    (None, None) => zone_overlay(zone),
-                },
+                overlay: self.overlay_of(entry),
                 role: entry.role.into(),
                 bootstrap: entry.bootstrap(),
                 create: entry.create,
                 publish: entry.publish,
                 relays: self.relays,
+                security: match entry.shared_key_file {
+                    Some(_) => DhtSecurity::SharedKey(self.random_id),
+                    None => DhtSecurity::Address,
+                },
+                own_links: entry.has_own_links().then(|| entry.targets()),
             })
             .collect()
     }

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anode_routing::dht::reload::{Id, Now, TypeId};
 use anode_routing::dht::{Dht, DhtConfig, OwnPlaces};
+use anode_routing::links::LinkEvent;
 use rand::CryptoRng;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use tokio::sync::{mpsc, oneshot};
 
+use super::links::OwnLinks;
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
 use crate::command::{Command, DataHandle};
 use crate::state::dht::CachedPeer;
@@ -27,6 +29,7 @@ type Waiting = oneshot::Sender<Result<Answer, NoOverlay>>;
 pub struct Task {
     plan: DhtPlan,
     dhts: Vec<Dht>,
+    links: OwnLinks,
     data: DataHandle,
     epoch: Instant,
     places: Option<OwnPlaces>,
@@ -44,6 +47,7 @@ impl Task {
         let mut task = Self {
             plan,
             dhts: Vec::new(),
+            links: OwnLinks::new(),
             data,
             epoch: Instant::now(),
             places: None,
@@ -76,6 +80,7 @@ impl Task {
                     Some(batch) => batch.into_iter().for_each(|word| self.hear(word)),
                     None => return,
                 },
+                Some((overlay, event)) = self.links.next_event() => self.hear_link(overlay, event),
                 ask = asks.recv() => match ask {
                     Some(Ask::Leave(done)) => return self.leave(&mut news, done).await,
                     Some(ask) => self.answer(ask),
@@ -110,6 +115,7 @@ impl Task {
             let stays = wanted.iter().any(|one| one.overlay == dht.overlay());
             if !stays {
                 dht.leave(now);
+                self.links.stop(dht.overlay_hash());
             }
             stays
         });
@@ -130,6 +136,10 @@ impl Task {
         let name = config.overlay.clone();
         let rng = || -> Box<dyn CryptoRng + Send> { Box::new(UnwrapErr(SysRng)) };
         let now = self.now();
+        let own = config
+            .own_links
+            .is_some()
+            .then(|| self.plan.own_links(&config));
         let made = Dht::new(
             &self.plan.identity,
             self.plan.digit,
@@ -141,6 +151,12 @@ impl Task {
             Ok(mut dht) => {
                 if let Some(places) = &self.places {
                     dht.set_places(now, places.clone());
+                }
+                if let Some(own) = own
+                    && let Err(error) =
+                        own.and_then(|own| self.links.start(dht.overlay_hash(), own))
+                {
+                    tracing::error!("DHT {name}: {error}");
                 }
                 self.dhts.push(dht);
                 Some(self.dhts.len() - 1)
@@ -177,6 +193,14 @@ impl Task {
                 }
                 self.places = Some(places);
             }
+        }
+    }
+
+    fn hear_link(&mut self, overlay: u32, event: LinkEvent) {
+        let now = self.now();
+        let mut dhts = self.dhts.iter_mut();
+        if let Some(dht) = dhts.find(|dht| dht.overlay_hash() == overlay) {
+            dht.handle_link(now, event);
         }
     }
 
@@ -240,6 +264,7 @@ impl Task {
                             let _ = reply.send(Ok(answer));
                         }
                     }
+                    Output::Links(command) => self.links.tell(dht.overlay_hash(), command),
                     output => batch.push(output),
                 }
             }
@@ -274,6 +299,11 @@ impl Task {
             let mut add = |name: &str, value: u64| {
                 all.push((format!("anode_dht_{name}{{overlay=\"{overlay}\"}}"), value));
             };
+            let own = self.links.counters(dht.overlay_hash());
+            add("own_links_refused_total", own.refused);
+            add("own_links_failed_total", own.handshakes_failed);
+            add("own_links_ignored_total", own.ignored);
+            add("own_links_unsent_total", own.unsent + own.events_dropped);
             add("joined", status.joined.into());
             add("links", status.links as u64);
             add("stored_values", status.stored as u64);
@@ -311,9 +341,13 @@ impl Task {
         self.flush();
         let until = tokio::time::Instant::now() + LEAVE_FOR;
         while !alone && !self.dhts.iter().all(Dht::has_left) {
-            match tokio::time::timeout_at(until, news.recv()).await {
-                Ok(Some(batch)) => batch.into_iter().for_each(|word| self.hear(word)),
-                Ok(None) | Err(_) => break,
+            tokio::select! {
+                batch = news.recv() => match batch {
+                    Some(batch) => batch.into_iter().for_each(|word| self.hear(word)),
+                    None => break,
+                },
+                Some((overlay, event)) = self.links.next_event() => self.hear_link(overlay, event),
+                () = tokio::time::sleep_until(until) => break,
             }
             self.flush();
         }

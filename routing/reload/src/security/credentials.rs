@@ -27,6 +27,26 @@ pub struct Policy {
     pub zone: Zone,
 }
 
+impl Policy {
+    /// Whether a certificate is good at this time, in Unix seconds.
+    ///
+    /// # Errors
+    /// [`ReloadError::Unverified`] says what is wrong with it.
+    pub fn accept(&self, certificate: &Certificate, unix: u64) -> Result<(), ReloadError> {
+        certificate.check_time(unix)?;
+        certificate.check_overlay(&self.overlay)?;
+        let mut roots = self.roots.iter();
+        let issued =
+            roots.any(|root| root.check_time(unix).is_ok() && certificate.is_issued_by(root));
+        if issued || (self.self_signed && certificate.is_self_made()) {
+            return Ok(());
+        }
+        Err(ReloadError::Unverified(
+            "the certificate is neither signed by a root of the overlay nor self-made where that is permitted",
+        ))
+    }
+}
+
 /// A table that forgets its oldest entry.
 struct Recent<K, V> {
     entries: BTreeMap<K, V>,
@@ -130,6 +150,20 @@ impl Credentials {
         })
     }
 
+    /// The same with the key of an identity.
+    ///
+    /// # Errors
+    /// The certificate is for another key, or holds no Peer-ID.
+    pub fn of_certificate(
+        identity: &Identity,
+        certificate: Certificate,
+        policy: Policy,
+    ) -> Result<Self, ReloadError> {
+        let zone = identity.address().zone();
+        let scalar = scalar_of(identity)?;
+        Self::certified(&scalar, certificate, Policy { zone, ..policy })
+    }
+
     /// The Anode address of the key.
     pub fn address(&self) -> &Address {
         &self.address
@@ -147,7 +181,7 @@ impl Credentials {
 
     /// Remembers the certificate of a link, or one that was fetched (R80). Refused where the policy does not accept it.
     pub fn learn(&mut self, certificate: &Certificate, now: Now) -> Result<(), ReloadError> {
-        self.check(certificate, now)?;
+        self.policy.accept(certificate, now.unix)?;
         for peer in certificate.peers() {
             self.by_peer.insert(*peer, certificate.clone());
         }
@@ -155,22 +189,6 @@ impl Credentials {
             self.by_name.insert(name.clone(), certificate.clone());
         }
         Ok(())
-    }
-
-    fn check(&self, certificate: &Certificate, now: Now) -> Result<(), ReloadError> {
-        certificate.check_time(now.unix)?;
-        certificate.check_overlay(&self.policy.overlay)?;
-        let issued = self
-            .policy
-            .roots
-            .iter()
-            .any(|root| root.check_time(now.unix).is_ok() && certificate.is_issued_by(root));
-        if issued || (self.policy.self_signed && certificate.is_self_made()) {
-            return Ok(());
-        }
-        Err(ReloadError::Unverified(
-            "the certificate is neither signed by a root of the overlay nor self-made where that is permitted",
-        ))
     }
 
     fn signer_of_address(
@@ -206,7 +224,7 @@ fn signing_key(scalar: &[u8; 32]) -> Result<SigningKey, ReloadError> {
 }
 
 /// The scalar of an identity: the last 64 digits of its text form.
-fn scalar_of(identity: &Identity) -> Result<Zeroizing<[u8; 32]>, ReloadError> {
+pub(super) fn scalar_of(identity: &Identity) -> Result<Zeroizing<[u8; 32]>, ReloadError> {
     let text = identity.identity_string();
     let wrong = || ReloadError::Certificate("the identity has no key".into());
     let digits = text
@@ -288,7 +306,7 @@ impl Security for Credentials {
             }
             SignerIdentity::Certificate(der) => Certificate::from_der(der)?,
         };
-        self.check(&certificate, now)?;
+        self.policy.accept(&certificate, now.unix)?;
         verify_ecdsa(certificate.key(), &signature.value, input)?;
         self.learn(&certificate, now)?;
         let peers = match &signature.identity {

@@ -4,11 +4,13 @@
 //! certificates or self-made ids, and [`SharedKey`] for overlays where all trust all.
 mod certificate;
 mod credentials;
+mod link;
 
 pub use certificate::{
     Certificate, CredentialServer, SigningRequest, certificate_request, peer_uri, self_signed,
 };
 pub use credentials::{Credentials, Policy};
+pub use link::{LinkCredentials, fingerprint};
 
 use crate::signature::{ALGORITHM_NONE, Signature, SignerIdentity};
 use crate::{Id, Now, ReloadError};

@@ -84,6 +84,12 @@ impl Pipe {
         self.tls.is_some()
     }
 
+    /// What the other side has shown, once TLS is agreed on.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        let chain = self.tls.as_ref()?.peer_certificates()?;
+        chain.first().map(|leaf| leaf.as_ref())
+    }
+
     /// From here on all is TLS. `early`: bytes of it that were read already.
     pub fn start_tls(&mut self, connection: Box<Connection>, early: Vec<u8>) {
         self.raw.early = early;

@@ -1,0 +1,340 @@
+//! Links of RELOAD's own: DTLS and TLS to peers that no session of ours reaches, by [`crate::links`]. Here is what they are
+//! for: bootstrap, CONNECTs of the ring, and whose messages they carry.
+use super::{Dht, Output};
+use crate::links::{Command, LinkEvent, LinkKey, LinkTransport, Made, Target, Token};
+use anode_reload::body::{ConnectBody, PingRequest};
+use anode_reload::contents::{Contents, Kind, Method, emit_contents};
+use anode_reload::node::OfferId;
+use anode_reload::route_log::LogTransport;
+use anode_reload::{Header, Id, LinkId, LinkInfo, Now, Signature};
+use rand_core::Rng as _;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Bytes of a message over DTLS (RD13).
+const DTLS_MESSAGE: usize = 1200;
+/// Numbers of these links: the others count from 0.
+const FIRST: u64 = 1 << 63;
+/// The first wait until a bootstrap peer is dialled again; it doubles.
+const GAP: Duration = Duration::from_secs(2);
+const MAX_GAP: Duration = Duration::from_secs(30);
+/// Links whose peers have not said who they are (RD61).
+const MAX_NAMELESS: usize = 64;
+
+struct Bootstrap {
+    target: Target,
+    /// It has answered, or not, since this node started.
+    resolved: bool,
+    up: Option<LinkKey>,
+    next: Option<Duration>,
+    gap: Duration,
+}
+
+#[derive(Clone, Copy)]
+enum Connect {
+    /// We have asked, for this peer.
+    Ours(Id),
+    /// Somebody has, and is to be answered.
+    Theirs(OfferId),
+    /// Answered: the link may come.
+    Coming,
+}
+
+struct Nameless {
+    transaction: u64,
+    transport: LinkTransport,
+    at: SocketAddr,
+    made: Made,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Own {
+    enabled: bool,
+    bootstrap: Vec<Bootstrap>,
+    links: BTreeMap<LinkKey, Id>,
+    nameless: BTreeMap<LinkKey, Nameless>,
+    connects: BTreeMap<Token, Connect>,
+    next: Token,
+}
+
+impl Own {
+    pub fn new(enabled: bool, bootstrap: &[Target], now: Now) -> Self {
+        let bootstrap = bootstrap.iter().map(|target| Bootstrap {
+            target: *target,
+            resolved: false,
+            up: None,
+            next: Some(now.at),
+            gap: GAP,
+        });
+        Self {
+            enabled,
+            bootstrap: bootstrap.collect(),
+            ..Self::default()
+        }
+    }
+
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    pub fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Every bootstrap peer has been asked.
+    pub fn is_resolved(&self) -> bool {
+        self.bootstrap.iter().all(|it| it.resolved)
+    }
+
+    pub fn deadline(&self) -> Option<Duration> {
+        self.bootstrap.iter().filter_map(|it| it.next).min()
+    }
+
+    /// The link's name outside.
+    pub fn key(&self, link: LinkId) -> Option<LinkKey> {
+        let key = link.0.checked_sub(FIRST)?;
+        self.links.contains_key(&key).then_some(key)
+    }
+
+    /// Links to peers, each of which is taken to be part of the ring: whether it is, joining through it tells.
+    pub fn members(&self) -> impl Iterator<Item = LinkId> {
+        self.links.keys().map(|key| link_id(*key))
+    }
+
+    fn token(&mut self, connect: Connect) -> Token {
+        self.next += 1;
+        self.connects.insert(self.next, connect);
+        self.next
+    }
+}
+
+fn link_id(key: LinkKey) -> LinkId {
+    LinkId(FIRST + key)
+}
+
+/// What quotas count together: an IPv4 address, or the /64 of an IPv6 one.
+fn network(at: SocketAddr) -> u64 {
+    match at.ip().to_canonical() {
+        IpAddr::V4(ip) => u64::from(u32::from(ip)),
+        IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64,
+    }
+}
+
+impl Dht {
+    pub(super) fn tell_links(&mut self, command: Command) {
+        self.out(Output::Links(command));
+    }
+
+    /// Dials bootstrap peers while this node is in no ring.
+    pub(super) fn run_own(&mut self, now: Now) {
+        let is_in = self.is_in();
+        let mut dial = Vec::new();
+        for it in &mut self.own_links.bootstrap {
+            if it.next.is_none_or(|at| at > now.at) {
+                continue;
+            }
+            it.next = Some(now.at + it.gap);
+            it.gap = (it.gap * 2).min(MAX_GAP);
+            if it.up.is_none() && !(is_in && it.resolved) {
+                dial.push(it.target);
+            }
+        }
+        for target in dial {
+            self.tell_links(Command::Dial(target));
+        }
+    }
+
+    /// A CONNECT that the ring wants, with our side from ICE; [`LinkEvent::Described`] brings it.
+    pub(super) fn offer_own(&mut self, peer: Id) {
+        let token = self.own_links.token(Connect::Ours(peer));
+        self.tell_links(Command::Offer(token, ConnectBody::RELOAD));
+    }
+
+    /// The answer to one of those. False: it is none for ICE.
+    pub(super) fn own_answered(&mut self, peer: Id, body: &ConnectBody) -> bool {
+        let ours = |it: &Connect| matches!(it, Connect::Ours(other) if *other == peer);
+        let mut connects = self.own_links.connects.iter();
+        let Some(token) = connects.find(|(_, it)| ours(it)).map(|(token, _)| *token) else {
+            return false;
+        };
+        if body.ufrag.is_empty() {
+            self.own_links.connects.remove(&token);
+            self.tell_links(Command::Forget(token));
+            return false;
+        }
+        self.tell_links(Command::Start(token, body.clone(), Some(peer)));
+        true
+    }
+
+    /// Somebody wants a link by ICE. False: not this one, or not here.
+    pub(super) fn own_offered(
+        &mut self,
+        offer: OfferId,
+        peer: Option<Id>,
+        body: &ConnectBody,
+    ) -> bool {
+        let wanted = body.application == ConnectBody::RELOAD && !body.ufrag.is_empty();
+        if !wanted || !self.own_links.enabled {
+            return false;
+        }
+        let token = self.own_links.token(Connect::Theirs(offer));
+        self.tell_links(Command::Answer(token, body.clone(), peer));
+        true
+    }
+
+    /// What has come of links.
+    pub fn handle_link(&mut self, now: Now, event: LinkEvent) {
+        match event {
+            LinkEvent::Up {
+                link,
+                peer,
+                made,
+                transport,
+                at,
+            } => {
+                let nameless = Nameless {
+                    transaction: self.rng.next_u64(),
+                    transport,
+                    at,
+                    made,
+                };
+                match peer {
+                    Some(peer) => self.own_up(now, link, peer, &nameless),
+                    None => self.ask_name(link, nameless),
+                }
+            }
+            LinkEvent::Message { link, bytes } => match self.own_links.nameless.get(&link) {
+                None if self.own_links.links.contains_key(&link) => {
+                    self.node.handle(now, link_id(link), &bytes);
+                }
+                None => self.counters.ignored += 1,
+                Some(nameless) => {
+                    if let Some(peer) = name_in(&bytes, nameless.transaction)
+                        && let Some(nameless) = self.own_links.nameless.remove(&link)
+                    {
+                        self.own_up(now, link, peer, &nameless);
+                    }
+                }
+            },
+            LinkEvent::Down { link } => {
+                self.counters.links_lost += 1;
+                self.own_down(now, link);
+            }
+            LinkEvent::DialFailed { target, why } => {
+                tracing::debug!("DHT: {target:?}: {why}");
+                let mut all = self.own_links.bootstrap.iter_mut();
+                if let Some(it) = all.find(|it| it.target == target) {
+                    it.resolved = true;
+                    self.entry.ask_soon(now);
+                }
+            }
+            LinkEvent::Described { token, body } => match self.own_links.connects.get(&token) {
+                Some(Connect::Ours(peer)) => {
+                    let peer = *peer;
+                    self.node.offer(now, peer, &body);
+                }
+                Some(Connect::Theirs(offer)) => {
+                    let offer = *offer;
+                    self.own_links.connects.insert(token, Connect::Coming);
+                    self.node.answer_connect(now, offer, Some(&body));
+                }
+                Some(Connect::Coming) | None => {}
+            },
+            LinkEvent::ConnectFailed { token, why } => {
+                tracing::debug!("DHT: CONNECT: {why}");
+                match self.own_links.connects.remove(&token) {
+                    Some(Connect::Ours(peer)) => self.node.connect_failed(now, peer),
+                    Some(Connect::Theirs(offer)) => self.node.answer_connect(now, offer, None),
+                    Some(Connect::Coming) | None => {}
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    fn own_up(&mut self, now: Now, link: LinkKey, peer: Id, how: &Nameless) {
+        match how.made {
+            Made::Dialled(target) => {
+                let mut all = self.own_links.bootstrap.iter_mut();
+                if let Some(it) = all.find(|it| it.target == target) {
+                    (it.resolved, it.up, it.gap) = (true, Some(link), GAP);
+                }
+            }
+            Made::Connected(token) => drop(self.own_links.connects.remove(&token)),
+            Made::Accepted => {}
+        }
+        let (mtu, transport) = match how.transport {
+            LinkTransport::Dtls => (Some(DTLS_MESSAGE), LogTransport::Dtls),
+            LinkTransport::Tls => (None, LogTransport::Tls),
+        };
+        self.own_links.links.insert(link, peer);
+        let info = LinkInfo {
+            peer,
+            mtu,
+            transport,
+            group: network(how.at),
+        };
+        self.node.link_up(now, link_id(link), info);
+        if matches!(how.made, Made::Dialled(_)) {
+            self.entry_link(now, link_id(link));
+        }
+    }
+
+    fn own_down(&mut self, now: Now, link: LinkKey) {
+        self.own_links.nameless.remove(&link);
+        if self.own_links.links.remove(&link).is_some() {
+            self.node.link_down(now, link_id(link));
+        }
+        let mut all = self.own_links.bootstrap.iter_mut();
+        if let Some(it) = all.find(|it| it.up == Some(link)) {
+            it.up = None;
+            it.next = Some(now.at + it.gap);
+        }
+    }
+
+    /// The node wants the link no longer. False: it is none of these.
+    pub(super) fn close_own(&mut self, link: LinkId) -> bool {
+        let Some(key) = self.own_links.key(link) else {
+            return false;
+        };
+        self.own_links.links.remove(&key);
+        let mut all = self.own_links.bootstrap.iter_mut();
+        if let Some(it) = all.find(|it| it.up == Some(key)) {
+            it.up = None;
+        }
+        self.tell_links(Command::Close(key));
+        true
+    }
+
+    /// With a shared key the handshake does not say who is there; the signature of a PING's answer does (RD29, R128).
+    fn ask_name(&mut self, link: LinkKey, nameless: Nameless) {
+        let route = vec![Id::WILDCARD];
+        let header = Header::new(self.links.overlay(), nameless.transaction, route);
+        let ping = PingRequest { infos: Vec::new() }.emit();
+        let message = ping.and_then(|ping| {
+            let contents = emit_contents(Kind::Request(Method::Ping as u16), &ping);
+            let contents = Signature::unsigned(self.node.id()).append(contents)?;
+            header.emit(&contents)
+        });
+        match message {
+            Ok(message) if self.own_links.nameless.len() < MAX_NAMELESS => {
+                self.own_links.nameless.insert(link, nameless);
+                self.tell_links(Command::Send(link, message));
+            }
+            _ => self.tell_links(Command::Close(link)),
+        }
+    }
+}
+
+/// Who has signed the answer to that PING.
+fn name_in(bytes: &[u8], transaction: u64) -> Option<Id> {
+    let (header, contents) = Header::parse(bytes).ok()?;
+    let contents = Contents::parse(contents).ok()?;
+    let answers = matches!(contents.kind, Kind::Response(_)) && header.transaction == transaction;
+    match contents.signature?.identity {
+        anode_reload::SignerIdentity::Peer(peer) if answers => Some(peer),
+        _ => None,
+    }
+}

@@ -1,0 +1,167 @@
+//! RELOAD over links of its own: rings over DTLS and TLS, where no session of ours leads, and who is kept out of them.
+
+use anode_tests::lab::{Family, Host, Lab, Lan, Node};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 6084;
+const SOON: Duration = Duration::from_secs(45);
+
+/// Machines that know nobody, have no zone and hear no beacons: nothing but the DHT's own links connects them.
+struct World {
+    nodes: Vec<Node>,
+    hosts: Vec<Host>,
+    lan: Lan,
+    lab: Lab,
+}
+
+impl World {
+    fn start() -> Option<Self> {
+        let lab = Lab::open()?;
+        let lan = Lan::new(&lab, Family::V4);
+        Some(Self {
+            nodes: Vec::new(),
+            hosts: Vec::new(),
+            lan,
+            lab,
+        })
+    }
+
+    /// One more machine with these lines below `[[dht]]`, beside where it listens.
+    fn node(&mut self, overlay: &str, lines: &str) -> usize {
+        let name = format!("node{}", self.nodes.len());
+        let host = self.lan.host(&name);
+        let config = format!(
+            "[[dht]]\noverlay = \"{overlay}\"\nlisten = [\"{}:{PORT}\"]\n{lines}\n",
+            host.v4()
+        );
+        let node = Node::on(&host, self.lab.directory(), &name);
+        let node = node.no_lan().config(&config).start();
+        self.hosts.push(host);
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// `bootstrap = […]` for the first one.
+    fn first(&self, scheme: &str) -> String {
+        let at = self.hosts[0].v4();
+        format!("bootstrap = [\"{scheme}://{at}:{PORT}\"]")
+    }
+
+    fn status(&self, node: usize) -> Value {
+        self.nodes[node].json(&["dht", "status"])[0].clone()
+    }
+
+    fn neighbours(&self, node: usize) -> usize {
+        let status = self.status(node);
+        status["neighbours"].as_array().map_or(0, Vec::len)
+    }
+
+    /// Waits until each of the first `count` has all others as neighbours.
+    #[track_caller]
+    fn closed(&self, count: usize) {
+        let begin = Instant::now();
+        for node in 0..count {
+            while self.neighbours(node) < count - 1 {
+                let all = || (0..count).map(|node| self.status(node)).collect::<Vec<_>>();
+                assert!(
+                    begin.elapsed() < SOON,
+                    "node {node}: {:#?}\n{}",
+                    all(),
+                    self.nodes[node].log()
+                );
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        println!("{count} nodes: closed after {:?}", begin.elapsed());
+    }
+
+    /// What one stores the other finds.
+    #[track_caller]
+    fn stores(&self, from: usize, to: usize) {
+        let put = ["dht", "put", "0xF00010", "a key", "a value"];
+        self.nodes[from].cli(&put).expect_ok();
+        let got = self.nodes[to].json(&["dht", "get", "0xF00010", "a key"]);
+        assert!(got.to_string().contains("a value"), "{got}");
+    }
+
+    fn metric(&self, node: usize, name: &str) -> f64 {
+        self.nodes[node].metrics().sum(name)
+    }
+}
+
+// R2, R113, R138, R101 to R107: links to the first by DTLS, all others by CONNECT and ICE
+#[test]
+fn a_ring_over_dtls_alone() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    world.node("test.example", "create = true");
+    let bootstrap = world.first("dtls");
+    for _ in 0..3 {
+        world.node("test.example", &bootstrap);
+    }
+    world.closed(4);
+    world.stores(1, 3);
+}
+
+// R2, R9
+#[test]
+fn a_ring_over_tls_alone() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    world.node("test.example", "create = true");
+    let bootstrap = world.first("tls");
+    world.node("test.example", &bootstrap);
+    world.closed(2);
+    world.stores(1, 0);
+}
+
+// R13, RD61: who has the key is a member, who has not is none
+#[test]
+fn a_ring_with_a_shared_key() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    let file = |world: &World, name: &str, text: &str| {
+        let path = world.lab.directory().join(name);
+        std::fs::write(&path, text).expect("written");
+        format!("shared-key-file = \"{}\"", path.display())
+    };
+    let key = file(&world, "key", "correct horse battery staple\n");
+    let other = file(&world, "other", "correct horse battery stable\n");
+    world.node("test.example", &format!("create = true\n{key}"));
+    let bootstrap = world.first("dtls");
+    for _ in 0..2 {
+        world.node("test.example", &format!("{bootstrap}\n{key}"));
+    }
+    world.closed(3);
+    world.stores(1, 2);
+    let stranger = world.node("test.example", &format!("{bootstrap}\n{other}"));
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(world.status(stranger)["joined"], false);
+    assert_eq!(world.neighbours(0), 2);
+}
+
+// R138: a certificate of another overlay is none
+#[test]
+fn a_stranger_stays_outside() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    world.node("test.example", "create = true");
+    for scheme in ["dtls", "tls"] {
+        let bootstrap = world.first(scheme);
+        let stranger = world.node("other.example", &bootstrap);
+        let begin = Instant::now();
+        let failed = "anode_dht_own_links_failed_total";
+        let before = world.metric(0, failed);
+        while world.metric(0, failed) <= before && begin.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(world.status(stranger)["joined"], false);
+        assert_eq!(world.metric(0, "anode_dht_links{"), 0.0);
+        assert!(world.metric(0, failed) > 0.0, "{scheme}");
+    }
+}
