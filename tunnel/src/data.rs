@@ -58,6 +58,8 @@ const TUN_BATCH: usize = 64;
 const TUN_BUFFER: usize = 66 * 1024;
 /// Names tried for an interface that was not named.
 const INTERFACE_NAMES: u32 = 100;
+/// Place of the watch over interfaces among what is waited for.
+const INTERFACES: usize = 1;
 
 /// The running data thread; its end tells why it ended.
 pub type DataThreadHandle = JoinHandle<Result<(), Error>>;
@@ -480,6 +482,7 @@ impl DataThread {
     /// Until something is readable or due; with more work waiting, only a look at what is readable.
     fn wait(&mut self, more: bool) {
         self.due = None;
+        let resting = self.interfaces.rests_until().is_some();
         let timeout = if more {
             Some(Duration::ZERO)
         } else {
@@ -490,6 +493,9 @@ impl DataThread {
         let fds = own.into_iter().chain(self.tun.as_ref().map(AsFd::as_fd));
         let fds = fds.chain(overlays.iter().flatten().copied());
         let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        if resting {
+            fds[INTERFACES].set_events(PollFlags::empty());
+        }
         if let Err(error) = poll(&mut fds, timeout) {
             tracing::warn!(%error, "waiting for packets");
         }
@@ -517,7 +523,12 @@ impl DataThread {
     }
 
     fn until_deadline(&mut self) -> Option<Duration> {
-        let deadlines = [self.adapter.deadline(), self.control.deadline()];
+        let rest = self.interfaces.rests_until();
+        let deadlines = [
+            self.adapter.deadline(),
+            self.control.deadline(),
+            rest.map(|at| (at, "links")),
+        ];
         let (at, reason) = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)?;
         self.due = Some(at);
         let left = at.saturating_duration_since(Instant::now());
@@ -527,11 +538,9 @@ impl DataThread {
 
     /// The machine's own addresses changed: the overlay announces itself anew and finds its new ways.
     fn read_interfaces(&mut self) {
-        match self.interfaces.changed() {
-            Ok(Some(interfaces)) => self
-                .adapter
-                .first()
-                .set_interfaces(Instant::now(), interfaces),
+        let now = Instant::now();
+        match self.interfaces.changed(now) {
+            Ok(Some(interfaces)) => self.adapter.first().set_interfaces(now, interfaces),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "reading the interfaces"),
         }
