@@ -30,6 +30,7 @@ impl Node {
             return;
         }
         self.links.now = interfaces;
+        self.places_changed += 1;
         if self.links.unfollowed {
             self.counters.link_changes_joined += 1;
             return;
