@@ -7,6 +7,7 @@
 //!   │ lab       namespaces, cables, LANs, processes, nodes; the user of the program  │
 //!   │ programs  ping, curl, ssh, iperf3, dig and the servers they talk to            │
 //!   │ traffic   std sockets: digested streams, echoes, half-closes, resets           │
+//!   │ flow      a TCP transfer that runs while things happen; gateway: boxes that open ports  │
 //!   │ i2p       a strict I2P router of our own, and i2pd                             │
 //!   │ capture   what is on the wire, and packets that should not be                  │
 //!   │ light, sealed_light   peers of one socket and one key, for hundreds of them    │
@@ -23,6 +24,8 @@
 pub mod bench;
 pub mod capture;
 pub mod coverage;
+pub mod flow;
+pub mod gateway;
 pub mod i2p;
 pub mod lab;
 pub mod light;

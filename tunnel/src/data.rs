@@ -67,6 +67,8 @@ const FEW_FDS: usize = 16;
 const TUN_BUFFER: usize = 66 * 1024;
 /// Names tried for an interface that was not named.
 const INTERFACE_NAMES: u32 = 100;
+/// Place of the watch over interfaces among what is waited for.
+const INTERFACES: usize = 1;
 
 /// The running data thread; its end tells why it ended.
 pub type DataThreadHandle = JoinHandle<Result<(), Error>>;
@@ -541,6 +543,7 @@ impl DataThread {
     /// Until something is readable or due; with more work waiting, only a look at what is readable.
     fn wait(&mut self, more: bool) {
         self.due = None;
+        let resting = self.interfaces.rests_until().is_some();
         let timeout = if more {
             Some(Duration::ZERO)
         } else {
@@ -559,6 +562,9 @@ impl DataThread {
                 count += 1;
             });
             self.readable.counts.push(count);
+        }
+        if resting {
+            fds[INTERFACES].set_events(PollFlags::empty());
         }
         if let Err(error) = poll(&mut fds, timeout) {
             tracing::warn!(%error, "waiting for packets");
@@ -592,7 +598,9 @@ impl DataThread {
     }
 
     fn until_deadline(&mut self) -> Option<Duration> {
-        let (at, reason) = sooner(self.adapter.deadline(), self.control.deadline())?;
+        let rest = self.interfaces.rests_until().map(|at| (at, "links"));
+        let parts = sooner(self.adapter.deadline(), self.control.deadline());
+        let (at, reason) = sooner(parts, rest)?;
         self.due = Some(at);
         let left = at.saturating_duration_since(Instant::now());
         tracing::trace!(?left, reason, "sleep");
@@ -601,11 +609,9 @@ impl DataThread {
 
     /// The machine's own addresses changed: the overlay announces itself anew and finds its new ways.
     fn read_interfaces(&mut self) {
-        match self.interfaces.changed() {
-            Ok(Some(interfaces)) => self
-                .adapter
-                .first()
-                .set_interfaces(Instant::now(), interfaces),
+        let now = Instant::now();
+        match self.interfaces.changed(now) {
+            Ok(Some(interfaces)) => self.adapter.first().set_interfaces(now, interfaces),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "reading the interfaces"),
         }

@@ -4,6 +4,7 @@
 //! anybody may have set up: what it says is a hint, which peers prove or not, and everything about it has a bound.
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,19 +46,41 @@ pub struct PortMapping {
 
 /// What is open now, for those who ask.
 #[derive(Clone, Default)]
-pub struct Portmap(Arc<Mutex<Option<PortMapping>>>);
+pub struct Portmap(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    found: Mutex<Option<PortMapping>>,
+    refused: AtomicU64,
+}
 
 impl Portmap {
     /// The port that is open.
     pub fn found(&self) -> Option<PortMapping> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let found = &self.0.found;
+        found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Answers of gateways that named a place which cannot be.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
     }
 
     fn set(&self, mapping: Option<PortMapping>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = mapping;
+        let found = &self.0.found;
+        *found.lock().unwrap_or_else(PoisonError::into_inner) = mapping;
+    }
+
+    /// What a gateway says, if it can be true.
+    fn judge(&self, held: Option<Held>) -> Option<Held> {
+        let held = held?;
+        if is_possible(held.external) {
+            return Some(held);
+        }
+        let (external, protocol) = (held.external, &held.shown.protocol);
+        tracing::info!(%external, protocol, "the gateway names an impossible place");
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 
@@ -114,7 +137,7 @@ pub async fn keep(
             way = now;
             held = match way {
                 Some(way) => {
-                    let asked = tokio::time::timeout(ASK_FOR, open(way, port, held.take()));
+                    let asked = tokio::time::timeout(ASK_FOR, open(way, port, held.take(), &found));
                     tokio::select! {
                         answer = asked => answer.ok().flatten(),
                         _ = &mut end => return,
@@ -167,20 +190,25 @@ fn timing() -> TimeoutConfig {
 }
 
 /// Asks the gateway by every protocol, the one that worked last first.
-async fn open(way: WayOut, port: NonZeroU16, before: Option<Held>) -> Option<Held> {
+async fn open(
+    way: WayOut,
+    port: NonZeroU16,
+    before: Option<Held>,
+    found: &Portmap,
+) -> Option<Held> {
     if let Some(held) = before
         && held.shown.gateway == IpAddr::V4(way.gateway)
-        && let Some(renewed) = renew(way, port, held).await
+        && let Some(renewed) = found.judge(renew(way, port, held).await)
     {
         return Some(renewed);
     }
-    if let Some(held) = by_pcp(way, port).await {
+    if let Some(held) = found.judge(by_pcp(way, port).await) {
         return Some(held);
     }
-    if let Some(held) = by_nat_pmp(way, port).await {
+    if let Some(held) = found.judge(by_nat_pmp(way, port).await) {
         return Some(held);
     }
-    by_upnp(way, port).await
+    found.judge(by_upnp(way, port).await)
 }
 
 async fn renew(way: WayOut, port: NonZeroU16, held: Held) -> Option<Held> {
@@ -223,7 +251,8 @@ fn pcp_held(way: WayOut, mapping: crab_nat::PortMapping) -> Option<Held> {
     };
     let lease = mapping.lifetime();
     let external = SocketAddr::new(ip.into(), mapping.external_port().get());
-    held(way, "pcp", external, lease, By::Pcp(Box::new(mapping)))
+    let by = By::Pcp(Box::new(mapping));
+    Some(held(way, "pcp", external, lease, by))
 }
 
 async fn by_nat_pmp(way: WayOut, port: NonZeroU16) -> Option<Held> {
@@ -235,13 +264,8 @@ async fn by_nat_pmp(way: WayOut, port: NonZeroU16) -> Option<Held> {
     let mapping = mapping.ok()?;
     let lease = mapping.lifetime();
     let external = SocketAddr::new(ip.into(), mapping.external_port().get());
-    held(
-        way,
-        "nat-pmp",
-        external,
-        lease,
-        By::NatPmp(Box::new(mapping)),
-    )
+    let by = By::NatPmp(Box::new(mapping));
+    Some(held(way, "nat-pmp", external, lease, by))
 }
 
 async fn by_upnp(way: WayOut, port: NonZeroU16) -> Option<Held> {
@@ -267,16 +291,12 @@ async fn upnp_held(
         .get_any_address(PortMappingProtocol::UDP, inside, lease, "anode")
         .await
         .ok()?;
-    held(way, "upnp", external, lease, By::Upnp(Box::new(gateway)))
+    let by = By::Upnp(Box::new(gateway));
+    Some(held(way, "upnp", external, lease, by))
 }
 
-/// What a gateway says, if it can be true.
-fn held(way: WayOut, protocol: &str, external: SocketAddr, lease: u32, by: By) -> Option<Held> {
-    if !is_possible(external) {
-        tracing::info!(%external, protocol, "the gateway names an impossible place");
-        return None;
-    }
-    Some(Held {
+fn held(way: WayOut, protocol: &str, external: SocketAddr, lease: u32, by: By) -> Held {
+    Held {
         shown: PortMapping {
             protocol: protocol.to_owned(),
             external: format!("udp://{external}"),
@@ -285,7 +305,7 @@ fn held(way: WayOut, protocol: &str, external: SocketAddr, lease: u32, by: By) -
         external,
         lease,
         by,
-    })
+    }
 }
 
 /// Whether an outer endpoint can be one at all; whether it is true, peers find out.

@@ -101,6 +101,10 @@ counters! {
     refused_endpoints,
     /// EPI hints beyond their budget.
     dropped_hints,
+    /// Changes of our own interfaces that were followed.
+    link_changes,
+    /// Changes that came before the last one was followed, and were followed with it.
+    link_changes_joined,
     /// Beacons received of other nodes.
     rx_beacons,
     /// Our own beacons heard.

@@ -102,7 +102,7 @@ impl Heard {
 impl Node {
     /// Starts a round of beacons: at the start, and when addresses have changed.
     pub(super) fn announce(&mut self, now: Instant) {
-        if self.config.lan && self.interfaces.iter().any(|interface| interface.broadcast) {
+        if self.config.lan && self.links.now.iter().any(|interface| interface.broadcast) {
             self.lan.quick = QUICK_ROUNDS;
             self.lan.next = Some(now);
             self.timers.set(Timer::Lan, now, "beacon");
@@ -145,7 +145,8 @@ impl Node {
     fn send_beacons(&mut self) {
         let mut targets = Vec::new();
         for interface in self
-            .interfaces
+            .links
+            .now
             .iter()
             .filter(|interface| interface.broadcast)
         {
@@ -330,7 +331,8 @@ impl Node {
             // Beacons are datagrams.
             _ => return false,
         };
-        self.interfaces
+        self.links
+            .now
             .iter()
             .any(|interface: &Interface| interface.is_on_link(from.ip(), scope))
     }

@@ -20,6 +20,7 @@ mod discovery;
 mod guard;
 mod lan;
 mod limits;
+mod links;
 mod mtu;
 mod output;
 mod path;
@@ -66,6 +67,7 @@ use discovery::Checks;
 use guard::{Envelope, Own};
 use lan::Lan;
 use limits::SourceBuckets;
+use links::Links;
 use output::{Queue, Way};
 use path::{Action, Path, is_dialable};
 use peer::{Peer, Standing};
@@ -91,7 +93,7 @@ pub struct Node {
     sessions: Sessions,
     sealing: Sealing,
     sockets: Vec<SocketAddr>,
-    interfaces: Vec<Interface>,
+    links: Links,
     peers: PeerTable,
     contacts: Contacts,
     checks: Checks,
@@ -198,7 +200,7 @@ impl Node {
             own: Own::new(identity, config.peer_id),
             rng,
             sockets: Vec::new(),
-            interfaces: Vec::new(),
+            links: Links::default(),
             peers: PeerTable::default(),
             contacts: Contacts::default(),
             checks: Checks::default(),
@@ -267,39 +269,6 @@ impl Node {
                     path.socket = socket;
                 }
             }
-        }
-    }
-
-    /// The interfaces, without the overlay's own; a change starts a new round of beacons.
-    pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<Interface>) {
-        if interfaces != self.interfaces {
-            self.interfaces = interfaces;
-            self.places_changed += 1;
-            self.announce(now);
-            self.check_all_paths(now);
-            self.doubt_registrations(now);
-            self.network_changed(now);
-            self.rendezvous_moved(now);
-        }
-    }
-
-    /// Our addresses have changed: a question on every proven path tells the peers where we are now, and us which paths are left.
-    fn check_all_paths(&mut self, now: Instant) {
-        let connected: Vec<PeerRef> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.has_proven_path())
-            .map(|(found, _)| found)
-            .collect();
-        for found in connected {
-            if let Some(peer) = self.peers.get_mut(found) {
-                for path in &mut peer.paths {
-                    path.check(now);
-                    path.size.doubt();
-                }
-                peer.want_datagrams(now);
-            }
-            self.handle_peer_timer(now, found);
         }
     }
 
@@ -528,6 +497,7 @@ impl Node {
                 Timer::Stream(stream) => self.handle_stream_timer(now, stream),
                 Timer::Contact(target) => self.handle_contact_timer(now, target),
                 Timer::Lan => self.handle_lan_timer(now),
+                Timer::Links => self.handle_links_timer(now),
                 Timer::Relay => self.handle_relay_timer(now),
                 Timer::Registration => self.handle_registration_timer(now),
                 Timer::Hole(peer) => self.handle_hole_timer(now, peer),

@@ -311,6 +311,17 @@ impl Path {
         self.touched = now;
     }
 
+    /// Something sent there was answered: the next check may wait as after a proof.
+    pub fn confirm(&mut self, now: Instant, rtt: Duration) {
+        if let State::Proven {
+            check: Check::Quiet,
+            ..
+        } = self.state
+        {
+            self.prove(now, rtt);
+        }
+    }
+
     /// What led there is gone.
     pub fn lose(&mut self) {
         self.state = State::Candidate;

@@ -1,8 +1,10 @@
 //! One peer: its key, its paths, and what it was last seen doing.
+mod liveness;
+
 use super::lan::Heard;
 use super::limits::Bucket;
 use super::output::{Destination, Route, Way};
-use super::path::{CHECK_AFTER, Origin, Path, State, Through};
+use super::path::{CHECK_AFTER, Origin, Path, Through};
 use super::peers::PeerRef;
 use super::{Place, Transport};
 use anode_wire::sealed::PeerKey;
@@ -20,18 +22,6 @@ const IN_USE_FOR: Duration = Duration::from_secs(30);
 const RACE_AFTER: Duration = Duration::from_secs(1);
 /// A peer that is reached through a connection is asked over datagrams again this often (D40).
 const DATAGRAMS_AGAIN: Duration = Duration::from_secs(300);
-/// Stream data that stops for so long may have lost its way to us.
-const QUIET_AFTER: Duration = Duration::from_secs(3);
-/// The same, where so much of it came that it was a transfer, and not somebody who types.
-const TRANSFER_QUIET_AFTER: Duration = Duration::from_millis(200);
-/// Packets that make a transfer.
-const TRANSFER: u32 = 32;
-/// A path that was proven so recently is not questioned because the peer questions its own, or has left it.
-const QUESTION_AGAIN: Duration = Duration::from_millis(250);
-/// Something was sent that wants an answer, and nothing authentic came: the shortest wait before the paths are questioned (DESIGN §7).
-const ANSWER_WITHIN: Duration = Duration::from_millis(150);
-/// The other side may keep an acknowledgement for so long (D31).
-const ANSWER_KEPT: Duration = Duration::from_millis(25);
 
 /// How well we know a peer, which is also the order in which peers are forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -153,6 +143,8 @@ pub(super) struct Peer {
     /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
     /// side cannot reach us, and only a packet of ours tells it where we are.
     quiet_check: Option<Instant>,
+    /// When that was last put off.
+    quiet_noted: Option<Instant>,
     /// Packets of stream data that came since it was last quiet.
     flowing: u32,
     /// It is reached through a connection: when datagrams are tried again.
@@ -202,6 +194,7 @@ impl Peer {
             awaiting: None,
             came_from: None,
             quiet_check: None,
+            quiet_noted: None,
             flowing: 0,
             datagrams_again: None,
             touched: now,
@@ -323,11 +316,6 @@ impl Peer {
     /// The path that is used.
     pub fn active_path(&self) -> Option<&Path> {
         self.active.and_then(|index| self.paths.get(index))
-    }
-
-    /// The used path owes an answer.
-    pub fn is_suspect(&self) -> bool {
-        self.active_path().is_some_and(Path::is_suspect)
     }
 
     pub fn active_path_mut(&mut self) -> Option<&mut Path> {
@@ -534,27 +522,6 @@ impl Peer {
         relayed.map(|path| route_over(path, None).destination)
     }
 
-    /// Traffic of this peer has come from a place. True: from another one than before.
-    pub fn has_moved_traffic(&mut self, from: Place) -> bool {
-        self.came_from != Some(from) && self.came_from.replace(from).is_some()
-    }
-
-    /// The peer questions its paths, or uses another one than before: ours may be as dead as its. True if there is something
-    /// to ask.
-    pub fn question_paths(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        for path in &mut self.paths {
-            let asks = match path.state {
-                // The other relays of the peer.
-                State::Candidate => path.is_relayed(),
-                State::Probing { .. } => false,
-                State::Proven { .. } => path.proven_before(now, QUESTION_AGAIN),
-            };
-            any |= asks && path.question(now);
-        }
-        any
-    }
-
     fn remove_path(&mut self, index: usize) {
         self.paths.remove(index);
         self.active = match self.active {
@@ -712,74 +679,6 @@ impl Peer {
             path.endpoint.transport(),
             rtt.max(waiting),
         )
-    }
-
-    /// Traffic goes to this peer; `wants_answer`: something must come back. True if its timers may have to change.
-    pub fn note_use(&mut self, now: Instant, wants_answer: bool) -> bool {
-        self.touched = now;
-        let stale = self
-            .last_used
-            .is_none_or(|at| now.duration_since(at) > Duration::from_secs(1));
-        if stale {
-            self.last_used = Some(now);
-        }
-        let first_question = wants_answer && self.awaiting.is_none();
-        if first_question {
-            self.awaiting = Some(now);
-        }
-        stale || first_question
-    }
-
-    /// Something authentic came from it.
-    pub fn note_heard(&mut self, now: Instant, bytes: usize) {
-        self.last_heard = Some(now);
-        self.touched = now;
-        self.awaiting = None;
-        self.rx_bytes += bytes as u64;
-    }
-
-    /// When its silence becomes suspicious.
-    pub fn silence_deadline(&self) -> Option<Instant> {
-        let since = self.awaiting.filter(|_| self.active_path().is_some())?;
-        Some(since + self.answer_within())
-    }
-
-    /// How long an answer over the used path may take before it is questioned.
-    fn answer_within(&self) -> Duration {
-        let rtt = self.active_path().and_then(|path| path.rtt);
-        (rtt.unwrap_or_default() * 2 + ANSWER_KEPT).max(ANSWER_WITHIN)
-    }
-
-    /// Stream data has come. True if the peer's timer has to be set.
-    pub fn note_stream_data(&mut self, now: Instant) -> bool {
-        self.flowing = self.flowing.saturating_add(1);
-        let patience = match self.flowing {
-            TRANSFER.. => self.answer_within().max(TRANSFER_QUIET_AFTER),
-            _ => QUIET_AFTER,
-        };
-        // Moved only now and then, so that most packets cost one comparison.
-        let (soonest, latest) = (now + patience * 2 / 3, now + patience);
-        let due = self
-            .quiet_check
-            .is_none_or(|at| at < soonest || at > latest);
-        if due {
-            self.quiet_check = Some(latest);
-        }
-        due
-    }
-
-    /// Data that was flowing has stopped: true once.
-    pub fn has_fallen_quiet(&mut self, now: Instant) -> bool {
-        let quiet = self.quiet_check.take_if(|at| *at <= now).is_some();
-        if quiet {
-            self.flowing = 0;
-        }
-        quiet
-    }
-
-    /// The silence was noticed: ask again only after the next question of ours.
-    pub fn clear_awaiting(&mut self) {
-        self.awaiting = None;
     }
 
     /// When its paths want attention.

@@ -22,6 +22,8 @@ pub(super) enum Timer {
     Contact(Ipv6Addr),
     /// LAN beacons.
     Lan,
+    /// Changes of our own interfaces that came too fast.
+    Links,
     /// Registrations of others with this node.
     Relay,
     /// Our own registrations with relays.

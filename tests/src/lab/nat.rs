@@ -151,6 +151,11 @@ impl Nat {
         &self.ns
     }
 
+    /// What lies behind it is 10.N.0.0/24.
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
     /// Its outer address.
     pub fn address(&self) -> Ipv4Addr {
         self.address

@@ -737,6 +737,10 @@ async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, P
         "anode_uptime_seconds".to_owned(),
         control.since.elapsed().as_secs(),
     ));
+    counters.push((
+        "anode_portmap_refused_total".to_owned(),
+        control.portmap.refused(),
+    ));
     counters.extend(control.zone.counters());
     counters.extend(control.dht.counters().await);
     counters.extend(control.services.counters());

@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use anode_platform::PlatformError;
 use anode_platform::netlink::{self, Monitor, Netlink};
 use anode_routing::anode::Interface;
+
+/// A look at all interfaces costs some system calls: no more than ten a second, however often links flap.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub struct Interfaces {
@@ -16,6 +20,8 @@ pub struct Interfaces {
     last: Vec<Interface>,
     /// Addresses that go away soon.
     deprecated: Vec<IpAddr>,
+    /// Word of changes waits in the kernel until then.
+    rests_until: Option<Instant>,
 }
 
 impl Interfaces {
@@ -27,6 +33,7 @@ impl Interfaces {
             own: own.map(str::to_owned),
             last: Vec::new(),
             deprecated: Vec::new(),
+            rests_until: None,
         })
     }
 
@@ -49,8 +56,15 @@ impl Interfaces {
         &self.deprecated
     }
 
+    /// Until when nobody listens, since there was a look just now.
+    pub fn rests_until(&mut self) -> Option<Instant> {
+        let until = self.rests_until?;
+        self.rests_until = (until > Instant::now()).then_some(until);
+        self.rests_until
+    }
+
     /// Takes the word of changes; the new list if it is another one.
-    pub fn changed(&mut self) -> Result<Option<Vec<Interface>>, PlatformError> {
+    pub fn changed(&mut self, now: Instant) -> Result<Option<Vec<Interface>>, PlatformError> {
         let failed = |error| PlatformError::io("watch links", error);
         let mut heard = false;
         while !self.monitor.events().map_err(failed)?.is_empty() {
@@ -60,6 +74,7 @@ impl Interfaces {
             // Somebody else than the kernel has sent something here: not worth a look.
             return Ok(None);
         }
+        self.rests_until = Some(now + LOOK_EVERY);
         let before = std::mem::take(&mut self.last);
         let now = self.read()?;
         Ok((now != before).then_some(now))

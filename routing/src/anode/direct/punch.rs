@@ -452,7 +452,7 @@ impl Node {
         let mut seen = survey.external();
         seen.reverse();
         let mut places: Vec<SocketAddr> = survey.mapped.into_iter().chain(seen).collect();
-        let interfaces = self.interfaces.iter().flat_map(|one| &one.addresses);
+        let interfaces = self.links.now.iter().flat_map(|one| &one.addresses);
         let mut own: Vec<IpAddr> = interfaces
             .map(|(ip, _)| *ip)
             .filter(|ip| is_offered(*ip))

@@ -203,7 +203,7 @@ impl Node {
     }
 
     fn is_own_address(&self, ip: IpAddr) -> bool {
-        let own = self.interfaces.iter().flat_map(|one| &one.addresses);
+        let own = self.links.now.iter().flat_map(|one| &one.addresses);
         own.into_iter().any(|(own, _)| *own == ip)
             || self.sockets.iter().any(|socket| socket.ip() == ip)
     }

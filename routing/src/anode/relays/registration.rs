@@ -22,6 +22,8 @@ const WAITS: [Duration; 3] = [
 /// A relay that cannot be reached is tried again after this time, doubling up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(16);
+/// Registrations that are due so soon are renewed along with the one that is due: a machine wakes once for both.
+const TOGETHER: Duration = Duration::from_secs(5);
 /// Doubts about a relay lead to no more than one PING in this time.
 const DOUBT_SPACING: Duration = Duration::from_secs(1);
 
@@ -78,6 +80,11 @@ pub(in crate::anode) struct Registrations {
 }
 
 impl Registrations {
+    /// Peers talk to us over relays.
+    fn is_in_use(&self, now: Instant) -> bool {
+        self.heard.is_some_and(|at| now < at + IN_USE_FOR)
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let all = self.wanted.iter();
         all.map(|one| one.state.deadline(self.heard)).min()
@@ -160,9 +167,21 @@ impl Node {
     }
 
     pub(in crate::anode) fn handle_registration_timer(&mut self, now: Instant) {
+        let heard = self.registrations.heard;
+        let all = self.registrations.wanted.iter();
+        let due =
+            |within: Duration| move |one: &Registration| one.state.deadline(heard) <= now + within;
+        let renewing = all
+            .clone()
+            .any(|one| matches!(one.state, State::Registered { .. }) && due(Duration::ZERO)(one));
+        let within = match renewing {
+            true if !self.registrations.is_in_use(now) => TOGETHER,
+            _ => Duration::ZERO,
+        };
         for index in 0..self.registrations.wanted.len() {
-            let heard = self.registrations.heard;
-            if self.registrations.wanted[index].state.deadline(heard) <= now {
+            let one = &self.registrations.wanted[index];
+            let soon = matches!(one.state, State::Registered { .. }) && due(within)(one);
+            if soon || due(Duration::ZERO)(one) {
                 self.drive_registration(now, index);
             }
         }
@@ -311,7 +330,21 @@ impl Node {
             return false;
         };
         let renewal = registration.state.is_registered();
+        let rtt = match registration.state {
+            State::Asking { tries, next, .. } => {
+                let sent = next.checked_sub(WAITS[tries.saturating_sub(1)]);
+                sent.map(|sent| now.duration_since(sent))
+            }
+            State::Away { .. } | State::Registered { .. } => None,
+        };
         registration.state = State::Registered { at: now };
+        // It says of the path what an EPC would, too: that one needs no question of its own.
+        let peer = self.peers.get_mut(sender);
+        if let Some(path) = peer.and_then(|peer| peer.active_path_mut())
+            && let Some(rtt) = rtt
+        {
+            path.confirm(now, rtt);
+        }
         self.schedule_registrations(now);
         if !renewal {
             self.survey_relay(now, sender);

@@ -555,3 +555,60 @@ fn two_behind_one_nat_find_the_short_way() {
     assert!(time_to_direct(&mut sim, a, b, secs(2)).is_some());
     assert_eq!(sim.used(a, 2), Some("udp://10.1.0.2:8737".to_owned()));
 }
+
+#[test]
+fn an_interface_that_flaps_hundreds_of_times_a_second_makes_no_flood() {
+    // S20: forged or not
+    let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
+    let (mut sim, a, b) = two(73, 2, kinds);
+    assert!(time_to_direct(&mut sim, a, b, secs(5)).is_some());
+    let at = sim.hosts[a].at;
+    let before = (sim.hosts[a].sent.0, sim.hosts[b].sent.0);
+    let changes = sim.counters(a).link_changes;
+    for round in 0..5_000u32 {
+        let present = if round % 2 == 0 {
+            vec![]
+        } else {
+            vec![lan_interface(at)]
+        };
+        let now = sim.now;
+        sim.hosts[a].node.set_interfaces(now, present);
+        sim.run(ms(2));
+    }
+    let counters = sim.counters(a);
+    let followed = counters.link_changes - changes;
+    assert!((10..=16).contains(&followed), "{followed} in 10 s");
+    assert!(counters.link_changes_joined >= 4_900);
+    let sent = (
+        sim.hosts[a].sent.0 - before.0,
+        sim.hosts[b].sent.0 - before.1,
+    );
+    println!(
+        "5,000 changes in 10 s: {} packets of ours, {} of the peer",
+        sent.0, sent.1
+    );
+    assert!(sent.0 <= 16 * 40 && sent.1 <= 16 * 40, "{sent:?}");
+    // The last state counts, and the two still talk.
+    sim.run(secs(2));
+    assert!(sim.ping(a, ipv6(2)).is_ok());
+}
+
+#[test]
+fn every_pair_has_its_first_reply_within_four_round_trips_of_the_relay_path() {
+    // Handshake, KEM, echo; 40 ms from one end over a relay to the other and back
+    let mut kinds: Vec<Option<Kind>> = KINDS.into_iter().map(Some).collect();
+    kinds.push(None);
+    let mut slowest = Duration::ZERO;
+    for near in &kinds {
+        for far in &kinds {
+            let (mut sim, a, _) = two(79, 2, [*near, *far]);
+            let took = sim.ping(a, ipv6(2)).expect("the first packet is answered");
+            assert!(took <= 4 * ms(40), "{near:?} and {far:?}: {took:?}");
+            slowest = slowest.max(took);
+        }
+    }
+    println!(
+        "slowest first reply of {} pairs: {slowest:?}",
+        kinds.len() * kinds.len()
+    );
+}

@@ -1,0 +1,162 @@
+//! What happens to a machine while it is in use: two uplinks, sleep, a link that flaps, networks that stop to carry UDP.
+
+use anode_platform::Prefix;
+use anode_platform::netlink::Route;
+use anode_tests::flow::Flow;
+use anode_tests::lab::{Internet, NatKind, Ns, Site, command, heavy};
+use anode_tests::matrix::{Pair, kind};
+use anode_tests::programs;
+use nix::sys::signal::Signal;
+use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(20);
+/// What a transfer may pause (DESIGN §7).
+const GAP: Duration = Duration::from_secs(1);
+
+fn direct_pair(internet: &mut Internet, sites: [Site; 2]) -> Pair {
+    let pair = Pair::start(internet, sites);
+    let pinging = pair.pinging();
+    pinging.first(SOON);
+    let direct = pair.await_direct(SOON);
+    assert!(direct.is_some(), "{:?}", kind(&pair.a, &pair.b));
+    pair
+}
+
+#[track_caller]
+fn short(gap: Duration, what: &str) {
+    println!("{what}: longest gap of the transfer {gap:?}");
+    assert!(gap < GAP, "{what}: {gap:?}");
+}
+
+fn set_up(machine: &Ns, interface: &str, up: bool) {
+    let index = machine.index(interface);
+    machine.netlink(|netlink| netlink.set_up(index, up));
+}
+
+/// The way out, the better one the lower its metric.
+fn way_out(gateway: Ipv4Addr, metric: u32) -> Route {
+    let everywhere = Prefix::new(Ipv4Addr::UNSPECIFIED, 0).expect("a prefix");
+    Route {
+        metric,
+        ..Route::via(everywhere, gateway)
+    }
+}
+
+#[test]
+fn of_two_uplinks_one_is_lost_under_a_transfer_and_comes_back() {
+    // A2
+    let Some(mut internet) = Internet::new(2) else {
+        return;
+    };
+    let _alone = heavy();
+    let pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let machine = &pair.places[0].ns;
+    let first = Ipv4Addr::new(10, pair.places[0].nats[0].number(), 0, 1);
+    let second = internet.nat(60, NatKind::Port);
+    // Both are up; the first is preferred, as on a machine with a cable and radio.
+    machine.netlink(|netlink| netlink.route_delete(&way_out(first, 0)));
+    machine.netlink(|netlink| netlink.route_add(&way_out(first, 100)));
+    second.plug(machine, "eth1");
+    let radio = Ipv4Addr::new(10, 60, 0, 1);
+    machine.netlink(|netlink| netlink.route_delete(&way_out(radio, 0)));
+    machine.netlink(|netlink| netlink.route_add(&way_out(radio, 600)));
+    thread::sleep(Duration::from_secs(2));
+    assert!(pair.await_direct(SOON).is_some());
+
+    let flow = Flow::start(&pair.a, &pair.b);
+    thread::sleep(Duration::from_secs(1));
+    set_up(machine, "eth0", false);
+    thread::sleep(Duration::from_secs(2));
+    assert!(pair.await_direct(SOON).is_some(), "over the other one");
+    short(flow.finish(), "the preferred uplink is lost");
+
+    let flow = Flow::start(&pair.a, &pair.b);
+    thread::sleep(Duration::from_secs(1));
+    set_up(machine, "eth0", true);
+    machine.netlink(|netlink| netlink.route_add(&way_out(first, 100)));
+    thread::sleep(Duration::from_secs(3));
+    assert!(pair.await_direct(SOON).is_some());
+    short(flow.finish(), "the preferred uplink is back");
+}
+
+#[test]
+fn a_network_that_no_longer_carries_udp_is_left_for_connections_and_taken_up_again() {
+    // A25
+    let Some(mut internet) = Internet::new(2) else {
+        return;
+    };
+    let _alone = heavy();
+    let pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let flow = Flow::start(&pair.a, &pair.b);
+    thread::sleep(Duration::from_secs(1));
+    let mut nft = command(programs::need("nft"));
+    nft.arg("insert rule inet filter forward meta l4proto udp drop");
+    pair.places[0].nats[0].ns().finish(nft, SOON).expect_ok();
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(kind(&pair.a, &pair.b).0, "relay");
+    short(flow.finish(), "UDP is no longer carried");
+}
+
+#[test]
+fn a_machine_that_slept_goes_on_where_it_was() {
+    // Q17: its NAT has forgotten it, its peers have asked in vain
+    let Some(mut internet) = Internet::new(2) else {
+        return;
+    };
+    let _alone = heavy();
+    let mut pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let flow = Flow::start(&pair.a, &pair.b);
+    thread::sleep(Duration::from_secs(1));
+    pair.a.process().signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_secs(20));
+    pair.places[0].nats[0].forget();
+    pair.a.process().signal(Signal::SIGCONT);
+    let awake = Instant::now();
+    pair.a
+        .wait("an answer", SOON, || pair.a.ping(pair.b.address(), 1) == 1);
+    println!(
+        "asleep for 20 s: the first answer {:?} after that",
+        awake.elapsed()
+    );
+    assert!(awake.elapsed() < Duration::from_secs(5));
+    thread::sleep(Duration::from_secs(1));
+    assert!(pair.await_direct(SOON).is_some());
+    // 20 s of it were sleep.
+    let gap = flow.finish();
+    println!("the transfer paused for {gap:?}");
+    assert!(gap < Duration::from_secs(24), "{gap:?}");
+}
+
+#[test]
+fn a_link_that_flaps_hundreds_of_times_a_second_costs_little() {
+    // S20
+    let Some(mut internet) = Internet::new(2) else {
+        return;
+    };
+    let _alone = heavy();
+    let mut pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let machine = pair.places[0].ns.clone();
+    let other = internet.nat(60, NatKind::Port);
+    machine.netlink(|netlink| netlink.set_up(1, true));
+    let out = pair.places[0].nats[0].packets_out();
+    let (cpu, begin) = (pair.a.cpu_seconds(), Instant::now());
+    // An interface that is no way out: only word of it reaches the node.
+    anode_tests::lab::cable(&machine, "flap0", other.ns(), "flap1");
+    let mut flips = 0;
+    while begin.elapsed() < Duration::from_secs(5) {
+        set_up(&machine, "flap0", flips % 2 == 1);
+        flips += 1;
+    }
+    let (cpu, out) = (
+        pair.a.cpu_seconds() - cpu,
+        pair.places[0].nats[0].packets_out() - out,
+    );
+    let took = begin.elapsed();
+    println!("{flips} changes in {took:?}: {cpu:.2} s of processor, {out} packets");
+    assert!(flips > 500, "{flips}");
+    assert!(cpu < 1.0, "{cpu} s");
+    assert!(out < 500, "{out} packets");
+    assert_eq!(pair.a.ping(pair.b.address(), 3), 3);
+}
