@@ -29,6 +29,8 @@ use crate::control::server::{Control, InForce, router};
 use crate::control::tickets::Desk;
 use crate::control::zone::ZoneDesk;
 use crate::data;
+use crate::dht::task::Task;
+use crate::dht::{DhtDesk, DhtPlan};
 use crate::dns::responder::Responder;
 use crate::dns::{Hook, Names};
 use crate::named::{self, NamedPeer};
@@ -38,7 +40,7 @@ use crate::portmap::{self, Portmap};
 use crate::relay::Certificate;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, i2p, learnt, registered, sessions};
+use crate::state::{self, LockedState, i2p, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
 use crate::turn;
@@ -79,6 +81,8 @@ pub struct Settings {
     pub i2p: Option<I2pConfig>,
     /// Relay for others.
     pub relay: Option<RelayConfig>,
+    /// It is, or may come to be, in a DHT.
+    pub dht: bool,
     /// Who was registered with this relay when it ended last.
     pub registered: Vec<Registration>,
     /// What its TLS shows, where the operator has named one.
@@ -131,6 +135,8 @@ pub struct Plan {
     pub book: Book,
     /// What keeps the zone's file.
     pub zone: Keeper,
+    /// The DHTs, if there may be any.
+    pub dht: Option<DhtPlan>,
     /// `[inbound]`, of which the settings' policy was made.
     pub inbound: Inbound,
     /// Where it is read from again.
@@ -218,6 +224,7 @@ async fn live(
     let mut signals = Signals::install()?;
     let socket = ControlSocket::bind(&plan.socket, plan.access)?;
     let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
+    let digit = plan.settings.peer_id;
     let security = plan.settings.security;
     let i2p = plan.settings.i2p.is_some();
     let in_force = InForce {
@@ -238,7 +245,7 @@ async fn live(
     tracing::info!(?confined, "rights given up");
     let turn = plan.turn.map(|turn| turn.start(plan.source.clone()));
     let turn = turn.transpose()?;
-    let (thread, news) = prepared.start()?;
+    let (thread, word) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
@@ -257,6 +264,7 @@ async fn live(
     );
     let names = Arc::new(if i2p { names.with_i2p() } else { names });
     let (zone, asks) = ZoneDesk::new(&keeper);
+    let (dht, dht_asks) = DhtDesk::new();
     let meet = match plan.meet {
         Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
         None => None,
@@ -268,6 +276,7 @@ async fn live(
     let control = Arc::new(Control {
         data: data.clone(),
         address,
+        digit,
         ready: info.clone(),
         mtu,
         since: Instant::now(),
@@ -275,6 +284,7 @@ async fn live(
         names: Arc::clone(&names),
         services,
         zone,
+        dht,
         access: Mutex::new(in_force),
         source: plan.source,
         security,
@@ -286,6 +296,10 @@ async fn live(
     let named_control = Arc::clone(&control);
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
+    let dht = plan.dht.map(|plan| {
+        let task = Task::new(plan, data.clone());
+        tokio::spawn(task.run(word.dht, dht_asks))
+    });
     let named = tokio::spawn(async move {
         if !named_peers.is_empty() {
             named::keep(named_control, named_peers).await;
@@ -294,7 +308,7 @@ async fn live(
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(tell.met));
-    let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
+    let hearing = tokio::spawn(hear(Arc::clone(&control), word.news, met));
     let (end_portmap, ending) = oneshot::channel();
     let portmap = match (mapped_port, netlink) {
         (Some(port), Some(netlink)) => {
@@ -321,6 +335,13 @@ async fn live(
     };
 
     notify::stopping();
+    if outcome.is_none() {
+        save_dht(&control).await;
+        control.dht.leave().await;
+    }
+    if let Some(dht) = dht {
+        dht.abort();
+    }
     // Nobody listens: there is no task.
     let _ = end_portmap.send(());
     if let (None, Some(turn)) = (&outcome, &control.turn) {
@@ -475,6 +496,7 @@ async fn remember(control: Arc<Control>) {
     loop {
         tokio::time::sleep(SAVE_INTERVAL).await;
         save_learnt(&control).await;
+        save_dht(&control).await;
     }
 }
 
@@ -513,6 +535,16 @@ async fn save_registered(control: &Control, written: &mut Vec<Registration>) -> 
         *written = report.peers;
     }
     true
+}
+
+/// Peers of the DHTs; those of an earlier run stay while there is none.
+async fn save_dht(control: &Control) {
+    let peers = control.dht.cacheable().await;
+    if !peers.is_empty()
+        && let Err(error) = state::dht::save(&control.state, peers)
+    {
+        tracing::warn!("{error}");
+    }
 }
 
 async fn save_learnt(control: &Control) {
