@@ -26,8 +26,6 @@ mod names;
 mod ports;
 mod status;
 mod table;
-#[cfg(test)]
-mod tests;
 mod tls;
 mod waiting;
 
