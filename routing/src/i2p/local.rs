@@ -18,6 +18,9 @@ use super::tls::Tls;
 /// The pause after the first failure; it doubles up to [`LONGEST_PAUSE`], with up to a quarter more at random.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(320);
+/// The longest while nobody listens on this machine: asking costs nothing, and who starts the router again does not wait
+/// for minutes.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(10);
 
 /// How a destination stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +56,8 @@ pub(super) struct Local {
     link: Option<Link>,
     life: Life,
     failures: u32,
+    /// The router is on this machine, and nobody listens there.
+    absent: bool,
     /// Its first connection is the one that the endpoint was made for.
     fresh: bool,
     pub(super) last_error: Option<String>,
@@ -90,6 +95,7 @@ impl Local {
             link: None,
             life: Life::Waiting { until: now.instant },
             failures: 0,
+            absent: false,
             fresh: true,
             last_error: None,
             sessions: 0,
@@ -195,6 +201,8 @@ impl Local {
             io::ErrorKind::UnexpectedEof => "the router closed the connection".to_owned(),
             _ => error.to_string(),
         });
+        let nobody = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
+        self.absent = dialler.router.place.is_local() && nobody.contains(&error.kind());
         self.unlink(dialler);
         self.endpoint.connection_lost(now);
     }
@@ -237,9 +245,7 @@ impl Local {
             self.life = Life::Failed(reason.to_string());
             return None;
         }
-        let pause = FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(16));
-        let pause = pause.min(LONGEST_PAUSE);
-        let pause = pause + pause.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 4.0);
+        let pause = pause(self.failures, std::mem::take(&mut self.absent), chance);
         self.failures = self.failures.saturating_add(1);
         self.life = Life::Waiting {
             until: now.instant + pause,
@@ -253,5 +259,28 @@ impl Local {
             Life::Waiting { until } => Some(until),
             Life::Idle | Life::Failed(_) => None,
         }
+    }
+}
+
+/// How long until the next try, after so many failures in a row before this one.
+fn pause(failures: u32, absent: bool, chance: u32) -> Duration {
+    let longest = match absent {
+        true => LONGEST_ABSENCE,
+        false => LONGEST_PAUSE,
+    };
+    let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures.min(16))).min(longest);
+    pause + pause.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 4.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_to_a_bound_that_is_near_where_nobody_listens() {
+        let seconds = |absent| [0, 1, 2, 3, 4, 8, 9, 1000].map(|n| pause(n, absent, 0).as_secs());
+        assert_eq!(seconds(false), [1, 2, 4, 8, 16, 256, 320, 320]);
+        assert_eq!(seconds(true), [1, 2, 4, 8, 10, 10, 10, 10]);
+        assert_eq!(pause(9, false, u32::MAX), Duration::from_secs(400));
     }
 }

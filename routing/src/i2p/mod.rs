@@ -26,8 +26,6 @@ mod names;
 mod ports;
 mod status;
 mod table;
-#[cfg(test)]
-mod tests;
 mod tls;
 mod waiting;
 
@@ -125,6 +123,8 @@ struct Echo {
 struct Nonces {
     to: HashMap<u32, Ipv6Addr>,
     order: VecDeque<u32>,
+    /// Fates that came too late, or never.
+    forgotten: u64,
 }
 
 /// Fates that are waited for.
@@ -135,7 +135,7 @@ impl Nonces {
         if self.order.len() >= MOST_NONCES
             && let Some(oldest) = self.order.pop_front()
         {
-            self.to.remove(&oldest);
+            self.forgotten += u64::from(self.to.remove(&oldest).is_some());
         }
         self.to.insert(nonce, to);
         self.order.push_back(nonce);

@@ -26,6 +26,8 @@ pub(super) struct Ports {
     /// (peer, our port): it sends from port 0.
     from_zero: HashMap<(Hash, u16), Instant>,
     next_free: u16,
+    /// Datagrams that left from a port that another destination answers to, for want of room.
+    pub(super) shared: u64,
 }
 
 impl Ports {
@@ -63,6 +65,7 @@ impl Ports {
         }
         self.aliases.retain(|_, (_, _, at)| now < *at + LIFE);
         if self.aliases.len() >= MOST {
+            self.shared += 1;
             return local;
         }
         for _ in FIRST_FREE..UNSPECIFIED {

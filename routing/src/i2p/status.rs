@@ -100,6 +100,10 @@ counters! {
     unproven,
     /// Datagrams to port 0 without a default port, or of a destination that found no place: dropped.
     datagrams_refused,
+    /// Datagrams sent from a port that raw answers of another destination may come to: no room for a port of its own.
+    ports_shared,
+    /// Datagrams whose fate the router told too late or never: their programs hear of no failure.
+    fates_forgotten,
     /// Connects, datagrams and pings that found no place to wait for a session or a lookup: refused.
     not_waited,
     /// Questions for names that found no place.
@@ -206,11 +210,13 @@ impl I2pOverlay {
             questions_dropped: self.questions.dropped,
             evicted: self.table.evicted,
             address_taken: self.table.taken,
+            fates_forgotten: self.nonces.forgotten,
             ..self.counters
         };
         for local in &self.locals {
             let (endpoint, client, streams) = local.endpoint.counters();
             all.raw_unasked += local.ports.raw.refused;
+            all.ports_shared += local.ports.shared;
             all.router_messages += client.received;
             all.router_misplaced += client.misplaced + client.foreign_session + client.unknown;
             all.queue_full += client.queue_full + endpoint.not_queued;

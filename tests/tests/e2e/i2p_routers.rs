@@ -116,6 +116,9 @@ impl World {
     }
 }
 
+/// What is tried in a world; the last one breaks it.
+type Case = fn(&mut World);
+
 /// A node's destination with a name: its own name and its address, once it is ready.
 #[track_caller]
 fn named(node: &Node, name: &str) -> (String, Ipv6Addr) {
@@ -185,7 +188,7 @@ fn two_nodes_and_the_tunnels_of_i2pd_meet_over_real_routers() {
     let start = Instant::now();
     let mut world = World::start(lab);
     said("routers and nodes run", start);
-    let cases: [(&str, fn(&mut World)); 8] = [
+    let cases: [(&str, Case); 8] = [
         ("two nodes", two_nodes),
         ("100 MB", a_large_transfer),
         ("a server tunnel", a_server_tunnel),
@@ -215,20 +218,20 @@ fn two_nodes(world: &mut World) {
     );
     echo_server(&world.far().host, port(ip, 7));
     let whole = echoed(host, port(ip, 7), 6, 1_000_000);
-    assert!(whole.unwrap(), "{}", world.a.log());
+    assert!(whole.expect("an answer"), "{}", world.a.log());
     let at = port(ip, 80);
     let _web = programs::http_server(&world.far().host, at, world.lab.directory());
     for _ in 0..REQUESTS {
-        assert!(get_half_closed(host, at, "/file").unwrap() == world.file);
+        assert!(get_half_closed(host, at, "/file").expect("an answer") == world.file);
     }
 }
 
 fn a_large_transfer(world: &mut World) {
     let (_, ip) = destination(&world.b);
     digest_server(world.far(), port(ip, 9));
-    let stream = traffic::connect(&world.near().host, port(ip, 9), LIMIT).unwrap();
+    let stream = traffic::connect(&world.near().host, port(ip, 9), LIMIT).expect("a connection");
     let start = Instant::now();
-    assert!(digested(stream, LARGE).unwrap(), "{}", world.a.log());
+    assert!(digested(stream, LARGE).expect("an answer"), "{}", world.a.log());
     let megabytes = LARGE as f64 / 1e6 / start.elapsed().as_secs_f64();
     eprintln!("{LARGE} bytes at {megabytes:.1} MB/s");
 }
@@ -237,14 +240,14 @@ fn a_server_tunnel(world: &mut World) {
     echo_server(&world.far().host, loopback(7000));
     let (echo, _) = world.tunnel("echo.dat");
     // its own server closes only when we do: nothing is half-closed here
-    let mut stream = traffic::connect(&world.near().host, port(echo, 7), LIMIT).unwrap();
+    let mut stream = traffic::connect(&world.near().host, port(echo, 7), LIMIT).expect("a connection");
     let sent = traffic::Noise::new(7).bytes(FILE);
-    let mut writer = stream.try_clone().unwrap();
+    let mut writer = stream.try_clone().expect("another handle");
     let noise = sent.clone();
     let writing = std::thread::spawn(move || writer.write_all(&noise));
     let mut got = vec![0; FILE];
-    stream.read_exact(&mut got).unwrap();
-    writing.join().unwrap().unwrap();
+    stream.read_exact(&mut got).expect("all of it");
+    writing.join().expect("no panic").expect("all of it");
     assert!(got == sent);
 }
 
@@ -268,12 +271,12 @@ fn a_udp_tunnel(world: &mut World) {
     let (udp, _) = world.tunnel("udp.dat");
     let (_, own) = destination(&world.a);
     let socket = traffic::udp(&world.near().host, port(own, 5353));
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).expect("a socket");
     for size in [1, 1200, 9000] {
         let sent = traffic::Noise::new(size as u64).bytes(size);
-        socket.send_to(&sent, port(udp, 7001)).unwrap();
+        socket.send_to(&sent, port(udp, 7001)).expect("it leaves");
         let mut buffer = vec![0; 65_536];
-        let (count, from) = socket.recv_from(&mut buffer).unwrap();
+        let (count, from) = socket.recv_from(&mut buffer).expect("an echo");
         assert!(
             buffer[..count] == sent && from.ip() == IpAddr::V6(udp),
             "{size} from {from}"
@@ -307,20 +310,20 @@ fn two_hops(world: &mut World) {
     digest_server(world.far(), port(to, 9));
     let stream = connect_from(world.near(), from, port(to, 9));
     let stream = stream.unwrap_or_else(|e| panic!("{e}\n{}", world.a.log()));
-    assert!(digested(stream, 1_000_000).unwrap(), "{}", world.a.log());
+    assert!(digested(stream, 1_000_000).expect("an answer"), "{}", world.a.log());
 }
 
 /// Programs hear of it at once, and reach the other node again over a new session.
 fn a_router_that_is_killed(world: &mut World) {
     let (name, ip) = destination(&world.b);
     let to = port(ip, 7);
-    let stream = traffic::connect(&world.near().host, to, LIMIT).unwrap();
-    let mut writer = stream.try_clone().unwrap();
+    let stream = traffic::connect(&world.near().host, to, LIMIT).expect("a connection");
+    let mut writer = stream.try_clone().expect("another handle");
     let sending = std::thread::spawn(move || traffic::send_noise(&mut writer, 8, LARGE));
     std::thread::sleep(Duration::from_millis(500));
     world.net.routers[0].kill();
     let killed = Instant::now();
-    assert!(sending.join().unwrap().is_err(), "the program hears of it");
+    assert!(sending.join().expect("no panic").is_err(), "the program hears of it");
     let heard = killed.elapsed();
     assert!(heard < Duration::from_secs(3), "{heard:?}");
     drop(stream);

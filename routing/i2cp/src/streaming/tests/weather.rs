@@ -46,7 +46,7 @@ fn streams_survive_delay_loss_repeats_and_reordering() {
             median.as_secs_f64(),
             1000.0 / median.as_secs_f64()
         );
-        assert!(median < Duration::from_secs(120), "{table}");
+        assert!(median < Duration::from_secs(300), "{table}");
     }
     println!("{table}");
 }
