@@ -11,6 +11,7 @@ use std::time::Duration;
 use anode_platform::wake::Wake;
 use anode_routing::anode::{NetReport, Place, Registration, RelaySnapshot, Relayed};
 use anode_routing::i2p;
+use anode_routing::net::TurnServer;
 use anode_routing::overlay::{Failure, Via};
 use anode_wire::Address;
 use anode_wire::sealed::Record;
@@ -86,6 +87,8 @@ pub enum Command {
     },
     /// Meets others at trackers from now on, with the networks that are not probed, or does not.
     SetRendezvous(Deny),
+    /// The TURN servers, in the order in which they are tried.
+    SetTurnServers(Vec<TurnServer>),
     /// Endpoints that a tracker has named.
     Candidates {
         /// As it named them.

@@ -42,6 +42,7 @@ use crate::state::{LockedState, i2p, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
 use crate::turn;
+use crate::turn::paths::TurnPlan;
 use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
@@ -153,6 +154,8 @@ pub struct Plan {
     pub tracker: Option<role::Prepared>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
+    /// TURN servers that it may use.
+    pub turn_servers: TurnPlan,
     /// A TURN server beside it, its sockets bound.
     pub turn: Option<turn::role::Prepared>,
 }
@@ -257,6 +260,8 @@ async fn live(
     );
     let names = Arc::new(if i2p { names.with_i2p() } else { names });
     let (zone, asks) = ZoneDesk::new(&keeper);
+    let services_of_zone = zone.follow_services();
+    let turn_servers = tokio::spawn(plan.turn_servers.keep(data.clone(), services_of_zone));
     let meet = match plan.meet {
         Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
         None => None,
@@ -337,6 +342,7 @@ async fn live(
         meet.stop().await;
     }
     zone.abort();
+    turn_servers.abort();
     named.abort();
     memory.abort();
     registrations.abort();

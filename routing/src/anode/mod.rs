@@ -39,6 +39,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod turn;
 
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
@@ -53,6 +54,7 @@ pub use relay::{Onward, Registration};
 pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
 pub use rendezvous::RendezvousCounters;
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
+pub use turn::TurnOrder;
 
 use crate::overlay::{Failure, OverlayEvent};
 use anode_wire::sealed::{self, Sessions};
@@ -79,6 +81,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use streams::{Carry, StreamTable};
 use timers::{Timer, Timers};
+use turn::Turn;
 
 /// One node of the overlay, without its sockets.
 pub struct Node {
@@ -101,6 +104,7 @@ pub struct Node {
     /// Whose turn it is when both datagrams and streams have something to send.
     streams_next: bool,
     timers: Timers,
+    turn: Turn,
     events: VecDeque<OverlayEvent>,
     budgets: Budgets,
     counters: Counters,
@@ -199,6 +203,7 @@ impl Node {
             datagrams: Queue::new(limits.datagram_bytes),
             streams_next: false,
             timers: Timers::default(),
+            turn: Turn::default(),
             events: VecDeque::new(),
             budgets,
             counters: Counters::default(),
@@ -523,6 +528,7 @@ impl Node {
                 Timer::Netcheck => self.handle_netcheck_timer(now),
                 Timer::Sockets => self.handle_sockets_timer(now),
                 Timer::Rendezvous => self.handle_rendezvous_timer(now),
+                Timer::Turn => self.handle_turn_timer(now),
             }
         }
     }
@@ -600,6 +606,7 @@ impl Node {
         }
         self.schedule_peer(now, found);
         self.consider_direct(now, found);
+        self.consider_turn(now, found);
     }
 
     /// A program of this machine sends to a peer.
@@ -639,6 +646,7 @@ impl Node {
             }
             self.schedule_peer(now, found);
             self.consider_direct(now, found);
+            self.consider_turn(now, found);
         }
     }
 

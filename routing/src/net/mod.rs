@@ -3,12 +3,14 @@ mod ethernet;
 mod extra;
 mod lan;
 pub(crate) mod streams;
+mod turn;
 mod udp;
 
 pub use ethernet::{ETHER_TYPE, FrameLink};
 pub use streams::{
     PlaceName, ProxyExcept, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError,
 };
+pub use turn::TurnServer;
 
 use crate::anode::{
     Counters, Interface, Lookup, NetReport, Node, NodeConfig, Now, PeerSnapshot, Pin, Place,
@@ -29,6 +31,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant, SystemTime};
 use streams::Streams;
+use turn::TurnLink;
 use udp::{ReceiveBuffers, UdpSocket};
 
 /// The socket's buffer is full: try again this much later.
@@ -72,6 +75,7 @@ pub struct AnodeOverlay {
     streams: Streams,
     links: Links,
     extra: ExtraSockets,
+    turn: TurnLink,
     /// Orders about sockets may be left.
     ordered: Option<Instant>,
     /// `batch` holds packets that the socket did not take yet.
@@ -122,6 +126,7 @@ impl AnodeOverlay {
             streams: Streams::new(now, StreamConfig::default())?,
             links: Links::new(),
             extra,
+            turn: TurnLink::new().map_err(NetError::NoSocket)?,
             ordered: None,
             blocked: None,
             interfaces,
@@ -161,6 +166,14 @@ impl AnodeOverlay {
     ) -> Result<(), NetError> {
         self.streams = Streams::new(now, config)?;
         Ok(())
+    }
+
+    /// The TURN servers, in the order in which they are tried; none: an allocation that stands is given back.
+    pub fn set_turn_servers(&mut self, now: Instant, servers: Vec<TurnServer>) {
+        let any = !servers.is_empty();
+        self.turn.set_servers(now, servers);
+        self.node.set_turn_available(now, any);
+        self.obey_turn(now);
     }
 
     /// Packets to and from `eth://` places go over this link from now on.
@@ -439,6 +452,11 @@ impl AnodeOverlay {
                 self.node.note_refused(refused);
                 continue;
             }
+            if let Place::Turn(_) = self.batch.destination.to {
+                let refused = self.turn.send(now, &self.batch);
+                self.node.note_refused(refused);
+                continue;
+            }
             let sent = match self.sockets.get(self.batch.destination.socket) {
                 Some(socket) => socket.send(&self.batch),
                 None => self.extra.send(&self.batch),
@@ -476,6 +494,16 @@ impl AnodeOverlay {
         self.ordered = Some(now);
     }
 
+    /// Has an allocation made or given back, and tells the node what has become of it.
+    fn obey_turn(&mut self, now: Instant) {
+        while let Some(order) = self.node.poll_turn() {
+            self.turn.obey(now, order);
+        }
+        while let Some(relayed) = self.turn.poll_change() {
+            self.node.turn_stands(now, relayed);
+        }
+    }
+
     /// Connections have ended: their places lead nowhere, or must be asked again.
     fn tell_gone(&mut self, now: Instant) {
         while let Some((place, socket)) = self.streams.poll_gone() {
@@ -501,6 +529,7 @@ impl Overlay for AnodeOverlay {
             .chain([self.streams.fd()])
             .chain(self.links.fds())
             .chain([self.extra.fd()])
+            .chain([self.turn.fd()])
             .collect()
     }
 
@@ -514,6 +543,7 @@ impl Overlay for AnodeOverlay {
             streams,
             links,
             extra,
+            turn,
             ..
         } = self;
         let mut more = false;
@@ -548,6 +578,10 @@ impl Overlay for AnodeOverlay {
                 node.receive(now, datagram, sink, &mut |_| false)
             });
         }
+        if is_ready() {
+            more |= turn.receive(now, &mut |packet| node.handle_datagram(now, packet, sink));
+        }
+        self.obey_turn(now);
         self.tell_gone(now);
         more
     }
@@ -555,7 +589,9 @@ impl Overlay for AnodeOverlay {
     fn transmit(&mut self, now: Instant) {
         self.node.set_clock(clock());
         self.obey_orders(now);
+        self.obey_turn(now);
         self.transmit_batches(now);
+        self.obey_turn(now);
         self.streams.flush(now);
         self.tell_gone(now);
     }
@@ -563,9 +599,11 @@ impl Overlay for AnodeOverlay {
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let blocked = self.blocked.map(|at| (at, "socket buffer"));
         let ordered = self.ordered.map(|at| (at, "sockets to open"));
+        let turn = self.turn.deadline().map(|at| (at, "TURN"));
         [
             blocked,
             ordered,
+            turn,
             self.node.deadline(),
             self.streams.deadline(),
         ]
@@ -578,6 +616,8 @@ impl Overlay for AnodeOverlay {
         self.node.set_clock(clock());
         self.streams.handle_timeout(now);
         self.tell_gone(now);
+        self.turn.handle_timeout(now);
+        self.obey_turn(now);
         self.node.handle_timeout(now);
     }
 

@@ -16,14 +16,14 @@ const SOON: Duration = Duration::from_secs(20);
 const GAP: Duration = Duration::from_secs(2);
 
 /// A TCP connection through the overlay on which bytes flow, about 8 MB a second, until it is stopped.
-struct Flow {
+pub(crate) struct Flow {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<(u64, Vec<(Instant, Duration)>)>,
 }
 
 impl Flow {
-    fn start(from: &Node, to: &Node) -> Self {
+    pub(crate) fn start(from: &Node, to: &Node) -> Self {
         let at = SocketAddr::new(to.ipv6().into(), 9_100);
         let (mut near, mut far) = traffic::pair(from.ns(), to.ns(), at);
         let stop = Arc::new(AtomicBool::new(false));
@@ -69,7 +69,7 @@ impl Flow {
     }
 
     /// Ends it: every byte must have come. The longest gap.
-    fn finish(self) -> Duration {
+    pub(crate) fn finish(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("no reset");
         let (got, gaps) = self.receiver.join().expect("no reset, nothing wrong");

@@ -32,6 +32,7 @@ use crate::state::{LockedState, i2p, identity, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role;
 use crate::turn;
+use crate::turn::paths::TurnPlan;
 use crate::turn::role::Prepared;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
@@ -84,6 +85,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let inbound = config.inbound.clone();
     // A relay stands where everybody reaches it.
     let portmap = config.portmap.enabled && config.relay.is_none();
+    let turn_client = config.turn_client.clone();
     let turn = config.turn.as_ref();
     let turn = turn.map(|turn| Prepared::new(turn, &source)).transpose()?;
     let dns = config.dns.clone();
@@ -100,9 +102,13 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         tracker: tracker.as_ref().map(role::Prepared::listen),
         start,
     };
+    let path = source.path().unwrap_or(Path::new(""));
+    let has_zone = *zone.from() != ZoneFrom::Nowhere;
+    let turn_servers = TurnPlan::new(&turn_client, path, has_zone)?;
     let looks_up = zone.from().needs_names()
         || !settings.named_peers.is_empty()
-        || meet.as_ref().is_some_and(MeetPlan::needs_names);
+        || meet.as_ref().is_some_and(MeetPlan::needs_names)
+        || turn_servers.needs_names();
     let mut places = places(&state, &socket, &source, &dns, zone.from(), looks_up);
     if let Some(turn) = &turn {
         places.read.extend_from_slice(turn.directories());
@@ -125,6 +131,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         meet,
         tracker,
         watched,
+        turn_servers,
         turn,
     };
     let told = Told { met, named };

@@ -161,7 +161,10 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
                 });
                 let _ = reply.send(MeetReport { on: true, found });
             }
-            Command::Joined { .. } | Command::SetRendezvous(_) | Command::Candidates { .. } => {}
+            Command::Joined { .. }
+            | Command::SetRendezvous(_)
+            | Command::SetTurnServers(_)
+            | Command::Candidates { .. } => {}
             Command::Shutdown => break,
         }
     }

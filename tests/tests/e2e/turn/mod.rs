@@ -4,6 +4,7 @@ mod certificates;
 mod dns;
 mod foreign;
 mod life;
+mod paths;
 mod raw;
 mod session;
 
