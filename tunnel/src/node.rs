@@ -42,7 +42,7 @@ use crate::state::{LockedState, i2p, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
 use crate::turn;
-use crate::turn::paths::TurnPlan;
+use crate::turn::paths::{OwnKeys, TurnPlan};
 use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
@@ -229,6 +229,7 @@ async fn live(
         members: plan.zone.members(),
     };
     let named_peers = plan.settings.named_peers.clone();
+    let own_keys = OwnKeys::new(&plan.settings);
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
     let mapped_port = plan.portmap.then(|| udp_port(&info.listen)).flatten();
@@ -261,7 +262,9 @@ async fn live(
     let names = Arc::new(if i2p { names.with_i2p() } else { names });
     let (zone, asks) = ZoneDesk::new(&keeper);
     let services_of_zone = zone.follow_services();
-    let turn_servers = tokio::spawn(plan.turn_servers.keep(data.clone(), services_of_zone));
+    let turn_servers = plan.turn_servers;
+    let turn_servers = turn_servers.keep(data.clone(), services_of_zone, zone.follow(), own_keys);
+    let turn_servers = tokio::spawn(turn_servers);
     let meet = match plan.meet {
         Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
         None => None,

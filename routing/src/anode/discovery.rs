@@ -162,6 +162,7 @@ impl Node {
         }
         if arrival.hop_count == 0 {
             self.reply(now, sender, &arrival, &reply);
+            self.asked_over_turn(now, sender, &arrival.way.from);
             return self.ask_back(now, sender, &arrival);
         }
         self.answer_over_relays(now, sender, &arrival, &reply);

@@ -524,6 +524,17 @@ impl Peer {
         any
     }
 
+    /// It asks over a path that stands by: the used one may be dead for it. True if there is something to ask.
+    pub fn question_used_path(&mut self, now: Instant, asked_over: &Place) -> bool {
+        let used = self.active_path_mut();
+        let other = used.filter(|path| path.endpoint != *asked_over);
+        let Some(path) = other.filter(|path| path.proven_before(now, QUESTION_AGAIN)) else {
+            return false;
+        };
+        path.check(now);
+        true
+    }
+
     fn remove_path(&mut self, index: usize) {
         self.paths.remove(index);
         self.active = match self.active {

@@ -296,6 +296,16 @@ impl Node {
         true
     }
 
+    /// A peer has asked whether we are there. Over TURN it does so when what it uses falls silent: is what we use dead, too?
+    pub(super) fn asked_over_turn(&mut self, now: Instant, found: PeerRef, from: &Place) {
+        if self.is_turned(found, from)
+            && let Some(peer) = self.peers.get_mut(found)
+            && peer.question_used_path(now, from)
+        {
+            self.handle_peer_timer(now, found);
+        }
+    }
+
     /// Whether what comes from this place, without a relay, has come over a TURN server.
     pub(super) fn is_turned(&self, found: PeerRef, from: &Place) -> bool {
         let paths = self.peers.get(found).map(|peer| &peer.paths);

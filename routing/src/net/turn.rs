@@ -7,6 +7,7 @@ use crate::turn::client::{Check, TurnClient, WireError};
 use anode_turn::client::{Config, Event};
 use anode_turn::resolve::Server;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -26,6 +27,10 @@ const GOODBYE: Duration = Duration::from_secs(3);
 const MAX_SERVERS: usize = 16;
 /// Allocations that are being given back.
 const MAX_LEAVING: usize = 8;
+/// A place that so many packets go to gets a channel: 4 bytes a packet instead of 36 (RFC 8656 §12).
+const CHANNEL_AFTER: u32 = 16;
+/// Places whose packets are counted.
+const MAX_COUNTED: usize = 256;
 /// Sockets that are served in one turn.
 const READY: usize = 32;
 
@@ -72,6 +77,8 @@ struct Attempt {
     stage: Stage,
     /// What epoll knows: the socket, of which wire, and whether it waits to write.
     watched: Option<(u64, bool)>,
+    /// Packets to places without a channel.
+    counted: HashMap<SocketAddr, u32>,
 }
 
 /// What has changed: the addresses that are ours now, none if they are lost.
@@ -230,6 +237,7 @@ impl TurnLink {
                         until: now + PATIENCE,
                     },
                     watched: None,
+                    counted: HashMap::new(),
                 });
                 self.watch(self.attempts.len() - 1);
             }
@@ -415,7 +423,16 @@ impl TurnLink {
         let (Some(index), Place::Turn(to)) = (standing, batch.destination.to) else {
             return batch.segments();
         };
-        let client = &mut self.attempts[index].client;
+        let attempt = &mut self.attempts[index];
+        if attempt.counted.len() < MAX_COUNTED || attempt.counted.contains_key(&to) {
+            let packets = attempt.counted.entry(to).or_default();
+            let before = *packets;
+            *packets = before.saturating_add(batch.segments() as u32);
+            if before < CHANNEL_AFTER && *packets >= CHANNEL_AFTER {
+                attempt.client.bind(now, to);
+            }
+        }
+        let client = &mut attempt.client;
         let lost = batch
             .packets()
             .filter(|packet| !client.send(now, to, packet))

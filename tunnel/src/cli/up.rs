@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anode_platform::privileges;
@@ -32,6 +33,7 @@ use crate::state::{LockedState, i2p, identity, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role;
 use crate::turn;
+use crate::turn::key_users::KeyUsers;
 use crate::turn::paths::TurnPlan;
 use crate::turn::role::Prepared;
 use crate::value::{EndpointText, PeerName, ValueError};
@@ -86,12 +88,17 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     // A relay stands where everybody reaches it.
     let portmap = config.portmap.enabled && config.relay.is_none();
     let turn_client = config.turn_client.clone();
-    let turn = config.turn.as_ref();
-    let turn = turn.map(|turn| Prepared::new(turn, &source)).transpose()?;
+    let turn = config.turn.clone();
     let dns = config.dns.clone();
     let others = config.given_names();
     let trackers = Trackers::of(&config);
     let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
+    let turn = turn.map(|turn| {
+        let users = KeyUsers::new(settings.identity.clone());
+        users.follow(&settings.policy.trusted, &zone.members());
+        Prepared::new(&turn, &source, Some(Arc::new(users)))
+    });
+    let turn = turn.transpose()?;
     let dns = dns_plan(dns, others, &settings);
     let (meet, tracker) = trackers.prepare(settings.identity.address().zone())?;
     let opening = Opening {

@@ -221,12 +221,6 @@ impl Turn {
         {
             return wrong("alternate-domain", &format!("{domain:?} is no host name"));
         }
-        if self.anode_users != AnodeUsers::Off {
-            return wrong(
-                "anode-users",
-                "Anode keys are no TURN credentials in this version: write \"off\", and name users or a rest-secret",
-            );
-        }
         if self
             .rest_secret
             .as_ref()

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod alone;
 pub mod attempt;
+pub mod key_users;
 pub mod paths;
 mod resolve;
 pub mod role;

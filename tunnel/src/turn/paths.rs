@@ -2,21 +2,27 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anode_routing::anode::ZoneRelay;
 use anode_routing::net::TurnServer;
-use anode_turn::client::{Config, Credentials};
+use anode_turn::client::{Config, Credentials, MakePassword};
 use anode_turn::resolve::Server;
 use anode_turn::rto::RtoConfig;
 use anode_turn::uri::{Host, Uri};
+use anode_wire::{Endpoint, Identity};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::access::Access;
+use super::key_users::password;
 use super::resolve::resolve;
 use crate::Error;
 use crate::command::{Command, DataHandle};
 use crate::config::turn_client::TurnClient;
-use crate::zone::Services;
+use crate::node::Settings;
+use crate::zone::{Known, Services};
 
 /// Names are looked up again after this time, for they move.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
@@ -32,6 +38,41 @@ pub struct TurnPlan {
     require_integrity: bool,
     /// Those of the zone are used, too.
     zone: bool,
+}
+
+/// What Anode keys are made credentials of: our own, and those of the relays whose TURN servers know us by it.
+pub struct OwnKeys {
+    identity: Identity,
+    /// Of the configuration.
+    relays: Vec<ZoneRelay>,
+}
+
+impl OwnKeys {
+    /// Of a node that is about to start.
+    pub fn new(settings: &Settings) -> Self {
+        let relays = settings.relays.as_ref().map(|known| known.relays.clone());
+        Self {
+            identity: settings.identity.clone(),
+            relays: relays.unwrap_or_default(),
+        }
+    }
+
+    /// For a server that a relay of our zone runs on its own address: our address as name, and what both keys make.
+    fn credentials(&self, at: IpAddr, zone: &[ZoneRelay]) -> Option<(Credentials, MakePassword)> {
+        let stands_there = |relay: &&ZoneRelay| {
+            let mut endpoints = relay.endpoints.iter();
+            endpoints.any(|endpoint| matches!(endpoint, Endpoint::Udp(of) | Endpoint::Tcp(of) if of.ip() == at))
+        };
+        let relay = zone.iter().chain(&self.relays).find(stands_there)?;
+        let key = self.identity.agree(&relay.address);
+        let name = self.identity.address().to_string();
+        let credentials = Credentials {
+            name: name.clone(),
+            password: Zeroizing::default(),
+        };
+        let make = MakePassword(Arc::new(move |realm| password(&key, realm, &name)));
+        Some((credentials, make))
+    }
 }
 
 /// A server in the order of the list, and where it was found.
@@ -61,7 +102,13 @@ impl TurnPlan {
     }
 
     /// Keeps the overlay's list true.
-    pub async fn keep(self, data: DataHandle, mut services: watch::Receiver<Services>) {
+    pub async fn keep(
+        self,
+        data: DataHandle,
+        mut services: watch::Receiver<Services>,
+        zone: watch::Receiver<Option<Arc<Known>>>,
+        own: OwnKeys,
+    ) {
         if self.servers.is_empty() && !self.zone {
             return;
         }
@@ -76,7 +123,11 @@ impl TurnPlan {
                 .map(|found| (found.access.uri.clone(), found.at.clone()))
                 .collect();
             if told.as_ref() != Some(&list) && (told.is_some() || !list.is_empty()) {
-                let servers = known.iter().flat_map(|found| self.servers_at(found)).collect();
+                let relays = zone.borrow().as_ref().map(|known| known.relays().relays);
+                let relays = relays.unwrap_or_default();
+                let all = known.iter();
+                let servers = all.flat_map(|found| self.servers_at(found, &own, &relays));
+                let servers = servers.collect();
                 // Gone with the data thread.
                 if data.send(Command::SetTurnServers(servers)).is_err() {
                     return;
@@ -124,7 +175,7 @@ impl TurnPlan {
         own.chain(of_zone.take(MAX_OF_ZONE)).collect()
     }
 
-    fn servers_at(&self, found: &Found) -> Vec<TurnServer> {
+    fn servers_at(&self, found: &Found, own: &OwnKeys, zone: &[ZoneRelay]) -> Vec<TurnServer> {
         let check = match found.access.check() {
             Ok(check) => check,
             Err(error) => {
@@ -143,10 +194,18 @@ impl TurnPlan {
             !found.of_zone || may_be_asked(server.address.ip())
         });
         servers
-            .map(|server| TurnServer {
-                server: server.clone(),
-                check: check.clone(),
-                config: config.clone(),
+            .map(|server| {
+                let mut config = config.clone();
+                if config.credentials.is_none()
+                    && let Some((name, make)) = own.credentials(server.address.ip(), zone)
+                {
+                    (config.credentials, config.make_password) = (Some(name), Some(make));
+                }
+                TurnServer {
+                    server: server.clone(),
+                    check: check.clone(),
+                    config,
+                }
             })
             .collect()
     }

@@ -1,14 +1,21 @@
 //! A TURN server as a part of a process: made from `[turn]`, read again, drained, counted.
 
+use std::collections::HashSet;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anode_routing::turn::server::{Bound, Listening, ServerError, Snapshot, TurnServer};
+use anode_routing::turn::server::{
+    Bound, Listening, ServerError, Settings, Snapshot, TurnServer,
+};
+use anode_turn::server::Authority;
 
+use super::key_users::KeyUsers;
 use crate::Error;
 use crate::config::ConfigSource;
 use crate::config::turn::Turn;
+use crate::zone::Members;
 
 /// How often a draining server is asked whether it is empty.
 const POLL: Duration = Duration::from_millis(100);
@@ -29,13 +36,18 @@ pub struct Prepared {
     bound: Bound,
     drain: Duration,
     directories: Vec<PathBuf>,
+    users: Option<Arc<KeyUsers>>,
 }
 
 impl Prepared {
-    /// Reads certificates and binds.
-    pub fn new(turn: &Turn, source: &ConfigSource) -> Result<Self, Error> {
+    /// Reads certificates and binds. `users`: whose keys are credentials; without them, nobody's.
+    pub fn new(
+        turn: &Turn,
+        source: &ConfigSource,
+        users: Option<Arc<KeyUsers>>,
+    ) -> Result<Self, Error> {
         let path = file(source);
-        let settings = turn.settings(path)?;
+        let settings = admit(turn.settings(path)?, turn, users.as_ref());
         let target = path.canonicalize().ok();
         let files = [Some(path.to_owned()), target].into_iter().flatten();
         let configurations = files.filter_map(|file| file.parent().map(Path::to_owned));
@@ -44,6 +56,7 @@ impl Prepared {
             drain: settings.turn.drain,
             directories: configurations.chain(certificates).collect(),
             bound: Bound::bind(settings)?,
+            users,
         })
     }
 
@@ -58,8 +71,18 @@ impl Prepared {
             server: self.bound.start()?,
             source,
             drain: Mutex::new(self.drain),
+            users: self.users,
         })
     }
+}
+
+/// Anode keys are credentials as the configuration says.
+fn admit(mut settings: Settings, turn: &Turn, users: Option<&Arc<KeyUsers>>) -> Settings {
+    if let Some(users) = users {
+        users.set_whom(turn.anode_users);
+        settings.turn.authority = Some(Arc::clone(users) as Arc<dyn Authority>);
+    }
+    settings
 }
 
 fn file(source: &ConfigSource) -> &Path {
@@ -71,9 +94,17 @@ pub struct Role {
     server: TurnServer,
     source: ConfigSource,
     drain: Mutex<Duration>,
+    users: Option<Arc<KeyUsers>>,
 }
 
 impl Role {
+    /// Whom this machine trusts now, and who belongs to its zone.
+    pub fn follow(&self, trusted: &HashSet<Ipv6Addr>, members: &Members) {
+        if let Some(users) = &self.users {
+            users.follow(trusted, members);
+        }
+    }
+
     /// Where clients find it.
     pub fn listening(&self) -> &Listening {
         self.server.listening()
@@ -93,6 +124,7 @@ impl Role {
             .ok_or_else(|| Error::invalid(path.display().to_string(), "[turn] is gone"))?;
         let settings = turn.settings(path)?;
         let drain = settings.turn.drain;
+        let settings = admit(settings, &turn, self.users.as_ref());
         self.server.reload(settings)?;
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = drain;
         Ok(())

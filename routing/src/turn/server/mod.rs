@@ -13,12 +13,15 @@
 //! one that the client's address says, since a ConnectionBind must meet its control connection. Shards share the quotas
 //! and the reserved ports, and nothing on the way of a packet.
 
+mod connections;
+mod counters;
 mod datagrams;
 mod output;
 mod peers;
 mod sessions;
 mod shard;
 mod streams;
+mod token;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -42,7 +45,7 @@ use super::udp::{Share, UdpSocket};
 use datagrams::{Kept, Port};
 use shard::{Inbox, Shard};
 
-pub use shard::IoCounters;
+pub use counters::IoCounters;
 
 /// Kernel buffers asked for at the ports that clients send to; a system that grants less is served with less.
 const PORT_BUFFER: usize = 7 << 20;

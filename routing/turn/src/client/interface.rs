@@ -64,11 +64,26 @@ pub enum PortWish {
     Kept([u8; 8]),
 }
 
+/// Makes the password when the server has told its realm, for credentials that depend on it.
+#[derive(Clone)]
+pub struct MakePassword(
+    /// From the realm.
+    pub std::sync::Arc<dyn Fn(&str) -> zeroize::Zeroizing<String> + Send + Sync>,
+);
+
+impl std::fmt::Debug for MakePassword {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MakePassword")
+    }
+}
+
 /// What the client is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Name and password; without them only a server that asks for none can be used.
     pub credentials: Option<Credentials>,
+    /// Instead of the password in `credentials`.
+    pub make_password: Option<MakePassword>,
     /// How the server is reached.
     pub transport: Transport,
     /// Timers of requests.
@@ -101,6 +116,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             credentials: None,
+            make_password: None,
             transport: Transport::Udp,
             rto: RtoConfig::default(),
             require_integrity: true,

@@ -148,11 +148,6 @@ fn wrong_values_are_refused_with_their_place() {
         ("+rest-secret = 12345678", ":3:", "a text in quotes"),
         ("+rest-secret = \"\"", "rest-secret", "is empty"),
         ("+anode-users = \"all\"", ":3:", "`off`, `trusted`, `zone`"),
-        (
-            "+anode-users = \"zone\"",
-            "[turn] anode-users",
-            "write \"off\"",
-        ),
         ("+quota = { allocations = -1 }", ":3:", "-1: use 0 to"),
         ("+quota = { bits = 1 }", ":3:", "unknown key `bits`"),
         ("+nonce-ttl-s = 0", ":3:", "use 1 to 3600"),
