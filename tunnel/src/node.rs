@@ -242,6 +242,10 @@ async fn live(
     tracing::info!(?confined, "rights given up");
     let turn = plan.turn.map(|turn| turn.start(plan.source.clone()));
     let turn = turn.transpose()?;
+    if let Some(door) = turn.as_ref().and_then(Role::door) {
+        // It waits for the thread, and is the first that this hears.
+        let _ = data.send(Command::ShareTls(door));
+    }
     let (thread, news) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {

@@ -19,6 +19,7 @@ use crate::anode::{
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId};
 use crate::tracker::Cidr;
+use crate::turn::server::Door;
 use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, Zone};
 use ethernet::Links;
@@ -179,6 +180,11 @@ impl AnodeOverlay {
     /// Packets to and from `eth://` places go over this link from now on.
     pub fn add_link(&mut self, link: Box<dyn FrameLink>) {
         self.links.add(link);
+    }
+
+    /// A TURN server's clients come to some of our ports, too: they are told apart inside TLS, whose certificate is its own there.
+    pub fn share_tls(&mut self, door: Door) {
+        self.streams.share_tls(door);
     }
 
     /// What `GET /z` gives to whoever connects; `None`: nothing.

@@ -20,6 +20,7 @@ use crate::Error;
 use crate::command::PeerReport;
 use crate::config::{self, Config, Dns};
 use crate::control::listener::Access;
+use crate::data;
 use crate::dns::{Hook, by_hand};
 use crate::named::PeerText;
 use crate::names::{Given, Held, peer_label};
@@ -96,7 +97,11 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let turn = turn.map(|turn| {
         let users = KeyUsers::new(settings.identity.clone());
         users.follow(&settings.policy.trusted, &zone.members());
-        Prepared::new(&turn, &source, Some(Arc::new(users)))
+        let streams = data::connections(&settings.listen, settings.relay.is_some());
+        let streams = streams.into_iter().map(Place::Tcp);
+        let datagrams = settings.listen.iter().filter(|own| own.udp().is_some());
+        let listens: Vec<Place> = streams.chain(datagrams.copied()).collect();
+        Prepared::new(&turn, &source, Some(Arc::new(users)), &listens)
     });
     let turn = turn.transpose()?;
     let dns = dns_plan(dns, others, &settings);

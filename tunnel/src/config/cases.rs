@@ -8,7 +8,7 @@ use super::Config;
 pub(crate) type Case<'a> = (&'a str, &'a str, &'a str);
 
 /// What no message may quote.
-const SECRETS: [&str; 2] = ["hunter2", "12345678"];
+const SECRETS: [&str; 2] = ["hunter2", "87654321"];
 
 /// Each is refused with exit status 2, in one line that begins with the file, names the place, and shows no password.
 #[track_caller]

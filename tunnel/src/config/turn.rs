@@ -336,6 +336,7 @@ impl Turn {
             turn,
             listen: places(&self.listen),
             listen_secure: places(&self.listen_tls),
+            shared: Vec::new(),
             certificate,
             shards: 0,
             set_dont_fragment: anode_platform::fragments::set_dont_fragment,

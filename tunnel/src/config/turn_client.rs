@@ -250,7 +250,7 @@ mod tests {
                 "keep one of them",
             ),
             (with("user = \"a\"\npassword = \"hunter2\\u0007\""), "turn:192.0.2.1", "forbids"),
-            (with("user = \"a\"\npassword = 12345678"), ":4:", "a text in quotes"),
+            (with("user = \"a\"\npassword = 87654321"), ":4:", "a text in quotes"),
             (with("usr = \"a\""), ":3:", "unknown key `usr`"),
         ];
         let cases: Vec<Case<'_>> = cases

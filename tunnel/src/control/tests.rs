@@ -164,6 +164,7 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
             Command::Joined { .. }
             | Command::SetRendezvous(_)
             | Command::SetTurnServers(_)
+            | Command::ShareTls(_)
             | Command::Candidates { .. } => {}
             Command::Shutdown => break,
         }

@@ -139,6 +139,7 @@ impl Control {
                 let _ = reply.send(());
             }
             Command::SetRendezvous(deny) => adapter.first().set_rendezvous(now, deny),
+            Command::ShareTls(door) => adapter.first().share_tls(door),
             Command::SetTurnServers(servers) => adapter.first().set_turn_servers(now, servers),
             Command::Candidates { endpoints, tracker } => {
                 adapter.first().add_candidates(now, &endpoints, tracker);

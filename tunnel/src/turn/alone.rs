@@ -38,7 +38,7 @@ pub fn run(turn: &Turn, source: &ConfigSource, start: Instant) -> Result<(), Err
             "a TURN server alone has no key and trusts nobody: write \"off\", or run it beside a node, such as a [relay]",
         ));
     }
-    let prepared = Prepared::new(turn, source, None)?;
+    let prepared = Prepared::new(turn, source, None, &[])?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,13 +1,14 @@
 //! A TURN server as a part of a process: made from `[turn]`, read again, drained, counted.
 
 use std::collections::HashSet;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anode_routing::anode::Place;
 use anode_routing::turn::server::{
-    Bound, Listening, ServerError, Settings, Snapshot, TurnServer,
+    Bound, Door, Listening, ServerError, Settings, SharedPort, Snapshot, TurnServer,
 };
 use anode_turn::server::Authority;
 
@@ -40,14 +41,17 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Reads certificates and binds. `users`: whose keys are credentials; without them, nobody's.
+    /// Reads certificates and binds. `users`: whose keys are credentials; without them, nobody's. `node`: where the node of this
+    /// process listens.
     pub fn new(
         turn: &Turn,
         source: &ConfigSource,
         users: Option<Arc<KeyUsers>>,
+        node: &[Place],
     ) -> Result<Self, Error> {
         let path = file(source);
-        let settings = admit(turn.settings(path)?, turn, users.as_ref());
+        let mut settings = admit(turn.settings(path)?, turn, users.as_ref());
+        settings.shared = shared(&settings.listen_secure, node);
         let target = path.canonicalize().ok();
         let files = [Some(path.to_owned()), target].into_iter().flatten();
         let configurations = files.filter_map(|file| file.parent().map(Path::to_owned));
@@ -85,6 +89,26 @@ fn admit(mut settings: Settings, turn: &Turn, users: Option<&Arc<KeyUsers>>) -> 
     settings
 }
 
+/// Those of the TLS ports that the node takes connections on.
+fn shared(secure: &[SocketAddr], node: &[Place]) -> Vec<SharedPort> {
+    let is_at = |own: SocketAddr, at: &SocketAddr| {
+        own.port() == at.port()
+            && own.is_ipv4() == at.is_ipv4()
+            && (own.ip() == at.ip() || own.ip().is_unspecified())
+    };
+    let taken = |at: &SocketAddr, stream: bool| {
+        let mut of_kind = node.iter().filter(|own| own.transport().is_stream() == stream);
+        of_kind.any(|own| own.address().is_some_and(|own| is_at(own, at)))
+    };
+    let shared = secure.iter().filter(|at| taken(at, true));
+    shared
+        .map(|at| SharedPort {
+            address: *at,
+            without_dtls: taken(at, false),
+        })
+        .collect()
+}
+
 fn file(source: &ConfigSource) -> &Path {
     source.path().unwrap_or(Path::new(""))
 }
@@ -103,6 +127,11 @@ impl Role {
         if let Some(users) = &self.users {
             users.follow(trusted, members);
         }
+    }
+
+    /// For the part that listens on ports of ours.
+    pub fn door(&self) -> Option<Door> {
+        self.server.door()
     }
 
     /// Where clients find it.

@@ -106,6 +106,7 @@ fn a_machine_without_datagrams_reaches_an_open_one_through_its_turn_server() {
     // What a sends by itself vanishes; the server stands outside.
     sim.cut.push((home(1), home(2)));
     assert!(sim.ping(a, ipv6(2)).is_ok(), "the first packet has waited");
+    sim.run(ms(500));
     assert_eq!(kind_of(&sim, a, 2), Some(PathKind::Turn));
     let path = active(&sim, b, 1).unwrap();
     assert_eq!((path.kind, path.transport), (PathKind::Turn, Transport::Udp));
@@ -125,4 +126,32 @@ fn nobody_else_has_us_make_an_allocation() {
     chat(&mut sim, a, secs(10));
     assert_eq!(kind_of(&sim, a, 2), Some(PathKind::Relay));
     assert_eq!(sim.hosts[b].node.counters().turn_orders, 0);
+}
+
+#[test]
+fn a_dead_direct_path_gives_way_to_the_relay_and_that_to_turn() {
+    let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
+    let (mut sim, a, b) = two(9, 1, kinds);
+    sim.turn = Some(Turn::default());
+    let now = sim.now;
+    sim.hosts[a].node.set_turn_available(now, true);
+    chat(&mut sim, a, secs(5));
+    assert_eq!(kind_of(&sim, a, 2), Some(PathKind::Direct));
+    let outer = [0, 1].map(|index: usize| sim.nats[index].seen_at(0).ip());
+    sim.outside_cut = Some((outer[0], outer[1]));
+    chat(&mut sim, a, secs(8));
+    assert_eq!(kind_of(&sim, a, 2), Some(PathKind::Relay));
+    assert!(stands_by(&sim, a, 2) && stands_by(&sim, b, 1));
+    sim.hosts[0].up = false;
+    let slowest = chat(&mut sim, a, secs(5));
+    for (index, number) in [(a, 2), (b, 1)] {
+        for path in sim.peer(index, number).paths {
+            println!("{index}: {path:?}");
+        }
+    }
+    assert!(slowest <= secs(1), "{slowest:?}");
+    assert_eq!(kind_of(&sim, a, 2), Some(PathKind::Turn));
+    sim.outside_cut = None;
+    chat(&mut sim, a, secs(30));
+    assert_eq!(kind_of(&sim, a, 2), Some(PathKind::Direct));
 }

@@ -26,8 +26,8 @@ use super::peers::{Peer, Peers, Progress};
 use super::sessions::Sessions;
 use super::streams::{Stream, Streams};
 use super::token::Token;
-use super::{Letters, Listener, Mailbox, Snapshot};
-use crate::anode::source_prefix;
+use super::{Letters, Listener, Mailbox, Snapshot, shard_of};
+use crate::net::streams::pipe::Pipe;
 use crate::turn::SetDontFragment;
 use crate::turn::certificate::ServerCertificate;
 use crate::turn::udp::ReceiveBuffers;
@@ -51,6 +51,12 @@ pub(super) enum Inbox {
     Stream {
         socket: TcpStream,
         secure: bool,
+    },
+    /// The same, accepted by somebody else, its first bytes read.
+    Entered {
+        pipe: Box<Pipe>,
+        five: FiveTuple,
+        seen: Vec<u8>,
     },
     Reload(Box<(Config, Option<ServerCertificate>)>),
     Drain,
@@ -266,6 +272,13 @@ impl Shard {
         while let Ok(letter) = self.inbox.receiver.try_recv() {
             match letter {
                 Inbox::Stream { socket, secure } => self.add_stream(now, socket, secure),
+                Inbox::Entered { pipe, five, seen } => {
+                    if let Some(index) = self.streams.add_entered(now, *pipe, five) {
+                        self.stream_bytes(now, index, &seen);
+                        // TLS may hold more, of which the kernel knows nothing.
+                        self.again.push(Side::Client(index));
+                    }
+                }
                 Inbox::Reload(new) => {
                     let (config, certificate) = *new;
                     self.certificate = certificate;
@@ -413,9 +426,7 @@ impl Shard {
                 Err(_) => return self.listen(false),
             };
             let secure = listener.secure;
-            // Multiplied, so that neighbouring addresses do not meet in one shard.
-            let hash = source_prefix(from.ip()).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-            let shard = hash as usize % self.mailboxes.len();
+            let shard = shard_of(from.ip(), self.mailboxes.len());
             if shard == self.index {
                 self.add_stream(now, socket, secure);
             } else {

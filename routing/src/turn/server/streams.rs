@@ -82,7 +82,7 @@ impl Streams {
         now: Instant,
         socket: TcpStream,
         secure: Option<&ServerCertificate>,
-    ) -> Option<()> {
+    ) -> Option<usize> {
         let five = FiveTuple {
             transport: match secure {
                 Some(_) => Transport::Tls,
@@ -91,12 +91,35 @@ impl Streams {
             client: socket.peer_addr().ok()?,
             server: socket.local_addr().ok()?,
         };
+        self.admit(now, five, |_| {
+            let mut pipe = Pipe::new(socket).ok()?;
+            if let Some(certificate) = secure {
+                pipe.start_tls(certificate.accept_tls().ok()?, Vec::new());
+            }
+            Some(pipe)
+        })
+    }
+
+    /// Takes in one that was accepted elsewhere; `None`: one too many.
+    pub fn add_entered(&mut self, now: Instant, pipe: Pipe, five: FiveTuple) -> Option<usize> {
+        let taken = self.admit(now, five, |_| Some(pipe));
+        self.refused += u64::from(taken.is_none());
+        taken
+    }
+
+    /// Within the bounds, `make` gives the connection.
+    fn admit(
+        &mut self,
+        now: Instant,
+        five: FiveTuple,
+        make: impl FnOnce(&FiveTuple) -> Option<Pipe>,
+    ) -> Option<usize> {
         let network = source_prefix(five.client.ip());
         let from_there = self.by_network.get(&network).copied().unwrap_or_default();
         if from_there >= STREAMS_OF_ONE || !take_one(&self.count, STREAMS) {
             return None;
         }
-        let taken = self.enter(now, socket, secure, five, network);
+        let taken = make(&five).and_then(|pipe| self.enter(now, pipe, five, network));
         if taken.is_none() {
             self.count.fetch_sub(1, Relaxed);
         }
@@ -106,15 +129,10 @@ impl Streams {
     fn enter(
         &mut self,
         now: Instant,
-        socket: TcpStream,
-        secure: Option<&ServerCertificate>,
+        pipe: Pipe,
         five: FiveTuple,
         network: u64,
-    ) -> Option<()> {
-        let mut pipe = Pipe::new(socket).ok()?;
-        if let Some(certificate) = secure {
-            pipe.start_tls(certificate.accept_tls().ok()?, Vec::new());
-        }
+    ) -> Option<usize> {
         let stream = Stream {
             five,
             carries: Carries::Messages(Deframer::new(MESSAGE)),
@@ -125,7 +143,7 @@ impl Streams {
         let index = self.all.add(pipe, false, stream).ok()?;
         self.by_client.insert(five, index);
         *self.by_network.entry(network).or_default() += 1;
-        Some(())
+        Some(index)
     }
 
     pub fn of(&self, client: &FiveTuple) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! STUN and TURN: our server with coturn's client, our client with coturn's server, and both against what must not work.
 
+mod beside;
 mod certificates;
 mod dns;
 mod foreign;

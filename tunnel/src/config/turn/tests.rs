@@ -145,7 +145,7 @@ fn wrong_values_are_refused_with_their_place() {
             "forbids",
         ),
         ("+users = { \"\" = \"hunter2\" }", "users \"\"", "empty"),
-        ("+rest-secret = 12345678", ":3:", "a text in quotes"),
+        ("+rest-secret = 87654321", ":3:", "a text in quotes"),
         ("+rest-secret = \"\"", "rest-secret", "is empty"),
         ("+anode-users = \"all\"", ":3:", "`off`, `trusted`, `zone`"),
         ("+quota = { allocations = -1 }", ":3:", "-1: use 0 to"),
