@@ -244,7 +244,10 @@ impl Node {
             _ => None,
         };
         let turned = nat_mode == TURN_MODE;
-        if turned && to.is_some_and(|to| self.mark_turned(now, sender, &to)) && arrival.hop_count == 0 {
+        if turned
+            && to.is_some_and(|to| self.mark_turned(now, sender, &to))
+            && arrival.hop_count == 0
+        {
             return;
         }
         let heard = arrival.hop_count == 0 || self.follows_relayed_hints(now, &arrival, sender);

@@ -524,15 +524,21 @@ impl Peer {
         any
     }
 
-    /// It asks over a path that stands by: the used one may be dead for it. True if there is something to ask.
-    pub fn question_used_path(&mut self, now: Instant, asked_over: &Place) -> bool {
-        let used = self.active_path_mut();
-        let other = used.filter(|path| path.endpoint != *asked_over);
-        let Some(path) = other.filter(|path| path.proven_before(now, QUESTION_AGAIN)) else {
+    /// It asks over a path that stands by: what is used may be dead for it, and what would be used next with it. True if
+    /// there is something to ask.
+    pub fn question_other_paths(&mut self, now: Instant, asked_over: &Place) -> bool {
+        let used = self.active_path();
+        if used.is_none_or(|path| path.endpoint == *asked_over) {
             return false;
-        };
-        path.check(now);
-        true
+        }
+        let mut any = false;
+        for path in &mut self.paths {
+            if path.endpoint != *asked_over && path.proven_before(now, QUESTION_AGAIN) {
+                path.check(now);
+                any = true;
+            }
+        }
+        any
     }
 
     fn remove_path(&mut self, index: usize) {
@@ -615,9 +621,7 @@ impl Peer {
 
     /// A peer that is reached through a connection: datagrams are tried again now and then.
     pub fn try_datagrams_again(&mut self, now: Instant) {
-        let through_connection = self
-            .active_path()
-            .is_some_and(Path::is_fallback);
+        let through_connection = self.active_path().is_some_and(Path::is_fallback);
         if !through_connection || !self.has_datagram_paths() {
             self.datagrams_again = None;
             return;

@@ -241,7 +241,12 @@ impl Node {
             return;
         }
         if peer.is_sealed() {
-            return self.send_candidate_check(now, found, Candidate { to, socket: 0 }, Origin::Turn);
+            return self.send_candidate_check(
+                now,
+                found,
+                Candidate { to, socket: 0 },
+                Origin::Turn,
+            );
         }
         // A HELLO has to go along, as to any place where nobody has answered yet.
         if let Some(path) = peer.add_path(now, to, 0, Origin::Turn) {
@@ -300,7 +305,7 @@ impl Node {
     pub(super) fn asked_over_turn(&mut self, now: Instant, found: PeerRef, from: &Place) {
         if self.is_turned(found, from)
             && let Some(peer) = self.peers.get_mut(found)
-            && peer.question_used_path(now, from)
+            && peer.question_other_paths(now, from)
         {
             self.handle_peer_timer(now, found);
         }

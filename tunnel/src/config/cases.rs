@@ -26,6 +26,9 @@ pub(crate) fn refused(cases: &[Case<'_>]) {
             "{text:?} gave {message:?}"
         );
         assert!(!message.contains('\n'), "{message:?}");
-        assert!(!SECRETS.iter().any(|secret| message.contains(secret)), "{message}");
+        assert!(
+            !SECRETS.iter().any(|secret| message.contains(secret)),
+            "{message}"
+        );
     }
 }

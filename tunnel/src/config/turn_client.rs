@@ -105,9 +105,9 @@ impl TurnClient {
     pub fn rto(&self) -> RtoConfig {
         let default = RtoConfig::default();
         RtoConfig {
-            initial: self.rto_ms.map_or(default.initial, |ms| {
-                Duration::from_millis(ms.0.0.into())
-            }),
+            initial: self
+                .rto_ms
+                .map_or(default.initial, |ms| Duration::from_millis(ms.0.0.into())),
             rc: self.rc.map_or(default.rc, |rc| rc.0.0),
             rm: self.rm.map_or(default.rm, |rm| rm.0.0),
         }
@@ -224,7 +224,10 @@ mod tests {
         assert_eq!(client.require_integrity, Some(false));
         let first = client.server[0].access(Path::new("/x/anode.toml")).unwrap();
         assert_eq!(first.credentials.unwrap().password.as_str(), "secret");
-        assert_eq!(client.server[1].uri.0.0.to_string(), "turns:turn.example.org:443?transport=tcp");
+        assert_eq!(
+            client.server[1].uri.0.0.to_string(),
+            "turns:turn.example.org:443?transport=tcp"
+        );
         assert_eq!(parse("").unwrap(), TurnClient::default());
         assert_eq!(parse("").unwrap().rto(), RtoConfig::default());
     }
@@ -237,11 +240,31 @@ mod tests {
             ("[turn-client]\nrto-ms = 0".into(), ":2:", "use 1 to 60000"),
             ("[turn-client]\nrc = 17".into(), ":2:", "use 1 to 16"),
             ("[turn-client]\nrm = 0".into(), ":2:", "use 1 to 256"),
-            ("[turn-client]\nrequire-integrity = 1".into(), ":2:", "boolean"),
-            ("[turn-client]\nservers = []".into(), ":2:", "unknown key `servers`"),
-            ("[[turn-client.server]]\nuser = \"a\"".into(), ":1:", "missing field `uri`"),
-            ("[[turn-client.server]]\nuri = \"stun:192.0.2.1\"".into(), ":2:", "does not relay"),
-            ("[[turn-client.server]]\nuri = \"http://x\"".into(), ":2:", ""),
+            (
+                "[turn-client]\nrequire-integrity = 1".into(),
+                ":2:",
+                "boolean",
+            ),
+            (
+                "[turn-client]\nservers = []".into(),
+                ":2:",
+                "unknown key `servers`",
+            ),
+            (
+                "[[turn-client.server]]\nuser = \"a\"".into(),
+                ":1:",
+                "missing field `uri`",
+            ),
+            (
+                "[[turn-client.server]]\nuri = \"stun:192.0.2.1\"".into(),
+                ":2:",
+                "does not relay",
+            ),
+            (
+                "[[turn-client.server]]\nuri = \"http://x\"".into(),
+                ":2:",
+                "",
+            ),
             (with("user = \"alice\""), "turn:192.0.2.1", "no password"),
             (with("password = \"hunter2\""), "turn:192.0.2.1", "no user"),
             (
@@ -249,8 +272,16 @@ mod tests {
                 "turn:192.0.2.1",
                 "keep one of them",
             ),
-            (with("user = \"a\"\npassword = \"hunter2\\u0007\""), "turn:192.0.2.1", "forbids"),
-            (with("user = \"a\"\npassword = 87654321"), ":4:", "a text in quotes"),
+            (
+                with("user = \"a\"\npassword = \"hunter2\\u0007\""),
+                "turn:192.0.2.1",
+                "forbids",
+            ),
+            (
+                with("user = \"a\"\npassword = 87654321"),
+                ":4:",
+                "a text in quotes",
+            ),
             (with("usr = \"a\""), ":3:", "unknown key `usr`"),
         ];
         let cases: Vec<Case<'_>> = cases

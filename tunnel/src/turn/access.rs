@@ -70,7 +70,7 @@ pub fn read_password(file: &Path) -> Result<Zeroizing<String>, String> {
 /// # Errors
 /// In words.
 pub fn read_authorities(file: &Path) -> Result<Authorities, String> {
-    let pem = std::fs::read(file)
-        .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let pem =
+        std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
     Authorities::from_pem(&pem).map_err(|error| format!("{}: {error}", file.display()))
 }

@@ -143,8 +143,7 @@ impl Report {
             return true;
         }
         let start = Instant::now();
-        let (client, allocated) = match Blocking::allocate(server.clone(), config(attempt), check)
-        {
+        let (client, allocated) = match Blocking::allocate(server.clone(), config(attempt), check) {
             Ok(allocated) => allocated,
             Err(error) => {
                 self.failed("allocate", start, explain(&error, server, attempt));

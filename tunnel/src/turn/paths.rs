@@ -190,9 +190,10 @@ impl TurnPlan {
             families: anode_turn::client::Families::Both,
             ..Config::default()
         };
-        let servers = found.at.iter().filter(|server| {
-            !found.of_zone || may_be_asked(server.address.ip())
-        });
+        let servers = found
+            .at
+            .iter()
+            .filter(|server| !found.of_zone || may_be_asked(server.address.ip()));
         servers
             .map(|server| {
                 let mut config = config.clone();

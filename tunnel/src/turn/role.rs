@@ -97,7 +97,9 @@ fn shared(secure: &[SocketAddr], node: &[Place]) -> Vec<SharedPort> {
             && (own.ip() == at.ip() || own.ip().is_unspecified())
     };
     let taken = |at: &SocketAddr, stream: bool| {
-        let mut of_kind = node.iter().filter(|own| own.transport().is_stream() == stream);
+        let mut of_kind = node
+            .iter()
+            .filter(|own| own.transport().is_stream() == stream);
         of_kind.any(|own| own.address().is_some_and(|own| is_at(own, at)))
     };
     let shared = secure.iter().filter(|at| taken(at, true));

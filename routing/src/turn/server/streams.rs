@@ -126,13 +126,7 @@ impl Streams {
         taken
     }
 
-    fn enter(
-        &mut self,
-        now: Instant,
-        pipe: Pipe,
-        five: FiveTuple,
-        network: u64,
-    ) -> Option<usize> {
+    fn enter(&mut self, now: Instant, pipe: Pipe, five: FiveTuple, network: u64) -> Option<usize> {
         let stream = Stream {
             five,
             carries: Carries::Messages(Deframer::new(MESSAGE)),

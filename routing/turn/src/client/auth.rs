@@ -68,7 +68,11 @@ impl Client {
         let digest = algorithms
             .as_ref()
             .map_or(KeyDigest::Md5, |(_, digest)| *digest);
-        let made = self.config.make_password.as_ref().map(|make| (make.0)(realm));
+        let made = self
+            .config
+            .make_password
+            .as_ref()
+            .map(|make| (make.0)(realm));
         let password = made.as_ref().unwrap_or(&credentials.password);
         let Ok(key) = Key::long_term(digest, &name, realm, password) else {
             return Challenged::NoCredentials;

@@ -90,7 +90,8 @@ fn serve(port: &UdpSocket, relays: &[UdpSocket], micros: &AtomicU64, stop: &Atom
     for (index, relay) in relays.iter().enumerate() {
         watch(relay, index as u64);
     }
-    let mut clients = vec![SockaddrIn::from(SocketAddrV4::new([0, 0, 0, 0].into(), 0)); relays.len()];
+    let mut clients =
+        vec![SockaddrIn::from(SocketAddrV4::new([0, 0, 0, 0].into(), 0)); relays.len()];
     let mut headers = MultiHeaders::preallocate(GATHER, None);
     let mut events = vec![EpollEvent::empty(); 256];
     while !stop.load(Relaxed) {
@@ -119,10 +120,14 @@ fn serve(port: &UdpSocket, relays: &[UdpSocket], micros: &AtomicU64, stop: &Atom
             }
         }
         for some in back.chunks(GATHER) {
-            let to: Vec<Option<SockaddrIn>> =
-                some.iter().map(|(index, _)| Some(clients[*index])).collect();
-            let slices: Vec<[IoSlice<'_>; 1]> =
-                some.iter().map(|(_, bytes)| [IoSlice::new(bytes)]).collect();
+            let to: Vec<Option<SockaddrIn>> = some
+                .iter()
+                .map(|(index, _)| Some(clients[*index]))
+                .collect();
+            let slices: Vec<[IoSlice<'_>; 1]> = some
+                .iter()
+                .map(|(_, bytes)| [IoSlice::new(bytes)])
+                .collect();
             let _ = sendmmsg(
                 port.as_raw_fd(),
                 &mut headers,

@@ -37,7 +37,8 @@ pub fn batch_receive(socket: &UdpSocket, each: &mut dyn FnMut(Option<SockaddrIn>
             std::cell::RefCell::new(vec![vec![0; GROUP]; BATCH]);
     }
     BUFFERS.with_borrow_mut(|buffers| {
-        let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, Some(nix::cmsg_space!(i32)));
+        let mut headers =
+            MultiHeaders::<SockaddrIn>::preallocate(BATCH, Some(nix::cmsg_space!(i32)));
         let mut got = Vec::with_capacity(BATCH);
         {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> = buffers
@@ -107,8 +108,7 @@ impl Opening {
         let bind = |(socket, mut client): (UdpSocket, Client)| {
             client.bind(Instant::now(), peer);
             until(&socket, &mut client, |event| *event == Event::Bound(peer));
-            let anode_turn::client::Outgoing::Now(header) =
-                client.send(Instant::now(), peer, b"")
+            let anode_turn::client::Outgoing::Now(header) = client.send(Instant::now(), peer, b"")
             else {
                 panic!("the channel is bound");
             };
@@ -254,10 +254,9 @@ pub fn send(flows: &[Flow], peer: &UdpSocket, load: Load, length: Duration) -> u
         one.extend_from_slice(&(index as u32).to_be_bytes());
         one.resize(segment, 0x5a);
         let to = match (load.way, flow.relayed) {
-            (Way::Down, SocketAddr::V4(at)) => Some(SockaddrIn::from(SocketAddrV4::new(
-                *at.ip(),
-                at.port(),
-            ))),
+            (Way::Down, SocketAddr::V4(at)) => {
+                Some(SockaddrIn::from(SocketAddrV4::new(*at.ip(), at.port())))
+            }
             _ => None,
         };
         groups.push((one.repeat(load.burst), to));

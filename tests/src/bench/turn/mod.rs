@@ -200,8 +200,7 @@ fn start(
     if flows == MANY {
         let each = report.of(who);
         let of_one = |total: f64| total / flows as f64;
-        each.micros
-            .push(of_one((server.cpu_seconds() - cpu) * 1e6));
+        each.micros.push(of_one((server.cpu_seconds() - cpu) * 1e6));
         each.kib
             .push(of_one(server.memory_kib().saturating_sub(memory) as f64));
         each.start_kib.push(memory as f64);
@@ -226,13 +225,20 @@ fn anode(directory: &Path, host: &Host, at: SocketAddr) -> Proc {
 fn coturn(directory: &Path, host: &Host, at: SocketAddr) -> Proc {
     let ip = at.ip().to_string();
     let mut turn = command(programs::need("turnserver"));
-    turn.args(["-n", "--lt-cred-mech", "--user", "lab:lab", "--realm", "lab"])
-        .args(["--listening-ip", &ip, "--relay-ip", &ip])
-        .args(["--listening-port", &at.port().to_string()])
-        .args(["--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"])
-        .arg("--pidfile")
-        .arg(directory.join("turnserver.pid"))
-        .current_dir(directory);
+    turn.args([
+        "-n",
+        "--lt-cred-mech",
+        "--user",
+        "lab:lab",
+        "--realm",
+        "lab",
+    ])
+    .args(["--listening-ip", &ip, "--relay-ip", &ip])
+    .args(["--listening-port", &at.port().to_string()])
+    .args(["--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"])
+    .arg("--pidfile")
+    .arg(directory.join("turnserver.pid"))
+    .current_dir(directory);
     let turn = host.start(turn);
     // It binds within milliseconds, and says so nowhere.
     thread::sleep(Duration::from_secs(1));
@@ -382,18 +388,30 @@ impl fmt::Display for Report {
         let mut rows: Vec<&Row> = self.rows.iter().collect();
         rows.sort_by_key(|row| {
             let way = row.load.way == Way::Down;
-            (row.flows, row.load.burst, std::cmp::Reverse(row.load.size), way)
+            (
+                row.flows,
+                row.load.burst,
+                std::cmp::Reverse(row.load.size),
+                way,
+            )
         });
         for row in rows {
             let micros = median(&row.micros).unwrap_or(f64::NAN);
-            let ratio = |who| self.beside(row, who).map_or(f64::NAN, |other| micros / other);
+            let ratio = |who| {
+                self.beside(row, who)
+                    .map_or(f64::NAN, |other| micros / other)
+            };
             writeln!(
                 f,
                 "{:>5} {:>6} {:>6}  {:<5} {:<8} {micros:>5.2} {:>8.2} {:>9.2} {:>5.1}%",
                 row.flows,
                 row.load.size,
                 row.load.burst,
-                if row.load.way == Way::Up { "up" } else { "down" },
+                if row.load.way == Way::Up {
+                    "up"
+                } else {
+                    "down"
+                },
                 row.who.name(),
                 ratio(Who::Loop),
                 ratio(Who::Coturn),
@@ -418,6 +436,10 @@ impl fmt::Display for Report {
                 of(&each.latency),
             )?;
         }
-        write!(f, "a round trip without anybody between: {:.0} µs", self.plain_rtt)
+        write!(
+            f,
+            "a round trip without anybody between: {:.0} µs",
+            self.plain_rtt
+        )
     }
 }

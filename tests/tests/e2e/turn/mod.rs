@@ -2,6 +2,7 @@
 
 mod beside;
 mod certificates;
+mod chromium;
 mod dns;
 mod foreign;
 mod life;

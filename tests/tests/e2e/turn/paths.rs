@@ -182,7 +182,9 @@ fn turns_on_443_crosses_a_network_that_blocks_everything_else() {
     };
     let outside = internet.lan().host("outside");
     internet.lan().route_out(&outside);
-    let b = Node::on(&outside, internet.directory(), "b").no_lan().start();
+    let b = Node::on(&outside, internet.directory(), "b")
+        .no_lan()
+        .start();
     let a = internet
         .node(&inside, "a")
         .config(&turn.entries())
@@ -192,10 +194,18 @@ fn turns_on_443_crosses_a_network_that_blocks_everything_else() {
     b.trust(&a, "a");
     let begin = Instant::now();
     let answer = a.json(&["ping", b.address(), "-c", "5", "-i", "0.2", "-W", "8"]);
-    println!("first contact through TLS on 443 within {:?}: {answer}", begin.elapsed());
+    println!(
+        "first contact through TLS on 443 within {:?}: {answer}",
+        begin.elapsed()
+    );
     assert_eq!(answer["replies"][4]["path"], "turn", "{answer}");
-    assert_eq!((kind(&a, &b).0, kind(&b, &a).0), ("turn".into(), "turn".into()));
-    let used = paths(&a, &b).into_iter().find(|path| path["active"] == true);
+    assert_eq!(
+        (kind(&a, &b).0, kind(&b, &a).0),
+        ("turn".into(), "turn".into())
+    );
+    let used = paths(&a, &b)
+        .into_iter()
+        .find(|path| path["active"] == true);
     assert_eq!(used.expect("one is used")["transport"], "turn");
     let flow = Flow::start(&a, &b);
     thread::sleep(Duration::from_secs(3));

@@ -71,8 +71,8 @@ fn every_key_arrives_at_the_server() {
 
 #[test]
 fn relays_are_the_addresses_listened_on_unless_named() {
-    let turn = parse("[turn]\nlisten = [\"192.0.2.1:3478\", \"0.0.0.0:99\", \"192.0.2.1:1\"]")
-        .unwrap();
+    let turn =
+        parse("[turn]\nlisten = [\"192.0.2.1:3478\", \"0.0.0.0:99\", \"192.0.2.1:1\"]").unwrap();
     assert_eq!(turn.relays(), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(turn.config().unwrap().realm, REALM);
 }

@@ -127,7 +127,11 @@ impl Shard {
             match self.peers.read(index, &mut read) {
                 Ok(0) => self.peer_ended(index),
                 Ok(count) => {
-                    let bound = self.peers.all.get(index).filter(|peer| peer.client.is_some());
+                    let bound = self
+                        .peers
+                        .all
+                        .get(index)
+                        .filter(|peer| peer.client.is_some());
                     if let Some(id) = bound.map(|peer| peer.id) {
                         self.pass(now, id, Side::Peer(index), read[..count].to_vec());
                     }
@@ -176,7 +180,10 @@ impl Shard {
         let waiting = match from {
             Side::Client(_) => self.peers.of(connection).map(|index| {
                 self.peers.all.push(index, &bytes);
-                self.peers.all.get(index).map_or(0, |peer| peer.output.len())
+                self.peers
+                    .all
+                    .get(index)
+                    .map_or(0, |peer| peer.output.len())
             }),
             Side::Peer(index) => self.client_of(index).map(|client| {
                 self.streams.all.push(client, &bytes);
@@ -233,7 +240,8 @@ impl Shard {
     }
 
     pub(super) fn resume_peer_of(&mut self, stream: usize) {
-        let Some(Carries::Peer(connection)) = self.streams.all.get(stream).map(|s| &s.carries) else {
+        let Some(Carries::Peer(connection)) = self.streams.all.get(stream).map(|s| &s.carries)
+        else {
             return;
         };
         let connection = *connection;
@@ -253,7 +261,11 @@ impl Shard {
     pub(super) fn resume_client_of(&mut self, peer: usize) {
         if let Some(index) = self.client_of(peer)
             && !self.is_held(Side::Client(index))
-            && self.streams.all.get(index).is_some_and(|stream| stream.paused)
+            && self
+                .streams
+                .all
+                .get(index)
+                .is_some_and(|stream| stream.paused)
         {
             self.pause(Side::Client(index), false);
             self.again.push(Side::Client(index));
