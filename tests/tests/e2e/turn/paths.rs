@@ -1,6 +1,6 @@
 //! TURN as a path of the overlay: taken when nothing else leads there, left as soon as something does.
 
-use super::{Authority, EC, PORT, serve, text};
+use super::{Authority, EC, PORT, anode, serve, text};
 use crate::direct::Flow;
 use anode_tests::lab::{Host, Internet, NatKind, Node, Place, Proc, Site, heavy};
 use anode_tests::matrix::{Pair, kind};
@@ -212,4 +212,46 @@ fn turns_on_443_crosses_a_network_that_blocks_everything_else() {
     let gap = flow.finish();
     println!("longest gap of a transfer through TLS {gap:?}");
     assert!(gap < GAP, "{gap:?}");
+}
+
+#[test]
+fn a_server_that_the_zone_file_names_is_used_over_tcp() {
+    let Some(internet) = Internet::new(0) else {
+        return;
+    };
+    let turn = Turn::start(&internet);
+    let ip = turn.host.v4();
+    let zone = internet.directory().join("zone");
+    let server = format!("turn:{ip}:{PORT}?transport=tcp alice secret");
+    // Its relay is not there.
+    let made = anode(
+        &turn.host,
+        &[
+            "zone",
+            "new",
+            text(&zone),
+            "--zone",
+            "2a",
+            "--relay",
+            "192.0.2.99:8737",
+            "--turn",
+            &server,
+        ],
+    );
+    made.expect_ok();
+    let nat = internet.nat(1, NatKind::ProxyOnly(ip, PORT));
+    let inside = nat.machine("inside");
+    let outside = internet.lan().host("outside");
+    internet.lan().route_out(&outside);
+    let b = Node::on(&outside, internet.directory(), "b")
+        .no_lan()
+        .start();
+    let a = Node::on(&inside, internet.directory(), "a")
+        .no_lan()
+        .args(&["--zone", "2a", "--zone-file", text(&zone.join("zone"))])
+        .peer(&b, &format!("udp://{}:8737", outside.v4()))
+        .start();
+    b.trust(&a, "a");
+    let answer = a.json(&["ping", b.address(), "-c", "5", "-i", "0.2", "-W", "8"]);
+    assert_eq!(answer["replies"][4]["path"], "turn", "{answer}");
 }
