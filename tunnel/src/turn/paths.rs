@@ -70,7 +70,7 @@ impl OwnKeys {
             name: name.clone(),
             password: Zeroizing::default(),
         };
-        let make = MakePassword(Arc::new(move |realm| password(&key, realm, &name)));
+        let make = MakePassword::new(move |realm| password(&key, realm, &name));
         Some((credentials, make))
     }
 }

@@ -72,7 +72,7 @@ impl Client {
             .config
             .make_password
             .as_ref()
-            .map(|make| (make.0)(realm));
+            .map(|make| make.make(realm));
         let password = made.as_ref().unwrap_or(&credentials.password);
         let Ok(key) = Key::long_term(digest, &name, realm, password) else {
             return Challenged::NoCredentials;

@@ -64,12 +64,23 @@ pub enum PortWish {
     Kept([u8; 8]),
 }
 
+/// From a realm to a password.
+type Make = dyn Fn(&str) -> zeroize::Zeroizing<String> + Send + Sync;
+
 /// Makes the password when the server has told its realm, for credentials that depend on it.
 #[derive(Clone)]
-pub struct MakePassword(
-    /// From the realm.
-    pub std::sync::Arc<dyn Fn(&str) -> zeroize::Zeroizing<String> + Send + Sync>,
-);
+pub struct MakePassword(std::sync::Arc<Make>);
+
+impl MakePassword {
+    /// By this rule.
+    pub fn new(make: impl Fn(&str) -> zeroize::Zeroizing<String> + Send + Sync + 'static) -> Self {
+        Self(std::sync::Arc::new(make))
+    }
+
+    pub(super) fn make(&self, realm: &str) -> zeroize::Zeroizing<String> {
+        (self.0)(realm)
+    }
+}
 
 impl std::fmt::Debug for MakePassword {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
