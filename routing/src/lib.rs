@@ -11,12 +11,14 @@
 //!                 │
 //!      anode-wire, anode-stream
 //!
+//!              dht      this node in RELOAD overlays, its links in sealed sessions: anode-reload
 //!              tracker  BitTorrent trackers: asking them, announcing to them, being one; tokio, beside the data path
 //! ```
 //!
 //! `Node` takes bytes, time and randomness as arguments and can be simulated; only `net` opens sockets.
 #![forbid(unsafe_code)]
 pub mod anode;
+pub mod dht;
 pub mod i2p;
 mod judge;
 pub mod net;

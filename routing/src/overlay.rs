@@ -1,5 +1,5 @@
 //! The one trait between the program and an overlay: flows in, flows out, all synchronous and in batches.
-use anode_wire::Address;
+use anode_wire::{Address, PeerId};
 use std::any::Any;
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
@@ -136,6 +136,23 @@ pub enum OverlayEvent {
         kind: u8,
         /// Its body, unchecked.
         body: Vec<u8>,
+    },
+    /// A RELOAD message out of a session; its sender may be a stranger. Only where [`crate::anode::NodeConfig::reload`] says so.
+    Reload {
+        /// Whose key sealed it.
+        from: Address,
+        /// Which of the peers that share the address.
+        digit: PeerId,
+        /// As in [`OverlayEvent::Control`].
+        network: u64,
+        /// Its body, unchecked.
+        body: Vec<u8>,
+    },
+    /// Somebody wants to reach this address (digit 0), and it is not known, or does not answer. Only in a DHT
+    /// ([`crate::anode::Node::set_in_dht`]).
+    Wanted {
+        /// Whom.
+        target: Ipv6Addr,
     },
     /// A datagram or packet sent to this address found nobody.
     Undeliverable {

@@ -26,6 +26,7 @@ use anode_routing::overlay::{Failure, Overlay, OverlayEvent, Ready, StreamId, Vi
 
 use anode_wire::Address;
 
+use crate::dht::DhtNews;
 use crate::policy::Policy;
 
 use bridge::Bridges;
@@ -40,6 +41,9 @@ pub const CONTROL_TOKEN: u64 = 1 << 63;
 
 /// Messages for the program itself that wait for one turn of the loop.
 const MAX_CONTROL_MESSAGES: usize = 64;
+
+/// Words for the DHT that wait for one turn of the loop.
+const MAX_DHT_NEWS: usize = 4096;
 
 /// The result of a ping that was not a program's.
 pub struct ControlPong {
@@ -76,6 +80,8 @@ pub struct Counters {
     pub echoes_unsent: u64,
     /// Messages of peers for the program itself that came too many at once.
     pub control_dropped: u64,
+    /// Words for the DHT beyond what one turn takes.
+    pub dht_dropped: u64,
     /// Packets of peers that the policy rejected, and whose sender was told so.
     pub refusals_sent: u64,
     /// Those whose sender was not told: too many of them (S20), or no way to it.
@@ -91,6 +97,7 @@ impl Counters {
             ("packets_unsent", self.packets_unsent),
             ("echoes_unsent", self.echoes_unsent),
             ("control_dropped", self.control_dropped),
+            ("dht_dropped", self.dht_dropped),
             ("refusals_sent", self.refusals_sent),
             ("refusals_limited", self.refusals_limited),
         ]
@@ -158,6 +165,7 @@ pub struct Adapter<A> {
     refusals: Refusals,
     control_pongs: Vec<ControlPong>,
     control_messages: Vec<ControlMessage>,
+    dht_news: Vec<DhtNews>,
     persist: bool,
     counters: Counters,
     errors: Vec<(quotes::Quote, Failure)>,
@@ -221,6 +229,7 @@ impl<A: Overlay> Adapter<A> {
             refusals: Refusals::default(),
             control_pongs: Vec::new(),
             control_messages: Vec::new(),
+            dht_news: Vec::new(),
             persist: false,
             counters: Counters::default(),
             errors: Vec::new(),
@@ -349,6 +358,11 @@ impl<A: Overlay> Adapter<A> {
         self.control_pongs.drain(..)
     }
 
+    /// Words for the DHT since the last call.
+    pub fn take_dht_news(&mut self) -> Vec<DhtNews> {
+        std::mem::take(&mut self.dht_news)
+    }
+
     /// Messages for the program itself since the last call.
     pub fn take_control_messages(&mut self) -> Vec<ControlMessage> {
         std::mem::take(&mut self.control_messages)
@@ -440,6 +454,18 @@ impl<A: Overlay> Adapter<A> {
                 }
             }
             OverlayEvent::Persist => self.persist = true,
+            OverlayEvent::Reload {
+                from,
+                digit,
+                network,
+                body,
+            } => self.tell_dht(DhtNews::Message {
+                from,
+                digit,
+                network,
+                body,
+            }),
+            OverlayEvent::Wanted { target } => self.tell_dht(DhtNews::Wanted(target)),
             OverlayEvent::Control {
                 from,
                 network,
@@ -468,6 +494,15 @@ impl<A: Overlay> Adapter<A> {
                 &mut self.gate,
                 &mut self.counters,
             ),
+        }
+    }
+}
+
+impl<O: Overlay> Adapter<O> {
+    fn tell_dht(&mut self, word: DhtNews) {
+        match self.dht_news.len() < MAX_DHT_NEWS {
+            true => self.dht_news.push(word),
+            false => self.counters.dht_dropped += 1,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anode_platform::wake::Wake;
 use anode_routing::anode::{NetReport, Place, Registration, RelaySnapshot, Relayed};
+use anode_routing::dht::Output;
 use anode_routing::i2p;
 use anode_routing::net::TurnServer;
 use anode_routing::overlay::{Failure, Via};
@@ -113,6 +114,10 @@ pub enum Command {
         /// The maker's answer, or why there is none.
         reply: Reply<Result<Status, Failure>>,
     },
+    /// What the DHTs want sent, reached and known.
+    Dht(Vec<Output>),
+    /// Whether a DHT can be asked for peers.
+    InDht(bool),
     /// The answer to a JOIN; a lost one is asked for again by the joiner.
     Joined {
         /// To whom.

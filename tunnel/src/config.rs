@@ -14,6 +14,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::Error;
+use crate::dht::config::DhtEntry;
 use crate::named::PeerText;
 use crate::names::Given;
 use crate::policy::Inbound;
@@ -69,6 +70,8 @@ pub struct Config {
     pub names: BTreeMap<Text<PeerName>, Text<AddressText>>,
     /// `[relay]`: relay for others
     pub relay: Option<Relay>,
+    /// `[[dht]]`: overlays of RELOAD
+    pub dht: Vec<DhtEntry>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
     /// `[i2p]`: off when it is not there

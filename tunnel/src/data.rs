@@ -10,6 +10,7 @@
 
 mod control;
 mod counters;
+mod dht;
 mod frames;
 mod i2p;
 mod interfaces;
@@ -40,11 +41,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::adapter::Adapter;
 use crate::command::{Command, DataHandle, Meeting, News};
+use crate::dht::{DhtNews, task};
 use crate::node::{Interface as Wanted, ReadyInfo, Settings};
 use crate::zone::Relays;
 use crate::{Error, config};
 
 use control::Control;
+use dht::DhtLine;
 use interfaces::Interfaces;
 use joins::Joins;
 
@@ -70,8 +73,17 @@ pub struct Prepared {
     thread: DataThread,
     handle: DataHandle,
     news: mpsc::Receiver<News>,
+    dht_news: mpsc::Receiver<Vec<DhtNews>>,
     meeting: watch::Receiver<Meeting>,
     ready: ReadyInfo,
+}
+
+/// What the data thread says by itself.
+pub struct Word {
+    /// To the control side.
+    pub news: mpsc::Receiver<News>,
+    /// To the task of the DHTs.
+    pub dht: mpsc::Receiver<Vec<DhtNews>>,
 }
 
 impl Prepared {
@@ -91,13 +103,17 @@ impl Prepared {
     }
 
     /// Starts the thread; its end tells why it ended. Beside it: what the thread has to say by itself.
-    pub fn start(self) -> Result<(DataThreadHandle, mpsc::Receiver<News>), Error> {
+    pub fn start(self) -> Result<(DataThreadHandle, Word), Error> {
         let thread = self.thread;
         let handle = std::thread::Builder::new()
             .name("anode-data".into())
             .spawn(move || thread.run())
             .map_err(Error::io("cannot start the data thread"))?;
-        Ok((handle, self.news))
+        let word = Word {
+            news: self.news,
+            dht: self.dht_news,
+        };
+        Ok((handle, word))
     }
 }
 
@@ -120,6 +136,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     };
     let policy = settings.policy.clone();
     let own = *settings.identity.address();
+    let in_dht = settings.dht;
     let overlay = start_overlay(settings, seen, now)?;
     let ready = ReadyInfo {
         interface: tun.as_ref().map(|tun| tun.name().to_owned()),
@@ -149,13 +166,15 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     );
     let wake = Arc::new(Wake::new()?);
     let (teller, news) = mpsc::channel(NEWS);
+    let (dht_teller, dht_news) = mpsc::channel(task::NEWS);
+    let dht = DhtLine::new(in_dht.then_some(dht_teller));
     let (told, meeting) = watch::channel(Meeting::default());
     let (handle, commands) = DataHandle::new(Arc::clone(&wake));
     let thread = DataThread {
         tun,
         adapter: Adapter::new(netstack, overlay, others, policy),
         interfaces,
-        control: Control::new(Joins::new(own, teller)),
+        control: Control::new(Joins::new(own, teller), dht),
         meeting: told,
         commands,
         wake,
@@ -169,6 +188,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         thread,
         handle,
         news,
+        dht_news,
         meeting,
         ready,
     })
@@ -217,6 +237,7 @@ fn start_overlay(
         lan: settings.lan,
         security: security(settings.security),
         relay: settings.relay,
+        reload: settings.dht,
         ..NodeConfig::default()
     };
     let learnt = settings.learnt.iter().map(|peer| Pin {

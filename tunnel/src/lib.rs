@@ -8,6 +8,7 @@
 //!   ├── tracker                        meeting peers at BitTorrent trackers, and being one
 //!   ├── state                          identity, trust book, learnt peers, the lock
 //!   ├── control                        HTTP+JSON on a Unix socket: server in the node, client in every other command
+//!   ├── dht                           the DHTs: [[dht]], the task that drives them
 //!   ├── dns                           names for other programs: a responder for .anode, systemd-resolved
 //!   ├── node ── command ──▶ data       a node's life; what the control side asks the data thread
 //!   │                        ├ policy   who may reach this machine
@@ -25,6 +26,7 @@ pub mod config;
 pub mod control;
 pub mod data;
 pub mod demo;
+pub mod dht;
 pub mod dns;
 pub mod error;
 pub mod named;

@@ -29,6 +29,8 @@ use crate::control::server::{Control, InForce, router};
 use crate::control::tickets::Desk;
 use crate::control::zone::ZoneDesk;
 use crate::data;
+use crate::dht::task::Task;
+use crate::dht::{DhtDesk, DhtPlan};
 use crate::dns::responder::Responder;
 use crate::dns::{Hook, Names};
 use crate::named::{self, NamedPeer};
@@ -38,7 +40,7 @@ use crate::portmap::{self, Portmap};
 use crate::relay::Certificate;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, i2p, learnt, registered, sessions};
+use crate::state::{self, LockedState, i2p, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
 use crate::turn;
@@ -80,6 +82,8 @@ pub struct Settings {
     pub i2p: Option<I2pConfig>,
     /// Relay for others.
     pub relay: Option<RelayConfig>,
+    /// It is, or may come to be, in a DHT.
+    pub dht: bool,
     /// Who was registered with this relay when it ended last.
     pub registered: Vec<Registration>,
     /// What its TLS shows, where the operator has named one.
@@ -132,6 +136,8 @@ pub struct Plan {
     pub book: Book,
     /// What keeps the zone's file.
     pub zone: Keeper,
+    /// The DHTs, if there may be any.
+    pub dht: Option<DhtPlan>,
     /// `[inbound]`, of which the settings' policy was made.
     pub inbound: Inbound,
     /// Where it is read from again.
@@ -221,6 +227,7 @@ async fn live(
     let mut signals = Signals::install()?;
     let socket = ControlSocket::bind(&plan.socket, plan.access)?;
     let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
+    let digit = plan.settings.peer_id;
     let security = plan.settings.security;
     let i2p = plan.settings.i2p.is_some();
     let in_force = InForce {
@@ -246,7 +253,7 @@ async fn live(
         // It waits for the thread, and is the first that this hears.
         let _ = data.send(Command::ShareTls(door));
     }
-    let (thread, news) = prepared.start()?;
+    let (thread, word) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
         unsaved.save(&plan.state)?;
@@ -269,6 +276,7 @@ async fn live(
     let turn_servers = plan.turn_servers;
     let turn_servers = turn_servers.keep(data.clone(), services_of_zone, zone.follow(), own_keys);
     let turn_servers = tokio::spawn(turn_servers);
+    let (dht, dht_asks) = DhtDesk::new();
     let meet = match plan.meet {
         Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
         None => None,
@@ -280,6 +288,7 @@ async fn live(
     let control = Arc::new(Control {
         data: data.clone(),
         address,
+        digit,
         ready: info.clone(),
         mtu,
         since: Instant::now(),
@@ -287,6 +296,7 @@ async fn live(
         names: Arc::clone(&names),
         services,
         zone,
+        dht,
         access: Mutex::new(in_force),
         source: plan.source,
         security,
@@ -298,6 +308,10 @@ async fn live(
     let named_control = Arc::clone(&control);
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
+    let dht = plan.dht.map(|plan| {
+        let task = Task::new(plan, data.clone());
+        tokio::spawn(task.run(word.dht, dht_asks))
+    });
     let named = tokio::spawn(async move {
         if !named_peers.is_empty() {
             named::keep(named_control, named_peers).await;
@@ -306,7 +320,7 @@ async fn live(
     let memory = tokio::spawn(remember(Arc::clone(&control)));
     let registrations = tokio::spawn(remember_registered(Arc::clone(&control)));
     let met = plan.watched.then(|| Met::new(tell.met));
-    let hearing = tokio::spawn(hear(Arc::clone(&control), news, met));
+    let hearing = tokio::spawn(hear(Arc::clone(&control), word.news, met));
     let (end_portmap, ending) = oneshot::channel();
     let portmap = match (mapped_port, netlink) {
         (Some(port), Some(netlink)) => {
@@ -333,6 +347,13 @@ async fn live(
     };
 
     notify::stopping();
+    if outcome.is_none() {
+        save_dht(&control).await;
+        control.dht.leave().await;
+    }
+    if let Some(dht) = dht {
+        dht.abort();
+    }
     // Nobody listens: there is no task.
     let _ = end_portmap.send(());
     if let (None, Some(turn)) = (&outcome, &control.turn) {
@@ -488,6 +509,7 @@ async fn remember(control: Arc<Control>) {
     loop {
         tokio::time::sleep(SAVE_INTERVAL).await;
         save_learnt(&control).await;
+        save_dht(&control).await;
     }
 }
 
@@ -526,6 +548,16 @@ async fn save_registered(control: &Control, written: &mut Vec<Registration>) -> 
         *written = report.peers;
     }
     true
+}
+
+/// Peers of the DHTs; those of an earlier run stay while there is none.
+async fn save_dht(control: &Control) {
+    let peers = control.dht.cacheable().await;
+    if !peers.is_empty()
+        && let Err(error) = state::dht::save(&control.state, peers)
+    {
+        tracing::warn!("{error}");
+    }
 }
 
 async fn save_learnt(control: &Control) {

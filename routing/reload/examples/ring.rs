@@ -84,6 +84,7 @@ fn walk(nodes: &mut BTreeMap<Id, Chord>, lookups: usize, seed: u64, figures: &mu
         let mut here = live[rng.random_range(0..live.len())];
         let mut hops = 0;
         for step in 0.. {
+            figures.timeouts += learn_range(nodes, here, key);
             let node = &nodes[&here];
             let lost = step > 4000 || !node.knows_its_range();
             match if lost {
@@ -107,6 +108,25 @@ fn walk(nodes: &mut BTreeMap<Id, Chord>, lookups: usize, seed: u64, figures: &mu
             }
             break;
         }
+    }
+}
+
+/// Who may own a key behind a dead predecessor finds out that it is dead. Gives the timeouts that this cost.
+fn learn_range(nodes: &mut BTreeMap<Id, Chord>, here: Id, key: Id) -> usize {
+    let mut timeouts = 0;
+    loop {
+        let (before, _) = nodes[&here].neighbours();
+        let (Some(first), Some(last)) = (before.first(), before.last()) else {
+            return timeouts;
+        };
+        if nodes.contains_key(first) || !key.in_range(*last, here) {
+            return timeouts;
+        }
+        nodes
+            .get_mut(&here)
+            .expect("a live node")
+            .freeze_out(*first);
+        timeouts += 1;
     }
 }
 
@@ -323,6 +343,6 @@ fn store(sim: &mut Sim, resource: Id) {
     };
     let from = sim.alive()[0];
     let _ = sim.with(from, |node, now| {
-        node.store(now, &request, RequestOptions::default())
+        node.ask(now, &request, RequestOptions::default())
     });
 }

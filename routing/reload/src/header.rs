@@ -332,7 +332,7 @@ mod tests {
         assert!(header.log_len() > MAX_ROUTE_LOG - 64);
     }
 
-    // R20, RD74: every length but the right one
+    // R20, RD7, RD74: every length but the right one, and RFC 6940's magic
     #[test]
     fn cut_and_grown_headers_are_refused() {
         for name in [

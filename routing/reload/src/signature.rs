@@ -1,7 +1,7 @@
 //! The signature element and what is signed (R45 to R48, RD21 to RD24).
 use crate::codec::{Reader, Write};
 use crate::{Id, ReloadError};
-use anode_wire::Address;
+use anode_wire::{Address, PeerId};
 
 /// No signature value: shared-key overlays, where the element only names the sender (RD29).
 pub const ALGORITHM_NONE: u8 = 0;
@@ -21,8 +21,11 @@ pub enum SignerIdentity {
     Name(String),
     /// 3: a DER certificate.
     Certificate(Vec<u8>),
-    /// 0x81: the key itself.
+    /// 0x81: the key itself; of a message: the peer 0 of that address.
     Anode(Address),
+    /// 0x82: one of the peers that share an address, 1 to 15. Beyond RD23: whose PING an answer is must be exact, for the
+    /// Peer-ID of who answers is looked for in the ring.
+    AnodePeer(Address, PeerId),
 }
 
 impl SignerIdentity {
@@ -31,12 +34,16 @@ impl SignerIdentity {
             1 => Self::Peer(r.id()?),
             2 => Self::Name(r.string()?),
             3 => Self::Certificate(r.vec16()?.to_vec()),
-            0x81 => Self::Anode(Address::from_bytes(r.take(Address::LEN)?).map_err(|_| {
-                ReloadError::Invalid {
+            0x81 => Self::Anode(read_address(r)?),
+            0x82 => {
+                let address = read_address(r)?;
+                let digit = PeerId::new(r.u8()?).filter(|digit| *digit != PeerId::ANY);
+                let digit = digit.ok_or(ReloadError::Invalid {
                     what: "a signer",
-                    why: "its Anode address is not valid",
-                }
-            })?),
+                    why: "its peer digit is none of 1 to 15",
+                })?;
+                Self::AnodePeer(address, digit)
+            }
             tag => {
                 return Err(ReloadError::Tag {
                     what: "a signer",
@@ -66,8 +73,38 @@ impl SignerIdentity {
                 out.raw(address.as_bytes());
                 Ok(())
             }
+            Self::AnodePeer(address, digit) => {
+                out.u8(0x82);
+                out.raw(address.as_bytes());
+                out.u8(digit.get());
+                Ok(())
+            }
         }
     }
+
+    /// The identity of a peer of an address.
+    pub fn of_peer(address: Address, digit: PeerId) -> Self {
+        match digit {
+            PeerId::ANY => Self::Anode(address),
+            digit => Self::AnodePeer(address, digit),
+        }
+    }
+
+    /// Address and peer, where the identity is an address.
+    pub fn anode_peer(&self) -> Option<(Address, PeerId)> {
+        match self {
+            Self::Anode(address) => Some((*address, PeerId::ANY)),
+            Self::AnodePeer(address, digit) => Some((*address, *digit)),
+            Self::Peer(_) | Self::Name(_) | Self::Certificate(_) => None,
+        }
+    }
+}
+
+fn read_address(r: &mut Reader<'_>) -> Result<Address, ReloadError> {
+    Address::from_bytes(r.take(Address::LEN)?).map_err(|_| ReloadError::Invalid {
+        what: "a signer",
+        why: "its Anode address is not valid",
+    })
 }
 
 /// A signature element, over a message or over a stored value.

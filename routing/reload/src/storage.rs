@@ -198,7 +198,7 @@ impl Storage {
         mode: Mode,
         group: u64,
     ) -> Result<Vec<Change>, ReloadError> {
-        let slot = self.slots.get(&(resource, kind.id));
+        let slot = self.slots.get(&(resource, one.kind));
         let generation = slot.map_or(0, |slot| slot.generation);
         if mode == Mode::Owner && one.generation != 0 && one.generation != generation {
             return Err(ReloadError::Precondition("the generation has changed"));

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub enum Input<'a> {
     /// Start: alone, as the first peer (RD54).
     Create,
-    /// Start: join through this peer, to which there is a link.
+    /// Start: join through this peer, to which there is a link. For a client: one more peer that it may ask.
     Join(Id),
     /// A link to a peer is there.
     Connected(Id),

@@ -2,7 +2,7 @@
 
 use anode_reload::body::{
     ChordUpdate, ConnectBody, FetchResponse, FindRequest, FindResult, Generation, Membership,
-    PingRequest, PingResponse, References, StoreRequest, TunnelRequest,
+    Packed, PingRequest, PingResponse, References, StoreRequest, TunnelRequest,
 };
 use anode_reload::contents::{Contents, ErrorBody};
 use anode_reload::header::framed_len;

@@ -33,7 +33,8 @@ fn a_thousand_nodes_join_and_route_in_few_hops() {
 }
 
 use anode_reload::body::{
-    FetchResponse, FindRequest, Reference, References, StoreRequest, StoreType, TunnelRequest,
+    Fetch, FetchResponse, FindRequest, Reference, References, Remove, StoreRequest, StoreType,
+    TunnelRequest,
 };
 use anode_reload::chord::Config;
 use anode_reload::node::{Answer, AnswerBody, RequestOptions};
@@ -64,7 +65,7 @@ fn put(sim: &mut Sim, from: usize, resource: Id, n: u32) -> bool {
     let options = RequestOptions::default();
     let sent = sim
         .with(from, |node, now| {
-            node.store(now, &request, options).expect("room")
+            node.ask(now, &request, options).expect("room")
         })
         .expect("a live node with room");
     for _ in 0..70 {
@@ -85,7 +86,7 @@ fn found(sim: &mut Sim, resources: &[(Id, u32)]) -> usize {
         let request = everything(*resource, KIND, DataModel::Single);
         let options = RequestOptions::default();
         let sent = sim.with(from, |node, now| {
-            node.fetch(now, &request, options)
+            node.ask(now, &Fetch(&request), options)
                 .expect("a live node with room")
         });
         asked.push((from, sent.expect("a live node with room"), *number));
@@ -300,7 +301,7 @@ fn find_walks_the_whole_ring() {
         };
         let options = RequestOptions::default();
         let sent = sim
-            .with(3, |node, now| node.find(now, &request, options).unwrap())
+            .with(3, |node, now| node.ask(now, &request, options).unwrap())
             .unwrap();
         sim.run(Duration::from_secs(2));
         let answer = sim.answers.remove(&(3, sent)).unwrap().unwrap();
@@ -343,7 +344,9 @@ fn a_removed_value_does_not_come_back() {
     };
     let options = RequestOptions::default();
     let sent = sim
-        .with(3, |node, now| node.remove(now, &request, options).unwrap())
+        .with(3, |node, now| {
+            node.ask(now, &Remove(&request), options).unwrap()
+        })
         .unwrap();
     sim.run(Duration::from_secs(5));
     assert!(sim.answers.remove(&(3, sent)).unwrap().is_ok());
@@ -426,9 +429,7 @@ fn liars_on_the_way_are_not_believed() {
                 }],
             };
             let options = RequestOptions::default();
-            sim.with(place, |node, now| {
-                node.store(now, &request, options).unwrap()
-            });
+            sim.with(place, |node, now| node.ask(now, &request, options).unwrap());
         }
         sim.run(Duration::from_secs(2));
     }
@@ -448,7 +449,7 @@ fn liars_on_the_way_are_not_believed() {
                         log: false,
                     };
                     sim.with(place, |node, now| {
-                        node.fetch(now, &request, options).unwrap()
+                        node.ask(now, &Fetch(&request), options).unwrap()
                     })
                     .unwrap()
                 })

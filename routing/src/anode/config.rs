@@ -19,6 +19,8 @@ pub struct NodeConfig {
     pub security: Security,
     /// Relay packets for others.
     pub relay: Option<RelayConfig>,
+    /// This node is, or may come to be, in a DHT: RELOAD messages are handed on.
+    pub reload: bool,
     /// Bounds of every table, queue and rate.
     pub limits: Limits,
     /// The stream protocol's tunables.
@@ -33,6 +35,7 @@ impl Default for NodeConfig {
             lan: true,
             security: Security::default(),
             relay: None,
+            reload: false,
             limits: Limits::default(),
             stream: anode_stream::Config::default(),
         }
@@ -144,6 +147,10 @@ pub struct Limits {
     pub controls: Rate,
     /// The same per source.
     pub controls_per_source: Rate,
+    /// RELOAD messages, in all.
+    pub reloads: Rate,
+    /// The same per source.
+    pub reloads_per_source: Rate,
     /// Bytes of control packets queued for the sockets.
     pub control_bytes: usize,
     /// Bytes of datagrams queued for the sockets.
@@ -183,6 +190,8 @@ impl Default for Limits {
             held_bytes_in_all: 8 << 20,
             controls: Rate::per_second(20, 40),
             controls_per_source: Rate::per_second(2, 10),
+            reloads: Rate::per_second(2000, 4000),
+            reloads_per_source: Rate::per_second(500, 1000),
             control_bytes: 512 << 10,
             datagram_bytes: 1 << 20,
             forwarded_bytes: 1 << 20,

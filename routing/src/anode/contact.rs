@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 
 /// A lookup nobody answers ends after this time.
 const LOOKUP_FOR: Duration = Duration::from_secs(3);
+/// The same where a DHT is asked, too (reload.md §3: 5 s for both copies of a record).
+const LOOKUP_WITH_DHT_FOR: Duration = Duration::from_secs(6);
+/// A known peer that has not answered by then is looked for in the DHT, too: it may be elsewhere.
+const FIND_AFTER: Duration = Duration::from_millis(400);
 /// A known peer none of whose candidates answers is unreachable after this time. One that answers other questions and none
 /// of four HELLOs (Q9) does not seal.
 const CONTACT_FOR: Duration = Duration::from_secs(5);
@@ -47,12 +51,19 @@ struct Contact {
     streams: Vec<StreamId>,
     /// The peers of this address that are wanted, at most 16.
     digits: Vec<PeerId>,
+    /// The DHT has been asked.
+    wanted: bool,
+    /// It has given places after the search had begun.
+    extended: bool,
+    /// How long nobody may know the address.
+    lookup_for: Duration,
 }
 
 impl Contact {
     fn deadline(&self) -> Instant {
         match self.phase {
-            Phase::Lookup { next_question } => next_question.min(self.started + LOOKUP_FOR),
+            Phase::Lookup { next_question } => next_question.min(self.started + self.lookup_for),
+            Phase::Contact if !self.wanted => self.started + FIND_AFTER,
             Phase::Contact => self.started + PLAIN_AFTER,
         }
     }
@@ -179,6 +190,12 @@ impl Node {
             held_bytes: 0,
             streams: Vec::new(),
             digits: vec![digit],
+            wanted: !self.in_dht,
+            extended: false,
+            lookup_for: match self.in_dht {
+                true => LOOKUP_WITH_DHT_FOR,
+                false => LOOKUP_FOR,
+            },
         };
         self.timers
             .set(Timer::Contact(target), contact.deadline(), "contact");
@@ -188,7 +205,10 @@ impl Node {
                 self.want(now, peer);
                 self.probe_if_wanted(now, peer);
             }
-            None => self.handle_contact_timer(now, target),
+            None => {
+                self.ask_dht(target);
+                self.handle_contact_timer(now, target);
+            }
         }
     }
 
@@ -245,7 +265,7 @@ impl Node {
         if contact.phase == Phase::Contact {
             return self.judge_contact(now, target);
         }
-        if now >= contact.started + LOOKUP_FOR {
+        if now >= contact.started + contact.lookup_for {
             return self.fail_contact(now, target, Failure::NoSuchPeer);
         }
         if let Phase::Lookup { next_question } = &mut contact.phase
@@ -266,6 +286,11 @@ impl Node {
             return;
         };
         let started = contact.started;
+        if now < started + PLAIN_AFTER {
+            self.ask_dht(target);
+            let next = started + PLAIN_AFTER;
+            return self.timers.set(Timer::Contact(target), next, "contact");
+        }
         let peer = self.peers.find_ipv6(&target);
         let peer = peer.and_then(|found| Some((found, self.peers.get(found)?)));
         let Some((found, peer)) = peer else {
@@ -300,6 +325,28 @@ impl Node {
         let next = steps.into_iter().map(|step| started + step);
         if let Some(next) = next.filter(|at| *at > now).min() {
             self.timers.set(Timer::Contact(target), next, "contact");
+        }
+    }
+
+    /// Has the DHT asked, once for each search.
+    fn ask_dht(&mut self, target: Ipv6Addr) {
+        if let Some(contact) = self.contacts.open.get_mut(&target)
+            && !std::mem::replace(&mut contact.wanted, true)
+        {
+            self.event(OverlayEvent::Wanted { target });
+        }
+    }
+
+    /// New places of a peer have become known: whoever waits for it waits for them, too.
+    pub(super) fn wait_longer(&mut self, now: Instant, target: Ipv6Addr) {
+        if let Some(contact) = self.contacts.open.get_mut(&target)
+            && contact.phase == Phase::Contact
+            && !contact.extended
+        {
+            contact.extended = true;
+            contact.started = now;
+            self.timers
+                .set(Timer::Contact(target), contact.deadline(), "contact");
         }
     }
 

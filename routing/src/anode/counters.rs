@@ -50,6 +50,10 @@ counters! {
     dropped_replay,
     /// Forbidden in plain by the policy, or since there is a session (Q23, Q26).
     dropped_policy,
+    /// RELOAD messages received.
+    rx_reload,
+    /// RELOAD messages beyond the budget, or too large.
+    dropped_reload,
     /// Packets of the sealed sessions without effect; their own counters say why.
     dropped_sealed,
     /// Scalar multiplications on P-256, by the sessions and for the MACs of plain packets: the dearest work that strangers

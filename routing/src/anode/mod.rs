@@ -14,6 +14,7 @@ mod config;
 mod contact;
 mod counters;
 mod datagram;
+mod dht;
 mod direct;
 mod discovery;
 mod guard;
@@ -44,6 +45,7 @@ mod turn;
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
 pub use counters::Counters;
+pub use dht::MAX_RELOAD;
 pub use direct::{Filtering, Mapping, NetReport, RelayReach, Relayed, SECOND_SOCKET, SocketOrder};
 pub use limits::Rate;
 pub(crate) use limits::source_prefix;
@@ -109,6 +111,10 @@ pub struct Node {
     budgets: Budgets,
     counters: Counters,
     direct: Direct,
+    /// A DHT can be asked for who is not found ([`Node::set_in_dht`]).
+    in_dht: bool,
+    /// Raised whenever the places change where others may reach us.
+    places_changed: u64,
     zone_relays: Vec<ZoneRelays>,
     registrations: Registrations,
     relay: Option<Box<Relay>>,
@@ -127,6 +133,8 @@ struct Budgets {
     sealed_only: Bucket,
     controls: Bucket,
     control_sources: SourceBuckets,
+    reloads: Bucket,
+    reload_sources: SourceBuckets,
 }
 
 /// However many packets come from a new place: it is not asked again sooner.
@@ -171,6 +179,8 @@ impl Node {
             sealed_only: Bucket::default(),
             controls: Bucket::default(),
             control_sources: SourceBuckets::new(limits.controls_per_source, key()),
+            reloads: Bucket::default(),
+            reload_sources: SourceBuckets::new(limits.reloads_per_source, key()),
         };
         let lan = Lan::new(limits, key());
         let direct = Direct::new(key());
@@ -208,6 +218,8 @@ impl Node {
             budgets,
             counters: Counters::default(),
             direct,
+            in_dht: false,
+            places_changed: 0,
             zone_relays: Vec::new(),
             registrations: Registrations::default(),
             relay,
@@ -266,6 +278,7 @@ impl Node {
     pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<Interface>) {
         if interfaces != self.interfaces {
             self.interfaces = interfaces;
+            self.places_changed += 1;
             self.announce(now);
             self.check_all_paths(now);
             self.doubt_registrations(now);

@@ -28,6 +28,8 @@ pub enum Origin {
     Pin,
     /// A beacon on the LAN.
     Lan,
+    /// Its record in a DHT, or its CONNECT.
+    Dht,
     /// An EPI of the peer.
     Hint,
     /// The source of an authentic packet.
@@ -40,6 +42,18 @@ pub enum Origin {
     Tracker,
     /// One of its UDP addresses, from where our TURN server sends.
     Turn,
+}
+
+impl Origin {
+    /// Unproven paths that one peer may have of it.
+    pub fn places(self) -> usize {
+        match self {
+            Self::Configured => usize::MAX,
+            // A record names the places of both families, outside of the NAT and behind it; its owner has signed it.
+            Self::Dht => 4,
+            _ => 2,
+        }
+    }
 }
 
 /// What is at the endpoint of a path.

@@ -48,6 +48,8 @@ pub(super) struct Sources {
     pub peer: bool,
     /// It is a relay of a zone.
     pub zone: bool,
+    /// Its record, or its answer, in a DHT.
+    pub dht: bool,
     /// It was met at a tracker.
     pub tracker: bool,
 }
@@ -61,6 +63,7 @@ impl Sources {
             (self.whois, "whois"),
             (self.peer, "peer"),
             (self.zone, "zone"),
+            (self.dht, "dht"),
             (self.tracker, "tracker"),
         ]
         .into_iter()
@@ -397,13 +400,13 @@ impl Peer {
         if let Some(index) = self.paths.iter().position(|path| path.endpoint == endpoint) {
             return self.paths.get_mut(index);
         }
-        // A forger of beacons or hints must not push out what was proven or configured: each origin has two places.
+        // A forger of beacons or hints must not push out what was proven or configured: each origin has its places.
         let of_origin = self
             .paths
             .iter()
             .filter(|path| path.origin == origin && !path.is_proven())
             .count();
-        let crowded = origin != Origin::Configured && of_origin >= 2;
+        let crowded = of_origin >= origin.places();
         if crowded || self.paths.len() >= MAX_PATHS {
             let oldest = (0..self.paths.len())
                 .filter(|index| {

@@ -21,7 +21,7 @@ use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamI
 use crate::tracker::Cidr;
 use crate::turn::server::Door;
 use anode_stream::Pool;
-use anode_wire::{Address, Endpoint, Identity, Zone};
+use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use ethernet::Links;
 use extra::ExtraSockets;
 use lan::BeaconSockets;
@@ -359,6 +359,42 @@ impl AnodeOverlay {
         body: &[u8],
     ) -> Result<(), Failure> {
         self.node.send_sealed(now, address, kind, body)
+    }
+
+    /// See [`Node::send_reload`].
+    pub fn send_reload(
+        &mut self,
+        now: Instant,
+        address: &Address,
+        digit: PeerId,
+        body: &[u8],
+    ) -> Result<(), Failure> {
+        self.node.send_reload(now, address, digit, body)
+    }
+
+    /// See [`Node::reach_peer`].
+    pub fn reach_peer(
+        &mut self,
+        now: Instant,
+        address: &Address,
+        digit: PeerId,
+    ) -> Result<(), Failure> {
+        self.node.reach_peer(now, address, digit)
+    }
+
+    /// See [`Node::add_found`].
+    pub fn add_found(&mut self, now: Instant, address: Address, places: &[Place]) {
+        self.node.add_found(now, address, places);
+    }
+
+    /// See [`Node::set_in_dht`].
+    pub fn set_in_dht(&mut self, in_dht: bool) {
+        self.node.set_in_dht(in_dht);
+    }
+
+    /// See [`Node::places_changed`].
+    pub fn places_changed(&self) -> u64 {
+        self.node.places_changed()
     }
 
     /// Looks at the network before this node; see [`Node::start_netcheck`].

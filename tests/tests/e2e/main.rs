@@ -9,6 +9,7 @@ mod command_line;
 mod common;
 mod datagrams;
 mod demo;
+mod dht;
 mod direct;
 mod extended_trackers;
 mod harness;

@@ -302,6 +302,8 @@ impl Bridges {
             | OverlayEvent::PingFailed { .. }
             | OverlayEvent::Persist
             | OverlayEvent::Control { .. }
+            | OverlayEvent::Reload { .. }
+            | OverlayEvent::Wanted { .. }
             | OverlayEvent::Undeliverable { .. } => {}
         }
     }

@@ -11,6 +11,8 @@ use anode_wire::zonefile::{
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::api::TICKET_LIFETIME_MAX_S;
+use crate::dht::config::OverlayName;
+use crate::dht::text::KindText;
 use crate::named::PeerText;
 use crate::state::destinations::{B32, I2pHost};
 use crate::tracker::{HashText, UrlText};
@@ -92,6 +94,9 @@ pub enum Command {
     /// The zone: its file, and making one
     #[command(subcommand)]
     Zone(Zone),
+    /// The DHT: what is stored there, and the way to it
+    #[command(subcommand)]
+    Dht(Dht),
     /// The NAT before this machine, its relays, and what that means
     Netcheck,
     /// Meeting at trackers: under which info hashes
@@ -254,8 +259,61 @@ pub struct LookupArgs {
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
+    /// The zone's DHT, or the first of [[dht]]
+    Dht,
     /// The trackers of [rendezvous]: minutes, not seconds
     Tracker,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Dht {
+    /// The overlays that this node is in
+    Status(InOverlay),
+    /// The values of a kind under a key
+    Get {
+        /// A usage's name (ANODE-RECORD, …) or a number (0xF00010, …)
+        kind: KindText,
+        /// Text, or hex:…; of ANODE-RECORD an address, overlay IPv6, or name
+        key: String,
+        #[command(flatten)]
+        overlay: InOverlay,
+    },
+    /// Store a value under a key, in this node's name
+    Put {
+        /// A usage's name or a number
+        kind: KindText,
+        /// Text, or hex:…
+        key: String,
+        /// Text, hex:…, or @FILE
+        value: String,
+        #[command(flatten)]
+        overlay: InOverlay,
+    },
+    /// The first place at or after X that has a value of a kind, with the peer that keeps X
+    Find {
+        /// A usage's name or a number
+        kind: KindText,
+        /// Address, overlay IPv6, name, or hex: of a Resource-ID
+        #[arg(value_name = "X")]
+        target: String,
+        #[command(flatten)]
+        overlay: InOverlay,
+    },
+    /// The way that a message takes
+    Route {
+        /// Address, overlay IPv6, name, or hex: of a Resource-ID
+        #[arg(value_name = "X")]
+        target: String,
+        #[command(flatten)]
+        overlay: InOverlay,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct InOverlay {
+    /// The overlay [default: the first]
+    #[arg(long = "overlay", value_name = "NAME")]
+    pub name: Option<OverlayName>,
 }
 
 #[derive(Args, Debug)]
@@ -478,12 +536,15 @@ pub struct NewZone {
     /// URL of a BitTorrent tracker at which the zone meets
     #[arg(long, value_name = "URL", value_parser = tracker_url)]
     pub tracker: Vec<String>,
-    /// Name of the zone's RELOAD overlay
+    /// Name of the zone's RELOAD overlay [default: a--ZONE.net]
     #[arg(long, value_name = "NAME", value_parser = dht_name)]
     pub dht: Option<String>,
     /// URL of that overlay's configuration document
     #[arg(long, value_name = "URL", requires = "dht", value_parser = dht_config_url)]
     pub dht_config: Option<String>,
+    /// Without a DHT
+    #[arg(long, conflicts_with = "dht")]
+    pub no_dht: bool,
     /// How long others use the file before they look again
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
     pub ttl: Duration,

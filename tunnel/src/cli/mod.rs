@@ -1,6 +1,7 @@
 //! The command line: one file for each family of commands, exit statuses and the error line here.
 
 mod args;
+mod dht;
 mod doctor;
 mod i2p;
 mod identity;
@@ -26,6 +27,7 @@ use nix::unistd::Uid;
 
 use crate::Error;
 use crate::config::{Config, ConfigSource};
+use crate::control::api::Source;
 use crate::control::client::Client;
 use crate::demo::programs;
 use crate::output::Style;
@@ -67,7 +69,8 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Address => identity::address(common),
         Command::Key(key) => identity::key(common, key),
         Command::Lookup(flags) => match flags.via {
-            None => show::lookup(common, &flags.whom.target),
+            None => show::lookup(common, &flags.whom.target, None),
+            Some(Via::Dht) => show::lookup(common, &flags.whom.target, Some(Source::Dht)),
             Some(Via::Tracker) => tracker::lookup(common, &flags.whom.target),
         },
         Command::Resolve(whom) => show::resolve(common, &whom.target),
@@ -78,6 +81,7 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Policy(action) => policy::run(common, action),
         Command::I2p(action) => i2p::run(common, action),
         Command::Zone(action) => zone::run(common, action),
+        Command::Dht(action) => dht::run(common, action),
         Command::Netcheck => netcheck::run(common),
         Command::Rendezvous(action) => tracker::rendezvous(common, action),
         Command::Tracker(action) => tracker::tracker(common, action),

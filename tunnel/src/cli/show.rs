@@ -6,7 +6,9 @@ use super::args::Common;
 use super::{Done, block_on};
 use crate::Error;
 use crate::command::Target;
-use crate::control::api::{Lookup, OwnRelay, Path, Peer, Resolved, Status, TargetRequest};
+use crate::control::api::{
+    Lookup, LookupRequest, OwnRelay, Path, Peer, Resolved, Source, Status, TargetRequest,
+};
 use crate::dns::first_address;
 use crate::dns::host::HostName;
 use crate::dns::real::Real;
@@ -140,8 +142,9 @@ fn state(peer: &Peer) -> String {
     format!("{trusted}, {sealed}")
 }
 
-pub(super) fn lookup(common: &Common, text: &str) -> Result<Done, Error> {
-    let request = request(common, text)?;
+pub(super) fn lookup(common: &Common, text: &str, via: Option<Source>) -> Result<Done, Error> {
+    let TargetRequest { target } = request(common, text)?;
+    let request = LookupRequest { target, via };
     let found: Lookup =
         block_on(async { common.client().await?.post("/v1/lookup", &request).await })?;
     found_by(common, found)

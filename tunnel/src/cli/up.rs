@@ -21,6 +21,8 @@ use crate::command::PeerReport;
 use crate::config::{self, Config, Dns};
 use crate::control::listener::Access;
 use crate::data;
+use crate::dht::config::DhtEntry;
+use crate::dht::{DhtPlan, ZoneDht};
 use crate::dns::{Hook, by_hand};
 use crate::named::PeerText;
 use crate::names::{Given, Held, peer_label};
@@ -30,7 +32,7 @@ use crate::policy::Policy;
 use crate::relay::{Relay, zone_relays};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
-use crate::state::{LockedState, i2p, identity, learnt, registered, sessions};
+use crate::state::{self, LockedState, StateDir, i2p, identity, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role;
 use crate::turn;
@@ -92,8 +94,9 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let turn = config.turn.clone();
     let dns = config.dns.clone();
     let others = config.given_names();
+    let dht = config.dht.clone();
     let trackers = Trackers::of(&config);
-    let (settings, unsaved, zone) = settings(flags, config, &state, &book)?;
+    let (mut settings, unsaved, zone) = settings(flags, config, &state, &book)?;
     let turn = turn.map(|turn| {
         let users = KeyUsers::new(settings.identity.clone());
         users.follow(&settings.policy.trusted, &zone.members());
@@ -104,6 +107,8 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         Prepared::new(&turn, &source, Some(Arc::new(users)), &listens)
     });
     let turn = turn.transpose()?;
+    let dht = dht_plan(dht, &settings, &zone, state.dir())?;
+    settings.dht = dht.is_some();
     let dns = dns_plan(dns, others, &settings);
     let (meet, tracker) = trackers.prepare(settings.identity.address().zone())?;
     let opening = Opening {
@@ -132,6 +137,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         access,
         book,
         zone,
+        dht,
         inbound,
         source,
         places,
@@ -172,6 +178,31 @@ impl Trackers {
         let role = role.map(|role| role::prepare(role, &self.0, Some(zone)));
         Ok((meet, role.transpose()?))
     }
+}
+
+/// The DHTs of this node; `None`: it is in none, and no zone file can bring it into one.
+fn dht_plan(
+    entries: Vec<DhtEntry>,
+    settings: &Settings,
+    zone: &Keeper,
+    dir: &StateDir,
+) -> Result<Option<DhtPlan>, Error> {
+    let sealed = settings.security.plain != config::Plain::Only;
+    if !sealed && entries.iter().any(|entry| entry.enabled) {
+        return Err(Error::invalid(
+            "[[dht]]",
+            "its links are inside sealed sessions, which [security] plain = \"only\" switches off",
+        ));
+    }
+    let plan = DhtPlan::new(
+        &settings.identity,
+        settings.peer_id,
+        settings.relay.is_some(),
+        entries,
+        ZoneDht::new(zone.known().map(AsRef::as_ref), settings.relays.as_ref()),
+        state::dht::load(dir),
+    )?;
+    Ok(Some(plan).filter(|plan| sealed && plan.is_wanted(!zone.is_idle())))
 }
 
 /// Where names are answered, and which this machine gives itself.
@@ -300,6 +331,7 @@ fn settings(
         lan: config.lan.enabled,
         i2p: i2p.transpose()?,
         relay: config.relay.as_ref().map(Relay::config),
+        dht: false,
         registered: registered::load(state.dir()),
         trusted: book.entries().iter().map(|entry| entry.address).collect(),
         policy,

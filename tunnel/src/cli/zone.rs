@@ -9,6 +9,7 @@ use super::{Done, block_on};
 use crate::Error;
 use crate::config::Config;
 use crate::control::zone::{AcceptRequest, FileStatus, RefreshRequest, Refreshed, ZoneStatus};
+use crate::dht::zone_overlay;
 use crate::output::{self, Style};
 use crate::state::{StateDir, identity};
 use crate::zone::http::{FetchError, Fetched, Fetcher};
@@ -45,8 +46,11 @@ fn new(common: &Common, wanted: &NewZone) -> Result<Done, Error> {
             offers: make::Offers {
                 turn: &wanted.turn,
                 trackers: &wanted.tracker,
-                dht: wanted.dht.clone().map(|name| Dht {
-                    name,
+                dht: (!wanted.no_dht).then(|| Dht {
+                    name: match &wanted.dht {
+                        Some(name) => name.clone(),
+                        None => zone_overlay(zone),
+                    },
                     config: wanted.dht_config.clone(),
                 }),
             },

@@ -401,6 +401,25 @@ pub struct TargetRequest {
     pub target: String,
 }
 
+/// Where somebody is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LookupRequest {
+    /// As in [`TargetRequest`].
+    pub target: String,
+    /// Only this source is asked, and asked anew.
+    #[serde(default)]
+    pub via: Option<Source>,
+}
+
+/// A source of addresses and endpoints that can be asked by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The DHT.
+    Dht,
+}
+
 /// One echo.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

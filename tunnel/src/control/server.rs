@@ -22,17 +22,18 @@ use serde::de::DeserializeOwned;
 
 use super::api::{
     ApiError, Confinement, DnsStatus, Invitation, InviteRequest, IssuedTicket, JoinRequest, Lookup,
-    OwnRelay, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer,
-    PolicyQuestion, PolicyReloaded, RelayStatus, Resolved, Status as NodeStatus,
-    TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted, WithdrawRequest, failure_text,
-    millis,
+    LookupRequest, OwnRelay, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest,
+    PolicyAnswer, PolicyQuestion, PolicyReloaded, RelayStatus, Resolved, Source,
+    Status as NodeStatus, TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted,
+    WithdrawRequest, failure_text, millis,
 };
 use super::netcheck::Netcheck;
 use super::tickets::{self, Desk, id_text, parse_id};
 use super::zone::{self, ZoneDesk};
-use super::{i2p, metrics, rendezvous};
+use super::{dht, i2p, metrics, rendezvous};
 use crate::command::{Command, CommandError, DataHandle, I2pCommand, JoinNews, Reply, Target};
 use crate::config::{ConfigSource, Plain, Security};
+use crate::dht::DhtDesk;
 use crate::dns::Names;
 use crate::names::{Given, Named};
 use crate::node::ReadyInfo;
@@ -68,6 +69,8 @@ pub struct Control {
     pub data: DataHandle,
     /// Who this node is.
     pub address: Address,
+    /// Which of the peers that share the address.
+    pub digit: PeerId,
     /// What it brought up.
     pub ready: ReadyInfo,
     /// MTU of the interface.
@@ -82,6 +85,8 @@ pub struct Control {
     pub services: Services,
     /// The zone's file.
     pub zone: ZoneDesk,
+    /// The DHTs.
+    pub dht: DhtDesk,
     /// Who may reach this machine.
     pub access: Mutex<InForce>,
     /// Where `[inbound]` is read from again.
@@ -133,6 +138,11 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/zone", get(zone::show))
         .route("/v1/zone/refresh", post(zone::refresh))
         .route("/v1/zone/accept", post(zone::accept))
+        .route("/v1/dht", get(dht::status))
+        .route("/v1/dht/get", post(dht::get_values))
+        .route("/v1/dht/put", post(dht::put))
+        .route("/v1/dht/find", post(dht::find))
+        .route("/v1/dht/route", post(dht::route))
         .route("/metrics", get(metrics_text))
         .fallback(async || Problem::not_found("no such path in the control API"))
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -460,9 +470,12 @@ async fn ping(
 
 async fn lookup(
     State(control): State<Arc<Control>>,
-    Body(request): Body<TargetRequest>,
+    Body(request): Body<LookupRequest>,
 ) -> Answer<Lookup> {
     let target = control.target(&request.target).await?;
+    if let Some(Source::Dht) = request.via {
+        return dht::lookup(&control, &request.target, &target).await;
+    }
     if let Target::I2p(hash) = target {
         control.find_i2p(Question::Hash(hash)).await?;
         let router = control
@@ -729,6 +742,7 @@ async fn metrics_text(State(control): State<Arc<Control>>) -> Result<Response, P
         control.since.elapsed().as_secs(),
     ));
     counters.extend(control.zone.counters());
+    counters.extend(control.dht.counters().await);
     counters.extend(control.services.counters());
     if let Some(turn) = &control.turn {
         counters.extend(turn.counters());

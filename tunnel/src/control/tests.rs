@@ -13,7 +13,7 @@ use anode_platform::wake::Wake;
 use anode_routing::anode::Place;
 use anode_routing::overlay::{Failure, PathKind, Via};
 use anode_wire::sealed::ticket::Status;
-use anode_wire::{Address, Identity, Zone};
+use anode_wire::{Address, Identity, PeerId, Zone};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -29,6 +29,7 @@ use crate::command::{
     StatusReport, Target,
 };
 use crate::config::{ConfigSource, Security};
+use crate::dht::DhtDesk;
 use crate::dns::{Names, State};
 use crate::names::Given;
 use crate::node::ReadyInfo;
@@ -161,6 +162,7 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
                 });
                 let _ = reply.send(MeetReport { on: true, found });
             }
+            Command::Dht(_) | Command::InDht(_) => {}
             Command::Joined { .. }
             | Command::SetRendezvous(_)
             | Command::SetTurnServers(_)
@@ -202,6 +204,7 @@ impl Node {
         let control = Control {
             data: data.clone(),
             address: own,
+            digit: PeerId::ANY,
             ready: ReadyInfo {
                 interface: Some("anode0".into()),
                 listen: vec![],
@@ -219,6 +222,7 @@ impl Node {
             desk: Desk::new(&Book::default()),
             services: Services::default(),
             zone,
+            dht: DhtDesk::new().0,
             access: Mutex::new(InForce {
                 inbound: Inbound::default(),
                 policy: Policy::default(),

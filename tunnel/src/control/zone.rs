@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::server::{Answer, Body, Control, Problem};
 use crate::Error;
 use crate::command::Command;
+use crate::dht::ZoneDht;
 use crate::zone::keeper::{Keeper, Outcome};
 use crate::zone::{Known, Services, ZoneFrom};
 
@@ -248,6 +249,10 @@ async fn carry(control: &Control, known: &Known) {
             relays: relays.clone(),
             reply,
         })
+        .await;
+    control
+        .dht
+        .follow_zone(ZoneDht::new(Some(known), None))
         .await;
     for result in [sent, control.follow_zone(known.members()).await] {
         if let Err(error) = result {

@@ -9,7 +9,7 @@ use anode_routing::overlay::Failure;
 use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::sealed::kind;
 use anode_wire::sealed::ticket::MAX_ENTRIES;
-use anode_wire::{Address, PeerId};
+use anode_wire::{Address, Endpoint, PeerId};
 
 use crate::adapter::Adapter;
 use crate::command::{
@@ -18,6 +18,7 @@ use crate::command::{
 };
 
 use super::counters;
+use super::dht::DhtLine;
 use super::i2p::I2pDesk;
 use super::joins::Joins;
 
@@ -47,6 +48,7 @@ struct WaitingLookup {
 pub struct Control {
     i2p: I2pDesk,
     joins: Joins,
+    dht: DhtLine,
     pings: HashMap<u64, WaitingPing>,
     lookups: Vec<WaitingLookup>,
     netchecks: Vec<Reply<NetReport>>,
@@ -58,11 +60,12 @@ pub struct Control {
 }
 
 impl Control {
-    /// With the way in which tickets are dealt with.
-    pub fn new(joins: Joins) -> Self {
+    /// With the ways in which tickets and the DHT are dealt with.
+    pub fn new(joins: Joins, dht: DhtLine) -> Self {
         Control {
             i2p: I2pDesk::default(),
             joins,
+            dht,
             pings: HashMap::new(),
             lookups: Vec::new(),
             netchecks: Vec::new(),
@@ -138,6 +141,8 @@ impl Control {
                 super::set_relays(adapter.first(), now, relays);
                 let _ = reply.send(());
             }
+            Command::Dht(outputs) => self.dht.obey(now, outputs, adapter.first()),
+            Command::InDht(in_dht) => adapter.first().set_in_dht(in_dht),
             Command::SetRendezvous(deny) => adapter.first().set_rendezvous(now, deny),
             Command::ShareTls(door) => adapter.first().share_tls(door),
             Command::SetTurnServers(servers) => adapter.first().set_turn_servers(now, servers),
@@ -175,6 +180,7 @@ impl Control {
             Command::Counters(reply) => {
                 let mut all = counters::all(adapter, tun_dropped);
                 all.push(("anode_news_unheard_total".to_owned(), self.joins.unheard));
+                all.push(("anode_dht_unheard_total".to_owned(), self.dht.unheard));
                 let _ = reply.send(all);
             }
             Command::Shutdown => {}
@@ -226,6 +232,8 @@ impl Control {
             self.joins.heard(&message);
         }
         self.joins.poll(now, adapter.first());
+        let news = adapter.take_dht_news();
+        self.dht.tell(news, adapter.first(), record_endpoints);
         if let Some(news) = self.i2p.settle(now, adapter) {
             self.joins.tell(news);
         }
@@ -352,7 +360,7 @@ fn meet(now: Instant, address: Address, overlay: &mut AnodeOverlay) -> MeetRepor
 /// Of the places that a ticket has room for, those of connections, if there are any: UDP may not get through.
 const TICKET_CONNECTIONS: usize = 2;
 
-/// Where others may reach this node, as many as a ticket has room for: what they have seen first, then the interfaces' own,
+/// Where others may reach this node, as many as a ticket or a record has room for: what they have seen first, then the interfaces' own,
 /// global ones before private ones, then those where it accepts connections.
 fn endpoints(overlay: &AnodeOverlay) -> Vec<Place> {
     let mut own = super::places(overlay.endpoints());
@@ -370,6 +378,11 @@ fn endpoints(overlay: &AnodeOverlay) -> Vec<Place> {
     all.truncate(MAX_ENTRIES - streams.len().min(TICKET_CONNECTIONS));
     all.extend(streams.into_iter().take(TICKET_CONNECTIONS));
     all
+}
+
+/// The same as they stand in messages: for the record in a DHT.
+fn record_endpoints(overlay: &AnodeOverlay) -> Vec<Endpoint> {
+    endpoints(overlay).iter().map(Place::to_endpoint).collect()
 }
 
 fn is_private(ip: IpAddr) -> bool {

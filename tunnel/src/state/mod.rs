@@ -5,6 +5,7 @@
 //!   lock              held by the node, or by a command that changes something while none runs
 //!   identity.key      the identity string, 0600
 //!   trust.toml        peers that are let in, with their names, and the tickets that were issued
+//!   dht.toml          peers of each DHT: asked first at the next start
 //!   learnt.toml       where peers were last met: hints for the next start
 //!   sessions.toml     what sessions have taught about peers: timestamps, pins
 //!   registered.toml   of a relay: who is registered, so that a restart costs nobody more than its time
@@ -15,6 +16,7 @@
 
 pub mod book;
 pub mod destinations;
+pub mod dht;
 pub mod i2p;
 pub mod identity;
 pub mod learnt;

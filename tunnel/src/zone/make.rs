@@ -119,7 +119,7 @@ pub struct Offers<'a> {
     pub turn: &'a [TurnServer],
     /// `tracker.*`
     pub trackers: &'a [String],
-    /// `dht`, `dht.config`
+    /// `dht`, `dht.config`; the first relay begins it.
     pub dht: Option<Dht>,
 }
 
@@ -237,7 +237,9 @@ fn write_zone(directory: &Path, wanted: &Wanted) -> Result<Made, Error> {
         let secret = line(identity.identity_string());
         write_atomic(&state.join("identity.key"), secret.as_bytes(), 0o600)?;
         let config = directory.join(format!("relay-{number}.toml"));
-        write_atomic(&config, relay_config(number, at).as_bytes(), 0o644)?;
+        let creates = wanted.offers.dht.is_some() && number == 0;
+        let text = relay_config(number, at, creates);
+        write_atomic(&config, text.as_bytes(), 0o644)?;
         relays.push((at.clone(), *identity.address()));
     }
     for (number, host) in wanted.hosts.iter().enumerate() {
@@ -267,16 +269,22 @@ fn line(secret: Zeroizing<String>) -> Zeroizing<String> {
     line
 }
 
-fn relay_config(number: usize, at: &RelayAt) -> String {
+fn relay_config(number: usize, at: &RelayAt, creates: bool) -> String {
     let listen: Vec<String> = at.places().map(|at| format!("\"{at}\"")).collect();
     let listen = listen.join(", ");
+    let dht = match creates {
+        true => {
+            "\n# the first peer of the zone's DHT: it begins it where nobody else has\n[[dht]]\ncreate = true\n"
+        }
+        false => "",
+    };
     format!(
         "# a relay of the zone beside it: anode relay -c relay-{number}.toml\n\
          state = \"relay-{number}\"\n\
          listen = [{listen}]\n\
          zone-file = \"{FILE}\"\n\
          \n\
-         [relay]\n"
+         [relay]\n{dht}"
     )
 }
 

@@ -1,7 +1,7 @@
 //! STORE, FETCH, REMOVE and FIND, and the values they carry (R64 to R86).
 use crate::codec::{Reader, Write};
 use crate::signature::{Signature, SignerIdentity};
-use crate::{Id, ReloadError};
+use crate::{Id, Method, ReloadError};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -214,6 +214,100 @@ impl StoredData {
     }
 }
 
+/// An element of fixed length; lists of them stand back to back, without a prefix (R74, R86).
+pub trait Packed: Sized {
+    /// What the list is, for errors.
+    const WHAT: &'static str;
+    /// Bytes of one element.
+    const LEN: usize;
+
+    /// Reads one of [`Packed::LEN`] bytes.
+    fn parse(bytes: &[u8]) -> Result<Self, ReloadError>;
+
+    /// Appends one.
+    fn write(&self, out: &mut Vec<u8>);
+
+    /// Reads a list.
+    fn parse_list(bytes: &[u8]) -> Result<Vec<Self>, ReloadError> {
+        Reader::new(bytes, Self::WHAT).each(|r| Self::parse(r.take(Self::LEN)?))
+    }
+
+    /// The list.
+    fn emit_list(list: &[Self]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::LEN * list.len());
+        list.iter().for_each(|one| one.write(&mut out));
+        out
+    }
+}
+
+/// A request about one resource, whose Id is its route: STORE, FETCH, REMOVE, FIND.
+pub trait ResourceRequest {
+    /// Its method.
+    const METHOD: Method;
+
+    /// Where it goes.
+    fn resource(&self) -> Id;
+
+    /// Its body.
+    fn body(&self) -> Result<Vec<u8>, ReloadError>;
+}
+
+impl ResourceRequest for StoreRequest {
+    const METHOD: Method = Method::Store;
+
+    fn resource(&self) -> Id {
+        self.resource
+    }
+
+    fn body(&self) -> Result<Vec<u8>, ReloadError> {
+        self.emit()
+    }
+}
+
+/// The values that are referred to are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetch<'a>(pub &'a References);
+
+impl ResourceRequest for Fetch<'_> {
+    const METHOD: Method = Method::Fetch;
+
+    fn resource(&self) -> Id {
+        self.0.resource
+    }
+
+    fn body(&self) -> Result<Vec<u8>, ReloadError> {
+        self.0.emit()
+    }
+}
+
+/// The values that are referred to shall go.
+#[derive(Clone, Copy, Debug)]
+pub struct Remove<'a>(pub &'a References);
+
+impl ResourceRequest for Remove<'_> {
+    const METHOD: Method = Method::Remove;
+
+    fn resource(&self) -> Id {
+        self.0.resource
+    }
+
+    fn body(&self) -> Result<Vec<u8>, ReloadError> {
+        self.0.emit()
+    }
+}
+
+impl ResourceRequest for FindRequest {
+    const METHOD: Method = Method::Find;
+
+    fn resource(&self) -> Id {
+        self.resource
+    }
+
+    fn body(&self) -> Result<Vec<u8>, ReloadError> {
+        self.emit()
+    }
+}
+
 /// STORE request (R64).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoreRequest {
@@ -286,25 +380,21 @@ pub struct Generation {
     pub generation: u64,
 }
 
-impl Generation {
-    /// Reads a list, packed without a prefix.
-    pub fn parse_list(bytes: &[u8]) -> Result<Vec<Self>, ReloadError> {
-        Reader::new(bytes, "a list of generations").each(|r| {
-            Ok(Self {
-                kind: TypeId::read(r)?,
-                generation: r.u64()?,
-            })
+impl Packed for Generation {
+    const WHAT: &'static str = "a list of generations";
+    const LEN: usize = 11;
+
+    fn parse(bytes: &[u8]) -> Result<Self, ReloadError> {
+        let mut r = Reader::new(bytes, Self::WHAT);
+        Ok(Self {
+            kind: TypeId::read(&mut r)?,
+            generation: r.u64()?,
         })
     }
 
-    /// A list.
-    pub fn emit_list(list: &[Self]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(11 * list.len());
-        for one in list {
-            out.u24(one.kind.0);
-            out.u64(one.generation);
-        }
-        out
+    fn write(&self, out: &mut Vec<u8>) {
+        out.u24(self.kind.0);
+        out.u64(self.generation);
     }
 }
 
@@ -536,25 +626,21 @@ pub struct FindResult {
     pub closest: Id,
 }
 
-impl FindResult {
-    /// Reads a list, packed without a prefix.
-    pub fn parse_list(bytes: &[u8]) -> Result<Vec<Self>, ReloadError> {
-        Reader::new(bytes, "a FIND response").each(|r| {
-            Ok(Self {
-                kind: TypeId::read(r)?,
-                closest: r.id()?,
-            })
+impl Packed for FindResult {
+    const WHAT: &'static str = "a FIND response";
+    const LEN: usize = 19;
+
+    fn parse(bytes: &[u8]) -> Result<Self, ReloadError> {
+        let mut r = Reader::new(bytes, Self::WHAT);
+        Ok(Self {
+            kind: TypeId::read(&mut r)?,
+            closest: r.id()?,
         })
     }
 
-    /// A list.
-    pub fn emit_list(list: &[Self]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(19 * list.len());
-        for one in list {
-            out.u24(one.kind.0);
-            out.raw(&one.closest.0);
-        }
-        out
+    fn write(&self, out: &mut Vec<u8>) {
+        out.u24(self.kind.0);
+        out.raw(&self.closest.0);
     }
 }
 

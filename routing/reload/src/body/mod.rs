@@ -4,8 +4,9 @@ mod data;
 
 pub use connect::{ConnectBody, MAX_CANDIDATE, MAX_CANDIDATES, Role};
 pub use data::{
-    ArrayRange, DataModel, DataValue, FetchResponse, FetchType, FindRequest, FindResult,
-    Generation, Reference, References, StoreRequest, StoreType, StoredData, TypeId,
+    ArrayRange, DataModel, DataValue, Fetch, FetchResponse, FetchType, FindRequest, FindResult,
+    Generation, Packed, Reference, References, Remove, ResourceRequest, StoreRequest, StoreType,
+    StoredData, TypeId,
 };
 
 use crate::codec::{self, Reader, Write};

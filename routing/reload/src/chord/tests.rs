@@ -1,5 +1,6 @@
 use super::*;
 use crate::Code;
+use crate::body::ChordUpdate;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -429,6 +430,18 @@ fn clients_own_nothing_and_leavers_hand_over() {
     give_update(&mut client, 1, 900, &update(&[500], &[]));
     assert_eq!(actions(&mut client), []);
     assert!(client.admit(at(2), id(900)).is_err());
+    // It may attach to several, and asks the others when one is lost.
+    client.handle(at(3), Input::Connected(id(700)));
+    assert_eq!(client.next_hop(id(701), &[]), Hop::To(id(900)));
+    client.handle(at(3), Input::Join(id(700)));
+    assert_eq!(actions(&mut client), []);
+    client.handle(at(4), Input::Connected(id(600)));
+    client.handle(at(4), Input::Lost(id(900)));
+    assert!(client.is_joined());
+    assert_eq!(client.next_hop(id(1), &[]), Hop::To(id(700)));
+    client.handle(at(4), Input::Lost(id(700)));
+    assert_eq!(actions(&mut client), [Action::Alone]);
+    assert!(!client.is_joined(), "600 never said that it is in the ring");
 
     let mut leaver = member(100, &[50, 200]);
     leaver.handle(at(5), Input::Leave);
@@ -445,6 +458,24 @@ fn clients_own_nothing_and_leavers_hand_over() {
     };
     other.handle(at(5), Input::Left(&gone));
     assert_eq!(other.range(), Some((id(50), id(200))));
+}
+
+// R6, R8, RD49: a client's link may stand before this node is part of the ring
+#[test]
+fn whoever_connects_to_a_joining_node_is_no_part_of_its_ring() {
+    let mut chord = Chord::new(id(100), Config::default(), 1);
+    chord.handle(at(0), Input::Connected(id(300)));
+    chord.handle(at(0), Input::Connected(id(900)));
+    chord.handle(at(0), Input::Join(id(900)));
+    chord.handle(at(0), Input::Connected(id(101)));
+    assert_eq!(chord.neighbours().1, [id(900)]);
+    // That it answers for a stretch of the ring shows that it is part of it.
+    let found = Input::Pinged {
+        key: id(101),
+        peer: Some(id(300)),
+    };
+    chord.handle(at(1), found);
+    assert_eq!(chord.neighbours().1, [id(300), id(900)]);
 }
 
 // R116

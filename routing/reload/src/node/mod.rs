@@ -269,6 +269,16 @@ impl Node {
         self.id
     }
 
+    /// Where it is, for route logs; `None` hides it (RD18).
+    pub fn set_address(&mut self, address: Option<SocketAddr>) {
+        self.config.address = address;
+    }
+
+    /// Kinds it serves.
+    pub fn kinds(&self) -> &Kinds {
+        &self.config.kinds
+    }
+
     /// Its view of the ring.
     pub fn topology(&self) -> &dyn Topology {
         self.topology.as_ref()
@@ -308,7 +318,7 @@ impl Node {
         self.pump(now);
     }
 
-    /// Joins through a peer to which there is a link; a client attaches to it.
+    /// Joins through a peer to which there is a link. A client attaches to it; it may attach to several.
     pub fn join(&mut self, now: Now, bootstrap: LinkId) -> Result<(), ReloadError> {
         let peer = self
             .links

@@ -3,7 +3,7 @@ use super::tables::{Answer as Kept, Bucket};
 use super::transact::{is_cacheable, is_same_owner, repeat_key};
 use super::{CONNECT_BUDGET, Connecting, Event, MAX_OFFERS, Node, Offer, OfferId};
 use crate::body::{
-    ConnectBody, FetchResponse, FindRequest, FindResult, Generation, Membership, PingInfo,
+    ConnectBody, FetchResponse, FindRequest, FindResult, Generation, Membership, Packed, PingInfo,
     PingRequest, PingResponse, References, StoreRequest, TunnelRequest,
 };
 use crate::contents::{Contents, ErrorBody, Kind, emit_contents};

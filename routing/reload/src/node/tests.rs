@@ -125,7 +125,7 @@ fn pings_are_answered_with_what_was_asked() {
     }
 }
 
-// R16, R17, R25, RD9, RD10, RD14, RD25
+// R16, R17, R25, RD9, RD10, RD14, RD25, RD65
 #[test]
 fn headers_that_are_not_served_are_answered() {
     let mut node = bench();
@@ -152,6 +152,80 @@ fn headers_that_are_not_served_are_answered() {
     let mut old = ping(0x20, vec![id(0x50)], 8);
     old[12] = 0x01;
     assert_eq!(answers(&mut plain, 2, &old), [(2, 200)]);
+}
+
+// RD12: without FRAG, LFRG says nothing
+#[test]
+fn a_last_fragment_bit_alone_is_ignored() {
+    let mut node = bench();
+    let mut whole = ping(0x20, vec![id(0x50)], 7);
+    whole[10] |= 0x40;
+    assert_eq!(answers(&mut node, 2, &whole), [(2, 200)]);
+}
+
+// R7, R28: up, to a direct link, or where the topology says
+#[test]
+fn a_message_goes_up_straight_or_around() {
+    for (target, link) in [(0x50, None), (0x30, None), (0x20, Some(2)), (0x70, Some(1))] {
+        let mut node = bench();
+        node.handle(at(1), LinkId(1), &ping(0x90, vec![id(target)], 7));
+        let (sent, _) = drain(&mut node);
+        let (took, header, _) = &sent[0];
+        match link {
+            // answered: the response goes back
+            None => assert_eq!((*took, &header.route), (1, &vec![id(0x90)])),
+            Some(link) => assert_eq!((*took, &header.route), (link, &vec![id(target)])),
+        }
+    }
+}
+
+// R85: FIND asks whoever is responsible
+#[test]
+fn find_is_answered_by_the_responsible_peer_only() {
+    let mut node = bench();
+    let find = crate::body::FindRequest {
+        resource: id(0x80),
+        kinds: vec![TypeId::TURN_SERVICE],
+    };
+    let body = find.emit().unwrap();
+    // 0x80 is 0x90's; the message ends here all the same
+    let elsewhere = message(0x20, Method::Find, vec![id(0x50)], &body, 1);
+    assert_eq!(answers(&mut node, 2, &elsewhere), [(2, 404)]);
+    let here = crate::body::FindRequest {
+        resource: id(0x30),
+        ..find
+    };
+    let body = here.emit().unwrap();
+    let here = message(0x20, Method::Find, vec![id(0x30)], &body, 2);
+    assert_eq!(answers(&mut node, 2, &here), [(2, 200)]);
+}
+
+// R62, R92, RD34: TUNNEL and UPDATE are answered by success, and by nothing more
+#[test]
+fn tunnel_and_update_are_confirmed() {
+    let mut node = bench_with(|config| {
+        config.tunnels.insert(9);
+    });
+    let tunnel = crate::body::TunnelRequest {
+        application: 9,
+        dialog: "x".into(),
+        pdu: vec![1],
+    };
+    let update = crate::body::ChordUpdate::default().emit().unwrap();
+    for (method, body) in [
+        (Method::Tunnel, tunnel.emit().unwrap()),
+        (Method::Update, update),
+    ] {
+        let request = message(0x90, method, vec![id(0x50)], &body, method as u64);
+        node.handle(at(5), LinkId(1), &request);
+        let (sent, _) = drain(&mut node);
+        let answer = sent.iter().find_map(|(_, header, contents)| {
+            let contents = Contents::parse(contents).ok()?;
+            let is_answer = header.transaction == method as u64;
+            is_answer.then_some((contents.kind, contents.payload.len()))
+        });
+        assert_eq!(answer, Some((Kind::Response(Code::OK), 0)), "{method:?}");
+    }
 }
 
 // R26, R29, R30, R31, RD17: who forwards appends the sender and counts down
@@ -377,7 +451,7 @@ fn stores_that_do_not_fit_are_refused() {
     let contents = Contents::parse(&old[0].2).unwrap();
     assert_eq!(contents.kind, Kind::Response(Code::PRECONDITION_FAILED));
     let info = ErrorBody::parse(contents.payload).unwrap().info;
-    let generations = crate::body::Generation::parse_list(&info).unwrap();
+    let generations = <crate::body::Generation as crate::body::Packed>::parse_list(&info).unwrap();
     assert!(generations[0].generation > 0);
     assert_eq!(codes(store(&mut node, 0x31, 4000)), [(2, 403)]);
     // a copy from somebody who is no neighbour

@@ -1,8 +1,8 @@
 //! Requests of this node: transactions, retransmission, answers (R53, R54, RD20, RD28).
 use super::{CONNECT_BUDGET, Connecting, Event, Node, RequestId, tables};
 use crate::body::{
-    ConnectBody, FetchResponse, FindRequest, FindResult, Generation, Membership, PingRequest,
-    PingResponse, References, StoreRequest, TunnelRequest,
+    ConnectBody, FetchResponse, FindResult, Generation, Membership, Packed, PingRequest,
+    PingResponse, ResourceRequest, TunnelRequest,
 };
 use crate::contents::{Contents, ErrorBody, Kind, emit_contents};
 use crate::route_log::RouteLogEntry;
@@ -247,48 +247,15 @@ impl Node {
         self.user_request(now, Method::Ping, route, body.emit(), None, options)
     }
 
-    /// STORE values at a resource.
-    pub fn store(
+    /// Asks whoever is responsible for a resource: STORE, FETCH, REMOVE or FIND.
+    pub fn ask<R: ResourceRequest>(
         &mut self,
         now: Now,
-        request: &StoreRequest,
+        request: &R,
         options: RequestOptions,
     ) -> Result<RequestId, ReloadError> {
-        let route = vec![request.resource];
-        self.user_request(now, Method::Store, route, request.emit(), None, options)
-    }
-
-    /// FETCH values.
-    pub fn fetch(
-        &mut self,
-        now: Now,
-        request: &References,
-        options: RequestOptions,
-    ) -> Result<RequestId, ReloadError> {
-        let route = vec![request.resource];
-        self.user_request(now, Method::Fetch, route, request.emit(), None, options)
-    }
-
-    /// REMOVE values.
-    pub fn remove(
-        &mut self,
-        now: Now,
-        request: &References,
-        options: RequestOptions,
-    ) -> Result<RequestId, ReloadError> {
-        let route = vec![request.resource];
-        self.user_request(now, Method::Remove, route, request.emit(), None, options)
-    }
-
-    /// FIND the next resources of types (R84).
-    pub fn find(
-        &mut self,
-        now: Now,
-        request: &FindRequest,
-        options: RequestOptions,
-    ) -> Result<RequestId, ReloadError> {
-        let route = vec![request.resource];
-        self.user_request(now, Method::Find, route, request.emit(), None, options)
+        let route = vec![request.resource()];
+        self.user_request(now, R::METHOD, route, request.body(), None, options)
     }
 
     /// TUNNEL a unit of an application along a route whose last id is the recipient's (R61).
@@ -773,7 +740,9 @@ fn transaction_resource(
 /// Whether a signature's identity is one that this signer may act for: what REMOVE asks of who stored a value.
 pub(super) fn is_same_owner(owner: &SignerIdentity, signer: &Signer) -> bool {
     match owner {
-        SignerIdentity::Anode(address) => signer.address == Some(*address),
+        SignerIdentity::Anode(address) | SignerIdentity::AnodePeer(address, _) => {
+            signer.address == Some(*address)
+        }
         SignerIdentity::Peer(peer) => signer.is_peer(*peer),
         SignerIdentity::Name(name) => signer.names.contains(name),
         SignerIdentity::Certificate(der) => {

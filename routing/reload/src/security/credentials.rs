@@ -60,6 +60,7 @@ pub struct Credentials {
     key: SigningKey,
     peer: Id,
     address: Address,
+    digit: PeerId,
     certificate: Option<Certificate>,
     policy: Policy,
     by_peer: Recent<Id, Certificate>,
@@ -83,6 +84,7 @@ impl Credentials {
             key,
             peer,
             address,
+            digit,
             certificate: None,
             policy,
             by_peer: Recent::new(MAX_KNOWN),
@@ -242,7 +244,7 @@ impl Security for Credentials {
         match (&self.certificate, full) {
             (Some(certificate), true) => SignerIdentity::Certificate(certificate.der().to_vec()),
             (Some(_), false) => SignerIdentity::Peer(self.peer),
-            (None, _) => SignerIdentity::Anode(self.address),
+            (None, _) => SignerIdentity::of_peer(self.address, self.digit),
         }
     }
 
@@ -260,13 +262,21 @@ impl Security for Credentials {
         }
         let unknown = || ReloadError::Unverified("its certificate is not known");
         let certificate = match &signature.identity {
-            SignerIdentity::Anode(address) => {
+            SignerIdentity::Anode(address) | SignerIdentity::AnodePeer(address, _) => {
                 let signer = self.signer_of_address(address, purpose)?;
                 let key = VerifyingKey::from_sec1_bytes(address.public_key_bytes())
                     .map_err(|_| ReloadError::Unverified("its key is not valid"))?;
                 verify_ecdsa(&key, &signature.value, input)?;
                 self.addresses.insert(*address, signer.clone());
-                return Ok(signer);
+                let digit = signature
+                    .identity
+                    .anode_peer()
+                    .map_or(PeerId::ANY, |it| it.1);
+                return Ok(match purpose {
+                    Purpose::Message => signer.as_peer(digit.get().into()),
+                    // whatever one machine of the address may store, all of them may
+                    Purpose::Data => signer,
+                });
             }
             SignerIdentity::Peer(peer) => {
                 let known = self.by_peer.entries.get(peer);

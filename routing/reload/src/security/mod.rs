@@ -57,13 +57,21 @@ impl Signer {
         self.peers.contains(&id)
     }
 
-    /// All Peer-IDs it may speak for. An Anode address speaks for its sixteen peers (RD62).
+    /// The same signer, as the one of its peers that has signed.
+    fn as_peer(&self, place: usize) -> Self {
+        Self {
+            peers: self.peers.get(place).copied().into_iter().collect(),
+            ..self.clone()
+        }
+    }
+
+    /// All Peer-IDs it may speak for. Of a value's signer, an Anode address speaks for its sixteen peers (RD62); of a
+    /// message's, for the one that has signed.
     pub fn peers(&self) -> &[Id] {
         &self.peers
     }
 
-    /// The Peer-ID that answers for `key`: the first one at or after it. Exact for everybody who has one Peer-ID, and
-    /// a good guess, which the link corrects, for machines that share an Anode address.
+    /// The Peer-ID that answers for `key`: the first one at or after it. Exact for everybody who has one Peer-ID.
     pub fn peer_near(&self, key: Id) -> Option<Id> {
         self.peers
             .iter()

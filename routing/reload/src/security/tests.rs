@@ -117,9 +117,23 @@ fn an_anode_address_verifies_by_itself() {
         .unwrap();
     assert!(signer.is_peer(credentials.peer_id()));
     assert_eq!(signer.address, Some(address()));
-    // RD62: all sixteen peers of the address
-    assert!(signer.is_peer(Id::of_address(&address(), PeerId::new(9).unwrap())));
     assert!(!signer.is_peer(reader.peer_id()));
+    // RD62: of a message, just the peer that signs; of a value, all sixteen peers of the address
+    let nine = PeerId::new(9).unwrap();
+    let peer = Id::of_address(&address(), nine);
+    assert!(!signer.is_peer(peer));
+    let signer = reader
+        .verify(&signature, b"hello", Purpose::Data, now())
+        .unwrap();
+    assert!(signer.is_peer(peer) && signer.peers().len() == 16);
+    let of_nine = Signature {
+        identity: SignerIdentity::of_peer(address(), nine),
+        ..signature.clone()
+    };
+    let signer = reader
+        .verify(&of_nine, b"hello", Purpose::Message, now())
+        .unwrap();
+    assert_eq!(signer.peers(), [peer]);
     assert!(
         reader
             .verify(&signature, b"hellp", Purpose::Message, now())

@@ -341,7 +341,7 @@ fn copies_merge_by_storage_time() {
     assert_eq!(it.all(7, MAP), ["ours", "theirs", "x"]);
 }
 
-// R140, S35: per resource, per group, in all
+// R140, RD64, S35: per resource, per group, in all
 #[test]
 fn quotas_hold() {
     let mut it = Bench::new();

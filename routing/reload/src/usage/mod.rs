@@ -4,6 +4,7 @@
 //! set a node serves. The four of this project are [`Kinds::standard`]; any other is added with [`Kinds::add`].
 pub mod anode;
 pub mod certificate;
+pub mod open;
 pub mod sip;
 pub mod turn;
 
@@ -57,16 +58,19 @@ impl fmt::Debug for Kind {
 #[derive(Clone, Default, Debug)]
 pub struct Kinds {
     kinds: BTreeMap<TypeId, Kind>,
+    /// For all numbers of [`open::NUMBERS`] that are not taken.
+    open: Option<Kind>,
 }
 
 impl Kinds {
-    /// SIP-REGISTRATION, TURN-SERVICE, CERTIFICATE and ANODE-RECORD.
+    /// SIP-REGISTRATION, TURN-SERVICE, CERTIFICATE, ANODE-RECORD, and the open numbers.
     pub fn standard() -> Self {
         let mut kinds = Self::default();
         kinds.add(sip::kind());
         kinds.add(turn::kind());
         kinds.add(certificate::kind());
         kinds.add(anode::kind());
+        kinds.open = Some(open::kind());
         kinds
     }
 
@@ -77,7 +81,8 @@ impl Kinds {
 
     /// The kind of a number.
     pub fn get(&self, id: TypeId) -> Option<&Kind> {
-        self.kinds.get(&id)
+        let open = self.open.as_ref().filter(|_| open::is_open(id));
+        self.kinds.get(&id).or(open)
     }
 
     /// The data model of a number: what parsers ask for.

@@ -188,7 +188,11 @@ impl Node {
     /// A port that the gateway keeps open for us; `None`: none any more.
     pub fn set_port_mapping(&mut self, now: Instant, mapped: Option<SocketAddr>) {
         let mapped = mapped.filter(|at| is_dialable(&Place::Udp(*at), false));
-        if std::mem::replace(&mut self.direct.survey.mapped, mapped) != mapped && mapped.is_some() {
+        if std::mem::replace(&mut self.direct.survey.mapped, mapped) == mapped {
+            return;
+        }
+        self.places_changed += 1;
+        if mapped.is_some() {
             self.offer_again(now);
         }
     }
@@ -449,6 +453,7 @@ impl Node {
                 let Some(by) = question.to.udp() else { return };
                 let socket = question.socket;
                 if self.direct.survey.note(Seen { by, socket, seen }) {
+                    self.places_changed += 1;
                     self.rendezvous_moved(now);
                     self.offer_again(now);
                 }

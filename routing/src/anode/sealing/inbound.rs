@@ -91,6 +91,9 @@ impl Node {
                 let session = self.sessions.handshake_hash(from.index);
                 self.handle_control(now, sender, way, session, message_kind, body);
             }
+            kind::RELOAD if self.config.reload => {
+                self.handle_reload(now, sender, sender_peer, way, body);
+            }
             _ => self.handle_message(now, sender, arrival, message_kind, body, sink),
         }
         true

@@ -93,13 +93,25 @@ impl Node {
         message_kind: u8,
         body: &[u8],
     ) -> Result<(), Failure> {
+        self.send_in_session(now, address, PeerId::ANY, message_kind, body)
+    }
+
+    /// The same, to just this peer of the address.
+    pub(in crate::anode) fn send_in_session(
+        &mut self,
+        now: Instant,
+        address: &Address,
+        digit: PeerId,
+        message_kind: u8,
+        body: &[u8],
+    ) -> Result<(), Failure> {
         let found = self
             .peers
             .find(address.as_bytes())
             .ok_or(Failure::NoSuchPeer)?;
         let peer = self.peers.get(found).ok_or(Failure::NoSuchPeer)?;
-        let key = peer.tunnel(PeerId::ANY).ok_or(Failure::Unreachable)?.key;
-        let route = peer.route(PeerId::ANY).ok_or(Failure::Unreachable)?;
+        let key = peer.tunnel(digit).ok_or(Failure::Unreachable)?.key;
+        let route = peer.route(digit).ok_or(Failure::Unreachable)?;
         let len = SEALED_BODY + body.len() + SEALED_TAIL;
         if len > route.max_packet {
             return Err(Failure::TooBig {

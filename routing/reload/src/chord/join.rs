@@ -1,0 +1,99 @@
+//! The way into the ring (R113): look for the successor, connect, JOIN, and be named by the one who admits.
+use super::{Chord, JOIN_ATTEMPTS, JOIN_STEP, Purpose, Stage};
+use crate::Now;
+use crate::body::ChordUpdate;
+use crate::topology::{Action, Topology};
+use std::time::Duration;
+
+impl Chord {
+    pub(super) fn is_joining(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Locating { .. } | Stage::Settling { .. } | Stage::Admitting { .. }
+        )
+    }
+
+    pub(super) fn locate(&mut self, now: Now, attempt: u32) {
+        self.pinging
+            .retain(|_, purpose| *purpose != Purpose::Successor);
+        if attempt >= JOIN_ATTEMPTS || self.peers.is_empty() {
+            self.stage = Stage::Idle;
+            self.actions.push_back(Action::Alone);
+            return;
+        }
+        let wait = Duration::from_secs(1 << attempt.min(5)) + JOIN_STEP;
+        self.stage = Stage::Locating {
+            attempt,
+            until: now.at + wait,
+        };
+        self.ping(self.id.plus(1), Purpose::Successor);
+    }
+
+    /// Sends JOIN once everything that was asked for is there, or time is up.
+    pub(super) fn settle(&mut self, now: Now) {
+        let Stage::Settling { attempt, until } = self.stage else {
+            return;
+        };
+        let waiting = self.wanted.values().any(Option::is_none)
+            || self
+                .pinging
+                .values()
+                .any(|p| matches!(p, Purpose::Finger(_)))
+            || self.fingers.values().any(|finger| finger.peer.is_none());
+        if waiting && now.at < until {
+            return;
+        }
+        match self.successors.first().copied() {
+            Some(by) => {
+                let until = now.at + JOIN_STEP;
+                self.stage = Stage::Admitting { attempt, until, by };
+                self.actions.push_back(Action::Join(by));
+            }
+            None => self.locate(now, attempt + 1),
+        }
+    }
+
+    /// The admitting peer has named this node as its predecessor: from here on it is part of the ring (R113).
+    pub(super) fn become_member(&mut self, now: Now, update: &ChordUpdate) {
+        self.stage = Stage::Joined;
+        let mut before = update.predecessors.iter();
+        self.told_predecessor = before
+            .by_ref()
+            .find(|id| **id == self.id)
+            .and_then(|_| before.next())
+            .copied()
+            .or(update
+                .predecessors
+                .iter()
+                .find(|id| **id != self.id)
+                .copied());
+        self.rebuild_tables();
+        // they hold the copies already: the admitting peer was responsible, its successor a replica
+        self.replicated = self
+            .range()
+            .map(|(after, _)| (after, self.first_successors()));
+        self.next_update = now.at + self.spread(self.config.update_every);
+        self.next_ping = now.at + self.spread(self.config.ping_every);
+        self.actions.push_back(Action::Joined);
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.send_update(peer);
+        }
+        self.plan_fingers(now);
+    }
+
+    pub(super) fn run_join_timer(&mut self, now: Now) {
+        match self.stage {
+            Stage::Locating { attempt, until } | Stage::Admitting { attempt, until, .. }
+                if until <= now.at =>
+            {
+                self.locate(now, attempt + 1);
+            }
+            Stage::Settling { until, .. } if until <= now.at => {
+                let fingers = |purpose: &Purpose| !matches!(purpose, Purpose::Finger(_));
+                self.pinging.retain(|_, purpose| fingers(purpose));
+                self.settle(now);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! The DHT: one [`Dht`] is this node's part in one RELOAD overlay, with its links inside sealed sessions (reload.md §3).
+//!
+//! ```text
+//!   people: get put find route         who is this IPv6?      where I am
+//!        │ people                        │ search               │ publish
+//!   ┌────▼────────────────────────────────▼─────────────────────▼───┐
+//!   │ anode_reload::Node: Chord, storage, transactions               │── entry: bootstrap, create, probe
+//!   └────┬────────────────────────────────▲──────────────────────────┘
+//!        │ messages             links: who is there, keep-alive
+//!        ▼ Output::Send                   │ handle_message
+//!              message 0x4B inside sealed sessions
+//! ```
+//!
+//! Sans-IO as everything here: messages, time and randomness come in, [`Output`]s and the next deadline come out. The sessions
+//! are the overlay's business: a message to somebody without one begins one.
+mod connect;
+mod entry;
+mod links;
+mod people;
+mod publish;
+mod search;
+
+pub use anode_reload as reload;
+pub use entry::Bootstrap;
+pub use people::{Answer, Hop, PutValue, Refusal, Value};
+pub use publish::OwnPlaces;
+
+use crate::anode::Place;
+use anode_reload::chord::Config as ChordConfig;
+use anode_reload::security::Policy;
+use anode_reload::usage::Kinds;
+use anode_reload::{Chord, Credentials, Event, Id, Node, NodeConfig, Now, ReloadError};
+use anode_wire::{Address, Identity, PeerId};
+use connect::Connects;
+use entry::Entry;
+use links::{Frame, Links};
+use people::People;
+use publish::Publisher;
+use rand_core::{CryptoRng, Rng as _};
+use search::Searches;
+use std::collections::VecDeque;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// One end of a link: a peer of an address.
+type End = (Address, PeerId);
+
+/// What this node is in an overlay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It stores and routes.
+    Peer,
+    /// It only asks, through peers that it has links to (R8).
+    Client,
+}
+
+/// This node's part in one overlay.
+#[derive(Clone, Debug)]
+pub struct DhtConfig {
+    /// Name of the overlay.
+    pub overlay: String,
+    /// What this node is in it.
+    pub role: Role,
+    /// Whom to ask first, beside [`Dht::set_bootstrap`].
+    pub bootstrap: Vec<Bootstrap>,
+    /// Begin the overlay where nobody else has (RD54).
+    pub create: bool,
+    /// Store where this node is (ANODE-RECORD).
+    pub publish: bool,
+    /// This node relays for others.
+    pub relays: bool,
+}
+
+/// What a [`Dht`] wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// A RELOAD message, for the session with a peer.
+    Send {
+        /// To whom.
+        to: Address,
+        /// To which of the peers that share the address.
+        digit: PeerId,
+        /// The message's body.
+        body: Vec<u8>,
+    },
+    /// A session is wanted.
+    Reach {
+        /// With whom.
+        who: Address,
+        /// With which of the peers that share the address.
+        digit: PeerId,
+        /// Where it may be.
+        places: Vec<Place>,
+        /// The operator has named these places.
+        configured: bool,
+    },
+    /// Somebody who was looked for may be there.
+    Found {
+        /// Who.
+        who: Address,
+        /// Where.
+        places: Vec<Place>,
+    },
+    /// The answer to a question of [`Dht::get`] and its like.
+    Answer {
+        /// The question's.
+        token: u64,
+        /// What came of it.
+        answer: Answer,
+    },
+}
+
+/// What people want to see of an overlay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// Name of the overlay.
+    pub overlay: String,
+    /// This node's Peer-ID.
+    pub node: Id,
+    /// What it is.
+    pub role: Role,
+    /// Whether it is part of the ring, or has an access to it.
+    pub joined: bool,
+    /// Predecessors and successors, nearest first, each once.
+    pub neighbours: Vec<Id>,
+    /// Far peers, each once.
+    pub fingers: usize,
+    /// Links.
+    pub links: usize,
+    /// Values stored.
+    pub stored: usize,
+    /// Bytes that they take.
+    pub stored_bytes: usize,
+    /// Whether the own record is in the overlay.
+    pub published: bool,
+}
+
+/// What a [`Dht`] has counted, beside [`anode_reload::node::Counters`].
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// Links that nobody had room for.
+    pub links_refused: u64,
+    /// Links that had fallen silent.
+    pub links_lost: u64,
+    /// Frames that could not be read, or of nobody there is a link to.
+    pub ignored: u64,
+    /// Searches begun.
+    pub searches: u64,
+    /// Searches for which there was no room.
+    pub searches_refused: u64,
+    /// Searches that found a record.
+    pub found: u64,
+    /// Own records stored, each copy counted.
+    pub published: u64,
+    /// Copies that could not be stored; they are tried again.
+    pub publish_failed: u64,
+    /// Outputs that nobody fetched in time.
+    pub outputs_dropped: u64,
+}
+
+/// Outputs that wait to be fetched.
+const MAX_OUTPUTS: usize = 16_384;
+
+/// This node in one overlay.
+pub struct Dht {
+    config: DhtConfig,
+    own: End,
+    node: Node,
+    links: Links,
+    entry: Entry,
+    connects: Connects,
+    publisher: Publisher,
+    searches: Searches,
+    people: People,
+    rng: Box<dyn CryptoRng + Send>,
+    outputs: VecDeque<Output>,
+    left: bool,
+    counters: Counters,
+}
+
+impl Dht {
+    /// A node with the key of its Anode address, in no ring yet. `rngs` must be unpredictable.
+    ///
+    /// # Errors
+    /// The identity cannot be used as a credential.
+    pub fn new(
+        identity: &Identity,
+        digit: PeerId,
+        config: DhtConfig,
+        rngs: [Box<dyn CryptoRng + Send>; 2],
+        now: Now,
+    ) -> Result<Self, ReloadError> {
+        let [mut rng, node_rng] = rngs;
+        let policy = Policy {
+            overlay: config.overlay.clone(),
+            self_signed: true,
+            ..Policy::default()
+        };
+        let credentials = Credentials::from_identity(identity, digit, policy)?;
+        let id = Id::of_address(identity.address(), digit);
+        let chord = ChordConfig {
+            is_client: config.role == Role::Client,
+            ..ChordConfig::default()
+        };
+        let chord = Chord::new(id, chord, rng.next_u64());
+        let node = Node::new(
+            NodeConfig {
+                kinds: Kinds::standard(),
+                ..NodeConfig::new(&config.overlay)
+            },
+            Box::new(credentials),
+            Box::new(chord),
+            node_rng,
+        );
+        let own = (*identity.address(), digit);
+        let entry = Entry::new(config.create, own, config.bootstrap.clone(), now);
+        Ok(Self {
+            own,
+            node,
+            links: Links::new(&config.overlay),
+            entry,
+            connects: Connects::default(),
+            publisher: Publisher::default(),
+            searches: Searches::default(),
+            people: People::default(),
+            rng,
+            outputs: VecDeque::new(),
+            left: false,
+            counters: Counters::default(),
+            config,
+        })
+    }
+
+    /// Name of the overlay.
+    pub fn overlay(&self) -> &str {
+        &self.config.overlay
+    }
+
+    /// Which overlay a message is of (R15): what [`Dht::overlay_hash`] says there. `None`: it is no message.
+    pub fn overlay_of(body: &[u8]) -> Option<u32> {
+        links::overlay_of(body)
+    }
+
+    /// See [`Dht::overlay_of`].
+    pub fn overlay_hash(&self) -> u32 {
+        self.links.overlay()
+    }
+
+    /// This node's Peer-ID.
+    pub fn id(&self) -> Id {
+        self.node.id()
+    }
+
+    /// What people want to see.
+    pub fn status(&self) -> Status {
+        let (before, after) = self.node.topology().neighbours();
+        let mut neighbours: Vec<Id> = Vec::new();
+        for id in after.into_iter().chain(before) {
+            if !neighbours.contains(&id) {
+                neighbours.push(id);
+            }
+        }
+        Status {
+            overlay: self.config.overlay.clone(),
+            node: self.node.id(),
+            role: self.config.role,
+            joined: self.is_member(),
+            neighbours,
+            fingers: self.node.topology().fingers().len(),
+            links: self.links.len(),
+            stored: self.node.storage().values(),
+            stored_bytes: self.node.storage().bytes(),
+            published: self.publisher.is_published(),
+        }
+    }
+
+    /// What was counted here.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What the RELOAD node has counted.
+    pub fn node_counters(&self) -> anode_reload::node::Counters {
+        self.node.counters()
+    }
+
+    /// Peers worth asking first at the next start (R129): there was a direct link to each.
+    pub fn cacheable(&self) -> Vec<Address> {
+        let peers = self.node.cacheable_peers();
+        let addresses = peers.into_iter().filter_map(|peer| self.links.end_of(peer));
+        let mut addresses: Vec<Address> = addresses.map(|(address, _)| address).collect();
+        addresses.dedup();
+        addresses
+    }
+
+    /// A message out of a session. `network` is what quotas count together.
+    pub fn handle_message(&mut self, now: Now, from: End, network: u64, body: &[u8]) {
+        match Frame::parse(body) {
+            Some(frame) => self.handle_frame(now, from, network, frame),
+            None => {
+                // Whoever has lost sight of the link is told of it by its traffic, not only by the next keep-alive.
+                if self.links.heard(now, from).is_none() && !self.link_up(now, from, network, false)
+                {
+                    return;
+                }
+                if let Some(link) = self.links.heard(now, from) {
+                    self.node.handle(now, link, body);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Timers.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.node.deadline().is_some_and(|at| at <= now.at) {
+            self.node.handle_timeout(now);
+        }
+        self.run_links(now);
+        self.run_entry(now);
+        self.run_publisher(now);
+        self.run_searches(now);
+        self.settle(now);
+    }
+
+    /// When [`Dht::handle_timeout`] has something to do.
+    pub fn deadline(&self) -> Option<Duration> {
+        [
+            self.node.deadline(),
+            self.links.deadline(),
+            self.entry.deadline(),
+            self.publisher.deadline(self.is_in()),
+            self.searches.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// What it wants done. Call until it says `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Says good-bye, and hands over what it stores (R121).
+    pub fn leave(&mut self, now: Now) {
+        if self.config.publish {
+            self.withdraw(now);
+        }
+        self.node.leave(now);
+        self.settle(now);
+    }
+
+    /// Everything is handed over, and everybody told.
+    pub fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// Where this node is, for its record, its CONNECTs and route logs.
+    pub fn set_places(&mut self, now: Now, places: OwnPlaces) {
+        let address = places.endpoints.iter().find_map(|endpoint| match endpoint {
+            anode_wire::Endpoint::Udp(at) => Some(*at),
+            _ => None,
+        });
+        self.node.set_address(address);
+        self.publisher.set_places(now, places);
+        self.handle_timeout(now);
+    }
+
+    /// Who is this address, and where (digit 0)? [`Output::Found`] follows if somebody knows.
+    pub fn search(&mut self, now: Now, target: Ipv6Addr) {
+        self.start_search(now, target, None);
+        self.settle(now);
+    }
+
+    /// Part of the ring, so that others may join here.
+    fn is_member(&self) -> bool {
+        self.is_in() && self.config.role == Role::Peer
+    }
+
+    /// Part of the ring, or with an access to it: it can be asked.
+    pub fn is_in(&self) -> bool {
+        self.node.topology().is_joined()
+    }
+
+    fn out(&mut self, output: Output) {
+        match self.outputs.len() < MAX_OUTPUTS {
+            true => self.outputs.push_back(output),
+            false => self.counters.outputs_dropped += 1,
+        }
+    }
+
+    /// Takes what the RELOAD node has to send and to say, until it has no more.
+    fn settle(&mut self, now: Now) {
+        loop {
+            while let Some(transmit) = self.node.poll_transmit() {
+                if let Some((to, digit)) = self.links.end(transmit.link) {
+                    self.links.used((to, digit));
+                    let body = transmit.bytes;
+                    self.out(Output::Send { to, digit, body });
+                }
+            }
+            match self.node.poll_event() {
+                Some(event) => self.handle_event(now, event),
+                None => return,
+            }
+        }
+    }
+
+    fn handle_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Joined => self.joined(now),
+            Event::Alone => self.entry.alone(now, self.is_in()),
+            Event::ProbeDue => self.probe(now),
+            Event::Left => self.left = true,
+            Event::ConnectWanted { peer } => self.offer(now, peer),
+            Event::ConnectAnswered {
+                peer,
+                identity,
+                body,
+            } => self.connect_answered(now, peer, &identity, &body),
+            Event::ConnectOffered {
+                offer,
+                identity,
+                body,
+                ..
+            } => self.connect_offered(now, offer, &identity, &body),
+            Event::Close(link) => self.close(link),
+            // No application is registered: TUNNELs are answered 404 by the node itself.
+            Event::Tunnel { .. } => {}
+            Event::Answered { request, result } => {
+                if let Some(asked) = self.people.take(request) {
+                    self.tell(now, asked, result);
+                } else if self.connects.is_asked(request) {
+                    self.direct_answered(request, result);
+                } else if !self.publish_answered(now, request, &result) {
+                    self.search_answered(now, request, result);
+                }
+            }
+        }
+    }
+}
+
+/// Where a peer may be, of candidates that it has sent.
+fn udp_places(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<Place> {
+    addresses.into_iter().map(Place::Udp).collect()
+}
+
+#[cfg(test)]
+mod tests;

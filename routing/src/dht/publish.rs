@@ -1,0 +1,276 @@
+//! The own record: stored at both places, refreshed, and changed at once when an endpoint does (ANODE-RECORD).
+use super::{Dht, Role};
+use anode_reload::body::{DataValue, StoreRequest, StoreType};
+use anode_reload::node::{Answer, RequestId, RequestOptions};
+use anode_reload::usage::anode::{self, AnodeRecord, COPIES, LIFETIME, REFRESH};
+use anode_reload::{Code, Id, Now, ReloadError, Signature, SignerIdentity, StoredData, TypeId};
+use anode_wire::{Endpoint, PeerId};
+use rand_core::Rng as _;
+use std::time::Duration;
+
+/// A changed record is stored no more often than this.
+const CHANGE_EVERY: Duration = Duration::from_secs(10);
+/// A copy that could not be stored is tried again after this, and after twice as long each time.
+const RETRY: Duration = Duration::from_secs(2);
+const MAX_RETRY: Duration = Duration::from_secs(120);
+/// Endpoints that a record names.
+const MAX_ENDPOINTS: usize = 8;
+
+/// Where this node is.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct OwnPlaces {
+    /// Best first.
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Default)]
+struct Copy {
+    /// When it is stored next; `None`: it is being stored.
+    next: Option<Duration>,
+    request: Option<RequestId>,
+    retry: Duration,
+    stored: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Publisher {
+    places: OwnPlaces,
+    /// When it was changed last.
+    changed: Option<Duration>,
+    /// Storage times only rise, also when two changes fall into one second.
+    last_time: u32,
+    copies: [Copy; COPIES as usize],
+    /// Through whom a client is reached, by its record.
+    pub access: Option<Id>,
+}
+
+impl Publisher {
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.places.endpoints
+    }
+
+    /// All copies have been stored.
+    pub fn is_published(&self) -> bool {
+        self.copies.iter().all(|copy| copy.stored)
+    }
+
+    fn is_anywhere(&self) -> bool {
+        self.copies.iter().any(|copy| copy.stored)
+    }
+
+    pub fn set_places(&mut self, now: Now, mut places: OwnPlaces) {
+        places.endpoints.truncate(MAX_ENDPOINTS);
+        if places == self.places {
+            return;
+        }
+        self.places = places;
+        self.store_changed(now);
+    }
+
+    /// The record says something else now.
+    pub fn store_changed(&mut self, now: Now) {
+        let at = self.changed.map_or(now.at, |at| at + CHANGE_EVERY);
+        for copy in &mut self.copies {
+            // What is under way tells the old state.
+            copy.request = None;
+            copy.next = Some(at.max(now.at));
+            copy.retry = RETRY;
+        }
+    }
+
+    /// The ring is another one.
+    pub fn store_again(&mut self, now: Now) {
+        for copy in &mut self.copies {
+            copy.next = Some(now.at);
+            copy.retry = RETRY;
+        }
+    }
+
+    pub fn deadline(&self, is_in: bool) -> Option<Duration> {
+        let ready = is_in && !self.places.endpoints.is_empty();
+        let due = self.copies.iter().filter_map(|copy| copy.next);
+        due.min().filter(|_| ready)
+    }
+}
+
+impl Dht {
+    pub(super) fn run_publisher(&mut self, now: Now) {
+        let is_in = self.is_in();
+        let due = self.publisher.deadline(is_in);
+        if !self.config.publish || due.is_none_or(|at| at > now.at) {
+            if !self.config.publish {
+                self.publisher
+                    .copies
+                    .iter_mut()
+                    .for_each(|copy| copy.next = None);
+            }
+            return;
+        }
+        self.publisher.access = self.access();
+        let Ok(value) = self.record().emit() else {
+            return;
+        };
+        self.publisher.changed = Some(now.at);
+        let time = self.next_time(now);
+        for copy in 0..COPIES {
+            let place = usize::from(copy);
+            if self.publisher.copies[place]
+                .next
+                .is_none_or(|at| at > now.at)
+            {
+                continue;
+            }
+            let request = self.store_record(now, copy, value.clone(), time);
+            let state = &mut self.publisher.copies[place];
+            match request {
+                Ok(request) => {
+                    state.request = Some(request);
+                    state.next = None;
+                }
+                Err(_) => {
+                    state.next = Some(now.at + state.retry);
+                    state.retry = (state.retry * 2).min(MAX_RETRY);
+                }
+            }
+        }
+    }
+
+    /// Takes the record back; nobody waits for the answer.
+    pub(super) fn withdraw(&mut self, now: Now) {
+        if !self.is_in() || !self.publisher.is_anywhere() {
+            return;
+        }
+        let time = self.next_time(now);
+        for copy in 0..COPIES {
+            let _ = self.store_record(now, copy, AnodeRecord::withdrawal(), time);
+        }
+    }
+
+    fn next_time(&mut self, now: Now) -> u32 {
+        let wall = u32::try_from(now.unix).unwrap_or(u32::MAX);
+        self.publisher.last_time = wall.max(self.publisher.last_time + 1);
+        self.publisher.last_time
+    }
+
+    fn record(&self) -> AnodeRecord {
+        let is_client = self.config.role == Role::Client;
+        let is_tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
+        let endpoints = self.publisher.places.endpoints.clone();
+        let mut capabilities = AnodeRecord::CONNECT;
+        if endpoints.iter().any(is_tcp) {
+            capabilities |= AnodeRecord::TCP;
+        }
+        AnodeRecord {
+            flags: if is_client { AnodeRecord::CLIENT } else { 0 }
+                | if self.config.relays {
+                    AnodeRecord::RELAY
+                } else {
+                    0
+                },
+            capabilities,
+            peer: self.node.id(),
+            // A client is reached through whom it has links to (R8).
+            route: self
+                .publisher
+                .access
+                .into_iter()
+                .filter(|_| is_client)
+                .collect(),
+            endpoints,
+            relayed: Vec::new(),
+        }
+    }
+
+    /// The member of the ring that messages for a client go through: one that the operator has named, else any.
+    pub(super) fn access(&self) -> Option<Id> {
+        let mut named = self.entry.candidates();
+        named
+            .find_map(|address| self.links.member((address, PeerId::ANY)))
+            .or_else(|| self.links.members().next())
+    }
+
+    fn store_record(
+        &mut self,
+        now: Now,
+        copy: u8,
+        value: Vec<u8>,
+        time: u32,
+    ) -> Result<RequestId, ReloadError> {
+        let (address, digit) = self.own;
+        let resource = anode::resource(address.ipv6(PeerId::ANY), copy);
+        let key = anode::key(&address, digit);
+        let value = DataValue::Dictionary { key, value };
+        self.store_signed(now, resource, TypeId::ANODE_RECORD, value, time, LIFETIME)
+    }
+
+    /// Signs a value with the address's key, and stores it.
+    pub(super) fn store_signed(
+        &mut self,
+        now: Now,
+        resource: Id,
+        kind: TypeId,
+        value: DataValue,
+        storage_time: u32,
+        lifetime: u32,
+    ) -> Result<RequestId, ReloadError> {
+        let mut data = StoredData {
+            storage_time,
+            lifetime,
+            value,
+            signature: None,
+        };
+        let identity = SignerIdentity::Anode(self.own.0);
+        let input = data.signature_input(resource, kind, &identity)?;
+        let (algorithm, value) = self.node.security().sign(&input);
+        data.signature = Some(Signature {
+            algorithm,
+            value,
+            identity,
+        });
+        let request = StoreRequest {
+            resource,
+            types: vec![StoreType {
+                kind,
+                generation: 0,
+                values: vec![data],
+            }],
+        };
+        self.node.ask(now, &request, RequestOptions::default())
+    }
+
+    /// False: the answer is not to a record of ours.
+    pub(super) fn publish_answered(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        result: &Result<Answer, ReloadError>,
+    ) -> bool {
+        let copies = &mut self.publisher.copies;
+        let Some(copy) = copies.iter_mut().find(|copy| copy.request == Some(request)) else {
+            return false;
+        };
+        copy.request = None;
+        tracing::debug!(error = ?result.as_ref().err(), "a copy of the own record was stored");
+        match result {
+            Ok(_) => {
+                copy.stored = true;
+                copy.retry = RETRY;
+                // ±10 %, so that what began together does not stay together
+                let share = 0.9 + f64::from(self.rng.next_u32() % 2000) / 10_000.0;
+                copy.next = Some(now.at + Duration::from_secs(REFRESH.into()).mul_f64(share));
+                self.counters.published += 1;
+            }
+            Err(error) => {
+                if *error == ReloadError::Refused(Code::PRECONDITION_FAILED) {
+                    // An earlier life of this node had a clock that was ahead.
+                    self.publisher.last_time = self.publisher.last_time.saturating_add(60);
+                }
+                copy.next = Some(now.at + copy.retry);
+                copy.retry = (copy.retry * 2).min(MAX_RETRY);
+                self.counters.publish_failed += 1;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,295 @@
+//! The DHTs of a node: `[[dht]]`, the task that drives them, and what people ask of them.
+//!
+//! ```text
+//!  config ─┐                 cli, control/dht ── text: KIND, KEY, VALUE, X
+//!  zone ───┴─▶ plan ─▶ task ◀──── Ask ┘
+//!                      │  ▲
+//!        Command::Dht  ▼  │ DhtNews
+//!                   data thread: sessions
+//! ```
+//!
+//! The protocol is `anode_routing::dht`, without sockets; signatures cost half a millisecond each, so it runs on the control
+//! thread and not on the data thread.
+
+pub mod config;
+pub mod task;
+pub mod text;
+
+use anode_routing::anode::Place;
+use anode_routing::dht::{Bootstrap, DhtConfig};
+use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Error;
+use crate::state::dht::CachedPeer;
+use crate::zone::{Known, Relays};
+use config::DhtEntry;
+
+pub use anode_routing::dht::{Answer, Output, PutValue, Refusal, Status};
+
+/// Questions of people that wait for the task.
+const ASKS: usize = 64;
+
+/// What the data thread has for the DHTs.
+#[derive(Debug)]
+pub enum DhtNews {
+    /// A RELOAD message.
+    Message {
+        /// Whose key sealed it.
+        from: Address,
+        /// Which of the peers that share the address.
+        digit: PeerId,
+        /// What quotas count together.
+        network: u64,
+        /// Its body.
+        body: Vec<u8>,
+    },
+    /// Somebody is looked for.
+    Wanted(std::net::Ipv6Addr),
+    /// Others may reach this node here now, best first.
+    Places(Vec<Endpoint>),
+}
+
+/// All that the task is started with.
+pub struct DhtPlan {
+    identity: Identity,
+    digit: PeerId,
+    relays: bool,
+    entries: Vec<DhtEntry>,
+    zone: ZoneDht,
+    /// Of an earlier run.
+    cached: Vec<CachedPeer>,
+}
+
+/// What the zone says: the name of its DHT, and whom to ask first.
+#[derive(Clone, Default, Debug)]
+pub struct ZoneDht {
+    name: Option<String>,
+    bootstrap: Vec<Bootstrap>,
+}
+
+impl ZoneDht {
+    /// Of the zone file in use, or of the relays that the configuration names.
+    pub fn new(known: Option<&Known>, relays: Option<&Relays>) -> Self {
+        let of_file = known.map(Known::relays);
+        let relays = of_file.as_ref().or(relays);
+        let bootstrap = relays.iter().flat_map(|relays| &relays.relays);
+        Self {
+            name: known.and_then(|known| Some(known.file.dht()?.name.clone())),
+            bootstrap: bootstrap
+                .map(|relay| Bootstrap {
+                    address: relay.address,
+                    places: places(&relay.endpoints),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn places(endpoints: &[Endpoint]) -> Vec<Place> {
+    endpoints.iter().filter_map(Place::from_endpoint).collect()
+}
+
+/// The name of a zone's overlay where its file names none (reload.md §3).
+pub fn zone_overlay(zone: Zone) -> String {
+    format!("a--{:08x}.net", zone.0)
+}
+
+impl DhtPlan {
+    /// # Errors
+    /// Two `[[dht]]` are of one overlay.
+    pub fn new(
+        identity: &Identity,
+        digit: PeerId,
+        relays: bool,
+        entries: Vec<DhtEntry>,
+        zone: ZoneDht,
+        cached: Vec<CachedPeer>,
+    ) -> Result<Self, Error> {
+        let identity = Identity::from_identity_string(&identity.identity_string())
+            .map_err(|error| Error::refused(error.to_string()))?;
+        let plan = Self {
+            identity,
+            digit,
+            relays,
+            entries,
+            zone,
+            cached,
+        };
+        let mut names: Vec<String> = plan.overlays().into_iter().map(|one| one.overlay).collect();
+        names.sort();
+        match names.windows(2).find(|two| two[0] == two[1]) {
+            Some(two) => Err(Error::invalid(
+                "[[dht]]",
+                format!("overlay {:?} stands twice: give each table its own", two[0]),
+            )),
+            None => Ok(plan),
+        }
+    }
+
+    /// Whether there is an overlay, or may come one with a zone file.
+    pub fn is_wanted(&self, zone_may_come: bool) -> bool {
+        match self.entries.is_empty() {
+            true => zone_may_come || self.zone.name.is_some(),
+            false => self.entries.iter().any(|entry| entry.enabled),
+        }
+    }
+
+    /// Whom to ask first in an overlay, beside its own configuration: the zone's relays, then peers of an earlier run.
+    fn bootstrap(&self, overlay: &str) -> Vec<Bootstrap> {
+        let cached = self.cached.iter().filter(|peer| peer.overlay == overlay);
+        let cached = cached.map(|peer| Bootstrap {
+            address: peer.address,
+            places: Vec::new(),
+        });
+        self.zone.bootstrap.iter().cloned().chain(cached).collect()
+    }
+
+    /// The overlays that this node shall be in.
+    fn overlays(&self) -> Vec<DhtConfig> {
+        // On by default in a zone whose file names a DHT.
+        let implied = self.entries.is_empty() && self.zone.name.is_some();
+        let default = [DhtEntry::default()];
+        let entries = if implied { &default[..] } else { &self.entries };
+        let zone = self.identity.address().zone();
+        let enabled = entries.iter().filter(|entry| entry.enabled);
+        enabled
+            .map(|entry| DhtConfig {
+                overlay: match (&entry.overlay, &self.zone.name) {
+                    (Some(name), _) => name.0.0.clone(),
+                    (None, Some(name)) => name.clone(),
+                    (None, None) => zone_overlay(zone),
+                },
+                role: entry.role.into(),
+                bootstrap: entry.bootstrap(),
+                create: entry.create,
+                publish: entry.publish,
+                relays: self.relays,
+            })
+            .collect()
+    }
+}
+
+/// What people want to know of a DHT.
+#[derive(Debug)]
+pub enum Question {
+    /// Values of a kind.
+    Get {
+        /// Which kind.
+        kind: u32,
+        /// Where.
+        resource: [u8; 16],
+    },
+    /// Store a value.
+    Put(Box<PutValue>),
+    /// The closest place that has a kind.
+    Find {
+        /// Which kind.
+        kind: u32,
+        /// From where on.
+        resource: [u8; 16],
+    },
+    /// The way to a resource.
+    Route {
+        /// Which.
+        to: [u8; 16],
+    },
+    /// The record of a synthetic address.
+    Lookup(std::net::Ipv6Addr),
+}
+
+/// What the task is asked.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Status(oneshot::Sender<Vec<Status>>),
+    Counters(oneshot::Sender<Vec<(String, u64)>>),
+    Cacheable(oneshot::Sender<Vec<CachedPeer>>),
+    Question {
+        overlay: Option<String>,
+        question: Question,
+        reply: oneshot::Sender<Result<Answer, NoOverlay>>,
+    },
+    Zone(ZoneDht),
+    Leave(oneshot::Sender<()>),
+}
+
+/// There is no overlay to ask.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoOverlay {
+    /// None at all.
+    #[error(
+        "this node is in no DHT: add [[dht]] to its configuration, or use a zone whose file names one"
+    )]
+    None,
+    /// None of this name.
+    #[error("this node is in no overlay {0:?}: `anode dht status` lists those that it is in")]
+    Named(String),
+    /// The task has ended, or hangs.
+    #[error("the node ends, or is too busy to ask the DHT")]
+    Gone,
+}
+
+/// The way to the task.
+#[derive(Clone)]
+pub struct DhtDesk {
+    asks: mpsc::Sender<Ask>,
+}
+
+impl DhtDesk {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Ask>) {
+        let (asks, receiver) = mpsc::channel(ASKS);
+        (Self { asks }, receiver)
+    }
+
+    /// What each overlay is like.
+    pub async fn status(&self) -> Vec<Status> {
+        self.ask(Ask::Status).await.unwrap_or_default()
+    }
+
+    /// For the metrics.
+    pub async fn counters(&self) -> Vec<(String, u64)> {
+        self.ask(Ask::Counters).await.unwrap_or_default()
+    }
+
+    /// Whom to ask first at the next start.
+    pub async fn cacheable(&self) -> Vec<CachedPeer> {
+        self.ask(Ask::Cacheable).await.unwrap_or_default()
+    }
+
+    /// Asks an overlay; without a name, the first.
+    pub async fn question(
+        &self,
+        overlay: Option<String>,
+        question: Question,
+    ) -> Result<Answer, NoOverlay> {
+        self.ask(|reply| Ask::Question {
+            overlay,
+            question,
+            reply,
+        })
+        .await
+        .unwrap_or_else(|| {
+            Err(match self.asks.is_closed() {
+                true => NoOverlay::None,
+                false => NoOverlay::Gone,
+            })
+        })
+    }
+
+    /// The zone file is another one.
+    pub async fn follow_zone(&self, zone: ZoneDht) {
+        // The task ends with the node.
+        let _ = self.asks.send(Ask::Zone(zone)).await;
+    }
+
+    /// Hands over what is stored here, and says good-bye.
+    pub async fn leave(&self) {
+        let _ = self.ask(Ask::Leave).await;
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(make(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,322 @@
+//! The task that drives the DHTs: messages and wishes of the data thread, questions of people, timers.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anode_routing::dht::reload::{Id, Now, TypeId};
+use anode_routing::dht::{Dht, DhtConfig, OwnPlaces};
+use rand::CryptoRng;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
+use crate::command::{Command, DataHandle};
+use crate::state::dht::CachedPeer;
+
+/// Who leaves gives his peers so long to take what he stores.
+const LEAVE_FOR: Duration = Duration::from_millis(400);
+
+/// Batches of the data thread that may wait; more are lost and counted there.
+pub const NEWS: usize = 256;
+
+type Waiting = oneshot::Sender<Result<Answer, NoOverlay>>;
+
+/// See the module.
+pub struct Task {
+    plan: DhtPlan,
+    dhts: Vec<Dht>,
+    data: DataHandle,
+    epoch: Instant,
+    places: Option<OwnPlaces>,
+    waiting: HashMap<u64, Waiting>,
+    next_token: u64,
+    /// What the data thread was told of being in a DHT.
+    told_in: bool,
+    /// Batches that the data thread was too busy to take.
+    lost: u64,
+}
+
+impl Task {
+    /// In the overlays of the plan.
+    pub fn new(plan: DhtPlan, data: DataHandle) -> Self {
+        let mut task = Self {
+            plan,
+            dhts: Vec::new(),
+            data,
+            epoch: Instant::now(),
+            places: None,
+            waiting: HashMap::new(),
+            next_token: 0,
+            told_in: false,
+            lost: 0,
+        };
+        task.follow_plan();
+        task
+    }
+
+    /// Runs until the node ends.
+    pub(crate) async fn run(
+        mut self,
+        mut news: mpsc::Receiver<Vec<DhtNews>>,
+        mut asks: mpsc::Receiver<Ask>,
+    ) {
+        loop {
+            self.flush();
+            let due = self.deadline();
+            let timer = async move {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                batch = news.recv() => match batch {
+                    Some(batch) => batch.into_iter().for_each(|word| self.hear(word)),
+                    None => return,
+                },
+                ask = asks.recv() => match ask {
+                    Some(Ask::Leave(done)) => return self.leave(&mut news, done).await,
+                    Some(ask) => self.answer(ask),
+                    None => return,
+                },
+                () = timer => {
+                    let now = self.now();
+                    self.dhts.iter_mut().for_each(|dht| dht.handle_timeout(now));
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        Now {
+            at: self.epoch.elapsed(),
+            unix: wall.map_or(0, |wall| wall.as_secs()),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let due = self.dhts.iter().filter_map(Dht::deadline).min();
+        due.and_then(|at| self.epoch.checked_add(at))
+    }
+
+    /// Enters the overlays that the plan has and leaves the others.
+    fn follow_plan(&mut self) {
+        let wanted = self.plan.overlays();
+        let now = self.now();
+        self.dhts.retain_mut(|dht| {
+            let stays = wanted.iter().any(|one| one.overlay == dht.overlay());
+            if !stays {
+                dht.leave(now);
+            }
+            stays
+        });
+        for config in wanted {
+            let known = self
+                .dhts
+                .iter()
+                .position(|dht| dht.overlay() == config.overlay);
+            let place = known.or_else(|| self.enter(config));
+            if let Some(dht) = place.and_then(|place| self.dhts.get_mut(place)) {
+                let bootstrap = self.plan.bootstrap(dht.overlay());
+                dht.set_bootstrap(now, &bootstrap);
+            }
+        }
+    }
+
+    fn enter(&mut self, config: DhtConfig) -> Option<usize> {
+        let name = config.overlay.clone();
+        let rng = || -> Box<dyn CryptoRng + Send> { Box::new(UnwrapErr(SysRng)) };
+        let now = self.now();
+        let made = Dht::new(
+            &self.plan.identity,
+            self.plan.digit,
+            config,
+            [rng(), rng()],
+            now,
+        );
+        match made {
+            Ok(mut dht) => {
+                if let Some(places) = &self.places {
+                    dht.set_places(now, places.clone());
+                }
+                self.dhts.push(dht);
+                Some(self.dhts.len() - 1)
+            }
+            Err(error) => {
+                tracing::error!("DHT {name}: {error}");
+                None
+            }
+        }
+    }
+
+    fn hear(&mut self, word: DhtNews) {
+        let now = self.now();
+        match word {
+            DhtNews::Message {
+                from,
+                digit,
+                network,
+                body,
+            } => {
+                let overlay = Dht::overlay_of(&body);
+                let mut dhts = self.dhts.iter_mut();
+                if let Some(dht) = dhts.find(|dht| Some(dht.overlay_hash()) == overlay) {
+                    dht.handle_message(now, (from, digit), network, &body);
+                }
+            }
+            DhtNews::Wanted(target) => {
+                self.dhts.iter_mut().for_each(|dht| dht.search(now, target));
+            }
+            DhtNews::Places(endpoints) => {
+                let places = OwnPlaces { endpoints };
+                for dht in &mut self.dhts {
+                    dht.set_places(now, places.clone());
+                }
+                self.places = Some(places);
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(reply) => {
+                let _ = reply.send(self.dhts.iter().map(Dht::status).collect());
+            }
+            Ask::Counters(reply) => {
+                let _ = reply.send(self.counters());
+            }
+            Ask::Cacheable(reply) => {
+                let _ = reply.send(self.cacheable());
+            }
+            Ask::Zone(zone) => {
+                self.plan.zone = zone;
+                self.follow_plan();
+            }
+            Ask::Question {
+                overlay,
+                question,
+                reply,
+            } => self.ask(overlay, question, reply),
+            Ask::Leave(_) => {}
+        }
+    }
+
+    fn ask(&mut self, overlay: Option<String>, question: Question, reply: Waiting) {
+        let now = self.now();
+        let mut dhts = self.dhts.iter_mut();
+        let dht = match &overlay {
+            Some(name) => dhts.find(|dht| dht.overlay() == name),
+            None => dhts.next(),
+        };
+        let Some(dht) = dht else {
+            let none = overlay.map_or(NoOverlay::None, NoOverlay::Named);
+            // Who asked may have gone.
+            let _ = reply.send(Err(none));
+            return;
+        };
+        let token = self.next_token;
+        self.next_token += 1;
+        self.waiting.insert(token, reply);
+        match question {
+            Question::Get { kind, resource } => dht.get(now, TypeId(kind), Id(resource), token),
+            Question::Put(put) => dht.put(now, *put, token),
+            Question::Find { kind, resource } => dht.find(now, TypeId(kind), Id(resource), token),
+            Question::Route { to } => dht.route(now, Id(to), token),
+            Question::Lookup(target) => dht.lookup(now, target, token),
+        }
+    }
+
+    /// Carries outputs to where they count.
+    fn flush(&mut self) {
+        let mut batch = Vec::new();
+        for dht in &mut self.dhts {
+            while let Some(output) = dht.poll_output() {
+                match output {
+                    Output::Answer { token, answer } => {
+                        if let Some(reply) = self.waiting.remove(&token) {
+                            let _ = reply.send(Ok(answer));
+                        }
+                    }
+                    output => batch.push(output),
+                }
+            }
+        }
+        let is_in = self.dhts.iter().any(Dht::is_in);
+        if is_in != self.told_in && self.data.send(Command::InDht(is_in)).is_ok() {
+            self.told_in = is_in;
+        }
+        // Messages are datagrams: what is lost here is sent again like any other.
+        if !batch.is_empty() && self.data.send(Command::Dht(batch)).is_err() {
+            self.lost += 1;
+        }
+    }
+
+    fn cacheable(&self) -> Vec<CachedPeer> {
+        let of = |dht: &Dht| {
+            let overlay = dht.overlay().to_owned();
+            let peer = move |address| CachedPeer {
+                overlay: overlay.clone(),
+                address,
+            };
+            dht.cacheable().into_iter().map(peer).collect::<Vec<_>>()
+        };
+        self.dhts.iter().flat_map(of).collect()
+    }
+
+    fn counters(&self) -> Vec<(String, u64)> {
+        let mut all = vec![("anode_dht_batches_lost_total".to_owned(), self.lost)];
+        for dht in &self.dhts {
+            let (here, node, status) = (dht.counters(), dht.node_counters(), dht.status());
+            let overlay = dht.overlay();
+            let mut add = |name: &str, value: u64| {
+                all.push((format!("anode_dht_{name}{{overlay=\"{overlay}\"}}"), value));
+            };
+            add("joined", status.joined.into());
+            add("links", status.links as u64);
+            add("stored_values", status.stored as u64);
+            add("stored_bytes", status.stored_bytes as u64);
+            add("links_lost_total", here.links_lost);
+            add(
+                "links_refused_total",
+                here.links_refused + node.links_refused,
+            );
+            add("ignored_total", here.ignored);
+            add("searches_total", here.searches);
+            add("searches_refused_total", here.searches_refused);
+            add("found_total", here.found);
+            add("published_total", here.published);
+            add("publish_failed_total", here.publish_failed);
+            add("outputs_dropped_total", here.outputs_dropped);
+            add("received_total", node.received);
+            add("sent_total", node.sent);
+            add("sent_bytes_total", node.sent_bytes);
+            add("forwarded_total", node.forwarded);
+            add("retransmitted_total", node.retransmitted);
+            add("timeouts_total", node.timeouts);
+            add("malformed_total", node.malformed);
+            add("unverified_total", node.unverified);
+            add("rate_limited_total", node.rate_limited);
+        }
+        all
+    }
+
+    /// Says good-bye, and still passes on what comes back for a moment: others take over what is stored here.
+    async fn leave(mut self, news: &mut mpsc::Receiver<Vec<DhtNews>>, done: oneshot::Sender<()>) {
+        let now = self.now();
+        let alone = self.dhts.iter().all(|dht| dht.status().links == 0);
+        self.dhts.iter_mut().for_each(|dht| dht.leave(now));
+        self.flush();
+        let until = tokio::time::Instant::now() + LEAVE_FOR;
+        while !alone && !self.dhts.iter().all(Dht::has_left) {
+            match tokio::time::timeout_at(until, news.recv()).await {
+                Ok(Some(batch)) => batch.into_iter().for_each(|word| self.hear(word)),
+                Ok(None) | Err(_) => break,
+            }
+            self.flush();
+        }
+        let _ = done.send(());
+    }
+}

@@ -1,0 +1,115 @@
+//! `dht.toml`: peers of each overlay to which there was a link, to be asked first at the next start (R129). Losing it costs time
+//! where the zone's relays are gone too, so a damaged one is left out with a warning.
+
+use std::io;
+use std::path::Path;
+
+use anode_platform::files::write_atomic;
+use anode_wire::Address;
+use serde::{Deserialize, Serialize};
+
+use super::{LockedState, StateDir};
+use crate::Error;
+
+/// Overlays times the ten peers of each (R129).
+pub const MAX_ENTRIES: usize = 160;
+
+/// An overlay's name, an address, and what TOML puts around them.
+const MAX_BYTES: u64 = 340 * MAX_ENTRIES as u64;
+
+/// A peer, and the overlay that it is in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CachedPeer {
+    /// Name of the overlay.
+    pub overlay: String,
+    /// Who.
+    #[serde(with = "address")]
+    pub address: Address,
+}
+
+mod address {
+    use anode_wire::Address;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    #[serde(default)]
+    peer: Vec<CachedPeer>,
+}
+
+/// What an earlier run has written.
+pub fn load(dir: &StateDir) -> Vec<CachedPeer> {
+    let path = dir.file("dht.toml");
+    let problem = match read(&path) {
+        Ok(text) => match toml::from_str::<File>(&text) {
+            Ok(mut file) => {
+                file.peer.truncate(MAX_ENTRIES);
+                return file.peer;
+            }
+            Err(error) => error.message().to_owned(),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!("{}: {problem}: starting without it", path.display());
+    Vec::new()
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if path.metadata()?.len() > MAX_BYTES {
+        return Err(io::Error::other(format!("more than {MAX_BYTES} bytes")));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// Replaces the file.
+pub fn save(state: &LockedState, mut peer: Vec<CachedPeer>) -> Result<(), Error> {
+    peer.truncate(MAX_ENTRIES);
+    let text = toml::to_string(&File { peer })
+        .map_err(|error| Error::refused(format!("cannot write the DHT's peers: {error}")))?;
+    write_atomic(&state.dir().file("dht.toml"), text.as_bytes(), 0o600)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::TestDir;
+
+    // R129
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_damaged_left_out() {
+        let test = TestDir::new();
+        let dir = StateDir::find(Some(test.path())).unwrap();
+        let state = dir.lock().unwrap();
+        assert!(load(state.dir()).is_empty());
+        let address = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
+        let peer = CachedPeer {
+            overlay: "a--0000002a.net".into(),
+            address: address.parse().unwrap(),
+        };
+        save(&state, vec![peer.clone(); 200]).unwrap();
+        assert_eq!(load(state.dir()), vec![peer; MAX_ENTRIES]);
+        let file = state.dir().file("dht.toml");
+        for text in [
+            "peer = 1",
+            "[[peer]]\noverlay = \"x\"\naddress = \"y\"\n",
+            "\u{0}",
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert!(load(state.dir()).is_empty(), "{text}");
+        }
+        std::fs::write(&file, vec![b'#'; MAX_BYTES as usize + 1]).unwrap();
+        assert!(load(state.dir()).is_empty());
+    }
+}
