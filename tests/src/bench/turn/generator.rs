@@ -9,7 +9,7 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -76,10 +76,14 @@ pub struct Opening {
 }
 
 impl Opening {
-    pub fn allocate(host: &Host, server: SocketAddr, flows: usize) -> Self {
+    pub fn allocate(host: &Host, sources: &[IpAddr], server: SocketAddr, flows: usize) -> Self {
         let mut clients = Vec::with_capacity(flows);
         for number in 0..flows {
-            let socket = traffic::udp(host, SocketAddr::new(host.v4().into(), 0));
+            // Servers hold each source to so many first requests a second.
+            let own = sources[number % sources.len()];
+            let socket = traffic::udp(host, SocketAddr::new(own, 0));
+            let soon = Some(Duration::from_millis(20));
+            socket.set_read_timeout(soon).expect("a timeout");
             socket.connect(server).expect("a way there");
             let credentials = Credentials {
                 name: "lab".to_owned(),
@@ -137,10 +141,9 @@ fn until(socket: &UdpSocket, client: &mut Client, wanted: impl Fn(&Event) -> boo
             assert!(!matches!(event, Event::Ended { .. }), "{event:?}");
         }
         assert!(Instant::now() < deadline, "the server does not answer");
+        client.handle_timeout(Instant::now());
         if let Ok(length) = socket.recv(&mut buffer) {
-            let now = Instant::now();
-            client.handle(now, &buffer[..length]);
-            client.handle_timeout(now);
+            client.handle(Instant::now(), &buffer[..length]);
         }
     }
 }

@@ -19,13 +19,15 @@ use generator::{Flow, Load, Opening, Sink, Way, bare_flows, send};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fmt;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 3478;
 const PEER: u16 = 9000;
+/// The last numbers of the clients' addresses.
+const SOURCES: std::ops::Range<u8> = 100..200;
 const FEW: usize = 8;
 const MANY: usize = 5000;
 /// Datagrams a second that every server takes.
@@ -102,6 +104,9 @@ pub fn run(lab: &Lab, plan: &Plan) -> Report {
     raise_descriptors();
     let lan = Lan::new(lab, Family::V4);
     let (host, clients, peers) = (lan.host("server"), lan.host("clients"), lan.host("peers"));
+    for source in sources(&clients) {
+        clients.address_add(source, 24);
+    }
     let mut report = Report {
         rows: Vec::new(),
         each: Vec::new(),
@@ -196,7 +201,7 @@ fn start(
         Who::Coturn => coturn(lab.directory(), host, at),
     };
     let (cpu, memory) = (server.cpu_seconds(), server.memory_kib());
-    let opening = Opening::allocate(clients, at, flows);
+    let opening = Opening::allocate(clients, &sources(clients), at, flows);
     if flows == MANY {
         let each = report.of(who);
         let of_one = |total: f64| total / flows as f64;
@@ -325,6 +330,13 @@ fn round_trip_plain(clients: &Host, peers: &Host) -> f64 {
         &[peer.local_addr().expect("bound")],
     );
     round_trip(&flow[0], &peer)
+}
+
+/// Addresses that the clients' machine has beside its own.
+fn sources(clients: &Host) -> Vec<IpAddr> {
+    let [a, b, c, _] = clients.v4().octets();
+    let source = |number| Ipv4Addr::new(a, b, c, SOURCES.start + number).into();
+    (0..SOURCES.len() as u8).map(source).collect()
 }
 
 fn raise_descriptors() {
