@@ -384,10 +384,9 @@ impl TurnLink {
             return self.leave(now, |attempt| attempt.id == id);
         }
         self.attempts[index].stage = Stage::Standing;
-        if let Some(known) = self.attempts[index].server {
-            if let Some(known) = self.servers.get_mut(known) {
-                known.failures = 0;
-            }
+        let server = self.attempts[index].server;
+        if let Some(known) = server.and_then(|server| self.servers.get_mut(server)) {
+            known.failures = 0;
         }
         tracing::info!(server = %self.attempts[index].client.server().address, ?relayed, "an allocation at a TURN server");
         self.changes.push(relayed);
