@@ -12,7 +12,9 @@ use anode_platform::wake::Wake;
 use anode_routing::anode::{NetReport, Place, Registration, RelaySnapshot, Relayed};
 use anode_routing::dht::Output;
 use anode_routing::i2p;
+use anode_routing::net::TurnServer;
 use anode_routing::overlay::{Failure, Via};
+use anode_routing::turn::server::Door;
 use anode_wire::Address;
 use anode_wire::sealed::Record;
 use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
@@ -87,6 +89,10 @@ pub enum Command {
     },
     /// Meets others at trackers from now on, with the networks that are not probed, or does not.
     SetRendezvous(Deny),
+    /// Ports of ours at which clients of our TURN server come in.
+    ShareTls(Door),
+    /// The TURN servers, in the order in which they are tried.
+    SetTurnServers(Vec<TurnServer>),
     /// Endpoints that a tracker has named.
     Candidates {
         /// As it named them.

@@ -1,7 +1,10 @@
 //! The configuration file: TOML, every key optional and named like its flag, unknown keys refused with their line.
 
+#[cfg(test)]
+mod cases;
 pub mod i2p;
 pub mod turn;
+pub mod turn_client;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -81,6 +84,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// `[turn]`: a TURN server
     pub turn: Option<turn::Turn>,
+    /// `[turn-client]`: TURN servers that are used
+    pub turn_client: turn_client::TurnClient,
     /// `[ethernet]`
     pub ethernet: Ethernet,
     /// `[portmap]`
@@ -249,6 +254,7 @@ impl Config {
         if let Some(turn) = &config.turn {
             turn.check(path)?;
         }
+        config.turn_client.check(path)?;
         let directory = path.parent().unwrap_or(Path::new(""));
         config.zone_file = config
             .zone_file
@@ -349,14 +355,9 @@ pub(crate) fn toml_error(error: &toml::de::Error, text: &str, path: &Path) -> Er
 
 #[cfg(test)]
 mod tests {
+    use super::cases::{Case, refused};
     use super::*;
     use crate::policy::Otherwise;
-
-    fn message(text: &str) -> String {
-        let error = Config::parse(text, Path::new("/x/anode.toml")).expect_err(text);
-        assert_eq!(error.exit_status(), 2, "{text}");
-        error.to_string()
-    }
 
     #[test]
     fn every_key_is_optional_and_lan_is_on() {
@@ -428,7 +429,7 @@ mod tests {
     #[test]
     fn a_bad_file_is_refused_with_its_line_and_the_value() {
         let many = format!("[inbound]\nallow = [{}]\n", "\"any tcp/1\",".repeat(1025));
-        let cases: &[(&str, &str, &str)] = &[
+        let cases: &[Case<'_>] = &[
             (&many, ":2: ", "more than 1024 rules"),
             ("nmae = \"x\"", ":1: ", "unknown key `nmae`"),
             ("\n\nmtu = 1280\nfoo = 1\n", ":4: ", "unknown key `foo`"),
@@ -511,13 +512,7 @@ mod tests {
             ("[lan\nenabled = true\n", ":1: ", ""),
             ("log = \"a\"\nlog = \"b\"\n", ":2: ", "duplicate key"),
         ];
-        for (text, line, part) in cases {
-            let message = message(text);
-            let place = format!("/x/anode.toml{line}");
-            assert!(message.starts_with(&place), "{text:?} gave {message:?}");
-            assert!(message.contains(part), "{text:?} gave {message:?}");
-            assert!(!message.contains('\n'), "{message:?}");
-        }
+        refused(cases);
     }
 
     #[test]

@@ -283,7 +283,7 @@ fn start_overlay(
 }
 
 /// Where connections are accepted: where the operator says, and at a relay on every port of its datagrams, too.
-fn connections(listen: &[Place], relays: bool) -> Vec<SocketAddr> {
+pub(crate) fn connections(listen: &[Place], relays: bool) -> Vec<SocketAddr> {
     let accepts = |place: &Place| match place {
         Place::Tcp(address) => Some(*address),
         Place::Udp(address) if relays => Some(*address),

@@ -44,6 +44,7 @@ use crate::state::{self, LockedState, i2p, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
 use crate::turn;
+use crate::turn::paths::{OwnKeys, TurnPlan};
 use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
@@ -159,6 +160,8 @@ pub struct Plan {
     pub tracker: Option<role::Prepared>,
     /// Whether somebody watches standard error, to whom new peers are told.
     pub watched: bool,
+    /// TURN servers that it may use.
+    pub turn_servers: TurnPlan,
     /// A TURN server beside it, its sockets bound.
     pub turn: Option<turn::role::Prepared>,
 }
@@ -233,6 +236,7 @@ async fn live(
         members: plan.zone.members(),
     };
     let named_peers = plan.settings.named_peers.clone();
+    let own_keys = OwnKeys::new(&plan.settings);
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
     let mapped_port = plan.portmap.then(|| udp_port(&info.listen)).flatten();
@@ -245,6 +249,10 @@ async fn live(
     tracing::info!(?confined, "rights given up");
     let turn = plan.turn.map(|turn| turn.start(plan.source.clone()));
     let turn = turn.transpose()?;
+    if let Some(door) = turn.as_ref().and_then(Role::door) {
+        // It waits for the thread, and is the first that this hears.
+        let _ = data.send(Command::ShareTls(door));
+    }
     let (thread, word) = prepared.start()?;
     let mut ended = watch(thread);
     if let Some(unsaved) = plan.unsaved {
@@ -264,6 +272,10 @@ async fn live(
     );
     let names = Arc::new(if i2p { names.with_i2p() } else { names });
     let (zone, asks) = ZoneDesk::new(&keeper);
+    let services_of_zone = zone.follow_services();
+    let turn_servers = plan.turn_servers;
+    let turn_servers = turn_servers.keep(data.clone(), services_of_zone, zone.follow(), own_keys);
+    let turn_servers = tokio::spawn(turn_servers);
     let (dht, dht_asks) = DhtDesk::new();
     let meet = match plan.meet {
         Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
@@ -358,6 +370,7 @@ async fn live(
         meet.stop().await;
     }
     zone.abort();
+    turn_servers.abort();
     named.abort();
     memory.abort();
     registrations.abort();

@@ -193,6 +193,10 @@ counters! {
     black_holes,
     /// Presence EPIs that were answered with a question.
     rx_presences,
+    /// Times that a TURN server was needed.
+    turn_orders,
+    /// EPIs with a relayed address of ours.
+    tx_turn_offers,
     /// The network refused a packet: unreachable, too big, no buffer.
     tx_refused,
 }

@@ -3,6 +3,7 @@ use super::path::{Origin, Path, Spot, Through, is_dialable};
 use super::peer::Standing;
 use super::peers::PeerRef;
 use super::receive::Arrival;
+use super::turn::TURN_MODE;
 use super::{Destination, Node, Place, Plain, Sender};
 use anode_wire::message::iam_capacity;
 use anode_wire::sealed::{SEALED_BODY, SEALED_TAIL};
@@ -143,6 +144,7 @@ impl Node {
             socket: spot.socket,
             source: None,
         };
+        self.tell_turned(now, peer, destination);
         let question = Message::EpcReq { id };
         self.send_control_to(now, peer, digit, destination, Sender::Full, &question);
     }
@@ -160,6 +162,7 @@ impl Node {
         }
         if arrival.hop_count == 0 {
             self.reply(now, sender, &arrival, &reply);
+            self.asked_over_turn(now, sender, &arrival.way.from);
             return self.ask_back(now, sender, &arrival);
         }
         self.answer_over_relays(now, sender, &arrival, &reply);
@@ -233,12 +236,20 @@ impl Node {
         sender: PeerRef,
         arrival: Arrival,
         endpoint: Endpoint,
+        nat_mode: u8,
     ) {
         let to = match endpoint {
             Endpoint::Unspecified => return,
             Endpoint::Udp(to) => Some(Place::Udp(to)),
             _ => None,
         };
+        let turned = nat_mode == TURN_MODE;
+        if turned
+            && to.is_some_and(|to| self.mark_turned(now, sender, &to))
+            && arrival.hop_count == 0
+        {
+            return;
+        }
         let heard = arrival.hop_count == 0 || self.follows_relayed_hints(now, &arrival, sender);
         let acceptable = to.filter(|to| is_dialable(to, false) && heard);
         let Some(to) = acceptable else {
@@ -263,6 +274,12 @@ impl Node {
         {
             path.probe(now);
         }
+        if turned {
+            self.mark_turned(now, sender, &to);
+        }
+        let Some(peer) = self.peers.get_mut(sender) else {
+            return;
+        };
         if arrival.hop_count > 0 {
             // Somebody wants it to be direct: our side must open, too, and say where it is.
             peer.note_use(now, false);

@@ -41,6 +41,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod turn;
 
 pub use anode_wire::sealed::{Now, Plain, Pq, Record, Timestamp};
 pub use config::{ConfiguredPeer, Interface, Limits, NodeConfig, RelayConfig, Security};
@@ -57,6 +58,7 @@ pub use relay::{Onward, Registration};
 pub use relays::{MAX_RELAYS, RelaySnapshot, ZoneRelay};
 pub use rendezvous::RendezvousCounters;
 pub use snapshot::{Lookup, PathSnapshot, PeerSnapshot, Pin};
+pub use turn::TurnOrder;
 
 use crate::overlay::{Failure, OverlayEvent, sooner};
 use anode_wire::sealed::{self, Sessions};
@@ -84,6 +86,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use streams::{Carry, StreamTable};
 use timers::{Timer, Timers};
+use turn::Turn;
 
 /// One node of the overlay, without its sockets.
 pub struct Node {
@@ -106,6 +109,7 @@ pub struct Node {
     /// Whose turn it is when both datagrams and streams have something to send.
     streams_next: bool,
     timers: Timers,
+    turn: Turn,
     events: VecDeque<OverlayEvent>,
     budgets: Budgets,
     counters: Counters,
@@ -212,6 +216,7 @@ impl Node {
             datagrams: Queue::new(limits.datagram_bytes),
             streams_next: false,
             timers: Timers::default(),
+            turn: Turn::default(),
             events: VecDeque::new(),
             budgets,
             counters: Counters::default(),
@@ -504,6 +509,7 @@ impl Node {
                 Timer::Netcheck => self.handle_netcheck_timer(now),
                 Timer::Sockets => self.handle_sockets_timer(now),
                 Timer::Rendezvous => self.handle_rendezvous_timer(now),
+                Timer::Turn => self.handle_turn_timer(now),
             }
         }
     }
@@ -591,6 +597,7 @@ impl Node {
         }
         self.schedule_peer(now, found);
         self.consider_direct(now, found);
+        self.consider_turn(now, found);
     }
 
     /// A program of this machine sends to a peer.
@@ -630,6 +637,7 @@ impl Node {
             }
             self.schedule_peer(now, found);
             self.consider_direct(now, found);
+            self.consider_turn(now, found);
         }
     }
 

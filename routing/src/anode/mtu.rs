@@ -6,7 +6,7 @@ use super::output::Destination;
 use super::path::{INITIAL_PACKET, Path};
 use super::peers::PeerRef;
 use super::sealing::{Channel, Lane};
-use super::{Node, Sender};
+use super::{Node, Place, Sender, Transport};
 use anode_wire::Message;
 use anode_wire::packet::FULL_SENDER_HEADER;
 use anode_wire::sealed::{SEALED_BODY, SEALED_TAIL};
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const ETHERNET: u16 = 1500 - 48;
 /// The same for the 9,000 bytes of jumbo frames.
 const JUMBO: u16 = 9000 - 48;
+/// The same less the largest header of a TURN server's (a Send indication's to IPv6, 60 bytes), so that neither side of it has
+/// to cut a packet.
+const TURN: u16 = ETHERNET - 60;
 /// Sizes closer than this are not told apart.
 const RESOLUTION: u16 = 16;
 /// Unanswered questions after which a size does not pass (RFC 8899 §5.1.2, MAX_PROBES).
@@ -30,6 +33,8 @@ const CONFIRMATIONS: u8 = 10;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PacketSize {
     usable: u16,
+    /// Nothing larger is asked for.
+    ceiling: u16,
     /// The smallest size that did not pass.
     refused: Option<u16>,
     confirmed: u8,
@@ -55,6 +60,7 @@ impl Default for PacketSize {
     fn default() -> Self {
         Self {
             usable: INITIAL_PACKET,
+            ceiling: u16::MAX,
             refused: None,
             confirmed: 0,
             search: Search::Due,
@@ -63,6 +69,20 @@ impl Default for PacketSize {
 }
 
 impl PacketSize {
+    /// Of a path to this place.
+    pub fn of(place: &Place) -> Self {
+        let mut size = Self::default();
+        if place.transport() == Transport::Turn {
+            size.keep_below_turn();
+        }
+        size
+    }
+
+    /// A TURN server is on the way: it would send larger packets in pieces.
+    pub fn keep_below_turn(&mut self) {
+        self.ceiling = TURN;
+    }
+
     /// Bytes that a packet may have.
     pub fn usable(&self) -> u16 {
         self.usable
@@ -129,6 +149,7 @@ impl PacketSize {
         match self.refused {
             None => [ETHERNET, JUMBO]
                 .into_iter()
+                .map(|size| size.min(self.ceiling))
                 .find(|size| *size > self.usable),
             // Between the two nothing is usual enough for so many questions.
             Some(_) if self.usable >= ETHERNET => None,
@@ -188,7 +209,10 @@ impl PacketSize {
     pub fn doubt(&mut self) -> bool {
         let found = self.usable > INITIAL_PACKET;
         if found {
-            *self = Self::default();
+            *self = Self {
+                ceiling: self.ceiling,
+                ..Self::default()
+            };
         }
         found
     }

@@ -1,7 +1,7 @@
 //! One way to reach a peer: an underlay endpoint, and what is known of it (Anode 0.8 §4.2.4 and §4.2.5, D24).
-use super::Place;
 use super::mtu::PacketSize;
 use super::peers::PeerRef;
+use super::{Place, Transport};
 use anode_wire::PeerId;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ pub(super) const CHECK_AFTER: Duration = Duration::from_secs(25);
 const MAX_MISSES: u8 = 3;
 /// A path that is doubted has at least so long for its answer before another one is used: machines that are busy wake late.
 const PROMPT: Duration = Duration::from_millis(100);
+/// Beyond what relays can be between two peers (16).
+const TURN_DISTANCE: u8 = 64;
 /// Credit that an unproven endpoint can gather: a proof is due long before.
 const MAX_CREDIT: usize = 1 << 20;
 
@@ -40,6 +42,8 @@ pub enum Origin {
     Relay,
     /// A tracker named the place, and the peer has answered from there.
     Tracker,
+    /// One of its UDP addresses, from where our TURN server sends.
+    Turn,
 }
 
 impl Origin {
@@ -140,6 +144,8 @@ pub(super) struct Path {
     pub proven_sealed: bool,
     /// Bytes that may still go there before it is proven: three times what came from it sealed (Q25). `None`: nothing came.
     pub credit: Option<usize>,
+    /// The peer says that it is there through a TURN server of its own.
+    pub turned: bool,
     /// When an EPC_REQ last went there.
     pub asked: Option<Instant>,
     /// When the last HELLO went there.
@@ -156,11 +162,12 @@ impl Path {
             state: State::Candidate,
             hops: 0,
             rtt: None,
-            size: PacketSize::default(),
+            size: PacketSize::of(&endpoint),
             peer_id: PeerId::ANY,
             touched: now,
             proven_sealed: false,
             credit: None,
+            turned: false,
             asked: None,
             greeted: None,
         }
@@ -178,6 +185,29 @@ impl Path {
     /// A relay is on the way.
     pub fn is_relayed(&self) -> bool {
         self.through != Through::Direct
+    }
+
+    /// A TURN server is on the way: ours, or the peer's.
+    pub fn is_turned(&self) -> bool {
+        self.turned || self.endpoint.transport() == Transport::Turn
+    }
+
+    /// Somebody else carries the packets: a direct path is worth looking for.
+    pub fn is_indirect(&self) -> bool {
+        self.is_relayed() || self.is_turned()
+    }
+
+    /// Asked only where plain datagrams have no answer: it must be dialled, or others pay for it.
+    pub fn is_fallback(&self) -> bool {
+        self.is_turned() || self.endpoint.transport().is_stream()
+    }
+
+    /// How far it is by what stands on the way: relays, and behind all of these a TURN server (DESIGN §7).
+    pub fn distance(&self) -> u8 {
+        match self.is_turned() {
+            true => self.hops.saturating_add(TURN_DISTANCE),
+            false => self.hops,
+        }
     }
 
     /// The relay on the way, where it is known.
@@ -297,7 +327,7 @@ impl Path {
     pub fn prove(&mut self, now: Instant, rtt: Duration) {
         if !self.is_proven() {
             // What passed the way that was here before says nothing of this one.
-            self.size = PacketSize::default();
+            self.size = PacketSize::of(&self.endpoint);
         }
         self.rtt = Some(match self.rtt {
             Some(old) if self.is_proven() => (old * 7 + rtt) / 8,
@@ -474,7 +504,12 @@ pub(super) fn is_dialable(place: &Place, own_source: bool) -> bool {
     let endpoint = match place {
         // One machine of that link, not a group of them.
         Place::Ethernet { mac, .. } => return mac[0] & 1 == 0 && *mac != [0; 6],
-        Place::Udp(at) | Place::Tcp(at) | Place::Tls(at) | Place::Http(at) | Place::Https(at) => at,
+        Place::Udp(at)
+        | Place::Tcp(at)
+        | Place::Tls(at)
+        | Place::Http(at)
+        | Place::Https(at)
+        | Place::Turn(at) => at,
     };
     if endpoint.port() == 0 {
         return false;

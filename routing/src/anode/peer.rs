@@ -113,7 +113,7 @@ pub(super) enum Speech {
     Draft { try_again: Instant },
 }
 
-/// What one path is better in than another, the smaller the better: overdue, relays passed, transport, round trip.
+/// What one path is better in than another, the smaller the better: overdue, what stands on the way, transport, round trip.
 type Rank = (bool, u8, Transport, Duration);
 
 pub(super) struct Peer {
@@ -557,7 +557,7 @@ impl Peer {
         };
         let asked = |path: &Path| path.deadline(true).is_some();
         for path in self.paths.iter_mut().filter(|path| again || !asked(path)) {
-            match path.endpoint.transport().is_stream() {
+            match path.is_fallback() {
                 true => path.probe_from(now, later),
                 false => path.probe(now),
             }
@@ -565,13 +565,12 @@ impl Peer {
     }
 
     fn has_datagram_paths(&self) -> bool {
-        let mut transports = self.paths.iter().map(|path| path.endpoint.transport());
-        transports.any(|transport| !transport.is_stream())
+        self.paths.iter().any(|path| !path.is_fallback())
     }
 
     /// Whether a HELLO may go there by itself: what would have to be dialled waits for its turn.
     pub fn may_greet(&self, path: &Path) -> bool {
-        !path.endpoint.transport().is_stream()
+        !path.is_fallback()
             || path.is_proven()
             || path.asked.is_some()
             || !self.has_datagram_paths()
@@ -585,10 +584,13 @@ impl Peer {
         if !active.is_proven() || active.asked_since().is_some() {
             return;
         }
-        let better = (active.hops, active.endpoint.transport());
+        let better = (active.distance(), active.endpoint.transport());
+        let direct = !active.is_indirect();
         for path in &mut self.paths {
             let transport = path.endpoint.transport();
-            if transport.is_stream() && better < (path.hops, transport) {
+            // While a relay is used, TURN stands by.
+            let needless = transport.is_stream() || direct && path.is_turned();
+            if needless && better < (path.distance(), transport) {
                 path.stand_down();
             }
         }
@@ -601,9 +603,7 @@ impl Peer {
 
     /// A peer that is reached through a connection: datagrams are tried again now and then.
     pub fn try_datagrams_again(&mut self, now: Instant) {
-        let through_connection = self
-            .active_path()
-            .is_some_and(|path| path.endpoint.transport().is_stream());
+        let through_connection = self.active_path().is_some_and(Path::is_fallback);
         if !through_connection || !self.has_datagram_paths() {
             self.datagrams_again = None;
             return;
@@ -611,7 +611,7 @@ impl Peer {
         let at = self.datagrams_again.get_or_insert(now + DATAGRAMS_AGAIN);
         if *at <= now {
             *at = now + DATAGRAMS_AGAIN;
-            let datagrams = |path: &&mut Path| !path.endpoint.transport().is_stream();
+            let datagrams = |path: &&mut Path| !path.is_fallback();
             for path in self.paths.iter_mut().filter(datagrams) {
                 path.probe(now);
             }
@@ -675,7 +675,7 @@ impl Peer {
         let rtt = rtt + if is_v4 { rtt / 2 } else { Duration::ZERO };
         (
             path.is_suspect(),
-            path.hops,
+            path.distance(),
             path.endpoint.transport(),
             rtt.max(waiting),
         )

@@ -181,6 +181,7 @@ impl Node {
         };
         let hops = arrival.hop_count;
         let kind = match hops {
+            0 if self.is_turned(sender, &arrival.way.from) => PathKind::Turn,
             0 => PathKind::Direct,
             _ => PathKind::Relay,
         };

@@ -20,10 +20,12 @@ pub enum Transport {
     Http,
     /// HTTP inside TLS.
     Https,
+    /// One packet per datagram, sent by a TURN server from an address that it has given us.
+    Turn,
 }
 
 impl Transport {
-    /// As in `anode paths`: `udp`, `ethernet`, `tcp`, `tls`, `http`, `https`.
+    /// As in `anode paths`: `udp`, `ethernet`, `tcp`, `tls`, `http`, `https`, `turn`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -32,12 +34,13 @@ impl Transport {
             Self::Tls => "tls",
             Self::Http => "http",
             Self::Https => "https",
+            Self::Turn => "turn",
         }
     }
 
     /// Packets go through a connection, which is dialled when they are sent.
     pub fn is_stream(self) -> bool {
-        !matches!(self, Self::Udp | Self::Ethernet)
+        !matches!(self, Self::Udp | Self::Ethernet | Self::Turn)
     }
 }
 
@@ -55,6 +58,8 @@ pub enum Place {
     Http(SocketAddr),
     /// `https://192.0.2.1:443`
     Https(SocketAddr),
+    /// `turn://192.0.2.1:8737`: that UDP address, as our TURN server reaches it.
+    Turn(SocketAddr),
     /// `eth://2/02:00:00:00:00:01`
     Ethernet {
         /// Index of the interface.
@@ -84,6 +89,7 @@ impl Place {
             Transport::Tls => Self::Tls(address),
             Transport::Http => Self::Http(address),
             Transport::Https => Self::Https(address),
+            Transport::Turn => Self::Turn(address),
             Transport::Ethernet => return None,
         })
     }
@@ -96,6 +102,7 @@ impl Place {
             Self::Tls(_) => Transport::Tls,
             Self::Http(_) => Transport::Http,
             Self::Https(_) => Transport::Https,
+            Self::Turn(_) => Transport::Turn,
             Self::Ethernet { .. } => Transport::Ethernet,
         }
     }
@@ -107,7 +114,8 @@ impl Place {
             | Self::Tcp(address)
             | Self::Tls(address)
             | Self::Http(address)
-            | Self::Https(address) => Some(*address),
+            | Self::Https(address)
+            | Self::Turn(address) => Some(*address),
             Self::Ethernet { .. } => None,
         }
     }
@@ -132,7 +140,8 @@ impl Place {
             | Self::Tcp(address)
             | Self::Tls(address)
             | Self::Http(address)
-            | Self::Https(address) => address.ip(),
+            | Self::Https(address)
+            | Self::Turn(address) => address.ip(),
         }
     }
 
@@ -159,7 +168,7 @@ impl Place {
     /// How it stands in messages. TLS has no type of its own: its listener takes bare TCP too.
     pub fn to_endpoint(&self) -> Endpoint {
         match self {
-            Self::Udp(address) => Endpoint::Udp(*address),
+            Self::Udp(address) | Self::Turn(address) => Endpoint::Udp(*address),
             Self::Tcp(address) | Self::Tls(address) => Endpoint::Tcp(*address),
             Self::Http(_) | Self::Https(_) => Endpoint::Http(self.to_string()),
             Self::Ethernet { mac, .. } => Endpoint::Ethernet(*mac),
@@ -205,6 +214,7 @@ impl fmt::Display for Place {
             Self::Tls(address) => write!(f, "tls://{address}"),
             Self::Http(address) => write!(f, "http://{address}"),
             Self::Https(address) => write!(f, "https://{address}"),
+            Self::Turn(address) => write!(f, "turn://{address}"),
             Self::Ethernet { interface, mac } => {
                 let [a, b, c, d, e, g] = mac;
                 write!(

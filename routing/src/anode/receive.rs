@@ -409,7 +409,9 @@ impl Node {
             Message::Pong(payload) => self.handle_pong(now, sender, arrival, payload),
             Message::EpcReq { id } => self.handle_epc_req(now, sender, arrival, id),
             Message::Epc { id } => self.handle_epc(now, sender, arrival, id),
-            Message::Epi { endpoint, .. } => self.handle_epi(now, sender, arrival, endpoint),
+            Message::Epi {
+                endpoint, nat_mode, ..
+            } => self.handle_epi(now, sender, arrival, endpoint, nat_mode),
             Message::NetidReq { id, endpoint } => {
                 self.handle_netid_req(now, sender, arrival, id, endpoint)
             }

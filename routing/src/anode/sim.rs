@@ -136,6 +136,27 @@ impl Host {
     }
 }
 
+/// A TURN server with one client.
+#[derive(Default)]
+pub struct Turn {
+    /// The host whose allocation stands.
+    pub client: Option<usize>,
+    permitted: Vec<IpAddr>,
+}
+
+impl Turn {
+    /// The address it relays from.
+    pub const RELAYED: SocketAddr =
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), 50_000);
+
+    fn obey(&mut self, index: usize, order: TurnOrder) -> Vec<SocketAddr> {
+        let wanted = order == TurnOrder::Allocate;
+        self.client = wanted.then_some(index);
+        self.permitted.clear();
+        self.client.map(|_| Self::RELAYED).into_iter().collect()
+    }
+}
+
 pub struct Sim {
     start: Instant,
     pub now: Instant,
@@ -148,6 +169,8 @@ pub struct Sim {
     /// Nothing passes between these two, outside of NATs.
     pub outside_cut: Option<(IpAddr, IpAddr)>,
     pub nats: Vec<Nat>,
+    /// A TURN server gives an allocation to whoever wants one; at most one at a time.
+    pub turn: Option<Turn>,
     /// What happens to every packet on its way, outside of NATs: it may be changed, or lost (false).
     pub meddler: Option<fn(&mut Flying) -> bool>,
     /// Datagrams vanish; connections stand.
@@ -201,6 +224,7 @@ impl Sim {
             cut: Vec::new(),
             outside_cut: None,
             nats: Vec::new(),
+            turn: None,
             meddler: None,
             no_datagrams: false,
             record: None,
@@ -383,6 +407,11 @@ impl Sim {
             while self.hosts[index].up {
                 let host = &mut self.hosts[index];
                 host.obey_orders(self.now);
+                if let Some(turn) = &mut self.turn {
+                    while let Some(order) = host.node.poll_turn() {
+                        host.node.turn_stands(self.now, turn.obey(index, order));
+                    }
+                }
                 self.batch.clear(64);
                 if !host.node.poll_transmit(self.now, &mut self.batch) {
                     break;
@@ -397,7 +426,14 @@ impl Sim {
                     };
                     at.set_port(*port);
                 }
-                let from = Place::over(transport, at).expect("hosts have IP alone");
+                let mut from = Place::over(transport, at).expect("hosts have IP alone");
+                let mut to = to;
+                if let Place::Turn(peer) = to {
+                    let turn = self.turn.as_mut().filter(|turn| turn.client == Some(index));
+                    let Some(turn) = turn else { continue };
+                    turn.permitted.push(peer.ip());
+                    (from, to) = (Turn::RELAYED.into(), peer.into());
+                }
                 let ecn_capable = self.batch.ecn == Ecn::Capable0;
                 let packets: Vec<Vec<u8>> = self.batch.packets().map(<[u8]>::to_vec).collect();
                 for bytes in packets {
@@ -532,10 +568,20 @@ impl Sim {
         {
             return;
         }
-        for host in self.hosts.iter_mut().filter(|host| host.up) {
-            let Some(socket) = host.socket_at(&to) else {
+        let turn = self.turn.as_ref();
+        let relayed = turn.filter(|_| to == Place::Udp(Turn::RELAYED));
+        let relayed = relayed.filter(|turn| turn.permitted.contains(&near.ip()));
+        let client = relayed.and_then(|turn| turn.client);
+        for (index, host) in self.hosts.iter_mut().enumerate() {
+            if !host.up {
+                continue;
+            }
+            let over_turn = client == Some(index);
+            let socket = host.socket_at(&to).or(over_turn.then_some(0));
+            let Some(socket) = socket else {
                 continue;
             };
+            let from = if over_turn { Place::Turn(near) } else { from };
             let received = Received {
                 from,
                 socket,

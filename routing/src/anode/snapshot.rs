@@ -42,7 +42,7 @@ pub struct PeerSnapshot {
 /// One way to a peer.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PathSnapshot {
-    /// Direct, or over a relay.
+    /// Direct, over a relay, or over a TURN server.
     pub kind: PathKind,
     /// `udp`, `tcp`, …
     pub transport: Transport,
@@ -145,7 +145,7 @@ impl Node {
                 endpoints: peer
                     .paths
                     .iter()
-                    .filter(|path| path.is_proven() && !path.is_relayed())
+                    .filter(|path| path.is_proven() && !path.is_indirect())
                     // Who has dialled us cannot be dialled there.
                     .filter(|path| path.endpoint.udp().is_some() || path.socket == Place::DIALLED)
                     .map(|path| path.endpoint)
@@ -213,6 +213,7 @@ impl Node {
 fn path_snapshot(path: &Path, relay: Option<Address>, active: bool) -> PathSnapshot {
     PathSnapshot {
         kind: match path.through {
+            Through::Direct if path.is_turned() => PathKind::Turn,
             Through::Direct => PathKind::Direct,
             Through::Relay(_) => PathKind::Relay,
         },

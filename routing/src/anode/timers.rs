@@ -36,6 +36,8 @@ pub(super) enum Timer {
     Sockets,
     /// Probes of what trackers have named.
     Rendezvous,
+    /// Peers that only a TURN server may lead to.
+    Turn,
 }
 
 #[derive(Default)]

@@ -3,12 +3,14 @@ mod ethernet;
 mod extra;
 mod lan;
 pub(crate) mod streams;
+mod turn;
 mod udp;
 
 pub use ethernet::{ETHER_TYPE, FrameLink};
 pub use streams::{
     PlaceName, ProxyExcept, ServedZone, StreamConfig, StreamCounters, StreamLimits, TlsError,
 };
+pub use turn::TurnServer;
 
 use crate::anode::{
     Counters, Interface, Lookup, NetReport, Node, NodeConfig, Now, PeerSnapshot, Pin, Place,
@@ -17,6 +19,7 @@ use crate::anode::{
 };
 use crate::overlay::{Failure, Overlay, OverlayEvent, OverlaySink, Ready, StreamId, sooner};
 use crate::tracker::Cidr;
+use crate::turn::server::Door;
 use anode_stream::Pool;
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use ethernet::Links;
@@ -30,6 +33,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant, SystemTime};
 use streams::Streams;
+use turn::TurnLink;
 use udp::{ReceiveBuffers, UdpSocket};
 
 /// The socket's buffer is full: try again this much later.
@@ -73,6 +77,7 @@ pub struct AnodeOverlay {
     streams: Streams,
     links: Links,
     extra: ExtraSockets,
+    turn: TurnLink,
     /// Orders about sockets may be left.
     ordered: Option<Instant>,
     /// `batch` holds packets that the socket did not take yet.
@@ -126,6 +131,7 @@ impl AnodeOverlay {
             streams: Streams::new(now, StreamConfig::default())?,
             links: Links::new(),
             extra,
+            turn: TurnLink::new().map_err(NetError::NoSocket)?,
             ordered: None,
             blocked: None,
             interfaces,
@@ -167,9 +173,22 @@ impl AnodeOverlay {
         Ok(())
     }
 
+    /// The TURN servers, in the order in which they are tried; none: an allocation that stands is given back.
+    pub fn set_turn_servers(&mut self, now: Instant, servers: Vec<TurnServer>) {
+        let any = !servers.is_empty();
+        self.turn.set_servers(now, servers);
+        self.node.set_turn_available(now, any);
+        self.obey_turn(now);
+    }
+
     /// Packets to and from `eth://` places go over this link from now on.
     pub fn add_link(&mut self, link: Box<dyn FrameLink>) {
         self.links.add(link);
+    }
+
+    /// A TURN server's clients come to some of our ports, too: they are told apart inside TLS, whose certificate is its own there.
+    pub fn share_tls(&mut self, door: Door) {
+        self.streams.share_tls(door);
     }
 
     /// What `GET /z` gives to whoever connects; `None`: nothing.
@@ -479,6 +498,11 @@ impl AnodeOverlay {
                 self.node.note_refused(refused);
                 continue;
             }
+            if let Place::Turn(_) = self.batch.destination.to {
+                let refused = self.turn.send(now, &self.batch);
+                self.node.note_refused(refused);
+                continue;
+            }
             let sent = match self.sockets.get(self.batch.destination.socket) {
                 Some(socket) => socket.send(&self.batch),
                 None => self.extra.send(&self.batch),
@@ -516,6 +540,16 @@ impl AnodeOverlay {
         self.ordered = Some(now);
     }
 
+    /// Has an allocation made or given back, and tells the node what has become of it.
+    fn obey_turn(&mut self, now: Instant) {
+        while let Some(order) = self.node.poll_turn() {
+            self.turn.obey(now, order);
+        }
+        while let Some(relayed) = self.turn.poll_change() {
+            self.node.turn_stands(now, relayed);
+        }
+    }
+
     /// Connections have ended: their places lead nowhere, or must be asked again.
     fn tell_gone(&mut self, now: Instant) {
         while let Some((place, socket)) = self.streams.poll_gone() {
@@ -539,6 +573,7 @@ impl Overlay for AnodeOverlay {
         each(self.streams.fd());
         self.links.fds().for_each(&mut *each);
         each(self.extra.fd());
+        each(self.turn.fd());
     }
 
     fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool {
@@ -551,6 +586,7 @@ impl Overlay for AnodeOverlay {
             streams,
             links,
             extra,
+            turn,
             ..
         } = self;
         let mut more = false;
@@ -585,6 +621,10 @@ impl Overlay for AnodeOverlay {
                 node.receive(now, datagram, sink, &mut |_| false)
             });
         }
+        if is_ready() {
+            more |= turn.receive(now, &mut |packet| node.handle_datagram(now, packet, sink));
+        }
+        self.obey_turn(now);
         self.tell_gone(now);
         more
     }
@@ -594,7 +634,9 @@ impl Overlay for AnodeOverlay {
             self.node.set_clock(clock(now));
         }
         self.obey_orders(now);
+        self.obey_turn(now);
         self.transmit_batches(now);
+        self.obey_turn(now);
         self.streams.flush(now);
         self.tell_gone(now);
     }
@@ -602,7 +644,8 @@ impl Overlay for AnodeOverlay {
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         let blocked = self.blocked.map(|at| (at, "socket buffer"));
         let ordered = self.ordered.map(|at| (at, "sockets to open"));
-        let own = sooner(blocked, ordered);
+        let turn = self.turn.deadline().map(|at| (at, "TURN"));
+        let own = sooner(sooner(blocked, ordered), turn);
         sooner(own, sooner(self.node.deadline(), self.streams.deadline()))
     }
 
@@ -610,6 +653,8 @@ impl Overlay for AnodeOverlay {
         self.node.set_clock(clock(now));
         self.streams.handle_timeout(now);
         self.tell_gone(now);
+        self.turn.handle_timeout(now);
+        self.obey_turn(now);
         self.node.handle_timeout(now);
     }
 

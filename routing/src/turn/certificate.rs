@@ -73,6 +73,7 @@ pub enum MinVersion {
 #[derive(Clone)]
 pub struct ServerCertificate {
     tls: Arc<ServerConfig>,
+    shared_tls: Arc<ServerConfig>,
     dtls: Arc<DtlsConfig>,
     leaf: DtlsCertificate,
     min: MinVersion,
@@ -111,8 +112,11 @@ impl ServerCertificate {
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
         tls.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+        let mut shared_tls = tls.clone();
+        shared_tls.alpn_protocols.push(b"http/1.1".to_vec());
         Ok(Self {
             tls: Arc::new(tls),
+            shared_tls: Arc::new(shared_tls),
             dtls,
             leaf,
             min,
@@ -121,6 +125,13 @@ impl ServerCertificate {
 
     pub(super) fn accept_tls(&self) -> Result<Box<Connection>, rustls::Error> {
         let mut connection = ServerConnection::new(Arc::clone(&self.tls))?;
+        connection.set_buffer_limit(Some(BUFFER));
+        Ok(Box::new(connection.into()))
+    }
+
+    /// For a port that others than TURN clients come to, by HTTP among others.
+    pub(super) fn accept_shared_tls(&self) -> Result<Box<Connection>, rustls::Error> {
+        let mut connection = ServerConnection::new(Arc::clone(&self.shared_tls))?;
         connection.set_buffer_limit(Some(BUFFER));
         Ok(Box::new(connection.into()))
     }

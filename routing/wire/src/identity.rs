@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 const NAME: &str = "ANODE-256-40";
 
 /// The private scalar and the address it makes. Zeroised on drop; `Debug` shows the address only.
+#[derive(Clone)]
 pub struct Identity {
     secret: SecretKey,
     address: Address,

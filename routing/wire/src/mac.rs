@@ -146,6 +146,11 @@ impl MacKey {
         xor(&last, subkey)
     }
 
+    /// CMAC of any message, whole: not the MAC of a packet, which leaves bytes out and is shorter.
+    pub fn tag(&self, message: &[u8]) -> [u8; 16] {
+        self.cmac(&[], message)
+    }
+
     /// CMAC (RFC 4493 §2.4) of `first` and `rest`, which is empty only if `first` is.
     fn cmac(&self, first: &[Block], rest: &[u8]) -> Block {
         let (blocks, end) = rest.split_at(rest.len().saturating_sub(1) / 16 * 16);

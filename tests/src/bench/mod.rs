@@ -1,5 +1,5 @@
 //! The overlay beside the plain link it runs on, as ratios: alternating runs in one sitting, medians. What a flood of
-//! forged packets ([`flood`]), the end of a node ([`restart`]) and relaying ([`relay`]) cost, and a tracker ([`tracker`]). And what goes through each of
+//! forged packets ([`flood`]), the end of a node ([`restart`]) and relaying ([`relay`]) cost, a tracker ([`tracker`]) and a TURN server ([`turn`]). And what goes through each of
 //! the [`transports`].
 //!
 //! ```text
@@ -19,6 +19,7 @@ mod report;
 pub mod restart;
 pub mod tracker;
 pub mod transports;
+pub mod turn;
 
 pub use report::{Report, Unit};
 

@@ -1,4 +1,4 @@
-//! `bench [compare|delaybox|flood|i2p|idle|matrix|relay|restart|tracker|transports] …`: measures in the lab. Needs root.
+//! `bench [compare|delaybox|flood|i2p|idle|matrix|relay|restart|tracker|transports|turn] …`: measures in the lab. Needs root.
 #![forbid(unsafe_code)]
 
 use anode_tests::bench::compare::{self, Options};
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str =
-    "usage: bench [compare|delaybox|flood|i2p|idle|matrix|relay|restart|tracker|transports] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
+    "usage: bench [compare|delaybox|flood|i2p|idle|matrix|relay|restart|tracker|transports|turn] [--runs N] [--seconds S] [--rate N] [--plain] [--json]
   (nothing)    the overlay beside the plain link, as ratios
   compare      every other overlay that is installed beside ours (bench compare --help)
   delaybox     what the lab's long line can carry
@@ -20,6 +20,7 @@ const USAGE: &str =
   relay        what passing packets on costs, beside a loop without logic
   tracker      announces a second beside other trackers, memory, how soon two nodes meet by one
   transports   one TCP stream through UDP, TCP, TLS, HTTP and HTTPS, beside the plain link
+  turn         what a relayed datagram and an allocation cost, beside coturn and a loop without logic
   --runs N     alternations, the median counts (default 5)
   --seconds S  length of one measure (default 2)
   --rate N     forged packets per second (default 50000; only flood)
@@ -36,6 +37,7 @@ enum Mode {
     Relay,
     Tracker,
     Transports,
+    Turn,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Some("relay") => mode = Mode::Relay,
         Some("tracker") => mode = Mode::Tracker,
         Some("transports") => mode = Mode::Transports,
+        Some("turn") => mode = Mode::Turn,
         _ => {}
     }
     if !matches!(mode, Mode::Ratios) {
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         Mode::Relay => println!("{}", relay::run(&lab, &plan)),
         Mode::Tracker => println!("{}", tracker::run(&lab, &plan)),
         Mode::Transports => println!("{}", bench::transports::run(&lab, &plan)),
+        Mode::Turn => println!("{}", bench::turn::run(&lab, &plan)),
         Mode::Restart => println!("{}", restart::run(&lab, &plan)),
         Mode::Ratios if json => println!("{}", bench::run(&lab, &plan).json()),
         Mode::Ratios => println!(

@@ -20,7 +20,7 @@ mod process;
 mod site;
 
 pub use link::{Family, Host, Lan, cable, wired};
-pub use nat::{Filtering, Nat, NatKind};
+pub use nat::{Filtering, Nat, NatKind, default_route};
 pub use node::{Metrics, Node, NodeBuilder, anode_binary};
 pub use ns::Ns;
 pub use process::{Done, Proc, command};

@@ -311,8 +311,8 @@ fn add_address(ns: &Ns, link: &str, address: IpAddr, length: u8) {
     ns.netlink(|netlink| netlink.address_add(index, prefix));
 }
 
-/// Everything else goes there.
-pub(super) fn default_route(ns: &Ns, gateway: IpAddr) {
+/// Everything that is not on its links goes to this one.
+pub fn default_route(ns: &Ns, gateway: IpAddr) {
     let everywhere = match gateway {
         IpAddr::V4(_) => Prefix::new(Ipv4Addr::UNSPECIFIED, 0),
         IpAddr::V6(_) => Prefix::new(Ipv6Addr::UNSPECIFIED, 0),

@@ -132,6 +132,11 @@ impl Internet {
         self.relays.iter_mut().map(|(relay, _)| relay)
     }
 
+    /// Files of this test.
+    pub fn directory(&self) -> &std::path::Path {
+        self.lab.directory()
+    }
+
     /// What everybody meets on.
     pub fn lan(&self) -> &Lan {
         &self.lan

@@ -1,9 +1,7 @@
 //! `anode turn`: tries servers. No node is needed.
 
 use std::io::Write as _;
-use std::path::Path;
 
-use anode_routing::turn::certificate::Authorities;
 use anode_turn::client::Credentials;
 use anode_turn::uri::Uri;
 use zeroize::Zeroizing;
@@ -12,7 +10,8 @@ use super::Done;
 use super::args::{Common, Turn, TurnAt, TurnVia};
 use crate::Error;
 use crate::output::{self, Style};
-use crate::turn::attempt::{self, Attempt, Load};
+use crate::turn::access::{self, Access};
+use crate::turn::attempt::{self, Load};
 
 pub(super) fn run(common: &Common, action: Turn) -> Result<Done, Error> {
     match action {
@@ -44,7 +43,7 @@ pub(super) fn run(common: &Common, action: Turn) -> Result<Done, Error> {
 }
 
 /// Flags to what is tried. No message holds the password.
-fn prepare(at: TurnAt, relay: bool) -> Result<Attempt, Error> {
+fn prepare(at: TurnAt, relay: bool) -> Result<Access, Error> {
     let uri: Uri = at
         .uri
         .parse()
@@ -57,7 +56,10 @@ fn prepare(at: TurnAt, relay: bool) -> Result<Attempt, Error> {
     }
     let password = match (at.password, at.password_file) {
         (Some(password), _) => Some(Zeroizing::new(password)),
-        (None, Some(file)) => Some(read_password(&file)?),
+        (None, Some(file)) => Some(
+            access::read_password(&file)
+                .map_err(|problem| Error::invalid("--password-file", problem))?,
+        ),
         (None, None) => None,
     };
     let credentials = match (at.user, password) {
@@ -75,37 +77,16 @@ fn prepare(at: TurnAt, relay: bool) -> Result<Attempt, Error> {
             .check()
             .map_err(|error| Error::invalid("--user, --password", error.to_string()))?;
     }
-    let authorities = at.ca.as_deref().map(read_authorities).transpose()?;
-    Ok(Attempt {
+    let authorities = at.ca.as_deref().map(access::read_authorities).transpose();
+    let authorities = authorities.map_err(|problem| Error::invalid("--ca", problem))?;
+    Ok(Access {
         uri,
         credentials,
         authorities,
     })
 }
 
-fn read_password(file: &Path) -> Result<Zeroizing<String>, Error> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Error::invalid(
-            format!("--password-file {}", file.display()),
-            format!("cannot read it: {error}"),
-        )
-    })?;
-    let text = Zeroizing::new(text);
-    // An editor ends the line.
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(Zeroizing::new(
-        line.strip_suffix('\r').unwrap_or(line).to_owned(),
-    ))
-}
-
-fn read_authorities(file: &Path) -> Result<Authorities, Error> {
-    let place = || format!("--ca {}", file.display());
-    let pem = std::fs::read(file)
-        .map_err(|error| Error::invalid(place(), format!("cannot read it: {error}")))?;
-    Authorities::from_pem(&pem).map_err(|error| Error::invalid(place(), error.to_string()))
-}
-
-fn check(common: &Common, attempt: &Attempt) -> Result<Done, Error> {
+fn check(common: &Common, attempt: &Access) -> Result<Done, Error> {
     let report = attempt::check(attempt);
     let done = if report.ok { Done::Yes } else { Done::No };
     if common.json {
@@ -145,7 +126,7 @@ fn check(common: &Common, attempt: &Attempt) -> Result<Done, Error> {
     Ok(done)
 }
 
-fn send(common: &Common, attempt: &Attempt, load: &Load) -> Result<Done, Error> {
+fn send(common: &Common, attempt: &Access, load: &Load) -> Result<Done, Error> {
     let json = common.json;
     let mut out = std::io::stdout().lock();
     let sent = attempt::send(attempt, load, |payload| {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anode_platform::privileges;
@@ -19,6 +20,7 @@ use crate::Error;
 use crate::command::PeerReport;
 use crate::config::{self, Config, Dns};
 use crate::control::listener::Access;
+use crate::data;
 use crate::dht::config::DhtEntry;
 use crate::dht::{DhtPlan, ZoneDht};
 use crate::dns::{Hook, by_hand};
@@ -34,6 +36,8 @@ use crate::state::{self, LockedState, StateDir, i2p, identity, learnt, registere
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role;
 use crate::turn;
+use crate::turn::key_users::KeyUsers;
+use crate::turn::paths::TurnPlan;
 use crate::turn::role::Prepared;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
@@ -86,13 +90,23 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let inbound = config.inbound.clone();
     // A relay stands where everybody reaches it.
     let portmap = config.portmap.enabled && config.relay.is_none();
-    let turn = config.turn.as_ref();
-    let turn = turn.map(|turn| Prepared::new(turn, &source)).transpose()?;
+    let turn_client = config.turn_client.clone();
+    let turn = config.turn.clone();
     let dns = config.dns.clone();
     let others = config.given_names();
     let dht = config.dht.clone();
     let trackers = Trackers::of(&config);
     let (mut settings, unsaved, zone) = settings(flags, config, &state, &book)?;
+    let turn = turn.map(|turn| {
+        let users = KeyUsers::new(settings.identity.clone());
+        users.follow(&settings.policy.trusted, &zone.members());
+        let streams = data::connections(&settings.listen, settings.relay.is_some());
+        let streams = streams.into_iter().map(Place::Tcp);
+        let datagrams = settings.listen.iter().filter(|own| own.udp().is_some());
+        let listens: Vec<Place> = streams.chain(datagrams.copied()).collect();
+        Prepared::new(&turn, &source, Some(Arc::new(users)), &listens)
+    });
+    let turn = turn.transpose()?;
     let dht = dht_plan(dht, &settings, &zone, state.dir())?;
     settings.dht = dht.is_some();
     let dns = dns_plan(dns, others, &settings);
@@ -105,9 +119,13 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         tracker: tracker.as_ref().map(role::Prepared::listen),
         start,
     };
+    let path = source.path().unwrap_or(Path::new(""));
+    let has_zone = *zone.from() != ZoneFrom::Nowhere;
+    let turn_servers = TurnPlan::new(&turn_client, path, has_zone)?;
     let looks_up = zone.from().needs_names()
         || !settings.named_peers.is_empty()
-        || meet.as_ref().is_some_and(MeetPlan::needs_names);
+        || meet.as_ref().is_some_and(MeetPlan::needs_names)
+        || turn_servers.needs_names();
     let mut places = places(&state, &socket, &source, &dns, zone.from(), looks_up);
     if let Some(turn) = &turn {
         places.read.extend_from_slice(turn.directories());
@@ -131,6 +149,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         meet,
         tracker,
         watched,
+        turn_servers,
         turn,
     };
     let told = Told { met, named };

@@ -16,16 +16,16 @@
 //! ```
 
 mod secret;
+pub(super) mod values;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use anode_routing::turn::certificate::{CertificateError, MinVersion, ServerCertificate};
 use anode_routing::turn::server::Settings;
-use anode_turn::policy::{PeerPolicy, Prefix};
+use anode_turn::policy::PeerPolicy;
 use anode_turn::server::config::{Alternate, AlternateWhen};
 use anode_turn::server::{Config, Keys, RelayAddress, Users};
 use anode_turn::stun::{Key, KeyDigest};
@@ -33,14 +33,13 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 pub use secret::{Credential, Secret, UserTable};
+pub use values::{Cidr, Count, Drain, Ip, NonceTtl, Place, PortRange};
 
 use crate::Error;
-use crate::value::{Number, Text, ValueError};
+use crate::value::{Number, Text};
 
 /// The realm of a server that is given none.
 const REALM: &str = "anode";
-/// The longest drain: a day.
-const MAX_DRAIN: i64 = 86_400;
 
 /// The section; `None` and empty where it says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -155,109 +154,6 @@ pub enum When {
     Full,
 }
 
-/// Defines a value that is read by a function.
-macro_rules! parsed {
-    ($name:ident, $inner:ty, $what:literal, $doc:literal) => {
-        #[doc = $doc]
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-        pub struct $name(pub $inner);
-
-        impl FromStr for $name {
-            type Err = ValueError;
-
-            fn from_str(text: &str) -> Result<Self, ValueError> {
-                text.parse()
-                    .map(Self)
-                    .map_err(|_| ValueError::new(format!("{text:?}: write {}", $what)))
-            }
-        }
-    };
-}
-parsed!(
-    Place,
-    SocketAddr,
-    "IP:PORT, such as 192.0.2.1:3478 or [2001:db8::1]:3478",
-    "An address and a port."
-);
-parsed!(Ip, IpAddr, "an IP address", "An address.");
-
-/// A network.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Cidr(pub Prefix);
-
-impl FromStr for Cidr {
-    type Err = ValueError;
-
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        text.parse().map(Self).map_err(|_| {
-            ValueError::new(format!(
-                "{text:?}: write IP or IP/LENGTH, such as 10.0.0.0/8"
-            ))
-        })
-    }
-}
-
-macro_rules! ranged {
-    ($name:ident, $inner:ty, $range:expr, $doc:literal) => {
-        #[doc = $doc]
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-        pub struct $name(pub $inner);
-
-        impl TryFrom<i64> for $name {
-            type Error = ValueError;
-
-            fn try_from(number: i64) -> Result<Self, ValueError> {
-                let range = $range;
-                let fits = range.contains(&number);
-                fits.then_some(Self(number as $inner)).ok_or_else(|| {
-                    ValueError::new(format!(
-                        "{number}: use {} to {}",
-                        range.start(),
-                        range.end()
-                    ))
-                })
-            }
-        }
-    };
-}
-ranged!(
-    Count,
-    u32,
-    0..=i64::from(u32::MAX),
-    "A number that is no limit when it is 0."
-);
-ranged!(
-    NonceTtl,
-    u64,
-    1..=3600,
-    "Seconds that a nonce is good (RFC 8656 §5: at most an hour)."
-);
-ranged!(Drain, u64, 0..=MAX_DRAIN, "Seconds that a drain takes.");
-
-impl Default for Number<Count> {
-    fn default() -> Self {
-        Self(Count::default())
-    }
-}
-
-/// `[FIRST, LAST]`, above the ports that need a right.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(try_from = "(i64, i64)")]
-pub struct PortRange(pub u16, pub u16);
-
-impl TryFrom<(i64, i64)> for PortRange {
-    type Error = ValueError;
-
-    fn try_from((first, last): (i64, i64)) -> Result<Self, ValueError> {
-        match (u16::try_from(first), u16::try_from(last)) {
-            (Ok(first), Ok(last)) if first >= 1024 && first <= last => Ok(Self(first, last)),
-            _ => Err(ValueError::new(format!(
-                "port-range [{first}, {last}]: write [FIRST, LAST] with 1024 <= FIRST <= LAST <= 65535"
-            ))),
-        }
-    }
-}
-
 impl Turn {
     /// What can be told without opening anything; `path` stands in messages.
     pub fn check(&self, path: &Path) -> Result<(), Error> {
@@ -324,12 +220,6 @@ impl Turn {
             && anode_routing::turn::certificate::Name::host(domain).is_err()
         {
             return wrong("alternate-domain", &format!("{domain:?} is no host name"));
-        }
-        if self.anode_users != AnodeUsers::Off {
-            return wrong(
-                "anode-users",
-                "Anode keys are no TURN credentials in this version: write \"off\", and name users or a rest-secret",
-            );
         }
         if self
             .rest_secret
@@ -446,6 +336,7 @@ impl Turn {
             turn,
             listen: places(&self.listen),
             listen_secure: places(&self.listen_tls),
+            shared: Vec::new(),
             certificate,
             shards: 0,
             set_dont_fragment: anode_platform::fragments::set_dont_fragment,
@@ -519,211 +410,4 @@ impl Tls {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Turn, Error> {
-        let config = crate::config::Config::parse(text, Path::new("/x/anode.toml"))?;
-        Ok(config.turn.unwrap())
-    }
-
-    // T6
-    #[test]
-    fn every_key_arrives_at_the_server() {
-        let turn = parse(
-            r#"
-            [turn]
-            listen = ["192.0.2.1:3478", "[2001:db8::1]:3478"]
-            relay = ["10.0.0.5", "2001:db8::1"]
-            external = { "10.0.0.5" = "192.0.2.1" }
-            port-range = [50000, 50100]
-            realm = "example.org"
-            users = { alice = "secret", bob = { md5 = "0123456789abcdef0123456789abcdef" } }
-            rest-secret = "shared"
-            anode-users = "off"
-            quota = { allocations-per-user = 5, allocations = 50, kbps-per-user = 1, kbps-per-allocation = 2, kbps = 3 }
-            nonce-ttl-s = 600
-            allow-peers = ["10.1.0.0/16"]
-            deny-peers = ["198.51.100.0/24", "2001:db8:1::/48"]
-            alternate = ["192.0.2.9:3478"]
-            alternate-tls = ["192.0.2.9:5349"]
-            alternate-domain = "turn.example.org"
-            alternate-when = "full"
-            old-channels = false
-            software = "x"
-            drain-s = 5
-            "#,
-        )
-        .unwrap();
-        let config = turn.config().unwrap();
-        let external: IpAddr = "192.0.2.1".parse().unwrap();
-        assert_eq!(
-            (config.relays.len(), config.relays[0].external),
-            (2, external)
-        );
-        assert_eq!(
-            (config.realm.as_str(), config.ports.clone()),
-            ("example.org", 50000..=50100)
-        );
-        assert_eq!(
-            (config.quota.allocations_per_user, config.quota.allocations),
-            (5, 50)
-        );
-        assert_eq!(
-            [
-                config.quota.kbps_per_user,
-                config.quota.kbps_per_allocation,
-                config.quota.kbps
-            ],
-            [1, 2, 3]
-        );
-        assert_eq!(
-            (config.nonce_ttl.as_secs(), config.drain.as_secs()),
-            (600, 5)
-        );
-        assert_eq!(
-            (config.policy.allow.len(), config.policy.deny.len()),
-            (1, 2)
-        );
-        assert_eq!(config.alternate.domain.as_deref(), Some("turn.example.org"));
-        assert!(!config.old_channels && config.software == "x");
-        assert_eq!(config.rest_secrets.len(), 1);
-    }
-
-    #[test]
-    fn relays_are_the_addresses_listened_on_unless_named() {
-        let turn = parse("[turn]\nlisten = [\"192.0.2.1:3478\", \"0.0.0.0:99\", \"192.0.2.1:1\"]")
-            .unwrap();
-        assert_eq!(turn.relays(), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(turn.config().unwrap().realm, REALM);
-    }
-
-    // T6: one line each, with the place and the fix; and no password in any of them
-    #[test]
-    fn wrong_values_are_refused_with_their_place() {
-        let base = "[turn]\nlisten = [\"127.0.0.1:3478\"]\n";
-        for (text, place, part) in [
-            ("listen = []", "[turn] listen", "nowhere to listen"),
-            ("listen = [\"127.0.0.1\"]", ":2:", "write IP:PORT"),
-            ("listen = [\"127.0.0.1:99999\"]", ":2:", "write IP:PORT"),
-            (
-                "listen = [\"0.0.0.0:3478\"]",
-                "[turn] relay",
-                "write relay = ",
-            ),
-            (
-                "listen = [\"1.2.3.4:1\"]\nlisten-tls = [\"1.2.3.4:1\"]",
-                "listen-tls",
-                "use another port",
-            ),
-            (
-                "listen-tls = [\"127.0.0.1:5349\"]",
-                "listen-tls",
-                "write tls = ",
-            ),
-            ("+relay = [\"x\"]", ":3:", "write an IP address"),
-            (
-                "+relay = [\"0.0.0.0\"]",
-                "[turn] relay",
-                "no address of one machine",
-            ),
-            (
-                "+external = { \"1.1.1.1\" = \"2.2.2.2\" }",
-                "[turn] external",
-                "none of the addresses",
-            ),
-            (
-                "+external = { \"127.0.0.1\" = \"::1\" }",
-                "[turn] external",
-                "two families",
-            ),
-            ("+port-range = [1, 65535]", ":3:", "1024 <= FIRST"),
-            ("+port-range = [60000, 50000]", ":3:", "1024 <= FIRST"),
-            ("+port-range = [60000, 70000]", ":3:", "1024 <= FIRST"),
-            ("+port-range = [60000]", ":3:", ""),
-            ("+realm = \"\"", "[turn] realm", "is empty"),
-            ("+users = \"alice:hunter2\"", ":3:", "users must be a table"),
-            ("+users = { alice = [\"hunter2\"] }", ":3:", ""),
-            (
-                "+users = { alice = { md5 = \"hunter2\" } }",
-                "users \"alice\"",
-                "32 hexadecimal",
-            ),
-            (
-                "+users = { alice = { password = \"hunter2\" } }",
-                ":3:",
-                "NAME = ",
-            ),
-            ("+users = { alice = {} }", ":3:", "NAME = "),
-            (
-                "+users = { alice = \"hunter2\\u0007\" }",
-                "users \"alice\"",
-                "forbids",
-            ),
-            ("+users = { \"\" = \"hunter2\" }", "users \"\"", "empty"),
-            ("+rest-secret = 12345678", ":3:", "a text in quotes"),
-            ("+rest-secret = \"\"", "rest-secret", "is empty"),
-            ("+anode-users = \"all\"", ":3:", "`off`, `trusted`, `zone`"),
-            (
-                "+anode-users = \"zone\"",
-                "[turn] anode-users",
-                "write \"off\"",
-            ),
-            ("+quota = { allocations = -1 }", ":3:", "-1: use 0 to"),
-            ("+quota = { bits = 1 }", ":3:", "unknown key `bits`"),
-            ("+nonce-ttl-s = 0", ":3:", "use 1 to 3600"),
-            ("+nonce-ttl-s = 3601", ":3:", "use 1 to 3600"),
-            ("+tls = { cert = \"a\" }", ":3:", "missing field `key`"),
-            (
-                "+tls = { cert = \"a\", key = \"b\", min-version = \"1.1\" }",
-                ":3:",
-                "`1.2` or `1.3`",
-            ),
-            (
-                "+deny-peers = [\"10.0.0.0/33\"]",
-                ":3:",
-                "write IP or IP/LENGTH",
-            ),
-            ("+allow-peers = [\"x\"]", ":3:", "write IP or IP/LENGTH"),
-            (
-                "+alternate-when = \"always\"",
-                "alternate-when",
-                "nowhere to send",
-            ),
-            (
-                "+alternate-domain = \"a b\"",
-                "alternate-domain",
-                "no host name",
-            ),
-            ("+old-channels = 1", ":3:", "boolean"),
-            ("+drain-s = -1", ":3:", "use 0 to 86400"),
-            ("+listenn = []", ":3:", "unknown key `listenn`"),
-        ] {
-            let text = match text.strip_prefix('+') {
-                Some(line) => format!("{base}{line}\n"),
-                None => format!("[turn]\n{text}\n"),
-            };
-            let error = parse(&text).expect_err(&text);
-            let message = error.to_string();
-            assert_eq!(error.exit_status(), 2, "{text}");
-            assert!(
-                message.starts_with("/x/anode.toml"),
-                "{text} gave {message}"
-            );
-            assert!(
-                message.contains(place) && message.contains(part),
-                "{text} gave {message}"
-            );
-            assert!(!message.contains('\n'), "{message:?}");
-            let secrets = ["hunter2", "12345678"];
-            assert!(!secrets.iter().any(|s| message.contains(s)), "{message}");
-        }
-    }
-
-    #[test]
-    fn secrets_are_not_printed() {
-        let turn = parse("[turn]\nlisten = [\"127.0.0.1:1\"]\nusers = { a = \"hunter2\" }\nrest-secret = \"hunter3\"").unwrap();
-        let shown = format!("{turn:?}");
-        assert!(!shown.contains("hunter"), "{shown}");
-    }
-}
+mod tests;

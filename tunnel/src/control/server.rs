@@ -326,6 +326,10 @@ impl Control {
 
     /// Brings the policy to the data thread.
     async fn enforce(&self) -> Result<(), crate::Error> {
+        if let Some(turn) = &self.turn {
+            let access = self.access();
+            turn.follow(&access.policy.trusted, &access.members);
+        }
         self.insist(|reply| {
             // Taken anew each time and sent before anything else runs: the last one sent is the last one made.
             let policy = Box::new(self.access().policy.clone());

@@ -163,7 +163,11 @@ fn data_thread(commands: Receiver<Command>) -> Vec<Told> {
                 let _ = reply.send(MeetReport { on: true, found });
             }
             Command::Dht(_) | Command::InDht(_) => {}
-            Command::Joined { .. } | Command::SetRendezvous(_) | Command::Candidates { .. } => {}
+            Command::Joined { .. }
+            | Command::SetRendezvous(_)
+            | Command::SetTurnServers(_)
+            | Command::ShareTls(_)
+            | Command::Candidates { .. } => {}
             Command::Shutdown => break,
         }
     }

@@ -144,6 +144,8 @@ impl Control {
             Command::Dht(outputs) => self.dht.obey(now, outputs, adapter.first()),
             Command::InDht(in_dht) => adapter.first().set_in_dht(in_dht),
             Command::SetRendezvous(deny) => adapter.first().set_rendezvous(now, deny),
+            Command::ShareTls(door) => adapter.first().share_tls(door),
+            Command::SetTurnServers(servers) => adapter.first().set_turn_servers(now, servers),
             Command::Candidates { endpoints, tracker } => {
                 adapter.first().add_candidates(now, &endpoints, tracker);
             }

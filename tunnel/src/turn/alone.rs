@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::role::{Prepared, Role};
 use crate::Error;
-use crate::config::turn::Turn;
+use crate::config::turn::{AnodeUsers, Turn};
 use crate::config::{Config, ConfigSource};
 use crate::output::{self, Style};
 
@@ -32,7 +32,13 @@ pub fn is_all(config: &Config) -> bool {
 
 /// Runs until a signal ends it.
 pub fn run(turn: &Turn, source: &ConfigSource, start: Instant) -> Result<(), Error> {
-    let prepared = Prepared::new(turn, source)?;
+    if turn.anode_users != AnodeUsers::Off {
+        return Err(Error::invalid(
+            "[turn] anode-users",
+            "a TURN server alone has no key and trusts nobody: write \"off\", or run it beside a node, such as a [relay]",
+        ));
+    }
+    let prepared = Prepared::new(turn, source, None, &[])?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -3,15 +3,14 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anode_routing::turn::certificate::{Authorities, Name};
 use anode_routing::turn::client::{Blocking, BlockingError, Check, ProbeStep, probe};
 use anode_turn::Transport;
-use anode_turn::client::{Config, Credentials, Why};
+use anode_turn::client::{Config, Why};
 use anode_turn::resolve::Server;
 use anode_turn::rto::RtoConfig;
-use anode_turn::uri::{Host, Uri};
 use serde::Serialize;
 
+use super::access::Access;
 use super::resolve::resolve;
 
 /// A person waits: five sendings, and 9.5 s instead of RFC 8489's 39.5 until a server counts as silent.
@@ -24,16 +23,6 @@ const RTO: RtoConfig = RtoConfig {
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Datagrams under way at a time.
 const WINDOW: u32 = 16;
-
-/// What a server is tried with.
-pub struct Attempt {
-    /// Where.
-    pub uri: Uri,
-    /// Who.
-    pub credentials: Option<Credentials>,
-    /// Whom to believe; the machine's own authorities without.
-    pub authorities: Option<Authorities>,
-}
 
 /// What `anode turn check` found.
 #[derive(Clone, Debug, Serialize)]
@@ -63,37 +52,12 @@ pub struct Step {
     pub error: Option<String>,
 }
 
-impl Attempt {
-    fn check(&self) -> Result<Option<Check>, String> {
-        if !self.uri.secure {
-            return Ok(None);
-        }
-        let name = match &self.uri.host {
-            Host::Address(ip) => Name::address(*ip),
-            Host::Name(name) => Name::host(name).map_err(|error| error.to_string())?,
-        };
-        let authorities = match &self.authorities {
-            Some(authorities) => authorities.clone(),
-            None => system_authorities()?,
-        };
-        Ok(Some(Check { authorities, name }))
+fn config(access: &Access) -> Config {
+    Config {
+        credentials: access.credentials.clone(),
+        rto: RTO,
+        ..Config::default()
     }
-
-    fn config(&self) -> Config {
-        Config {
-            credentials: self.credentials.clone(),
-            rto: RTO,
-            ..Config::default()
-        }
-    }
-}
-
-/// The authorities that this machine believes.
-fn system_authorities() -> Result<Authorities, String> {
-    let found = rustls_native_certs::load_native_certs().certs;
-    Authorities::from_der(found.iter().map(AsRef::as_ref)).map_err(|error| {
-        format!("this machine names no authority to check a certificate by ({error}): install ca-certificates, or name them with --ca FILE")
-    })
 }
 
 fn ms(since: Duration) -> f64 {
@@ -101,7 +65,7 @@ fn ms(since: Duration) -> f64 {
 }
 
 /// Tries a server, step by step.
-pub fn check(attempt: &Attempt) -> Report {
+pub fn check(attempt: &Access) -> Report {
     let mut report = Report {
         uri: attempt.uri.to_string(),
         ok: false,
@@ -147,7 +111,7 @@ impl Report {
         });
     }
 
-    fn try_server(&mut self, attempt: &Attempt, server: &Server, check: Option<Check>) -> bool {
+    fn try_server(&mut self, attempt: &Access, server: &Server, check: Option<Check>) -> bool {
         let secured = match server.transport {
             Transport::Dtls => "dtls",
             Transport::Tls => "tls",
@@ -179,8 +143,7 @@ impl Report {
             return true;
         }
         let start = Instant::now();
-        let (client, allocated) = match Blocking::allocate(server.clone(), attempt.config(), check)
-        {
+        let (client, allocated) = match Blocking::allocate(server.clone(), config(attempt), check) {
             Ok(allocated) => allocated,
             Err(error) => {
                 self.failed("allocate", start, explain(&error, server, attempt));
@@ -203,7 +166,7 @@ impl Report {
 }
 
 /// What is wrong, with the server and, where it is known, the fix. Never a password.
-fn explain(error: &BlockingError, server: &Server, attempt: &Attempt) -> String {
+fn explain(error: &BlockingError, server: &Server, attempt: &Access) -> String {
     let transport = match server.transport {
         Transport::Udp => "udp",
         Transport::Tcp => "tcp",
@@ -249,7 +212,7 @@ pub struct Sent {
 }
 
 /// Sends datagrams through a server; `payload` is told each that comes back.
-pub fn send(attempt: &Attempt, load: &Load, mut payload: impl FnMut(&[u8])) -> Sent {
+pub fn send(attempt: &Access, load: &Load, mut payload: impl FnMut(&[u8])) -> Sent {
     let mut sent = Sent::default();
     if let Err(error) = try_send(attempt, load, &mut sent, &mut payload) {
         sent.error = Some(error);
@@ -261,13 +224,13 @@ pub fn send(attempt: &Attempt, load: &Load, mut payload: impl FnMut(&[u8])) -> S
 }
 
 fn try_send(
-    attempt: &Attempt,
+    attempt: &Access,
     load: &Load,
     sent: &mut Sent,
     payload: &mut impl FnMut(&[u8]),
 ) -> Result<(), String> {
     let (servers, check) = (resolve(&attempt.uri)?, attempt.check()?);
-    let mut config = attempt.config();
+    let mut config = config(attempt);
     config.dont_fragment = load.dont_fragment;
     if load.peer.is_ipv6() {
         config.families = anode_turn::client::Families::V6;

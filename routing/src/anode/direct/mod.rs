@@ -27,6 +27,7 @@ mod survey;
 
 pub use netcheck::{Filtering, NetReport, RelayReach};
 pub use punch::Relayed;
+pub(super) use punch::is_willing;
 pub(super) use sockets::is_extra;
 pub use sockets::{SECOND_SOCKET, SocketOrder};
 pub use survey::Mapping;
@@ -41,7 +42,7 @@ use netcheck::Netcheck;
 use punch::Hole;
 use sockets::{Role, Sockets};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use survey::Survey;
 
@@ -118,6 +119,12 @@ impl Node {
         self.direct.sockets.role(socket)
     }
 
+    /// Where a peer has said that it may be (NAT_T).
+    pub(super) fn offered_places(&self, found: PeerRef) -> Vec<SocketAddr> {
+        let hole = self.direct.holes.get(&found);
+        hole.map(|hole| hole.theirs.clone()).unwrap_or_default()
+    }
+
     /// Something authentic has come through a socket.
     pub(super) fn note_socket(&mut self, now: Instant, socket: usize) {
         self.direct.sockets.note_heard(now, socket);
@@ -134,7 +141,7 @@ impl Node {
     }
 
     /// Whether so many packets may go to an address that somebody else named.
-    fn affords(&mut self, now: Instant, target: IpAddr, packets: u32) -> bool {
+    pub(super) fn affords(&mut self, now: Instant, target: IpAddr, packets: u32) -> bool {
         let direct = &mut self.direct;
         let affordable = direct.targets.take_many(now, target, packets)
             && direct.in_all.take_many(now, IN_ALL, packets);

@@ -159,7 +159,7 @@ impl Hole {
 impl Node {
     /// Why this peer is reached over a relay; `None`: it is not, or nobody has tried yet.
     pub(in crate::anode) fn relayed_because(&self, found: PeerRef) -> Option<Relayed> {
-        let relayed = self.peers.get(found)?.active_path()?.is_relayed();
+        let relayed = self.peers.get(found)?.active_path()?.is_indirect();
         self.direct.holes.get(&found)?.why.filter(|_| relayed)
     }
 
@@ -178,7 +178,7 @@ impl Node {
             return self.tell_draft(now, found);
         }
         let (relayed, in_use, willing) = (
-            active.is_relayed(),
+            active.is_indirect(),
             peer.is_in_use(now),
             is_willing(peer, now),
         );
@@ -554,7 +554,7 @@ impl Node {
     }
 
     fn probe_round(&mut self, now: Instant, found: PeerRef, round: usize) {
-        let lost = |path: &Path| path.is_relayed() || path.asked_since().is_some();
+        let lost = |path: &Path| path.is_indirect() || path.asked_since().is_some();
         let relayed = |peer: &Peer| peer.active_path().is_none_or(lost);
         if !self.peers.get(found).is_some_and(relayed) {
             return self.set_stage(found, Stage::Idle);
@@ -602,7 +602,7 @@ impl Node {
 }
 
 /// Whether packets are sent to third places on this peer's word (Q28).
-fn is_willing(peer: &Peer, now: Instant) -> bool {
+pub(in crate::anode) fn is_willing(peer: &Peer, now: Instant) -> bool {
     peer.standing == Standing::Kept || peer.streams > 0 || peer.is_used_by_us(now)
 }
 

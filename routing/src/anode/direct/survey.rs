@@ -232,7 +232,7 @@ impl Node {
             .filter_map(|relay| self.peers.get(*relay))
             .flat_map(|peer| peer.paths.iter().filter(|path| path.is_proven()))
             .peekable();
-        proven.peek().is_some() && proven.all(|path| path.endpoint.transport().is_stream())
+        proven.peek().is_some() && proven.all(Path::is_fallback)
     }
 
     /// Asks our relays where they see us: the NAT may have changed its mind.

@@ -25,6 +25,23 @@ impl Peer {
         self.came_from != Some(from) && self.came_from.replace(from).is_some()
     }
 
+    /// It asks over a path that stands by: what is used may be dead for it, and what would be used next with it. True if
+    /// there is something to ask.
+    pub fn question_other_paths(&mut self, now: Instant, asked_over: &Place) -> bool {
+        let used = self.active_path();
+        if used.is_none_or(|path| path.endpoint == *asked_over) {
+            return false;
+        }
+        let mut any = false;
+        for path in &mut self.paths {
+            if path.endpoint != *asked_over && path.proven_before(now, QUESTION_AGAIN) {
+                path.check(now);
+                any = true;
+            }
+        }
+        any
+    }
+
     /// The peer questions its paths, or uses another one than before: ours may be as dead as its. True if there is something
     /// to ask.
     pub fn question_paths(&mut self, now: Instant) -> bool {

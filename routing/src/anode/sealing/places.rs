@@ -7,13 +7,14 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 const ENDPOINT_LEN: usize = 1 + 1 + 16 + 2 + 4 + 2 + 1 + 16;
 
 /// Numbers of transports in these bytes, which never leave this machine.
-const TRANSPORTS: [Transport; 6] = [
+const TRANSPORTS: [Transport; 7] = [
     Transport::Udp,
     Transport::Ethernet,
     Transport::Tcp,
     Transport::Tls,
     Transport::Http,
     Transport::Https,
+    Transport::Turn,
 ];
 
 /// The same, and whose packet it was, where that was relayed.
@@ -51,7 +52,12 @@ fn encode_destination<'a>(from: &Destination, out: &'a mut [u8; ENDPOINT_LEN]) -
             out[2..8].copy_from_slice(&mac);
             out[20..24].copy_from_slice(&interface.to_be_bytes());
         }
-        Place::Udp(to) | Place::Tcp(to) | Place::Tls(to) | Place::Http(to) | Place::Https(to) => {
+        Place::Udp(to)
+        | Place::Tcp(to)
+        | Place::Tls(to)
+        | Place::Http(to)
+        | Place::Https(to)
+        | Place::Turn(to) => {
             let (family, ip) = octets(to.ip());
             let scope = match to {
                 SocketAddr::V4(_) => 0,

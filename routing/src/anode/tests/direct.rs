@@ -13,7 +13,7 @@ const KINDS: [Kind; 5] = [
 ];
 
 /// Hosts 1 and 2 behind NATs of these kinds (`None`: open), trusting each other, and relays before them.
-fn two(seed: u64, relays_wanted: u16, kinds: [Option<Kind>; 2]) -> (Sim, usize, usize) {
+pub(super) fn two(seed: u64, relays_wanted: u16, kinds: [Option<Kind>; 2]) -> (Sim, usize, usize) {
     two_before(relays(seed, relays_wanted), relays_wanted, kinds, quiet)
 }
 

@@ -18,6 +18,7 @@ mod sealed;
 mod soak;
 mod streams;
 mod transports;
+mod turn;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

@@ -4,6 +4,7 @@ use super::pipe::Pipe;
 use super::{Carrier, Closed, Link, Streams};
 use crate::anode::{Place, Transport, source_prefix};
 use crate::net::NetError;
+use crate::turn::server::Door;
 use anode_wire::framing::FrameDecoder;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -144,6 +145,19 @@ impl Streams {
             return Ok(None);
         };
         seen.extend_from_slice(input);
+        let door = self.door.as_ref();
+        let door = door.filter(|door| conn.pipe.local().is_ok_and(|at| door.stands_at(at)));
+        if let Some(door) = door.filter(|_| conn.pipe.is_tls()) {
+            match Door::is_turn(&conn.pipe, seen) {
+                None => return Ok(None),
+                Some(false) => {}
+                Some(true) => {
+                    let (door, seen) = (door.clone(), std::mem::take(seen));
+                    self.hand_over(id, &door, seen);
+                    return Ok(None);
+                }
+            }
+        }
         let Some(kind) = sniff(seen) else {
             return Ok(None);
         };
@@ -151,7 +165,11 @@ impl Streams {
         match kind {
             Kind::Tls if conn.pipe.is_tls() => Err(Closed::Protocol("TLS inside TLS")),
             Kind::Tls => {
-                conn.pipe.start_tls(self.tls.accept()?, seen);
+                let tls = match door.and_then(Door::accept_tls) {
+                    Some(tls) => tls,
+                    None => self.tls.accept()?,
+                };
+                conn.pipe.start_tls(tls, seen);
                 Ok(None)
             }
             Kind::Http => {
@@ -172,6 +190,18 @@ impl Streams {
                 self.links.insert(place, link);
                 Ok(Some(seen))
             }
+        }
+    }
+}
+
+impl Streams {
+    /// A TURN client's: its server goes on with it.
+    fn hand_over(&mut self, id: usize, door: &Door, seen: Vec<u8>) {
+        let Some(conn) = self.take_out(id) else {
+            return;
+        };
+        if let Ok(local) = conn.pipe.local() {
+            door.enter(conn.pipe, conn.peer, local, seen);
         }
     }
 }

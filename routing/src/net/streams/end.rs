@@ -1,5 +1,5 @@
 //! Connections that end, and what that means for their links.
-use super::conn::Role;
+use super::conn::{Conn, Role};
 use super::link::Carrier;
 use super::{Closed, MAX_RETRY, RETRY, Streams};
 use crate::anode::Place;
@@ -31,7 +31,7 @@ impl Streams {
     }
 
     pub(super) fn close(&mut self, now: Instant, id: usize, closed: Closed) {
-        let Some(mut conn) = self.conns.try_remove(id) else {
+        let Some(mut conn) = self.take_out(id) else {
             return;
         };
         tracing::debug!(peer = %conn.peer, place = ?conn.place, reason = %closed, "connection closed");
@@ -45,6 +45,18 @@ impl Streams {
         if conn.network.is_none() && !stood {
             self.counters.dial_failed += 1;
         }
+        let _ = conn.write(now);
+        let place = conn.place;
+        let worked = conn.brought;
+        conn.pipe.close();
+        if let Some(place) = place {
+            self.lose(now, place, id, worked, &closed);
+        }
+    }
+
+    /// It is none of ours any more.
+    pub(super) fn take_out(&mut self, id: usize) -> Option<Conn> {
+        let conn = self.conns.try_remove(id)?;
         if let Some(network) = conn.network
             && let Some(count) = self.inbound.get_mut(&network)
         {
@@ -53,14 +65,8 @@ impl Streams {
                 self.inbound.remove(&network);
             }
         }
-        let _ = conn.write(now);
         let _ = self.epoll.delete(&conn.pipe);
-        let place = conn.place;
-        let worked = conn.brought;
-        conn.pipe.close();
-        if let Some(place) = place {
-            self.lose(now, place, id, worked, &closed);
-        }
+        Some(conn)
     }
 
     /// A link has lost a connection.

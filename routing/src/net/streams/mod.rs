@@ -33,6 +33,7 @@ pub use tls::TlsError;
 
 use super::NetError;
 use crate::anode::{Place, Received};
+use crate::turn::server::Door;
 use accept::Listener;
 use conn::{Conn, Group, Role};
 use link::{Asks, Carrier, Link};
@@ -82,6 +83,8 @@ pub(super) struct Streams {
     names: HashMap<Place, PlaceName>,
     tls: Tls,
     zone: Option<ServedZone>,
+    /// Ports that a TURN server shares.
+    door: Option<Door>,
     config: StreamConfig,
     /// Links that have something to send.
     listed: Vec<Place>,
@@ -135,6 +138,7 @@ impl Streams {
             names: HashMap::new(),
             tls,
             zone: None,
+            door: None,
             listed: Vec::new(),
             again: Vec::new(),
             gone: Vec::new(),
@@ -167,6 +171,11 @@ impl Streams {
 
     pub fn set_served_zone(&mut self, zone: Option<ServedZone>) {
         self.zone = zone;
+    }
+
+    /// Connections to these ports may be a TURN server's clients.
+    pub fn share_tls(&mut self, door: Door) {
+        self.door = Some(door);
     }
 
     pub fn set_certificate(&mut self, chain: &[u8], key: &[u8]) -> Result<(), TlsError> {

@@ -90,6 +90,16 @@ impl Pipe {
         chain.first().map(|leaf| leaf.as_ref())
     }
 
+    /// What was agreed on beside TLS itself (RFC 7301).
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.alpn_protocol()
+    }
+
+    /// The own end.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.raw.socket.local_addr()
+    }
+
     /// From here on all is TLS. `early`: bytes of it that were read already.
     pub fn start_tls(&mut self, connection: Box<Connection>, early: Vec<u8>) {
         self.raw.early = early;

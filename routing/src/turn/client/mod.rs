@@ -33,6 +33,8 @@ pub struct TurnClient {
     check: Option<Check>,
     /// `None` between two sockets.
     wire: Option<Wire>,
+    /// Of these there have been so many.
+    wires: u64,
     started: bool,
     events: VecDeque<Event>,
     failure: Option<WireError>,
@@ -64,6 +66,7 @@ impl TurnClient {
             server,
             check,
             wire: Some(wire),
+            wires: 1,
             started: false,
             events: VecDeque::new(),
             failure: None,
@@ -78,6 +81,12 @@ impl TurnClient {
     pub fn fd(&self) -> Option<(BorrowedFd<'_>, bool)> {
         let wire = self.wire.as_ref()?;
         Some((wire.fd(), wire.wants_write()))
+    }
+
+    /// How many sockets there have been: with another number, [`TurnClient::fd`] is another one.
+    #[must_use]
+    pub fn wires(&self) -> u64 {
+        self.wires
     }
 
     /// How far the connection to the server has come.
@@ -106,6 +115,19 @@ impl TurnClient {
                 self.broken(now, error);
             }
         }
+        self.go_on(now);
+    }
+
+    /// Does what is due, and reads nothing: for whoever has no place for payload now.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let ticked = self.wire.as_mut().map(|wire| wire.tick(now));
+        if let Some(Err(error)) = ticked {
+            self.broken(now, error);
+        }
+        self.go_on(now);
+    }
+
+    fn go_on(&mut self, now: Instant) {
         if !self.started && self.stage() == Some(Stage::Open) {
             self.started = true;
             self.start(now);
@@ -174,6 +196,7 @@ impl TurnClient {
             Ok(wire) => {
                 let open = wire.stage() == Stage::Open;
                 self.wire = Some(wire);
+                self.wires += 1;
                 // A new server's table of what it wants no Allocate before is asked by `restart`, too.
                 self.started = open;
                 let restarted = if open {

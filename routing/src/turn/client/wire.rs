@@ -173,6 +173,17 @@ impl Wire {
         }
     }
 
+    /// Does what is due, and reads nothing.
+    pub fn tick(&mut self, now: Instant) -> Result<(), WireError> {
+        match &mut self.form {
+            Form::Dtls(secured) if secured.deadline <= now => {
+                secured.dtls.handle_timeout(now).map_err(dtls_error)?;
+                secured.drain(now, &mut self.stage, &mut |_| {})
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes what has come, and hands the messages out.
     pub fn work(&mut self, now: Instant, message: &mut dyn FnMut(&[u8])) -> Result<(), WireError> {
         match &mut self.form {

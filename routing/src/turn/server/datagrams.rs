@@ -13,7 +13,7 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 
-use super::shard::Token;
+use super::token::Token;
 use crate::turn::SetDontFragment;
 use crate::turn::udp::{Appetite, Key, Sends, Share, UdpSocket};
 

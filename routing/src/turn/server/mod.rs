@@ -13,18 +13,22 @@
 //! one that the client's address says, since a ConnectionBind must meet its control connection. Shards share the quotas
 //! and the reserved ports, and nothing on the way of a packet.
 
+mod connections;
+mod counters;
 mod datagrams;
+mod door;
 mod output;
 mod peers;
 mod sessions;
 mod shard;
 mod streams;
+mod token;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,10 +43,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::SetDontFragment;
 use super::certificate::{CertificateError, ServerCertificate};
 use super::udp::{Share, UdpSocket};
+use crate::anode::source_prefix;
 use datagrams::{Kept, Port};
+use door::Shown;
 use shard::{Inbox, Shard};
 
-pub use shard::IoCounters;
+pub use counters::IoCounters;
+pub use door::{Door, SharedPort};
 
 /// Kernel buffers asked for at the ports that clients send to; a system that grants less is served with less.
 const PORT_BUFFER: usize = 7 << 20;
@@ -60,6 +67,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// DTLS and TLS.
     pub listen_secure: Vec<SocketAddr>,
+    /// Those of `listen_secure` that another part of this process accepts connections on ([`TurnServer::door`]).
+    pub shared: Vec<SharedPort>,
     /// What is shown there; needed where `listen_secure` is not empty.
     pub certificate: Option<ServerCertificate>,
     /// Threads; 0: one for each core.
@@ -168,10 +177,17 @@ impl Bound {
                     error,
                 },
             };
-            let listener = listen(wanted).map_err(failed)?;
-            // Port 0: the one that TCP got.
-            let address = listener.local_addr()?;
-            for (shard, ports) in ports.iter_mut().enumerate() {
+            let mut shared = settings.shared.iter().filter(|_| secure);
+            let shared = shared.find(|shared| shared.address == wanted);
+            let mut address = wanted;
+            if shared.is_none() {
+                let socket = listen(wanted).map_err(failed)?;
+                // Port 0: the one that TCP got.
+                address = socket.local_addr()?;
+                listeners.push(Listener { socket, secure });
+            }
+            let datagrams = shared.is_none_or(|shared| !shared.without_dtls);
+            for (shard, ports) in ports.iter_mut().enumerate().filter(|_| datagrams) {
                 let share = if shard == 0 {
                     Share::First
                 } else {
@@ -182,10 +198,6 @@ impl Bound {
                         .map_err(failed)?;
                 ports.push(Port::new(socket, secure));
             }
-            listeners.push(Listener {
-                socket: listener,
-                secure,
-            });
             if secure {
                 listening.secure.push(address);
             } else {
@@ -223,6 +235,8 @@ impl Bound {
             receivers.push(receiver);
         }
         let mailboxes: Arc<[Mailbox]> = mailboxes.into();
+        let shown = Shown::default();
+        *shown.write().unwrap_or_else(PoisonError::into_inner) = self.settings.certificate.clone();
         let streams = Arc::new(AtomicUsize::new(0));
         let mut shards = Vec::new();
         let mut listeners = Some(self.listeners);
@@ -261,6 +275,8 @@ impl Bound {
             threads,
             shared,
             listening: self.listening,
+            ports: self.settings.shared,
+            shown,
         })
     }
 }
@@ -271,6 +287,9 @@ pub struct TurnServer {
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
     listening: Listening,
+    /// Those that somebody else accepts on.
+    ports: Vec<SharedPort>,
+    shown: Shown,
 }
 
 /// What a server has counted so far.
@@ -305,6 +324,17 @@ impl TurnServer {
         &self.listening
     }
 
+    /// For whoever accepts connections on the shared ports; `None`: there are none.
+    #[must_use]
+    pub fn door(&self) -> Option<Door> {
+        let addresses: Vec<SocketAddr> = self.ports.iter().map(|port| port.address).collect();
+        (!addresses.is_empty()).then(|| Door {
+            addresses,
+            shown: Arc::clone(&self.shown),
+            mailboxes: Arc::clone(&self.mailboxes),
+        })
+    }
+
     /// Takes new settings; allocations stay. The addresses to listen on must be the same.
     ///
     /// # Errors
@@ -329,6 +359,9 @@ impl TurnServer {
             })?;
         }
         complete(&mut settings.turn, &self.listening)?;
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        shown.clone_from(&settings.certificate);
+        drop(shown);
         for mailbox in &*self.mailboxes {
             let config = Box::new((settings.turn.clone(), settings.certificate.clone()));
             mailbox.send(Inbox::Reload(config));
@@ -460,6 +493,13 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Which shard a client's connections go to: all of one address to one. Multiplied, so that neighbouring addresses do not
+/// meet in one shard.
+fn shard_of(client: IpAddr, shards: usize) -> usize {
+    let hash = source_prefix(client).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    hash as usize % shards
 }
 
 /// How many of something there may be; shared by the shards.

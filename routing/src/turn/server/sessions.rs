@@ -1,4 +1,12 @@
 //! DTLS sessions of clients.
+//!
+//! ```text
+//!   unanswered (a spoofed address does as well) ─ the cookie comes back ─▶ stranger ─ an allocation ─▶ known
+//! ```
+//!
+//! The library makes its cookie from a secret of the session, so that there is a session before anybody has answered. Each class
+//! is bounded by itself and gives way to its own kind alone: a flood of first datagrams pushes out nobody who has
+//! answered one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -14,9 +22,9 @@ use crate::turn::certificate::ServerCertificate;
 
 /// Sessions of one shard.
 const SESSIONS: usize = 16_384;
-/// Of these, without an allocation: strangers push out strangers only.
+/// Of these, so many that nobody has answered from yet, and so many without an allocation.
 const STRANGERS: usize = 1024;
-/// Of these, of one source.
+/// Of each of these, of one source.
 const STRANGERS_OF_ONE: usize = 64;
 /// No DTLS record that we make or take is larger.
 const RECORD: usize = 17_000;
@@ -37,19 +45,41 @@ fn is_old(datagram: &[u8]) -> bool {
     is_hello(datagram) && datagram[25..27] == [0xFE, 0xFF]
 }
 
+/// A record that only asks for the cookie: HelloVerifyRequest (RFC 6347 §4.2.1), or the ServerHello that is a
+/// HelloRetryRequest (RFC 8446 §4.1.3).
+fn asks_for_cookie(record: &[u8]) -> bool {
+    const RETRY: [u8; 8] = [0xCF, 0x21, 0xAD, 0x74, 0xE5, 0x9A, 0x61, 0x11];
+    match record.get(13) {
+        Some(3) => true,
+        Some(2) => record.get(27..35) == Some(&RETRY),
+        _ => false,
+    }
+}
+
+/// What a session has shown of itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Nobody has answered from there.
+    Unanswered,
+    /// Somebody is there, without an allocation.
+    Stranger,
+    /// It holds an allocation, as far as was last seen.
+    Known,
+}
+
 struct Session {
     dtls: Dtls,
     five: FiveTuple,
     network: u64,
     opened: Instant,
     deadline: Instant,
-    /// It holds an allocation, as far as was last seen.
-    known: bool,
+    class: Class,
 }
 
 pub(super) struct Sessions {
     all: Slab<Session>,
     by_client: HashMap<FiveTuple, usize>,
+    unanswered: BTreeSet<(Instant, usize)>,
     strangers: BTreeSet<(Instant, usize)>,
     deadlines: BTreeSet<(Instant, usize)>,
     record: Vec<u8>,
@@ -66,6 +96,7 @@ impl Sessions {
         Self {
             all: Slab::new(),
             by_client: HashMap::new(),
+            unanswered: BTreeSet::new(),
             strangers: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             record: vec![0; RECORD],
@@ -134,30 +165,62 @@ impl Sessions {
             return None;
         }
         let network = source_prefix(five.client.ip());
-        let of_one = self
-            .strangers
-            .iter()
-            .filter(|(_, i)| self.all[*i].network == network);
-        if of_one.count() >= STRANGERS_OF_ONE {
-            return None;
+        for class in [&self.unanswered, &self.strangers] {
+            let of_one = class
+                .iter()
+                .filter(|(_, i)| self.all[*i].network == network);
+            if of_one.count() >= STRANGERS_OF_ONE {
+                return None;
+            }
         }
-        if self.strangers.len() >= STRANGERS
-            && let Some((_, oldest)) = self.strangers.first().copied()
-        {
-            self.remove(oldest);
-        }
+        self.make_room(Class::Unanswered);
         let index = self.all.insert(Session {
             dtls: certificate.accept_dtls(now),
             five,
             network,
             opened: now,
             deadline: now + IDLE_POLL,
-            known: false,
+            class: Class::Unanswered,
         });
         self.by_client.insert(five, index);
-        self.strangers.insert((now, index));
+        self.unanswered.insert((now, index));
         self.deadlines.insert((now + IDLE_POLL, index));
         Some(index)
+    }
+
+    /// Those of a class that is bounded.
+    fn of_class(&mut self, class: Class) -> Option<&mut BTreeSet<(Instant, usize)>> {
+        match class {
+            Class::Unanswered => Some(&mut self.unanswered),
+            Class::Stranger => Some(&mut self.strangers),
+            Class::Known => None,
+        }
+    }
+
+    /// One more of a class is to come: the oldest of it goes, if there are enough.
+    fn make_room(&mut self, class: Class) {
+        let of_class = self.of_class(class);
+        let oldest = of_class
+            .filter(|all| all.len() >= STRANGERS)
+            .and_then(|all| all.first().copied());
+        if let Some((_, oldest)) = oldest {
+            self.remove(oldest);
+        }
+    }
+
+    fn set_class(&mut self, index: usize, class: Class) {
+        let Some(session) = self.all.get(index).filter(|one| one.class != class) else {
+            return;
+        };
+        let (place, before) = ((session.opened, index), session.class);
+        if let Some(all) = self.of_class(before) {
+            all.remove(&place);
+        }
+        self.make_room(class);
+        if let Some(all) = self.of_class(class) {
+            all.insert(place);
+        }
+        self.all[index].class = class;
     }
 
     /// Sends what the session has to send, and hands out what came.
@@ -169,9 +232,13 @@ impl Sessions {
         mut message: impl FnMut(&mut Datagrams, &[u8]),
     ) -> Result<(), Gone> {
         let session = &mut self.all[index];
+        let mut answered = false;
         let deadline = loop {
             match session.dtls.poll_output(&mut self.record) {
-                Output::Packet(bytes) => datagrams.send_to_client(&session.five, &[bytes]),
+                Output::Packet(bytes) => {
+                    answered |= !asks_for_cookie(bytes);
+                    datagrams.send_to_client(&session.five, &[bytes]);
+                }
                 Output::ApplicationData(bytes) => message(datagrams, bytes),
                 Output::CloseNotify => return Err(Gone),
                 // A record is never larger than the buffer.
@@ -184,6 +251,9 @@ impl Sessions {
         self.deadlines.remove(&(session.deadline, index));
         session.deadline = deadline;
         self.deadlines.insert((deadline, index));
+        if answered && session.class == Class::Unanswered {
+            self.set_class(index, Class::Stranger);
+        }
         Ok(())
     }
 
@@ -192,10 +262,8 @@ impl Sessions {
         let Some(index) = self.by_client.get(client).copied() else {
             return;
         };
-        let session = &mut self.all[index];
-        if !session.known && is_known() {
-            session.known = true;
-            self.strangers.remove(&(session.opened, index));
+        if self.all[index].class == Class::Stranger && is_known() {
+            self.set_class(index, Class::Known);
         }
     }
 
@@ -240,14 +308,10 @@ impl Sessions {
             }
             let session = &mut self.all[index];
             let known = is_known(&session.five);
-            if known != session.known {
-                session.known = known;
-                let place = (session.opened, index);
-                if known {
-                    self.strangers.remove(&place);
-                } else {
-                    self.strangers.insert(place);
-                }
+            match (known, session.class) {
+                (true, Class::Stranger) => self.set_class(index, Class::Known),
+                (false, Class::Known) => self.set_class(index, Class::Stranger),
+                _ => {}
             }
             let session = &mut self.all[index];
             let useless = !known && now.saturating_duration_since(session.opened) > IDLE;
@@ -273,7 +337,9 @@ impl Sessions {
     fn remove(&mut self, index: usize) {
         if let Some(session) = self.all.try_remove(index) {
             self.by_client.remove(&session.five);
-            self.strangers.remove(&(session.opened, index));
+            let place = (session.opened, index);
+            self.unanswered.remove(&place);
+            self.strangers.remove(&place);
             self.deadlines.remove(&(session.deadline, index));
         }
     }

@@ -5,6 +5,7 @@
 //! ```
 
 mod joined;
+mod outbound;
 
 use std::io;
 use std::net::TcpStream;
@@ -14,16 +15,19 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use anode_turn::Transport;
-use anode_turn::server::{Command, Config, ConnectionId, FiveTuple, RelayId, Server};
+use anode_turn::server::{Config, ConnectionId, FiveTuple, RelayId, Server};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::net::SocketAddr;
 
+use super::connections::Connection;
+use super::counters::IoCounters;
 use super::datagrams::{Datagrams, Kept, Kind, Port, icmp_errors};
-use super::peers::{Peers, Progress};
+use super::peers::{Peer, Peers, Progress};
 use super::sessions::Sessions;
-use super::streams::Streams;
-use super::{Letters, Listener, Mailbox, Snapshot};
-use crate::anode::source_prefix;
+use super::streams::{Stream, Streams};
+use super::token::Token;
+use super::{Letters, Listener, Mailbox, Snapshot, shard_of};
+use crate::net::streams::pipe::Pipe;
 use crate::turn::SetDontFragment;
 use crate::turn::certificate::ServerCertificate;
 use crate::turn::udp::ReceiveBuffers;
@@ -41,45 +45,6 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// A stream that is held to a rate is looked at again after this time.
 const HOLD: Duration = Duration::from_millis(10);
 
-/// What a descriptor is, as it stands in epoll.
-#[derive(Clone, Copy)]
-pub(super) enum Token {
-    Letters,
-    Port(usize),
-    Listener(usize),
-    Relay(usize),
-    Stream(usize),
-    Peer(usize),
-}
-
-impl From<Token> for u64 {
-    fn from(token: Token) -> Self {
-        let (kind, index) = match token {
-            Token::Letters => (0, 0),
-            Token::Port(index) => (1, index),
-            Token::Listener(index) => (2, index),
-            Token::Relay(index) => (3, index),
-            Token::Stream(index) => (4, index),
-            Token::Peer(index) => (5, index),
-        };
-        kind << 56 | index as u64
-    }
-}
-
-impl From<u64> for Token {
-    fn from(number: u64) -> Self {
-        let index = (number & ((1 << 56) - 1)) as usize;
-        match number >> 56 {
-            1 => Self::Port(index),
-            2 => Self::Listener(index),
-            3 => Self::Relay(index),
-            4 => Self::Stream(index),
-            5 => Self::Peer(index),
-            _ => Self::Letters,
-        }
-    }
-}
-
 /// What a shard is told from outside.
 pub(super) enum Inbox {
     /// A connection of a client that is this shard's.
@@ -87,42 +52,16 @@ pub(super) enum Inbox {
         socket: TcpStream,
         secure: bool,
     },
+    /// The same, accepted by somebody else, its first bytes read.
+    Entered {
+        pipe: Box<Pipe>,
+        five: FiveTuple,
+        seen: Vec<u8>,
+    },
     Reload(Box<(Config, Option<ServerCertificate>)>),
     Drain,
     Report(Sender<Snapshot>),
     Stop,
-}
-
-macro_rules! io_counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the sockets have counted. All only grow.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct IoCounters { $($(#[$doc])* pub $name: u64,)* }
-
-        impl IoCounters {
-            pub(super) fn add(&mut self, other: &Self) {
-                $(self.$name += other.$name;)*
-            }
-
-            /// Names and values, for metrics.
-            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name),)*].into_iter()
-            }
-        }
-    };
-}
-
-io_counters! {
-    /// Datagrams that a socket did not take: no room, no way there, too large.
-    lost_datagrams,
-    /// Datagrams for clients over TCP or TLS whose connection takes no more.
-    lost_to_streams,
-    /// Datagrams for clients over DTLS whose session takes no more.
-    lost_to_sessions,
-    /// Connections refused: too many in all, or of one source.
-    refused_streams,
-    /// Handshakes over DTLS refused, and datagrams that belong to none.
-    refused_sessions,
 }
 
 /// What a shard is made of.
@@ -260,10 +199,10 @@ impl Shard {
             Token::Listener(index) => self.accept(now, index),
             Token::Relay(slot) => self.relay(now, slot, broken),
             Token::Stream(index) => {
-                self.streams.touch(index);
+                self.streams.all.touch(index);
                 self.read_stream(now, index);
-                let deaf = |s: &mut super::streams::Stream| s.paused;
-                if broken && self.streams.get(index).is_some_and(deaf) {
+                let deaf = |s: &mut Connection<Stream>| s.paused;
+                if broken && self.streams.all.get(index).is_some_and(deaf) {
                     self.stream_ended(index);
                 }
             }
@@ -273,10 +212,10 @@ impl Shard {
                     Progress::Failed => return self.peer_connected(now, index, false),
                     Progress::Same => {}
                 }
-                self.peers.touch(index);
+                self.peers.all.touch(index);
                 self.read_peer(now, index);
-                let deaf = |p: &mut super::peers::Peer| p.paused;
-                if broken && self.peers.get(index).is_some_and(deaf) {
+                let deaf = |p: &mut Connection<Peer>| p.paused;
+                if broken && self.peers.all.get(index).is_some_and(deaf) {
                     self.peer_ended(index);
                 }
             }
@@ -333,6 +272,13 @@ impl Shard {
         while let Ok(letter) = self.inbox.receiver.try_recv() {
             match letter {
                 Inbox::Stream { socket, secure } => self.add_stream(now, socket, secure),
+                Inbox::Entered { pipe, five, seen } => {
+                    if let Some(index) = self.streams.add_entered(now, *pipe, five) {
+                        self.stream_bytes(now, index, &seen);
+                        // TLS may hold more, of which the kernel knows nothing.
+                        self.again.push(Side::Client(index));
+                    }
+                }
                 Inbox::Reload(new) => {
                     let (config, certificate) = *new;
                     self.certificate = certificate;
@@ -360,7 +306,7 @@ impl Shard {
                 refused_sessions: self.sessions.refused,
             },
             allocations: self.turn.allocations(),
-            streams: self.streams.len(),
+            streams: self.streams.all.len(),
             sessions: self.sessions.len(),
         }
     }
@@ -480,9 +426,7 @@ impl Shard {
                 Err(_) => return self.listen(false),
             };
             let secure = listener.secure;
-            // Multiplied, so that neighbouring addresses do not meet in one shard.
-            let hash = source_prefix(from.ip()).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-            let shard = hash as usize % self.mailboxes.len();
+            let shard = shard_of(from.ip(), self.mailboxes.len());
             if shard == self.index {
                 self.add_stream(now, socket, secure);
             } else {
@@ -509,97 +453,5 @@ impl Shard {
             return;
         }
         self.streams.add(now, socket, certificate);
-    }
-
-    /// Does all that the state machine wants done.
-    fn obey(&mut self, now: Instant) {
-        while let Some(command) = self.turn.poll_command() {
-            match command {
-                Command::Send { to, bytes } => match to.transport {
-                    Transport::Udp => self.datagrams.send_to_client(&to, &[&bytes]),
-                    Transport::Tcp | Transport::Tls => self.streams.send_message(now, &to, &bytes),
-                    Transport::Dtls => {
-                        self.sessions.send(now, &to, &[&bytes], &mut self.datagrams);
-                    }
-                },
-                Command::OpenRelay {
-                    relay,
-                    address,
-                    tcp,
-                    pair,
-                } => {
-                    let opened = self.datagrams.open(relay, address, tcp, pair);
-                    self.turn.relay_opened(now, relay, opened);
-                }
-                Command::AdoptRelay { relay, address } => {
-                    let adopted = self.datagrams.adopt(relay, address);
-                    self.turn.relay_opened(now, relay, adopted);
-                }
-                Command::CloseRelay { relay } => {
-                    // What it was given to send before leaves by it.
-                    self.datagrams.flush();
-                    self.datagrams.close(relay);
-                }
-                Command::CloseReserved { address } => self.datagrams.forget_kept(address),
-                Command::Connect {
-                    connection,
-                    relay,
-                    peer,
-                } => self.dial_peer(now, connection, relay, peer),
-                Command::Join { connection, client } => self.join(now, connection, client),
-                Command::CloseConnection { connection } => self.peers.close_after(now, connection),
-                Command::CloseClient { client } => self.close_client(now, client),
-            }
-        }
-    }
-
-    fn dial_peer(&mut self, now: Instant, id: ConnectionId, relay: RelayId, to: SocketAddr) {
-        let from = match self.datagrams.relay(relay.slot()).map(|relay| &relay.kind) {
-            Some(Kind::Tcp(listener)) => listener.local_addr().ok(),
-            _ => None,
-        };
-        let dialled = from.is_some_and(|from| self.peers.connect(id, from, to).is_ok());
-        if !dialled {
-            self.turn.peer_connected(now, id, false);
-        }
-    }
-
-    fn close_client(&mut self, now: Instant, client: FiveTuple) {
-        match client.transport {
-            Transport::Tcp | Transport::Tls => {
-                if let Some(index) = self.streams.of(&client) {
-                    self.streams.close_after(now, index);
-                }
-            }
-            Transport::Dtls => self.sessions.close(&client, now, &mut self.datagrams),
-            Transport::Udp => {}
-        }
-    }
-
-    fn flush(&mut self, now: Instant) {
-        self.datagrams.flush();
-        let (mut ended, mut drained) = (Vec::new(), Vec::new());
-        self.streams
-            .flush(now, |i| ended.push(i), |i| drained.push(i));
-        for index in ended {
-            self.stream_ended(index);
-        }
-        for index in drained {
-            self.resume_peer_of(index);
-        }
-        let (mut ended, mut drained) = (Vec::new(), Vec::new());
-        self.peers
-            .flush(now, |i| ended.push(i), |i| drained.push(i));
-        for index in ended {
-            self.peer_ended(index);
-        }
-        for index in drained {
-            self.resume_client_of(index);
-        }
-        // What has ended may have told the state machine, which may want more closed.
-        if self.turn.has_commands() {
-            self.obey(now);
-            self.datagrams.flush();
-        }
     }
 }

@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 use anode_turn::Transport;
 use anode_turn::frame::Deframer;
 use anode_turn::server::{ConnectionId, FiveTuple};
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use slab::Slab;
+use nix::sys::epoll::Epoll;
 
-use super::output::Output;
-use super::shard::Token;
+use super::connections::{Connection, Connections, SLOW};
 use super::take_one;
+use super::token::Token;
 use crate::anode::source_prefix;
 use crate::net::streams::pipe::Pipe;
 use crate::turn::certificate::ServerCertificate;
@@ -32,8 +31,6 @@ const STREAMS: usize = 16_384;
 const STREAMS_OF_ONE: usize = 1024;
 /// A connection that carries no allocation is not kept longer than this.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
-/// A TLS handshake takes no longer, nor does the rest of what a closed connection still has to send.
-const SLOW: Duration = Duration::from_secs(15);
 
 /// What a connection carries.
 pub(super) enum Carries {
@@ -43,28 +40,19 @@ pub(super) enum Carries {
     Peer(ConnectionId),
 }
 
+/// A client's connection.
 pub(super) struct Stream {
-    pub pipe: Pipe,
     pub five: FiveTuple,
     pub carries: Carries,
-    pub output: Output,
-    /// Nothing is read: the other side of the relay takes no more.
-    pub paused: bool,
-    /// It ends when its output is empty.
-    closing: Option<Instant>,
     heard: bool,
     network: u64,
     opened: Instant,
-    interest: EpollFlags,
 }
 
 pub(super) struct Streams {
-    epoll: Arc<Epoll>,
-    all: Slab<Stream>,
+    pub all: Connections<Stream>,
     by_client: HashMap<FiveTuple, usize>,
     by_network: HashMap<u64, usize>,
-    /// Those with something to send.
-    dirty: Vec<usize>,
     count: Arc<AtomicUsize>,
     pub refused: u64,
     pub dropped: u64,
@@ -73,19 +61,13 @@ pub(super) struct Streams {
 impl Streams {
     pub fn new(epoll: Arc<Epoll>, count: Arc<AtomicUsize>) -> Self {
         Self {
-            epoll,
-            all: Slab::new(),
+            all: Connections::new(epoll, Token::Stream),
             by_client: HashMap::new(),
             by_network: HashMap::new(),
-            dirty: Vec::new(),
             count,
             refused: 0,
             dropped: 0,
         }
-    }
-
-    pub fn len(&self) -> usize {
-        self.all.len()
     }
 
     /// Takes a connection in; one too many is closed.
@@ -100,7 +82,7 @@ impl Streams {
         now: Instant,
         socket: TcpStream,
         secure: Option<&ServerCertificate>,
-    ) -> Option<()> {
+    ) -> Option<usize> {
         let five = FiveTuple {
             transport: match secure {
                 Some(_) => Transport::Tls,
@@ -109,52 +91,53 @@ impl Streams {
             client: socket.peer_addr().ok()?,
             server: socket.local_addr().ok()?,
         };
+        self.admit(now, five, |_| {
+            let mut pipe = Pipe::new(socket).ok()?;
+            if let Some(certificate) = secure {
+                pipe.start_tls(certificate.accept_tls().ok()?, Vec::new());
+            }
+            Some(pipe)
+        })
+    }
+
+    /// Takes in one that was accepted elsewhere; `None`: one too many.
+    pub fn add_entered(&mut self, now: Instant, pipe: Pipe, five: FiveTuple) -> Option<usize> {
+        let taken = self.admit(now, five, |_| Some(pipe));
+        self.refused += u64::from(taken.is_none());
+        taken
+    }
+
+    /// Within the bounds, `make` gives the connection.
+    fn admit(
+        &mut self,
+        now: Instant,
+        five: FiveTuple,
+        make: impl FnOnce(&FiveTuple) -> Option<Pipe>,
+    ) -> Option<usize> {
         let network = source_prefix(five.client.ip());
         let from_there = self.by_network.get(&network).copied().unwrap_or_default();
         if from_there >= STREAMS_OF_ONE || !take_one(&self.count, STREAMS) {
             return None;
         }
-        let taken = self.enter(now, socket, secure, five, network);
+        let taken = make(&five).and_then(|pipe| self.enter(now, pipe, five, network));
         if taken.is_none() {
             self.count.fetch_sub(1, Relaxed);
         }
         taken
     }
 
-    fn enter(
-        &mut self,
-        now: Instant,
-        socket: TcpStream,
-        secure: Option<&ServerCertificate>,
-        five: FiveTuple,
-        network: u64,
-    ) -> Option<()> {
-        let mut pipe = Pipe::new(socket).ok()?;
-        if let Some(certificate) = secure {
-            pipe.start_tls(certificate.accept_tls().ok()?, Vec::new());
-        }
-        let entry = self.all.vacant_entry();
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Stream(entry.key()).into());
-        self.epoll.add(&pipe, event).ok()?;
-        self.by_client.insert(five, entry.key());
-        *self.by_network.entry(network).or_default() += 1;
-        entry.insert(Stream {
-            pipe,
+    fn enter(&mut self, now: Instant, pipe: Pipe, five: FiveTuple, network: u64) -> Option<usize> {
+        let stream = Stream {
             five,
             carries: Carries::Messages(Deframer::new(MESSAGE)),
-            output: Output::default(),
-            paused: false,
-            closing: None,
             heard: false,
             network,
             opened: now,
-            interest: EpollFlags::EPOLLIN,
-        });
-        Some(())
-    }
-
-    pub fn get(&mut self, index: usize) -> Option<&mut Stream> {
-        self.all.get_mut(index)
+        };
+        let index = self.all.add(pipe, false, stream).ok()?;
+        self.by_client.insert(five, index);
+        *self.by_network.entry(network).or_default() += 1;
+        Some(index)
     }
 
     pub fn of(&self, client: &FiveTuple) -> Option<usize> {
@@ -163,8 +146,8 @@ impl Streams {
 
     /// Reads; `Ok(0)`: the other side has ended. A connection that is closing reads nothing any more.
     pub fn read(&mut self, index: usize, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.all.get_mut(index) {
-            Some(stream) if stream.closing.is_none() && !stream.paused => {
+        match self.all.get(index) {
+            Some(stream) if stream.is_read() => {
                 let read = stream.pipe.read(buffer);
                 stream.heard |= matches!(read, Ok(1..));
                 read
@@ -176,13 +159,11 @@ impl Streams {
     /// Queues payload for a client; what does not fit is lost.
     pub fn send_datagram(&mut self, client: &FiveTuple, parts: &[&[u8]]) {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        match self
-            .of(client)
-            .and_then(|index| Some((index, self.all.get_mut(index)?)))
-        {
+        let found = self.of(client);
+        match found.and_then(|index| Some((index, self.all.get(index)?))) {
             Some((index, stream)) if stream.output.len() + length <= WAITING => {
                 parts.iter().for_each(|part| stream.output.push(part));
-                self.dirty.push(index);
+                self.all.touch(index);
             }
             _ => self.dropped += 1,
         }
@@ -193,91 +174,17 @@ impl Streams {
         let Some(index) = self.of(client) else {
             return;
         };
-        let stream = &mut self.all[index];
-        stream.output.push(bytes);
-        self.dirty.push(index);
-        if stream.output.len() > PATIENCE {
-            stream.closing = Some(now);
+        self.all.push(index, bytes);
+        if let Some(stream) = self.all.get(index)
+            && stream.output.len() > PATIENCE
+        {
+            stream.give_up(now);
         }
-    }
-
-    /// Queues bytes of a joined peer. The caller holds the bound by pausing the peer.
-    pub fn push(&mut self, index: usize, bytes: &[u8]) {
-        if let Some(stream) = self.all.get_mut(index) {
-            stream.output.push(bytes);
-            self.dirty.push(index);
-        }
-    }
-
-    /// Ends it when what is queued has left.
-    pub fn close_after(&mut self, now: Instant, index: usize) {
-        if let Some(stream) = self.all.get_mut(index) {
-            stream.closing.get_or_insert(now + SLOW);
-            self.dirty.push(index);
-        }
-    }
-
-    /// What is written now; gives the connections that have ended, and those that are empty again.
-    pub fn flush(
-        &mut self,
-        now: Instant,
-        mut ended: impl FnMut(usize),
-        mut drained: impl FnMut(usize),
-    ) {
-        for index in std::mem::take(&mut self.dirty) {
-            match self.write(now, index) {
-                Ok(true) => drained(index),
-                Ok(false) => {}
-                Err(_) => ended(index),
-            }
-        }
-    }
-
-    /// Writes one connection's queue; `Ok(true)`: it is empty. An error: the connection is over.
-    fn write(&mut self, now: Instant, index: usize) -> io::Result<bool> {
-        let Some(stream) = self.all.get_mut(index) else {
-            return Ok(false);
-        };
-        let empty = stream.output.flush(&mut stream.pipe)?;
-        let late = stream.closing.is_some_and(|until| until <= now);
-        if stream.closing.is_some() && (empty || late) {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        self.update(index, !empty)?;
-        Ok(empty)
-    }
-
-    /// Something can be written again, or read.
-    pub fn touch(&mut self, index: usize) {
-        self.dirty.push(index);
-    }
-
-    pub fn pause(&mut self, index: usize, paused: bool) {
-        if let Some(stream) = self.all.get_mut(index) {
-            stream.paused = paused;
-            self.dirty.push(index);
-        }
-    }
-
-    fn update(&mut self, index: usize, writes: bool) -> io::Result<()> {
-        let stream = &mut self.all[index];
-        let mut interest = EpollFlags::empty();
-        interest.set(
-            EpollFlags::EPOLLIN,
-            !stream.paused && stream.closing.is_none(),
-        );
-        interest.set(EpollFlags::EPOLLOUT, writes);
-        if interest != stream.interest {
-            stream.interest = interest;
-            let mut event = EpollEvent::new(interest, Token::Stream(index).into());
-            self.epoll.modify(&stream.pipe, &mut event)?;
-        }
-        Ok(())
     }
 
     /// Takes it out; the caller tells the state machine.
     pub fn remove(&mut self, index: usize) -> Option<FiveTuple> {
-        let stream = self.all.try_remove(index)?;
+        let stream = self.all.remove(index)?;
         self.by_client.remove(&stream.five);
         if let Some(count) = self.by_network.get_mut(&stream.network) {
             *count -= 1;
@@ -286,15 +193,14 @@ impl Streams {
             }
         }
         self.count.fetch_sub(1, Relaxed);
-        stream.pipe.close();
         Some(stream.five)
     }
 
     /// Connections that have been there too long for what they carry.
     pub fn overdue(&self, now: Instant, is_known: impl Fn(&FiveTuple) -> bool) -> Vec<usize> {
-        let overdue = |stream: &Stream| {
+        let overdue = |stream: &Connection<Stream>| {
             let age = now.saturating_duration_since(stream.opened);
-            stream.closing.is_some_and(|until| until <= now)
+            stream.is_late(now)
                 || !stream.heard && age > SLOW
                 || age > IDLE && !is_known(&stream.five)
         };

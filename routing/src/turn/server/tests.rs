@@ -21,6 +21,7 @@ fn settings(shards: usize) -> Settings {
         turn,
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         listen_secure: Vec::new(),
+        shared: Vec::new(),
         certificate: None,
         shards,
         // DF is the platform's; without it datagrams leave as quinn-udp has them.

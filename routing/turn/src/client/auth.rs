@@ -68,7 +68,13 @@ impl Client {
         let digest = algorithms
             .as_ref()
             .map_or(KeyDigest::Md5, |(_, digest)| *digest);
-        let Ok(key) = Key::long_term(digest, &name, realm, &credentials.password) else {
+        let made = self
+            .config
+            .make_password
+            .as_ref()
+            .map(|make| make.make(realm));
+        let password = made.as_ref().unwrap_or(&credentials.password);
+        let Ok(key) = Key::long_term(digest, &name, realm, password) else {
             return Challenged::NoCredentials;
         };
         if Text::Username.sent(&name).is_err() {

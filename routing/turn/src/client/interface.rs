@@ -64,11 +64,37 @@ pub enum PortWish {
     Kept([u8; 8]),
 }
 
+/// From a realm to a password.
+type Make = dyn Fn(&str) -> zeroize::Zeroizing<String> + Send + Sync;
+
+/// Makes the password when the server has told its realm, for credentials that depend on it.
+#[derive(Clone)]
+pub struct MakePassword(std::sync::Arc<Make>);
+
+impl MakePassword {
+    /// By this rule.
+    pub fn new(make: impl Fn(&str) -> zeroize::Zeroizing<String> + Send + Sync + 'static) -> Self {
+        Self(std::sync::Arc::new(make))
+    }
+
+    pub(super) fn make(&self, realm: &str) -> zeroize::Zeroizing<String> {
+        (self.0)(realm)
+    }
+}
+
+impl std::fmt::Debug for MakePassword {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MakePassword")
+    }
+}
+
 /// What the client is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Name and password; without them only a server that asks for none can be used.
     pub credentials: Option<Credentials>,
+    /// Instead of the password in `credentials`.
+    pub make_password: Option<MakePassword>,
     /// How the server is reached.
     pub transport: Transport,
     /// Timers of requests.
@@ -101,6 +127,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             credentials: None,
+            make_password: None,
             transport: Transport::Udp,
             rto: RtoConfig::default(),
             require_integrity: true,

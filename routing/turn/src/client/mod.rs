@@ -27,7 +27,7 @@ use rand::rngs::StdRng;
 
 pub use binding::Binding;
 pub use data::{Outgoing, Received};
-pub use interface::{Config, Counters, Credentials, Event, Families, PortWish, Why};
+pub use interface::{Config, Counters, Credentials, Event, Families, MakePassword, PortWish, Why};
 pub use stream::{BindStep, PeerStream};
 
 use crate::rto::Estimator;

@@ -1,9 +1,12 @@
 //! STUN and TURN: our server with coturn's client, our client with coturn's server, and both against what must not work.
 
+mod beside;
 mod certificates;
+mod chromium;
 mod dns;
 mod foreign;
 mod life;
+mod paths;
 mod raw;
 mod session;
 

@@ -42,7 +42,7 @@ impl Shard {
     }
 
     pub(super) fn stream_bytes(&mut self, now: Instant, index: usize, bytes: &[u8]) {
-        let Some(stream) = self.streams.get(index) else {
+        let Some(stream) = self.streams.all.get(index) else {
             return;
         };
         let five = stream.five;
@@ -69,7 +69,7 @@ impl Shard {
                 }
                 // A ConnectionBind may have made it a data connection: what follows is the peer's.
                 self.obey(now);
-                match self.streams.get(index).map(|stream| &stream.carries) {
+                match self.streams.all.get(index).map(|stream| &stream.carries) {
                     Some(Carries::Messages(_)) => {}
                     Some(Carries::Peer(connection)) => {
                         let connection = *connection;
@@ -84,7 +84,7 @@ impl Shard {
                 break;
             }
         }
-        if let Some(stream) = self.streams.get(index) {
+        if let Some(stream) = self.streams.all.get(index) {
             stream.carries = Carries::Messages(deframer);
         }
     }
@@ -111,7 +111,7 @@ impl Shard {
     }
 
     pub(super) fn peer_connected(&mut self, now: Instant, index: usize, connected: bool) {
-        let Some(id) = self.peers.get(index).map(|peer| peer.id) else {
+        let Some(id) = self.peers.all.get(index).map(|peer| peer.id) else {
             return;
         };
         if !connected {
@@ -127,7 +127,11 @@ impl Shard {
             match self.peers.read(index, &mut read) {
                 Ok(0) => self.peer_ended(index),
                 Ok(count) => {
-                    let bound = self.peers.get(index).filter(|peer| peer.client.is_some());
+                    let bound = self
+                        .peers
+                        .all
+                        .get(index)
+                        .filter(|peer| peer.client.is_some());
                     if let Some(id) = bound.map(|peer| peer.id) {
                         self.pass(now, id, Side::Peer(index), read[..count].to_vec());
                     }
@@ -175,12 +179,16 @@ impl Shard {
         }
         let waiting = match from {
             Side::Client(_) => self.peers.of(connection).map(|index| {
-                self.peers.push(index, &bytes);
-                self.peers.get(index).map_or(0, |peer| peer.output.len())
+                self.peers.all.push(index, &bytes);
+                self.peers
+                    .all
+                    .get(index)
+                    .map_or(0, |peer| peer.output.len())
             }),
             Side::Peer(index) => self.client_of(index).map(|client| {
-                self.streams.push(client, &bytes);
+                self.streams.all.push(client, &bytes);
                 self.streams
+                    .all
                     .get(client)
                     .map_or(0, |stream| stream.output.len())
             }),
@@ -191,14 +199,14 @@ impl Shard {
     }
 
     pub(super) fn client_of(&mut self, peer: usize) -> Option<usize> {
-        let client = self.peers.get(peer)?.client?;
+        let client = self.peers.all.get(peer)?.client?;
         self.streams.of(&client)
     }
 
     pub(super) fn pause(&mut self, side: Side, paused: bool) {
         match side {
-            Side::Client(index) => self.streams.pause(index, paused),
-            Side::Peer(index) => self.peers.pause(index, paused),
+            Side::Client(index) => self.streams.all.pause(index, paused),
+            Side::Peer(index) => self.peers.all.pause(index, paused),
         }
     }
 
@@ -224,7 +232,7 @@ impl Shard {
         let Some((index, early)) = self.peers.join(connection, client) else {
             return;
         };
-        if let Some(stream) = stream.and_then(|stream| self.streams.get(stream)) {
+        if let Some(stream) = stream.and_then(|stream| self.streams.all.get(stream)) {
             stream.carries = Carries::Peer(connection);
         }
         self.pass(now, connection, Side::Peer(index), early);
@@ -232,7 +240,8 @@ impl Shard {
     }
 
     pub(super) fn resume_peer_of(&mut self, stream: usize) {
-        let Some(Carries::Peer(connection)) = self.streams.get(stream).map(|s| &s.carries) else {
+        let Some(Carries::Peer(connection)) = self.streams.all.get(stream).map(|s| &s.carries)
+        else {
             return;
         };
         let connection = *connection;
@@ -240,6 +249,7 @@ impl Shard {
             && !self.is_held(Side::Peer(index))
             && self
                 .peers
+                .all
                 .get(index)
                 .is_some_and(|peer| peer.paused && peer.client.is_some())
         {
@@ -251,7 +261,11 @@ impl Shard {
     pub(super) fn resume_client_of(&mut self, peer: usize) {
         if let Some(index) = self.client_of(peer)
             && !self.is_held(Side::Client(index))
-            && self.streams.get(index).is_some_and(|stream| stream.paused)
+            && self
+                .streams
+                .all
+                .get(index)
+                .is_some_and(|stream| stream.paused)
         {
             self.pause(Side::Client(index), false);
             self.again.push(Side::Client(index));
