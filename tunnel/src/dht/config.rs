@@ -177,9 +177,11 @@ impl FromStr for BootstrapAt {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let own: [(&str, fn(SocketAddr) -> Target); 2] =
-            [("dtls://", Target::Dtls), ("tls://", Target::Tls)];
-        for (scheme, target) in own {
+        type At = fn(SocketAddr) -> Target;
+        for (scheme, target) in [
+            ("dtls://", Target::Dtls as At),
+            ("tls://", Target::Tls as At),
+        ] {
             let Some(at) = text.strip_prefix(scheme) else {
                 continue;
             };

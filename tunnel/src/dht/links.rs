@@ -26,11 +26,14 @@ const EVENTS: usize = 8192;
 /// Bytes of a shared key.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 
+/// A file, and the shared key that it holds.
+pub type KeyFile = (PathBuf, Zeroizing<Vec<u8>>);
+
 /// The keys that entries name, each read once.
 ///
 /// # Errors
 /// A file cannot be read, or holds no key.
-pub fn read_keys(entries: &[DhtEntry]) -> Result<Vec<(PathBuf, Zeroizing<Vec<u8>>)>, Error> {
+pub fn read_keys(entries: &[DhtEntry]) -> Result<Vec<KeyFile>, Error> {
     let files = entries.iter().filter(|entry| entry.enabled);
     let files = files.filter_map(|entry| entry.shared_key_file.as_ref());
     let read = |path: &PathBuf| {

@@ -64,7 +64,7 @@ pub struct DhtPlan {
     /// Of an earlier run.
     cached: Vec<CachedPeer>,
     /// Keys of `shared-key-file`, read before privileges are given up.
-    keys: Vec<(PathBuf, Zeroizing<Vec<u8>>)>,
+    keys: Vec<links::KeyFile>,
     /// This node's name where a key is shared (RD61).
     random_id: Id,
 }
