@@ -20,9 +20,7 @@ use anode_routing::anode::Place;
 use anode_routing::dht::reload::Id;
 use anode_routing::dht::{Bootstrap, DhtConfig, DhtSecurity};
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
-use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
-use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::state::dht::CachedPeer;
