@@ -31,6 +31,18 @@ struct Bootstrap {
     gap: Duration,
 }
 
+impl Bootstrap {
+    fn new(target: Target, now: Now) -> Self {
+        Self {
+            target,
+            resolved: false,
+            up: None,
+            next: Some(now.at),
+            gap: GAP,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Connect {
     /// We have asked, for this peer.
@@ -61,17 +73,21 @@ pub(super) struct Own {
 
 impl Own {
     pub fn new(enabled: bool, bootstrap: &[Target], now: Now) -> Self {
-        let bootstrap = bootstrap.iter().map(|target| Bootstrap {
-            target: *target,
-            resolved: false,
-            up: None,
-            next: Some(now.at),
-            gap: GAP,
-        });
-        Self {
+        let mut own = Self {
             enabled,
-            bootstrap: bootstrap.collect(),
             ..Self::default()
+        };
+        own.set_targets(now, bootstrap);
+        own
+    }
+
+    /// Those that were there before keep what is known of them.
+    pub fn set_targets(&mut self, now: Now, targets: &[Target]) {
+        self.bootstrap.retain(|it| targets.contains(&it.target));
+        for target in targets {
+            if !self.bootstrap.iter().any(|it| it.target == *target) {
+                self.bootstrap.push(Bootstrap::new(*target, now));
+            }
         }
     }
 
