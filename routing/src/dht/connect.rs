@@ -118,6 +118,7 @@ impl Dht {
         if !matches!(body.application, ConnectBody::RELOAD | ConnectBody::ANODE) {
             return self.node.answer_connect(now, offer, None);
         }
+        tracing::debug!(%who, application = body.application, "CONNECT");
         let answer = self.connect_body(body.application, Role::Active);
         self.node.answer_connect(now, offer, Some(&answer));
         // The first packet of ours opens our NAT for theirs.
@@ -154,6 +155,7 @@ impl Dht {
         let Some(who) = self.connects.asked.remove(&request) else {
             return;
         };
+        tracing::debug!(%who, error = ?result.as_ref().err(), "CONNECT was answered");
         if let Ok(Answer {
             body: AnswerBody::Connect(body),
             ..

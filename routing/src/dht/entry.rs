@@ -175,8 +175,11 @@ impl Dht {
             }
             Stage::Joining => {}
             Stage::In if self.config.role == Role::Client => {
-                // One way in more.
+                // One way in more: perhaps the one that its record should name.
                 let _ = self.node.join(now, link);
+                if self.access() != self.publisher.access {
+                    self.publisher.store_changed(now);
+                }
             }
             Stage::In => {
                 let (before, _) = self.node.topology().neighbours();

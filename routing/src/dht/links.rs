@@ -313,6 +313,7 @@ impl Dht {
             used: false,
             member,
         };
+        tracing::debug!(address = %end.0, %peer, member, "a link");
         self.links.up.insert(end, link);
         self.links.ends.insert(id, end);
         let made_for = self.links.end_dials(end);
@@ -338,7 +339,9 @@ impl Dht {
     }
 
     fn link_down(&mut self, now: Now, link: LinkId) {
-        self.links.remove(link);
+        if let Some((address, _)) = self.links.remove(link) {
+            tracing::debug!(%address, "a link is gone");
+        }
         self.node.link_down(now, link);
         if self.config.role == Role::Client {
             // Its record names the way to it.

@@ -41,6 +41,8 @@ pub(super) struct Publisher {
     /// Storage times only rise, also when two changes fall into one second.
     last_time: u32,
     copies: [Copy; COPIES as usize],
+    /// Through whom a client is reached, by its record.
+    pub access: Option<Id>,
 }
 
 impl Publisher {
@@ -48,7 +50,12 @@ impl Publisher {
         &self.places.endpoints
     }
 
+    /// All copies have been stored.
     pub fn is_published(&self) -> bool {
+        self.copies.iter().all(|copy| copy.stored)
+    }
+
+    fn is_anywhere(&self) -> bool {
         self.copies.iter().any(|copy| copy.stored)
     }
 
@@ -100,6 +107,7 @@ impl Dht {
             }
             return;
         }
+        self.publisher.access = self.access();
         let Ok(value) = self.record().emit() else {
             return;
         };
@@ -130,7 +138,7 @@ impl Dht {
 
     /// Takes the record back; nobody waits for the answer.
     pub(super) fn withdraw(&mut self, now: Now) {
-        if !self.is_in() || !self.publisher.is_published() {
+        if !self.is_in() || !self.publisher.is_anywhere() {
             return;
         }
         let time = self.next_time(now);
@@ -163,14 +171,19 @@ impl Dht {
             capabilities,
             peer: self.node.id(),
             // A client is reached through whom it has links to (R8).
-            route: self.access().into_iter().filter(|_| is_client).collect(),
+            route: self
+                .publisher
+                .access
+                .into_iter()
+                .filter(|_| is_client)
+                .collect(),
             endpoints,
             relayed: Vec::new(),
         }
     }
 
     /// The member of the ring that messages for a client go through: one that the operator has named, else any.
-    fn access(&self) -> Option<Id> {
+    pub(super) fn access(&self) -> Option<Id> {
         let mut named = self.entry.candidates();
         named
             .find_map(|address| self.links.member((address, PeerId::ANY)))
@@ -238,6 +251,7 @@ impl Dht {
             return false;
         };
         copy.request = None;
+        tracing::debug!(error = ?result.as_ref().err(), "a copy of the own record was stored");
         match result {
             Ok(_) => {
                 copy.stored = true;

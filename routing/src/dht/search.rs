@@ -20,6 +20,8 @@ const MAX_CACHED: usize = 4096;
 const BUDGET: Duration = Duration::from_secs(5);
 /// How long a found record is believed at most.
 const CACHE_FOUND: Duration = Duration::from_secs(300);
+/// Who is looked for again after this is asked for anew as well: the way that the record named has led nowhere.
+const DOUBT_AFTER: Duration = Duration::from_secs(4);
 /// How long it is believed that there is none.
 const CACHE_NONE: Duration = Duration::from_secs(30);
 /// Where the overlay cannot be asked yet: soon again.
@@ -40,12 +42,19 @@ struct Search {
     failed: bool,
 }
 
+/// What a search has found.
+struct Known {
+    at: Duration,
+    until: Duration,
+    found: Vec<Found>,
+}
+
 /// Searches under way, and what they have found.
 #[derive(Default)]
 pub(super) struct Searches {
     open: BTreeMap<Ipv6Addr, Search>,
     of_request: BTreeMap<RequestId, Ipv6Addr>,
-    cache: BTreeMap<Ipv6Addr, (Duration, Vec<Found>)>,
+    cache: BTreeMap<Ipv6Addr, Known>,
     order: VecDeque<Ipv6Addr>,
 }
 
@@ -56,11 +65,12 @@ impl Searches {
     }
 
     fn remember(&mut self, now: Now, target: Ipv6Addr, for_time: Duration, found: Vec<Found>) {
-        if self
-            .cache
-            .insert(target, (now.at + for_time, found))
-            .is_none()
-        {
+        let known = Known {
+            at: now.at,
+            until: now.at + for_time,
+            found,
+        };
+        if self.cache.insert(target, known).is_none() {
             self.order.push_back(target);
         }
         while self.order.len() > MAX_CACHED {
@@ -70,10 +80,19 @@ impl Searches {
         }
     }
 
-    fn cached(&self, now: Now, target: &Ipv6Addr) -> Option<Vec<Found>> {
-        let (until, found) = self.cache.get(target)?;
-        (*until > now.at).then(|| found.clone())
+    /// What is still believed, and whether it is in doubt.
+    fn cached(&self, now: Now, target: &Ipv6Addr) -> Option<(Vec<Found>, bool)> {
+        let known = self
+            .cache
+            .get(target)
+            .filter(|known| known.until > now.at)?;
+        let in_doubt = !known.found.is_empty() && now.at >= known.at + DOUBT_AFTER;
+        Some((known.found.clone(), in_doubt))
     }
+}
+
+fn newest_of(found: &[Found]) -> Option<u32> {
+    found.iter().map(|one| one.storage_time).max()
 }
 
 impl Dht {
@@ -88,10 +107,15 @@ impl Dht {
             return;
         }
         // People want to know how it is now.
+        let mut told = None;
         if token.is_none()
-            && let Some(found) = self.searches.cached(now, &target)
+            && let Some((found, in_doubt)) = self.searches.cached(now, &target)
         {
-            return self.hand_on(now, &found);
+            self.hand_on(now, &found);
+            if !in_doubt {
+                return;
+            }
+            told = newest_of(&found);
         }
         if !self.is_in() {
             self.searches.remember(now, target, CACHE_OUT, Vec::new());
@@ -127,7 +151,7 @@ impl Dht {
             values: Vec::new(),
             tokens: token.into_iter().collect(),
             wanted: token.is_none(),
-            told: None,
+            told,
         };
         self.searches.open.insert(target, search);
         self.finish_search(now, target);
@@ -148,18 +172,23 @@ impl Dht {
         search.waiting.retain(|waiting| *waiting != Some(request));
         match result {
             Ok(Answer {
+                from,
                 body: AnswerBody::Values { found, refused },
                 ..
             }) => {
+                tracing::debug!(%target, ?from, values = found.len(), refused, "a copy of a record");
                 search.failed |= refused > 0;
                 let values = found.into_iter().flat_map(|one| one.values);
                 search.values.extend(values);
             }
-            _ => search.failed = true,
+            other => {
+                tracing::debug!(%target, error = ?other.err(), "no copy of a record");
+                search.failed = true;
+            }
         }
         // The first good copy is enough to begin with; a newer one follows.
         let found = anode::newest(&search.values);
-        let newest = found.iter().map(|one| one.storage_time).max();
+        let newest = newest_of(&found);
         if search.wanted && newest > search.told {
             search.told = newest;
             self.hand_on(now, &found);

@@ -271,6 +271,12 @@ fn a_search_hands_places_on_and_asks_the_other_to_come() {
     let before = net.nodes[2].counters().searches;
     net.with(2, |dht, now| dht.search(now, target));
     assert_eq!(net.nodes[2].counters().searches, before);
+    // Wanted once more a while later: the places were of no use, so they are handed on and asked for anew.
+    net.run(Duration::from_secs(10));
+    net.found.clear();
+    net.with(2, |dht, now| dht.search(now, target));
+    assert!(!net.found.is_empty());
+    assert_eq!(net.nodes[2].counters().searches, before + 1);
 }
 
 // A record changes at once when an endpoint does, and is refreshed before it expires (reload.md §3)
@@ -344,6 +350,36 @@ fn a_client_finds_and_is_found() {
     let record = found[0].record.clone().unwrap();
     assert_ne!(record.flags & record::AnodeRecord::CLIENT, 0);
     assert_eq!(record.route, [net.nodes[1].id()]);
+}
+
+// R8: a client with several ways in names the operator's, and another when that one is gone
+#[test]
+fn a_clients_record_names_a_way_that_works() {
+    let mut net = Net::ring(6);
+    let client = net.add(false, Role::Client, &[1, 2]);
+    net.run(Duration::from_secs(20));
+    let route = |net: &mut Net| {
+        let ip = net.ip(client);
+        let found = net.lookup(4, ip);
+        found[0].record.clone().expect("it is there").route
+    };
+    assert_eq!(route(&mut net), [net.nodes[1].id()]);
+    net.dead.insert(1);
+    net.run(Duration::from_secs(60));
+    assert_eq!(route(&mut net), [net.nodes[2].id()]);
+    assert_eq!(net.lookup(client, net.ip(3)).len(), 1);
+}
+
+// RD73: a link that is used and silent is found dead well before one at rest
+#[test]
+fn a_used_link_that_is_dead_is_noticed_within_seconds() {
+    let mut net = Net::ring(3);
+    net.dead.insert(2);
+    let to = net.nodes[2].id();
+    net.with(0, |dht, now| dht.route(now, to, 1));
+    let lost = net.nodes[0].counters().links_lost;
+    net.run(Duration::from_secs(9));
+    assert_eq!(net.nodes[0].counters().links_lost, lost + 1);
 }
 
 // R40, R86: what people ask
