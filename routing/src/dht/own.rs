@@ -65,7 +65,8 @@ struct Nameless {
 pub(super) struct Own {
     enabled: bool,
     bootstrap: Vec<Bootstrap>,
-    links: BTreeMap<LinkKey, Id>,
+    /// Those that stand; which of them may be a way into the ring: whoever has dialled this node may look for one himself.
+    links: BTreeMap<LinkKey, bool>,
     nameless: BTreeMap<LinkKey, Nameless>,
     connects: BTreeMap<Token, Connect>,
     next: Token,
@@ -114,9 +115,10 @@ impl Own {
         self.links.contains_key(&key).then_some(key)
     }
 
-    /// Links to peers, each of which is taken to be part of the ring: whether it is, joining through it tells.
+    /// Links to peers that are taken to be part of the ring: whether they are, joining through one tells.
     pub fn members(&self) -> impl Iterator<Item = LinkId> {
-        self.links.keys().map(|key| link_id(*key))
+        let ways_in = self.links.iter().filter(|(_, way_in)| **way_in);
+        ways_in.map(|(key, _)| link_id(*key))
     }
 
     fn token(&mut self, connect: Connect) -> Token {
@@ -285,7 +287,8 @@ impl Dht {
             LinkTransport::Dtls => (Some(DTLS_MESSAGE), LogTransport::Dtls),
             LinkTransport::Tls => (None, LogTransport::Tls),
         };
-        self.own_links.links.insert(link, peer);
+        let way_in = how.made != Made::Accepted;
+        self.own_links.links.insert(link, way_in);
         let info = LinkInfo {
             peer,
             mtu,
