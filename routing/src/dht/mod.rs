@@ -76,6 +76,10 @@ pub struct DhtConfig {
     pub relays: bool,
     /// What its links and messages prove.
     pub security: DhtSecurity,
+    /// Certificates that sign those of other members.
+    pub roots: Vec<Certificate>,
+    /// Parameters of the ring, where the overlay's document has others.
+    pub chord: Option<ChordConfig>,
     /// It has links of RELOAD's own ([`crate::links`]), which these peers are asked over first. `None`: it has not.
     pub own_links: Option<Vec<Target>>,
 }
@@ -83,15 +87,10 @@ pub struct DhtConfig {
 impl DhtConfig {
     /// Whom the overlay believes.
     pub fn policy(&self) -> Policy {
-        let (self_signed, roots) = match &self.security {
-            DhtSecurity::Address => (true, Vec::new()),
-            DhtSecurity::Certificate { roots, .. } => (false, roots.clone()),
-            DhtSecurity::SharedKey(_) => (false, Vec::new()),
-        };
         Policy {
             overlay: self.overlay.clone(),
-            roots,
-            self_signed,
+            roots: self.roots.clone(),
+            self_signed: matches!(self.security, DhtSecurity::Address),
             ..Policy::default()
         }
     }
@@ -107,13 +106,8 @@ impl DhtConfig {
 pub enum DhtSecurity {
     /// The key of its Anode address, also inside sealed sessions (RD62).
     Address,
-    /// A certificate of the overlay's credential server, signed by one of these roots (R126).
-    Certificate {
-        /// Its own.
-        own: Box<Certificate>,
-        /// Those of the server.
-        roots: Vec<Certificate>,
-    },
+    /// A certificate of the overlay's credential server (R126).
+    Certificate(Box<Certificate>),
     /// A key that all share; this is its random Peer-ID (RD61).
     SharedKey(Id),
 }
@@ -247,7 +241,7 @@ impl Dht {
                 let policy = config.policy();
                 Box::new(Credentials::from_identity(identity, digit, policy)?)
             }
-            DhtSecurity::Certificate { own, .. } => {
+            DhtSecurity::Certificate(own) => {
                 let own = own.as_ref().clone();
                 Box::new(Credentials::of_certificate(identity, own, config.policy())?)
             }
@@ -255,7 +249,7 @@ impl Dht {
         let id = security.peer_id();
         let chord = ChordConfig {
             is_client: config.role == Role::Client,
-            ..ChordConfig::default()
+            ..config.chord.clone().unwrap_or_default()
         };
         let chord = Chord::new(id, chord, rng.next_u64());
         let node = Node::new(
@@ -429,6 +423,12 @@ impl Dht {
         });
         self.node.set_address(address);
         self.publisher.set_places(now, places);
+        self.handle_timeout(now);
+    }
+
+    /// These bootstrap peers are asked over links of RELOAD's own from now on.
+    pub fn set_targets(&mut self, now: Now, targets: &[Target]) {
+        self.own_links.set_targets(now, targets);
         self.handle_timeout(now);
     }
 

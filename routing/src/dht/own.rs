@@ -31,6 +31,18 @@ struct Bootstrap {
     gap: Duration,
 }
 
+impl Bootstrap {
+    fn new(target: Target, now: Now) -> Self {
+        Self {
+            target,
+            resolved: false,
+            up: None,
+            next: Some(now.at),
+            gap: GAP,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Connect {
     /// We have asked, for this peer.
@@ -53,7 +65,8 @@ struct Nameless {
 pub(super) struct Own {
     enabled: bool,
     bootstrap: Vec<Bootstrap>,
-    links: BTreeMap<LinkKey, Id>,
+    /// Those that stand; which of them may be a way into the ring: whoever has dialled this node may look for one himself.
+    links: BTreeMap<LinkKey, bool>,
     nameless: BTreeMap<LinkKey, Nameless>,
     connects: BTreeMap<Token, Connect>,
     next: Token,
@@ -61,17 +74,21 @@ pub(super) struct Own {
 
 impl Own {
     pub fn new(enabled: bool, bootstrap: &[Target], now: Now) -> Self {
-        let bootstrap = bootstrap.iter().map(|target| Bootstrap {
-            target: *target,
-            resolved: false,
-            up: None,
-            next: Some(now.at),
-            gap: GAP,
-        });
-        Self {
+        let mut own = Self {
             enabled,
-            bootstrap: bootstrap.collect(),
             ..Self::default()
+        };
+        own.set_targets(now, bootstrap);
+        own
+    }
+
+    /// Those that were there before keep what is known of them.
+    pub fn set_targets(&mut self, now: Now, targets: &[Target]) {
+        self.bootstrap.retain(|it| targets.contains(&it.target));
+        for target in targets {
+            if !self.bootstrap.iter().any(|it| it.target == *target) {
+                self.bootstrap.push(Bootstrap::new(*target, now));
+            }
         }
     }
 
@@ -98,9 +115,10 @@ impl Own {
         self.links.contains_key(&key).then_some(key)
     }
 
-    /// Links to peers, each of which is taken to be part of the ring: whether it is, joining through it tells.
+    /// Links to peers that are taken to be part of the ring: whether they are, joining through one tells.
     pub fn members(&self) -> impl Iterator<Item = LinkId> {
-        self.links.keys().map(|key| link_id(*key))
+        let ways_in = self.links.iter().filter(|(_, way_in)| **way_in);
+        ways_in.map(|(key, _)| link_id(*key))
     }
 
     fn token(&mut self, connect: Connect) -> Token {
@@ -269,7 +287,8 @@ impl Dht {
             LinkTransport::Dtls => (Some(DTLS_MESSAGE), LogTransport::Dtls),
             LinkTransport::Tls => (None, LogTransport::Tls),
         };
-        self.own_links.links.insert(link, peer);
+        let way_in = how.made != Made::Accepted;
+        self.own_links.links.insert(link, way_in);
         let info = LinkInfo {
             peer,
             mtu,

@@ -77,6 +77,8 @@ impl Net {
             publish: true,
             relays: n == 0,
             security: DhtSecurity::Address,
+            roots: vec![],
+            chord: None,
             own_links: None,
         };
         let seeds = [rng(n as u64 * 2), rng(n as u64 * 2 + 1)];

@@ -217,7 +217,7 @@ impl Links {
             Ok(dtls) => {
                 let key = self.key();
                 let made = Made::Connected(token);
-                let mut new = Conversation::new(now, key, path, made, dtls);
+                let mut new = Conversation::new(now, key, path, made, dtls, true);
                 new.session = Some(session);
                 new.expect = expect;
                 self.insert(now, new);

@@ -17,12 +17,19 @@ const ASK_AFTER: Duration = Duration::from_secs(15);
 const DEAD_AFTER: Duration = Duration::from_secs(45);
 /// Bytes of a record, and of what it carries.
 const RECORD: usize = 2048;
+/// What stands before a record's contents: type, version, epoch, number, length.
+const RECORD_HEADER: usize = 13;
 /// Messages that wait for the handshake.
 const MAX_WAITING: usize = 32;
 
 /// Whether a datagram begins a handshake: a record of type 22, DTLS 1.0 or 1.2, epoch 0.
 pub(super) fn begins(bytes: &[u8]) -> bool {
     matches!(bytes, [22, 0xFE, 0xFD | 0xFF, 0, 0, ..])
+}
+
+/// Whether it is the first message of a client: a handshake record that begins with a ClientHello.
+fn is_client_hello(bytes: &[u8]) -> bool {
+    begins(bytes) && bytes.get(RECORD_HEADER) == Some(&1)
 }
 
 /// Whom a CONNECT has announced.
@@ -59,6 +66,7 @@ pub(super) struct Conversation {
     pub since: Instant,
     dtls: Dtls,
     named: Option<Arc<Named>>,
+    is_client: bool,
     stage: Stage,
     /// Who has shown a certificate that is believed.
     peer: Option<Id>,
@@ -72,7 +80,14 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    pub fn new(now: Instant, key: LinkKey, path: Path, made: Made, begun: Begun) -> Self {
+    pub fn new(
+        now: Instant,
+        key: LinkKey,
+        path: Path,
+        made: Made,
+        begun: Begun,
+        is_client: bool,
+    ) -> Self {
         let mut new = Self {
             key,
             path,
@@ -82,6 +97,7 @@ impl Conversation {
             since: now,
             dtls: begun.dtls,
             named: begun.named,
+            is_client,
             stage: Stage::Handshake,
             peer: None,
             timer: now,
@@ -98,6 +114,18 @@ impl Conversation {
 
     pub fn is_up(&self) -> bool {
         self.stage == Stage::Up
+    }
+
+    /// The other side has dialled this node from where this node has dialled it: both are clients.
+    pub fn collides(&self, bytes: &[u8]) -> bool {
+        let dialling = matches!(self.made, Made::Dialled(_)) && self.stage == Stage::Handshake;
+        dialling && self.is_client && is_client_hello(bytes)
+    }
+
+    /// Goes on as the server.
+    pub fn yield_to(&mut self, begun: Begun) {
+        (self.dtls, self.named) = (begun.dtls, begun.named);
+        self.is_client = false;
     }
 
     /// A stranger who has proven nothing yet.

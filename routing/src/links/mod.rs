@@ -214,12 +214,13 @@ impl Links {
                     remote: to,
                 };
                 if self.by_path.contains_key(&path) {
-                    return;
+                    return self
+                        .dial_failed(target, "there is a link already, or it is being made");
                 }
                 match self.security.dtls(now, true) {
                     Ok(dtls) => {
                         let key = self.key();
-                        let new = Conversation::new(now, key, path, made, dtls);
+                        let new = Conversation::new(now, key, path, made, dtls, true);
                         self.insert(now, new);
                     }
                     Err(error) => self.dial_failed(target, &error.to_string()),
@@ -413,6 +414,16 @@ impl Links {
             Some(at)
         });
         if let Some(at) = known {
+            if self.conversations[at].collides(&bytes) {
+                // The lower address yields; both see the same two, unless a NAT is between, and then they do not collide.
+                if path.local > path.remote {
+                    return;
+                }
+                if let Ok(begun) = self.security.dtls(now, false) {
+                    self.conversations[at].yield_to(begun);
+                    self.conversations[at].handle_timeout(now);
+                }
+            }
             self.conversations[at].handle(now, &bytes);
             return self.settle(now, at);
         }
@@ -426,14 +437,15 @@ impl Links {
                 return;
             }
             None => Made::Accepted,
+            // Before the answer has come, nobody is expected.
             Some(session) => match self.connects.token_of(session) {
-                Some(token) => Made::Connected(token),
-                None => return,
+                Some(token) if self.connects.expected(session).is_some() => Made::Connected(token),
+                _ => return,
             },
         };
         if let Ok(dtls) = self.security.dtls(now, false) {
             let key = self.key();
-            let mut new = Conversation::new(now, key, path, made, dtls);
+            let mut new = Conversation::new(now, key, path, made, dtls, false);
             new.session = session;
             new.expect = session.and_then(|session| self.connects.expected(session));
             new.handle(now, &bytes);

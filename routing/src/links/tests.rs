@@ -152,7 +152,7 @@ fn failed(events: &[LinkEvent]) -> bool {
     events.iter().any(is)
 }
 
-// R2, R9, R12, R138, RD62, RD67: mutual certificates over both transports
+// R2, R9, R12, R100, R138, RD62, RD67: mutual certificates over both transports
 #[test]
 fn members_meet_over_dtls_and_tls() {
     for target in [Target::Dtls as fn(SocketAddr) -> Target, Target::Tls] {
@@ -170,6 +170,23 @@ fn members_meet_over_dtls_and_tls() {
         assert_eq!(up(&events[1]).unwrap().1, Some(id(1)));
         talk(&mut a, &mut b, &mut events);
     }
+}
+
+// Both dial at once, from where they listen: one of them yields
+#[test]
+fn two_who_dial_each_other_have_one_link() {
+    let (mut a, mut b) = (
+        links(1, self_made(1, OVERLAY)),
+        links(2, self_made(2, OVERLAY)),
+    );
+    let mut events = [Vec::new(), Vec::new()];
+    a.dial(Instant::now(), Target::Dtls(at(&b)));
+    b.dial(Instant::now(), Target::Dtls(at(&a)));
+    until(&mut a, &mut b, &mut events, |all| {
+        up(&all[0]).is_some() && up(&all[1]).is_some()
+    });
+    assert_eq!((a.conversations.len(), b.conversations.len()), (1, 1));
+    talk(&mut a, &mut b, &mut events);
 }
 
 // R126, R138: certificates of the credential server

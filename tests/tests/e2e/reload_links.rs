@@ -2,6 +2,8 @@
 
 use anode_tests::lab::{Family, Host, Lab, Lan, Node};
 use serde_json::Value;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 6084;
@@ -90,7 +92,7 @@ impl World {
     }
 }
 
-// R2, R113, R138, R101 to R107: links to the first by DTLS, all others by CONNECT and ICE
+// R2, R32, R113, R138, R101 to R107: links to the first by DTLS, all others by CONNECT and ICE
 #[test]
 fn a_ring_over_dtls_alone() {
     let Some(mut world) = World::start() else {
@@ -116,6 +118,49 @@ fn a_ring_over_tls_alone() {
     world.node("test.example", &bootstrap);
     world.closed(2);
     world.stores(1, 0);
+}
+
+/// A server that has one document, for whoever asks.
+fn serve(host: &Host, document: String) -> SocketAddr {
+    let at = SocketAddr::new(host.v4().into(), 8080);
+    let listener = host.run(|| TcpListener::bind(at)).expect("a listener");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            // What is asked for does not matter.
+            let _ = stream.read(&mut [0; 4096]);
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/p2p-overlay+xml\r\n";
+            let length = document.len();
+            let _ = write!(stream, "{head}Content-Length: {length}\r\n\r\n{document}");
+        }
+    });
+    at
+}
+
+// R123, R124, R125, R128: the overlay's document says whom to ask, from a file and from a server
+#[test]
+fn the_configuration_document_leads_to_the_ring() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    world.node("test.example", "create = true");
+    let document = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <overlay xmlns=\"urn:ietf:params:xml:ns:p2p:overlay\" name=\"test.example\" expiration=\"86400\">\
+         <dht name=\"chord-128-2-8\"/><bootstrap-peer address=\"{}\" port=\"{PORT}\"/>\
+         <self-signed-permitted digest=\"sha256\">true</self-signed-permitted></overlay>",
+        world.hosts[0].v4()
+    );
+    let file = world.lab.directory().join("overlay.xml");
+    std::fs::write(&file, &document).expect("written");
+    let at = serve(&world.hosts[0], document);
+    let name = world.node("test.example", &format!("config = \"{}\"", file.display()));
+    let from_server = world.node(
+        "test.example",
+        &format!("config = \"http://{at}/p2psip/enroll\""),
+    );
+    world.closed(3);
+    world.stores(name, from_server);
 }
 
 // R13, RD61: who has the key is a member, who has not is none

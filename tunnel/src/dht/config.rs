@@ -9,6 +9,7 @@ use anode_routing::dht::{Bootstrap, Role};
 use anode_routing::links::Target;
 use serde::Deserialize;
 
+use super::document::DocumentFrom;
 use crate::value::{PeerEndpoint, Text, ValueError};
 
 /// Bytes of an overlay's name: a host name's.
@@ -37,6 +38,8 @@ pub struct DhtEntry {
     pub listen: Vec<SocketAddr>,
     /// `shared-key-file = "FILE"`: all members know this key; links are of DTLS alone.
     pub shared_key_file: Option<PathBuf>,
+    /// `config = "overlay.xml"`, or a URL: the overlay's configuration document, read again as it expires.
+    pub config: Option<Text<DocumentFrom>>,
     /// `publish = false`: store no record of where this node is.
     pub publish: bool,
 }
@@ -51,6 +54,7 @@ impl Default for DhtEntry {
             create: false,
             listen: Vec::new(),
             shared_key_file: None,
+            config: None,
             publish: true,
         }
     }
@@ -93,6 +97,8 @@ impl DhtEntry {
     pub fn locate(&mut self, directory: &Path) {
         let key = self.shared_key_file.take();
         self.shared_key_file = key.map(|key| directory.join(key));
+        let document = self.config.take();
+        self.config = document.map(|Text(from)| Text(from.relative_to(directory)));
     }
 
     /// Whether it has links of RELOAD's own, beside sealed sessions.

@@ -67,8 +67,11 @@ impl DhtPlan {
     /// Sockets and credentials of an overlay that has links of its own.
     pub(super) fn own_links(&self, config: &DhtConfig) -> Result<Links, Error> {
         let refused = |error: &dyn std::fmt::Display| Error::refused(error.to_string());
-        let mut entries = self.entries.iter().filter(|entry| entry.enabled);
-        let entry = entries.find(|entry| self.overlay_of(entry) == config.overlay);
+        let mut entries = self.entries.iter().enumerate();
+        let entry = entries.find(|(place, entry)| {
+            entry.enabled && self.overlay_of(*place, entry) == config.overlay
+        });
+        let entry = entry.map(|(_, entry)| entry);
         let security = match &config.security {
             DhtSecurity::Address => {
                 let mut serial = [0; 16];
@@ -80,7 +83,7 @@ impl DhtPlan {
                     .map_err(|error| refused(&error))
                     .and_then(|made| LinkSecurity::certificates(made).map_err(|e| refused(&e)))?
             }
-            DhtSecurity::Certificate { own, .. } => {
+            DhtSecurity::Certificate(own) => {
                 let own = own.as_ref().clone();
                 LinkCredentials::certified(&self.identity, own, config.policy())
                     .map_err(|error| refused(&error))

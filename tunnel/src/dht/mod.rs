@@ -12,20 +12,26 @@
 //! thread and not on the data thread.
 
 pub mod config;
+pub mod document;
 mod links;
 pub mod task;
 pub mod text;
 
 use anode_routing::anode::Place;
 use anode_routing::dht::reload::Id;
+use anode_routing::dht::reload::config::OverlayConfig;
 use anode_routing::dht::{Bootstrap, DhtConfig, DhtSecurity};
+use anode_routing::links::Target;
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
 use crate::state::dht::CachedPeer;
+use crate::value::Text;
+use crate::zone::http::Fetcher;
 use crate::zone::{Known, Relays};
 use config::DhtEntry;
+use document::DocumentFrom;
 
 pub use anode_routing::dht::{Answer, Output, PutValue, Refusal, Status};
 
@@ -65,6 +71,9 @@ pub struct DhtPlan {
     keys: Vec<links::KeyFile>,
     /// This node's name where a key is shared (RD61).
     random_id: Id,
+    /// The document of each entry that has one, as it was last read.
+    documents: Vec<Option<OverlayConfig>>,
+    fetcher: Fetcher,
 }
 
 /// What the zone says: the name of its DHT, and whom to ask first.
@@ -114,6 +123,25 @@ impl DhtPlan {
     ) -> Result<Self, Error> {
         let identity = Identity::from_identity_string(&identity.identity_string())
             .map_err(|error| Error::refused(error.to_string()))?;
+        let mut entries = entries;
+        let mut documents = Vec::new();
+        for entry in &mut entries {
+            let name = entry.overlay.as_ref().map(|Text(name)| name.0.as_str());
+            let from = entry.config.as_ref().filter(|_| entry.enabled);
+            let document = from.and_then(|Text(from)| from.read(name)).transpose()?;
+            if let Some(key) = document.as_ref().and_then(|it| it.shared_key_file.clone()) {
+                entry.shared_key_file.get_or_insert(key.into());
+            }
+            documents.push(document);
+        }
+        let secure = |entry: &DhtEntry| {
+            let from = entry.config.as_ref().filter(|_| entry.enabled);
+            from.is_some_and(|Text(from)| matches!(from, DocumentFrom::Url(url) if url.tls))
+        };
+        let fetcher = match entries.iter().any(secure) {
+            true => Fetcher::with_tls()?,
+            false => Fetcher::plain(),
+        };
         let keys = links::read_keys(&entries)?;
         let random_id = links::random_id();
         let plan = Self {
@@ -125,6 +153,8 @@ impl DhtPlan {
             cached,
             keys,
             random_id,
+            documents,
+            fetcher,
         };
         let mut names: Vec<String> = plan.overlays().into_iter().map(|one| one.overlay).collect();
         names.sort();
@@ -155,12 +185,26 @@ impl DhtPlan {
         self.zone.bootstrap.iter().cloned().chain(cached).collect()
     }
 
-    fn overlay_of(&self, entry: &DhtEntry) -> String {
-        match (&entry.overlay, &self.zone.name) {
+    fn document(&self, place: usize) -> Option<&OverlayConfig> {
+        self.documents.get(place)?.as_ref()
+    }
+
+    fn overlay_of(&self, place: usize, entry: &DhtEntry) -> String {
+        let of_document = self.document(place).map(|document| &document.name);
+        match (&entry.overlay, of_document.or(self.zone.name.as_ref())) {
             (Some(name), _) => name.0.0.clone(),
-            (None, Some(name)) => name.clone(),
+            (None, Some(name)) => name.to_ascii_lowercase(),
             (None, None) => zone_overlay(self.identity.address().zone()),
         }
+    }
+
+    /// Bootstrap peers over links of RELOAD's own. `None`: it has no such links.
+    fn targets(&self, place: usize, entry: &DhtEntry) -> Option<Vec<Target>> {
+        let of_document = self.document(place).map(|document| &document.bootstrap);
+        let of_document = of_document.into_iter().flatten();
+        let mut targets = entry.targets();
+        targets.extend(of_document.map(|at| Target::Dtls(*at)));
+        (entry.has_own_links() || !targets.is_empty()).then_some(targets)
     }
 
     /// The overlays that this node shall be in.
@@ -169,10 +213,15 @@ impl DhtPlan {
         let implied = self.entries.is_empty() && self.zone.name.is_some();
         let default = [DhtEntry::default()];
         let entries = if implied { &default[..] } else { &self.entries };
-        let enabled = entries.iter().filter(|entry| entry.enabled);
+        // An overlay whose document has not come yet is not entered.
+        let ready = |place: usize, entry: &DhtEntry| {
+            entry.config.is_none() || self.document(place).is_some()
+        };
+        let enabled = entries.iter().enumerate();
         enabled
-            .map(|entry| DhtConfig {
-                overlay: self.overlay_of(entry),
+            .filter(|(place, entry)| entry.enabled && ready(*place, entry))
+            .map(|(place, entry)| DhtConfig {
+                overlay: self.overlay_of(place, entry),
                 role: entry.role.into(),
                 bootstrap: entry.bootstrap(),
                 create: entry.create,
@@ -182,7 +231,11 @@ impl DhtPlan {
                     Some(_) => DhtSecurity::SharedKey(self.random_id),
                     None => DhtSecurity::Address,
                 },
-                own_links: entry.has_own_links().then(|| entry.targets()),
+                roots: self
+                    .document(place)
+                    .map_or(Vec::new(), |it| it.roots.clone()),
+                chord: self.document(place).map(OverlayConfig::chord),
+                own_links: self.targets(place, entry),
             })
             .collect()
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anode_routing::dht::reload::config::OverlayConfig;
 use anode_routing::dht::reload::{Id, Now, TypeId};
 use anode_routing::dht::{Dht, DhtConfig, OwnPlaces};
 use anode_routing::links::LinkEvent;
@@ -12,13 +13,18 @@ use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use tokio::sync::{mpsc, oneshot};
 
+use super::document;
 use super::links::OwnLinks;
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
 use crate::command::{Command, DataHandle};
 use crate::state::dht::CachedPeer;
+use crate::value::Text;
 
 /// Who leaves gives his peers so long to take what he stores.
 const LEAVE_FOR: Duration = Duration::from_millis(400);
+
+/// Configuration documents that wait.
+const DOCUMENTS: usize = 4;
 
 /// Batches of the data thread that may wait; more are lost and counted there.
 pub const NEWS: usize = 256;
@@ -66,6 +72,7 @@ impl Task {
         mut news: mpsc::Receiver<Vec<DhtNews>>,
         mut asks: mpsc::Receiver<Ask>,
     ) {
+        let mut documents = self.keep_documents();
         loop {
             self.flush();
             let due = self.deadline();
@@ -81,6 +88,12 @@ impl Task {
                     None => return,
                 },
                 Some((overlay, event)) = self.links.next_event() => self.hear_link(overlay, event),
+                Some((place, document)) = documents.recv() => {
+                    if let Some(known) = self.plan.documents.get_mut(place) {
+                        *known = Some(document);
+                    }
+                    self.follow_plan();
+                }
                 ask = asks.recv() => match ask {
                     Some(Ask::Leave(done)) => return self.leave(&mut news, done).await,
                     Some(ask) => self.answer(ask),
@@ -92,6 +105,20 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// Configuration documents, as they come and as they change.
+    fn keep_documents(&self) -> mpsc::Receiver<(usize, OverlayConfig)> {
+        let (tell, documents) = mpsc::channel(DOCUMENTS);
+        for (place, entry) in self.plan.entries.iter().enumerate() {
+            let Some(Text(from)) = entry.config.as_ref().filter(|_| entry.enabled) else {
+                continue;
+            };
+            let overlay = entry.overlay.as_ref().map(|Text(name)| name.0.clone());
+            let (from, fetcher) = (from.clone(), self.plan.fetcher.clone());
+            tokio::spawn(document::keep(from, overlay, fetcher, place, tell.clone()));
+        }
+        documents
     }
 
     fn now(&self) -> Now {
@@ -120,6 +147,7 @@ impl Task {
             stays
         });
         for config in wanted {
+            let targets = config.own_links.clone();
             let known = self
                 .dhts
                 .iter()
@@ -128,6 +156,9 @@ impl Task {
             if let Some(dht) = place.and_then(|place| self.dhts.get_mut(place)) {
                 let bootstrap = self.plan.bootstrap(dht.overlay());
                 dht.set_bootstrap(now, &bootstrap);
+                if let Some(targets) = targets {
+                    dht.set_targets(now, &targets);
+                }
             }
         }
     }

@@ -1,0 +1,201 @@
+//! The overlay's configuration document (R122 to R125): `config = "PATH|URL"`, read again as it expires.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anode_routing::dht::reload::config::{MAX_DOCUMENT, OverlayConfig, parse};
+use anode_wire::zonefile::Reach;
+use tokio::sync::mpsc;
+
+use crate::Error;
+use crate::value::ValueError;
+use crate::zone::http::{Fetched, Fetcher};
+use crate::zone::source::Url;
+
+/// A document is asked for no more often, whatever it says of itself.
+const EVERY: Duration = Duration::from_secs(60);
+/// After a failure it is tried again, twice as late each time.
+const RETRY: Duration = Duration::from_secs(10);
+const MAX_RETRY: Duration = Duration::from_secs(600);
+
+/// Where it is to be had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DocumentFrom {
+    /// A file of this machine.
+    Path(PathBuf),
+    /// A server.
+    Url(Url),
+}
+
+impl FromStr for DocumentFrom {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text.split_once("://") {
+            Some(_) => text.parse().map(Self::Url),
+            None if text.is_empty() => {
+                Err(ValueError::new("config is empty: give a path or a URL"))
+            }
+            None => Ok(Self::Path(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for DocumentFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Url(url) => url.fmt(f),
+        }
+    }
+}
+
+impl DocumentFrom {
+    /// A path is from where the configuration is.
+    pub fn relative_to(self, directory: &Path) -> Self {
+        match self {
+            Self::Path(path) => Self::Path(directory.join(path)),
+            other => other,
+        }
+    }
+
+    /// What a file says now. `None`: it is no file.
+    ///
+    /// # Errors
+    /// It cannot be read, or says nothing of the overlay.
+    pub fn read(&self, overlay: Option<&str>) -> Option<Result<OverlayConfig, Error>> {
+        let Self::Path(path) = self else {
+            return None;
+        };
+        let refused = |why: String| Error::refused(format!("{}: {why}", path.display()));
+        let bytes = fs::read(path).map_err(|error| refused(error.to_string()));
+        Some(bytes.and_then(|bytes| choose(&bytes, overlay).map_err(refused)))
+    }
+
+    async fn fetch(
+        &self,
+        fetcher: &Fetcher,
+        overlay: Option<&str>,
+    ) -> Result<OverlayConfig, String> {
+        let url = match self {
+            Self::Path(path) => {
+                let bytes = fs::read(path).map_err(|error| error.to_string())?;
+                return choose(&bytes, overlay);
+            }
+            Self::Url(url) => url,
+        };
+        let fetched = fetcher.fetch(url, Reach::Local, None).await;
+        match fetched.map_err(|error| error.to_string())? {
+            Fetched::File { bytes, .. } => choose(&bytes, overlay),
+            Fetched::Unchanged => Err("the server sends nothing".to_owned()),
+        }
+    }
+}
+
+/// The part about one overlay, or the first.
+fn choose(bytes: &[u8], overlay: Option<&str>) -> Result<OverlayConfig, String> {
+    if bytes.len() > MAX_DOCUMENT {
+        return Err("it has more than 256 KiB".to_owned());
+    }
+    let text = str::from_utf8(bytes).map_err(|_| "it is not in UTF-8".to_owned())?;
+    let all = parse(text).map_err(|error| error.to_string())?;
+    let names: Vec<String> = all.iter().map(|one| one.name.clone()).collect();
+    let is_wanted =
+        |one: &OverlayConfig| overlay.is_none_or(|name| one.name.eq_ignore_ascii_case(name));
+    let found = all.into_iter().find(is_wanted);
+    let found = found.ok_or_else(|| format!("it is about {}", names.join(", ")))?;
+    match found.dht.as_str() {
+        "chord-128-2-8" => usable(found),
+        other => Err(format!(
+            "its DHT is {other:?}, and only chord-128-2-8 is known"
+        )),
+    }
+}
+
+/// Whether this node can be a member at all.
+fn usable(document: OverlayConfig) -> Result<OverlayConfig, String> {
+    let shared = document.shared_key_file.is_some();
+    match document.self_signed || shared {
+        true => Ok(document),
+        false => Err(
+            "it permits no self-made ids and no shared key: certificates of a credential server cannot be had yet"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Tells of a document as it comes, and again as it changes, until nobody listens.
+pub async fn keep(
+    from: DocumentFrom,
+    overlay: Option<String>,
+    fetcher: Fetcher,
+    place: usize,
+    tell: mpsc::Sender<(usize, OverlayConfig)>,
+) {
+    let mut retry = RETRY;
+    loop {
+        let wait = match from.fetch(&fetcher, overlay.as_deref()).await {
+            Ok(document) => {
+                retry = RETRY;
+                let wait = document.expiration.max(EVERY);
+                if tell.send((place, document)).await.is_err() {
+                    return;
+                }
+                wait
+            }
+            Err(error) => {
+                tracing::warn!("the DHT's configuration document {from}: {error}");
+                let wait = retry;
+                retry = (retry * 2).min(MAX_RETRY);
+                wait
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // R122 to R125, RD58
+    #[test]
+    fn the_part_of_the_own_overlay_is_taken() {
+        let text = "<overlays><overlay name=\"a.example\"><self-signed-permitted>true</self-signed-permitted></overlay>\
+             <overlay name=\"b.example\"><bootstrap-peer address=\"192.0.2.1\" port=\"6084\"/>\
+             <self-signed-permitted>true</self-signed-permitted></overlay><overlay name=\"c.example\"/></overlays>";
+        let of = |name| choose(text.as_bytes(), name);
+        assert_eq!(of(None).unwrap().name, "a.example");
+        assert_eq!(of(Some("B.example")).unwrap().bootstrap.len(), 1);
+        assert!(
+            of(Some("c.example"))
+                .unwrap_err()
+                .contains("credential server")
+        );
+        assert!(
+            of(Some("d.example"))
+                .unwrap_err()
+                .contains("a.example, b.example")
+        );
+        let other = "<overlay name=\"a\"><dht name=\"kademlia\"/></overlay>";
+        assert!(
+            choose(other.as_bytes(), None)
+                .unwrap_err()
+                .contains("kademlia")
+        );
+        assert!(choose(b"\xff", None).is_err() && choose(b"<x/>", None).is_err());
+    }
+
+    #[test]
+    fn a_document_is_a_file_or_a_url() {
+        let path: DocumentFrom = "dht.xml".parse().unwrap();
+        let path = path.relative_to(Path::new("/etc/anode"));
+        assert_eq!(path, DocumentFrom::Path("/etc/anode/dht.xml".into()));
+        let url: DocumentFrom = "https://overlay.example/p2psip/enroll".parse().unwrap();
+        assert!(matches!(url, DocumentFrom::Url(_)));
+        assert!("".parse::<DocumentFrom>().is_err() && "ftp://x/".parse::<DocumentFrom>().is_err());
+    }
+}
