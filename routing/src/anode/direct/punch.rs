@@ -355,7 +355,11 @@ impl Node {
                 };
                 self.rest(now, found, why);
             }
-            Stage::Resting { .. } => self.consider_direct(now, found),
+            Stage::Resting { .. } => {
+                // Also where there is nothing to begin with now, as after a sleep: the rest is over.
+                self.set_stage(found, Stage::Idle);
+                self.consider_direct(now, found);
+            }
             Stage::Measuring(measuring) => self.measuring_is_late(now, found, &measuring),
             Stage::Aiming(_) => self.aimed_in_vain(now, found),
             Stage::Searching(searching) => self.search_on(now, found, searching),

@@ -182,6 +182,30 @@ fn a_transfer_pauses_less_than_a_second_when_datagrams_stop_being_carried() {
     assert!(late.is_empty(), "{late:#?}");
 }
 
+#[test]
+fn a_machine_that_sleeps_in_a_transfer_goes_on_within_two_seconds_of_waking() {
+    // Q17: its NAT has forgotten it meanwhile
+    for asleep in [8, 20, 45] {
+        for whose in [0, 1] {
+            let (mut sim, a, b) = direct_pair(117, ms(10));
+            let sleeper = [a, b][whose];
+            let time = secs(4);
+            let mut woken = None;
+            let _ = pause(&mut sim, a, (b, 2), time, |sim| {
+                sim.hosts[sleeper].up = false;
+                sim.run(secs(asleep));
+                sim.nats[whose].forget();
+                sim.hosts[sleeper].up = true;
+                let before = received(sim, b);
+                let more = |sim: &Sim| received(sim, b) > before;
+                woken = Some(sim.until(secs(20), "more of the transfer", more));
+            });
+            println!("host {whose} asleep for {asleep} s: goes on {woken:?} after it woke");
+            assert!(woken.is_some_and(|took| took < secs(2)), "{woken:?}");
+        }
+    }
+}
+
 /// Whether a packet goes from the outside of one NAT to that of another.
 fn from_nat_to_nat(packet: &Flying, from: u8, to: u8) -> bool {
     let outside = |number: u8| IpAddr::from([198, 51, 100, number]);
