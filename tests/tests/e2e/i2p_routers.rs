@@ -231,7 +231,11 @@ fn a_large_transfer(world: &mut World) {
     digest_server(world.far(), port(ip, 9));
     let stream = traffic::connect(&world.near().host, port(ip, 9), LIMIT).expect("a connection");
     let start = Instant::now();
-    assert!(digested(stream, LARGE).expect("an answer"), "{}", world.a.log());
+    assert!(
+        digested(stream, LARGE).expect("an answer"),
+        "{}",
+        world.a.log()
+    );
     let megabytes = LARGE as f64 / 1e6 / start.elapsed().as_secs_f64();
     eprintln!("{LARGE} bytes at {megabytes:.1} MB/s");
 }
@@ -240,7 +244,8 @@ fn a_server_tunnel(world: &mut World) {
     echo_server(&world.far().host, loopback(7000));
     let (echo, _) = world.tunnel("echo.dat");
     // its own server closes only when we do: nothing is half-closed here
-    let mut stream = traffic::connect(&world.near().host, port(echo, 7), LIMIT).expect("a connection");
+    let mut stream =
+        traffic::connect(&world.near().host, port(echo, 7), LIMIT).expect("a connection");
     let sent = traffic::Noise::new(7).bytes(FILE);
     let mut writer = stream.try_clone().expect("another handle");
     let noise = sent.clone();
@@ -310,7 +315,11 @@ fn two_hops(world: &mut World) {
     digest_server(world.far(), port(to, 9));
     let stream = connect_from(world.near(), from, port(to, 9));
     let stream = stream.unwrap_or_else(|e| panic!("{e}\n{}", world.a.log()));
-    assert!(digested(stream, 1_000_000).expect("an answer"), "{}", world.a.log());
+    assert!(
+        digested(stream, 1_000_000).expect("an answer"),
+        "{}",
+        world.a.log()
+    );
 }
 
 /// Programs hear of it at once, and reach the other node again over a new session.
@@ -323,7 +332,10 @@ fn a_router_that_is_killed(world: &mut World) {
     std::thread::sleep(Duration::from_millis(500));
     world.net.routers[0].kill();
     let killed = Instant::now();
-    assert!(sending.join().expect("no panic").is_err(), "the program hears of it");
+    assert!(
+        sending.join().expect("no panic").is_err(),
+        "the program hears of it"
+    );
     let heard = killed.elapsed();
     assert!(heard < Duration::from_secs(3), "{heard:?}");
     drop(stream);
