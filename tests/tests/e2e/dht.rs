@@ -205,10 +205,7 @@ fn the_machines_of_a_zone_make_a_ring_and_find_each_other_in_it() {
     }
     let nothing = first.cli(&["dht", "get", "0xF00010", "nothing"]);
     assert_eq!(nothing.code(), 1, "{}", nothing.stderr);
-    let wrong = first.cli(&["dht", "get", "NO-SUCH-KIND", "x"]);
-    assert_eq!(wrong.code(), 2, "{}", wrong.stderr);
-    let wrong = first.cli(&["dht", "status", "--overlay", "other.example"]);
-    assert_eq!(wrong.code(), 2, "{}", wrong.stderr);
+    wrong_words_are_refused(first);
 
     // The way, and the place of a kind.
     let target = ring.nodes[4].address();
@@ -248,6 +245,20 @@ fn the_machines_of_a_zone_make_a_ring_and_find_each_other_in_it() {
     let nobody = first.cli(&["lookup", "fda0:1:2:3:4:5:6:70", "--via", "dht"]);
     assert_eq!(nobody.code(), 1, "{}", nobody.stderr);
 
+    // It changes at once when its owner has moved (once in 10 s at most).
+    let moved: std::net::Ipv4Addr = [192, 0, 2, 103].into();
+    ring.hosts[3].address_add(moved.into(), 24);
+    ring.hosts[3].address_remove(ring.hosts[3].v4().into(), 24);
+    let named = format!("udp://{moved}:8737");
+    let target = ring.nodes[3].ipv6().to_string();
+    let spent = first.wait("the record of the new place", SOON, || {
+        let record = first.cli(&["lookup", &target, "--via", "dht", "--json"]);
+        let record: Value = serde_json::from_slice(&record.out).unwrap_or_default();
+        let endpoints = record["endpoints"].as_array().cloned().unwrap_or_default();
+        endpoints.contains(&named.clone().into()) && !endpoints.contains(&endpoint.clone().into())
+    });
+    println!("a record follows its owner within {spent:?}");
+
     // Who ends in order takes its record back.
     let gone = ring.nodes.remove(6);
     let gone_ip = gone.ipv6().to_string();
@@ -256,6 +267,43 @@ fn the_machines_of_a_zone_make_a_ring_and_find_each_other_in_it() {
     first.wait("the record to be taken back", SOON, || {
         first.cli(&["lookup", &gone_ip, "--via", "dht"]).code() == 1
     });
+}
+
+/// What cannot be meant: exit status 2, what was wrong, and nothing is stored or asked.
+fn wrong_words_are_refused(node: &Node) {
+    let missing = "@/no/such/file";
+    for (words, says) in [
+        (&["get", "NO-SUCH-KIND", "x"][..], "NO-SUCH-KIND"),
+        (&["get", "0x1000000", "x"], "0x1000000"),
+        (&["get", "", "x"], "kind"),
+        (&["get", "0xF00010", ""], "empty"),
+        (&["get", "0xF00010", "hex:0"], "hex:0"),
+        (&["get", "SIP-REGISTRATION", "alice"], "sip:"),
+        (&["put", "TURN-SERVICE", "101", "hex:00"], "1 to 100"),
+        (&["put", "0xF00010", "x", ""], "empty"),
+        (&["put", "0xF00010", "x", "hex:zz"], "hex:zz"),
+        (&["put", "0xF00010", "x", missing], missing),
+        (&["put", "0xF00010", "x"], "VALUE"),
+        (&["find", "0xF00010", "hex:00"], "32 hex digits"),
+        (&["route", "hex:zz"], "hex"),
+        (&["route", "no such name"], "no such name"),
+        (&["route"], "X"),
+        (&["status", "--overlay", "other.example"], "other.example"),
+        (&["status", "--overlay", "a b"], "a b"),
+        (
+            &["get", "0xF00010", "x", "--overlay", "other.example"],
+            "other.example",
+        ),
+        (&["nothing"], "nothing"),
+    ] {
+        let line: Vec<&str> = ["dht"].iter().chain(words).copied().collect();
+        let done = node.cli(&line);
+        assert_eq!(done.code(), 2, "{words:?}: {}", done.stderr);
+        assert!(done.stderr.contains(says), "{words:?}: {}", done.stderr);
+        assert!(done.stdout().is_empty(), "{words:?}");
+    }
+    let own = ["dht", "status", "--overlay", "a--0000002a.net", "--json"];
+    node.cli(&own).expect_ok();
 }
 
 /// Machines of the ring: `$ANODE_TEST_RING`, else 7.

@@ -505,6 +505,80 @@ fn requests_are_repeated_as_in_rfc_3261() {
     assert_eq!(node.pending_requests(), 0);
 }
 
+// R32: a joining peer that nobody can route to yet has its answers by the via list
+#[test]
+fn whoever_is_not_routable_yet_gets_its_answers() {
+    let mut node = bench();
+    assert_ne!(
+        node.topology().next_hop(id(0x18), &[]),
+        crate::topology::Hop::To(id(0x20))
+    );
+    node.handle(at(1), LinkId(2), &ping(0x20, vec![id(0x80)], 7));
+    let (sent, _) = drain(&mut node);
+    let (link, request, _) = &sent[0];
+    assert_eq!(*link, 1);
+    // what 0x90 received came from this node
+    let response = request.response(Some(id(0x50)));
+    assert_eq!(response.route, [id(0x50), id(0x20)]);
+    let contents = signed(0x90, Kind::Response(Code::OK), &[]);
+    node.handle(at(2), LinkId(1), &response.emit(&contents).unwrap());
+    let (sent, _) = drain(&mut node);
+    assert_eq!((sent[0].0, &sent[0].1.route), (2, &vec![id(0x20)]));
+}
+
+// R33, R54: what was lost with a peer on the way comes through another one, as the same transaction
+#[test]
+fn a_request_survives_the_peer_that_carried_it() {
+    let mut node = bench();
+    link(&mut node, 3, 0xa0);
+    let update = crate::body::ChordUpdate::default().emit().unwrap();
+    let update = message(0xa0, Method::Update, vec![id(0x50)], &update, 1);
+    node.handle(at(0), LinkId(3), &update);
+    drain(&mut node);
+    let options = RequestOptions::default();
+    let request = node.ping(at(0), vec![id(0x80)], &[], options).unwrap();
+    let of_request = |sent: Vec<Sent>| {
+        let mut sent = sent.into_iter();
+        sent.find(|(_, header, _)| header.transaction == request.0)
+            .expect("it is sent")
+    };
+    let (first, ..) = of_request(drain(&mut node).0);
+    node.link_down(at(100), LinkId(first));
+    drain(&mut node);
+    node.handle_timeout(at(500));
+    let (second, header, _) = of_request(drain(&mut node).0);
+    assert_ne!(first, second);
+    let pong = crate::body::PingResponse {
+        response_id: 1,
+        infos: vec![],
+    };
+    let contents = signed(0x80, Kind::Response(Code::OK), &pong.emit().unwrap());
+    let response = header.response(Some(id(0x50))).emit(&contents).unwrap();
+    node.handle(at(600), LinkId(second), &response);
+    let (_, events) = drain(&mut node);
+    assert!(
+        events.iter().any(
+            |event| matches!(event, Event::Answered { request: of, result: Ok(_) } if *of == request)
+        ),
+        "{events:?}"
+    );
+}
+
+// R144, RD63: what was signed once and is said again by somebody else does nothing
+#[test]
+fn replayed_requests_do_nothing() {
+    let gone = Membership {
+        peer: id(0x90),
+        data: vec![],
+    };
+    let leave = message(0x90, Method::Leave, vec![id(0x50)], &gone.emit(), 3);
+    let mut node = bench();
+    assert_eq!(answers(&mut node, 2, &leave), [(2, 403)]);
+    assert_eq!(node.topology().neighbours().0, [id(0x90)]);
+    // over its own link it counts
+    assert_eq!(answers(&mut bench(), 1, &leave), [(1, 200)]);
+}
+
 // RD32: both ask at once; the larger Peer-ID's CONNECT stands
 #[test]
 fn crossing_connects_make_one_link() {
