@@ -160,7 +160,8 @@ fn a_link_that_flaps_hundreds_of_times_a_second_costs_little() {
     let took = begin.elapsed();
     println!("{flips} changes in {took:?}: {cpu:.2} s of processor, {out} packets");
     assert!(flips > 500, "{flips}");
-    assert!(cpu < 1.0, "{cpu} s");
+    // Hearing of tens of thousands of changes costs something; it must not fill a processor.
+    assert!(cpu < took.as_secs_f64() / 2.0, "{cpu} s");
     assert!(out < 500, "{out} packets");
     assert_eq!(pair.a.ping(pair.b.address(), 3), 3);
 }
