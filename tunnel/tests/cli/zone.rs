@@ -202,7 +202,7 @@ fn sign_raises_the_revision_keeps_comments_and_check_names_the_line() {
     assert_eq!(checked.status.code(), Some(1));
     let said = String::from_utf8(checked.stdout).unwrap();
     assert!(
-        said.contains(&format!("{file}:11: sig= is not")) && said.ends_with("refused\n"),
+        said.contains(&format!("{file}:12: sig= is not")) && said.ends_with("refused\n"),
         "{said}"
     );
     let signed = state.json(&["zone", "sign", &place]);
@@ -224,14 +224,14 @@ fn sign_raises_the_revision_keeps_comments_and_check_names_the_line() {
         (good.replace("c=\r\n", ""), ": the entry c= is missing"),
         (
             good.replace("zone=0000002a", "zone=nowhere"),
-            ":9: zone=\"nowhere\" is not a zone",
+            ":10: zone=\"nowhere\" is not a zone",
         ),
         (
             good.replace("r=3", &format!("r={}", u64::MAX)),
             ": no revision is higher",
         ),
         (format!("{good}n=again\r\n"), ":1: \"n\" stands there again"),
-        (format!("{good}member.x=me\r\n"), ":12: member.x: "),
+        (format!("{good}member.x=me\r\n"), ":13: member.x: "),
     ] {
         fs::write(&file, &bad).unwrap();
         let error = state.fails_in_one_line(2, &["zone", "sign", &place]);
@@ -345,7 +345,7 @@ fn a_node_starts_in_the_zone_of_its_file_or_says_in_one_line_why_not() {
         .to_owned();
     assert!(
         up(&fresh, &["--zone-file", &forged])
-            .contains(&format!("{forged}:10: sig= is not by key="))
+            .contains(&format!("{forged}:11: sig= is not by key="))
     );
     let old = text(Path::new(&file));
     assert!(
