@@ -100,9 +100,10 @@ fn an_allocation_that_nobody_needs_is_given_back() {
         .filter(|path| path.transport == Transport::Turn);
     assert_eq!(over_turn.count(), 0);
     sim.record = Some(Vec::new());
-    sim.run(secs(20));
+    sim.run(secs(60));
+    // Two nodes renew themselves at two relays every 25 s, once with new sessions; nothing is said every second any more.
     let sent = sim.record.as_ref().unwrap().len();
-    assert!(sent < 20, "{sent} packets of an idle node");
+    assert!(sent < 120, "{sent} packets of idle nodes");
 }
 
 #[test]
