@@ -3,19 +3,15 @@
 use anode_reload::security::LinkCredentials;
 use anode_reload::{Id, ReloadError};
 use dimpl::{Config as DtlsConfig, Dtls, DtlsCertificate, PskResolver};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::ServerCertVerified;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName,
-    ServerConfig, ServerConnection, SignatureScheme,
-};
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
 
-use crate::judge::{Judge, Judged};
+use crate::judge::{ClientJudge, Judge, Judged};
 
 /// Bytes of a DTLS record with what it carries: below every path's packet size.
 const MTU: usize = 1280;
@@ -124,7 +120,7 @@ impl LinkSecurity {
             .dangerous()
             .with_custom_certificate_verifier(judged)
             .with_client_auth_cert(chain, key)?;
-        let clients = Arc::new(Clients {
+        let clients = Arc::new(Judged {
             judge,
             provider: Arc::clone(&provider),
         });
@@ -273,50 +269,8 @@ impl Judge for Members {
     }
 }
 
-/// The same for those who dial us.
-#[derive(Debug)]
-struct Clients {
-    judge: Members,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ClientCertVerifier for Clients {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.judge.check(end_entity)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        algorithms.supported_schemes()
+impl ClientJudge for Members {
+    fn verify_client(&self, end_entity: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        self.check(end_entity)
     }
 }
