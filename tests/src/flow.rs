@@ -9,6 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// What a transfer may pause (DESIGN §7).
+pub const GAP: Duration = Duration::from_secs(1);
+
+/// The longest pause of a transfer, which is printed, is a short one.
+#[track_caller]
+pub fn short(gap: Duration, what: &str) {
+    println!("{what}: longest gap of the transfer {gap:?}");
+    assert!(gap < GAP, "{what}: {gap:?}");
+}
+
 /// A TCP connection through the overlay on which bytes flow, about 8 MB a second, until it is stopped.
 pub struct Flow {
     stop: Arc<AtomicBool>,

@@ -105,6 +105,17 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Starts both and waits until their path is direct, which it must be within 20 s.
+    pub fn direct(internet: &mut Internet, sites: [Site; 2]) -> Self {
+        const SOON: Duration = Duration::from_secs(20);
+        let pair = Self::start(internet, sites);
+        let pinging = pair.pinging();
+        pinging.first(SOON);
+        let direct = pair.await_direct(SOON);
+        assert!(direct.is_some(), "{:?}", kind(&pair.a, &pair.b));
+        pair
+    }
+
     /// Starts both.
     pub fn start(internet: &mut Internet, sites: [Site; 2]) -> Self {
         let places = sites.map(|site| internet.place(site));

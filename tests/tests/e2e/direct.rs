@@ -1,6 +1,6 @@
 //! Direct paths in life: relayed first, then direct, back when that dies, and a running transfer through all of it.
 
-use anode_tests::flow::Flow;
+use anode_tests::flow::{Flow, short};
 use anode_tests::lab::{Internet, Nat, NatKind, Node, Ns, Site, heavy};
 use anode_tests::matrix::{Pair, Pinging, kind};
 use serde_json::Value;
@@ -9,24 +9,6 @@ use std::thread;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
-/// What a transfer may pause (DESIGN §7); the figure is printed.
-const GAP: Duration = Duration::from_secs(1);
-
-/// A pair that is direct already.
-fn direct_pair(internet: &mut Internet, sites: [Site; 2]) -> Pair {
-    let pair = Pair::start(internet, sites);
-    let pinging = pair.pinging();
-    pinging.first(SOON);
-    let direct = pair.await_direct(SOON);
-    assert!(direct.is_some(), "{:?}", kind(&pair.a, &pair.b));
-    pair
-}
-
-#[track_caller]
-fn short(gap: Duration, what: &str) {
-    println!("{what}: longest gap of the transfer {gap:?}");
-    assert!(gap < GAP, "{what}: {gap:?}");
-}
 
 #[test]
 fn ping_and_paths_show_the_relay_first_and_then_the_direct_path() {
@@ -56,7 +38,7 @@ fn a_transfer_outlives_the_direct_path_and_comes_back_to_it() {
         return;
     };
     let _alone = heavy();
-    let pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let flow = Flow::start(&pair.a, &pair.b);
     let pinging = pair.pinging();
     thread::sleep(Duration::from_secs(1));
@@ -81,7 +63,7 @@ fn nats_that_forget_everything_and_relays_that_die_do_not_end_a_transfer() {
         return;
     };
     let _alone = heavy();
-    let pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let flow = Flow::start(&pair.a, &pair.b);
     thread::sleep(Duration::from_secs(1));
     pair.places[0].nats[0].forget();
@@ -117,7 +99,7 @@ fn a_machine_and_then_both_at_once_change_their_network_under_a_transfer() {
         return;
     };
     let _alone = heavy();
-    let pair = direct_pair(&mut internet, [Site::Port, Site::Full]);
+    let pair = Pair::direct(&mut internet, [Site::Port, Site::Full]);
     let flow = Flow::start(&pair.a, &pair.b);
     thread::sleep(Duration::from_secs(1));
     let _new = switch_uplink(&internet, &pair.places[0].ns, 60, NatKind::Port);
@@ -126,7 +108,7 @@ fn a_machine_and_then_both_at_once_change_their_network_under_a_transfer() {
     assert!(direct.is_some(), "{:?}", kind(&pair.a, &pair.b));
     short(flow.finish(), "one side has moved");
 
-    let pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let flow = Flow::start(&pair.a, &pair.b);
     thread::sleep(Duration::from_secs(1));
     let places = [61, 62].into_iter().zip(&pair.places);

@@ -2,7 +2,7 @@
 
 use anode_platform::Prefix;
 use anode_platform::netlink::Route;
-use anode_tests::flow::Flow;
+use anode_tests::flow::{Flow, short};
 use anode_tests::lab::{Internet, NatKind, Ns, Site, command, heavy};
 use anode_tests::matrix::{Pair, kind};
 use anode_tests::programs;
@@ -12,25 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
-/// What a transfer may pause (DESIGN §7).
-const GAP: Duration = Duration::from_secs(1);
 /// Less than the patience of the sockets that the transfer uses.
 const ASLEEP: Duration = Duration::from_secs(8);
-
-fn direct_pair(internet: &mut Internet, sites: [Site; 2]) -> Pair {
-    let pair = Pair::start(internet, sites);
-    let pinging = pair.pinging();
-    pinging.first(SOON);
-    let direct = pair.await_direct(SOON);
-    assert!(direct.is_some(), "{:?}", kind(&pair.a, &pair.b));
-    pair
-}
-
-#[track_caller]
-fn short(gap: Duration, what: &str) {
-    println!("{what}: longest gap of the transfer {gap:?}");
-    assert!(gap < GAP, "{what}: {gap:?}");
-}
 
 fn set_up(machine: &Ns, interface: &str, up: bool) {
     let index = machine.index(interface);
@@ -53,7 +36,7 @@ fn of_two_uplinks_one_is_lost_under_a_transfer_and_comes_back() {
         return;
     };
     let _alone = heavy();
-    let pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let machine = &pair.places[0].ns;
     let first = Ipv4Addr::new(10, pair.places[0].nats[0].number(), 0, 1);
     let second = internet.nat(60, NatKind::Port);
@@ -92,7 +75,7 @@ fn a_network_that_no_longer_carries_udp_is_left_for_connections_and_taken_up_aga
         return;
     };
     let _alone = heavy();
-    let pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let flow = Flow::start(&pair.a, &pair.b);
     thread::sleep(Duration::from_secs(1));
     let mut nft = command(programs::need("nft"));
@@ -110,7 +93,7 @@ fn a_machine_that_slept_goes_on_where_it_was() {
         return;
     };
     let _alone = heavy();
-    let mut pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let mut pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let flow = Flow::start(&pair.a, &pair.b);
     thread::sleep(Duration::from_secs(1));
     pair.a.process().signal(Signal::SIGSTOP);
@@ -140,7 +123,7 @@ fn a_link_that_flaps_hundreds_of_times_a_second_costs_little() {
         return;
     };
     let _alone = heavy();
-    let mut pair = direct_pair(&mut internet, [Site::Port, Site::Port]);
+    let mut pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let machine = pair.places[0].ns.clone();
     let other = internet.nat(60, NatKind::Port);
     machine.netlink(|netlink| netlink.set_up(1, true));
