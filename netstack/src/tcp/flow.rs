@@ -24,11 +24,13 @@ const MIN_MSS: u16 = 48;
 /// What a missing MSS option means (RFC 9293 §3.7.1, for IPv6).
 const DEFAULT_MSS: u16 = 1220;
 
-/// How long the ACK of little data or of a FIN waits for something to ride on: an answer from the same link, or what follows
-/// at once, comes within this time. Each ACK of its own is a packet that the kernel has to digest, and a short connection
-/// has four of them. A program that waits for it (Nagle) waits no longer than this; more than a segment's worth is
-/// acknowledged without delay, and so is a SYN-ACK: a program that accepts wants to know.
-const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_micros(250);
+/// How long the ACK of little data waits for something to ride on: an answer from the same link, or what follows at once,
+/// comes within this time. Each ACK of its own is a packet that the kernel has to digest, and a short connection has four of
+/// them. A program that waits for it (Nagle) waits no longer than this; more than a segment's worth is acknowledged without
+/// delay, and so is a SYN-ACK: a program that accepts wants to know.
+const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);
+/// The same for the ACK of a program's FIN, which nobody waits for and which the kernel sends again after 200 ms.
+const FIN_ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(4);
 
 /// smoltcp counts microseconds; its zero is our first `now` less one second, so that no time of ours is its zero.
 #[derive(Clone, Copy, Debug, Default)]
@@ -342,7 +344,7 @@ impl Live {
             self.held_ack = None;
             return false;
         }
-        time < *self.held_ack.get_or_insert(time + ACK_DELAY)
+        time < *self.held_ack.get_or_insert(time + FIN_ACK_DELAY)
     }
 
     /// Whether `egress` may have something. Asking costs half of trying, and most flows that are looked at have nothing.
