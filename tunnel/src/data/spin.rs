@@ -2,8 +2,8 @@
 //!
 //! A thread that sleeps has to be woken, and that costs its waker and itself some 10 µs: while packets come in quick succession,
 //! as much as the rest of a turn. So the data thread then polls for a moment before it sleeps, as a kernel polls before it halts
-//! a processor. Between two looks it yields, so that whoever has work goes first. Where no packet was quick of late, or others
-//! want the processor, it sleeps at once: an idle node never looks.
+//! a processor. Between two looks it yields, so that whoever has work goes first. Where packets are rare, or others want the
+//! processor, it sleeps at once.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,9 +12,11 @@ use anode_platform::wake::{PollFd, poll};
 
 /// A wait that ends within this time was short. So long is looked at most.
 const SHORT: Duration = Duration::from_micros(100);
-/// So many of the last waits are remembered. One short one among them is reason enough to look: of a question, its answer and
-/// the pause after it, every second wait is short.
-const REMEMBERED: u8 = 0b1111;
+/// The waits that are remembered.
+const LAST: u8 = 0b1111;
+/// So many of them have to be short. Not half of them: where questions come one by one, every second wait is short, and a sleeper
+/// leaves its processor, with warm caches, to the one who answers.
+const MOST: u32 = 3;
 /// Who yields and is away for so long has lost its place to somebody who computes, and would miss its packet: a sleeper is
 /// woken for it. Programs that send and receive need less.
 const AWAY: Duration = Duration::from_millis(1);
@@ -39,7 +41,7 @@ impl Habit {
             self.left -= 1;
             return false;
         }
-        self.short & REMEMBERED != 0
+        (self.short & LAST).count_ones() >= MOST
     }
 
     fn ended(&mut self, short: bool) {
@@ -115,21 +117,28 @@ mod tests {
     }
 
     #[test]
-    fn only_a_quick_packet_among_the_last_four_makes_it_look() {
-        let mut habit = Habit::default();
-        assert!(!habit.looks(), "an idle node");
-        habit.ended(true);
-        for _ in 0..4 {
-            assert!(habit.looks());
-            habit.ended(false);
+    fn it_looks_where_most_of_the_last_waits_were_short() {
+        for (waits, wanted) in [
+            (&[][..], false),
+            (&[true, true], false),
+            (&[true, true, true], true),
+            (&[false, true, true, true], true),
+            (&[true, true, true, false], true),
+            (&[true, true, false, true, false], false),
+            (&[true, false, true, false, true, false], false),
+        ] {
+            let mut habit = Habit::default();
+            waits.iter().for_each(|short| habit.ended(*short));
+            assert_eq!(habit.looks(), wanted, "{waits:?}");
         }
-        assert!(!habit.looks(), "quiet again");
     }
 
     #[test]
     fn a_busy_processor_keeps_it_from_looking_twice_as_long_each_time() {
-        let mut habit = Habit::default();
-        habit.ended(true);
+        let mut habit = Habit {
+            short: LAST,
+            ..Habit::default()
+        };
         for pause in [4, 8, 16, 32, 64, 128, 255, 255] {
             habit.displaced();
             assert_eq!(looks(&mut habit, pause), 0);
@@ -144,7 +153,7 @@ mod tests {
     fn it_waits_as_long_as_it_is_told_and_ends_when_something_is_ready() {
         let wake = Wake::new().unwrap();
         let mut spin = Spin::default();
-        for habit in [0, 1] {
+        for habit in [0, LAST] {
             spin.habit.short = habit;
             let mut wait = |micros| {
                 let mut fds = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
