@@ -2,18 +2,23 @@
 //!
 //! ```text
 //!   recvmmsg, GRO ─▶ Received: up to 32 buffers of equal datagrams
-//!   push(exit, to, bytes) ─▶ Run: equal datagrams to one place ─▶ sendmsg with UDP_SEGMENT
+//!   push(exit, to, bytes) ─▶ Run: equal datagrams to one place ─▶ several: sendmsg with UDP_SEGMENT
+//!                                                              ─▶ one each, by one socket: sendmmsg
 //! ```
 //!
 //! Datagrams to one place keep their order. They are copied once, into the run that they leave in: a kilobyte costs less
 //! than a hundredth of a call.
 
-use std::io::{self, IoSliceMut};
+use std::cell::RefCell;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, setsockopt, sockopt,
+};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::SetDontFragment;
 
@@ -26,6 +31,19 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_RUN: usize = 64_000;
 /// Places that datagrams are gathered for before they must leave.
 const MAX_RUNS: usize = 64;
+
+/// What one call sends to many places, beside their bytes. The kernel's view of it is full of pointers, so it stays with its thread.
+struct Envelopes {
+    headers: MultiHeaders<SockaddrStorage>,
+    to: Vec<Option<SockaddrStorage>>,
+}
+
+thread_local! {
+    static ENVELOPES: RefCell<Envelopes> = RefCell::new(Envelopes {
+        headers: MultiHeaders::preallocate(MAX_RUNS, None),
+        to: Vec::with_capacity(MAX_RUNS),
+    });
+}
 
 /// A bound, non-blocking UDP socket.
 pub(super) struct UdpSocket {
@@ -85,6 +103,7 @@ impl UdpSocket {
             .local_addr()?
             .as_socket()
             .ok_or_else(|| io::Error::other("not an IP socket"))?;
+        hear_no_more_than_needed(&socket, local)?;
         // quinn-udp wants DF set always; a relay passes on what is larger than the path, too.
         set_dont_fragment(socket.as_fd(), false)?;
         Ok(Self {
@@ -107,6 +126,61 @@ impl UdpSocket {
             self.dont_fragment = dont_fragment;
         }
         Ok(())
+    }
+
+    /// Sends runs in their order; gives how many of their datagrams are lost.
+    fn send_all(&mut self, runs: &[Run]) -> usize {
+        let (mut rest, mut lost) = (runs, 0);
+        while let Some(first) = rest.first() {
+            let alike =
+                |run: &&Run| run.is_plain() && run.key.dont_fragment == first.key.dont_fragment;
+            let together = rest.iter().take_while(alike).count().max(1);
+            lost += match together {
+                1 => self.send(first),
+                _ => self.send_each(&rest[..together]),
+            };
+            rest = &rest[together..];
+        }
+        lost
+    }
+
+    /// Sends runs of one datagram each in one call, if all goes well.
+    fn send_each(&mut self, runs: &[Run]) -> usize {
+        if self.hold_fragmentation(runs[0].key.dont_fragment).is_err() {
+            return runs.len();
+        }
+        let (mut rest, mut lost) = (runs, 0);
+        while let Some(last) = rest.len().checked_sub(1) {
+            let sent = self.call_each(rest).unwrap_or(0);
+            rest = &rest[sent..];
+            // What the call has ended at is tried alone, and the others after it.
+            if sent <= last {
+                lost += usize::from(self.send_one(&rest[0], &rest[0].bytes).is_err());
+                rest = &rest[1..];
+            }
+        }
+        lost
+    }
+
+    fn call_each(&self, runs: &[Run]) -> io::Result<usize> {
+        let runs = &runs[..runs.len().min(MAX_RUNS)];
+        let bytes: [[IoSlice<'_>; 1]; MAX_RUNS] = std::array::from_fn(|at| {
+            let run = runs.get(at);
+            [IoSlice::new(run.map_or(&[], |run| &run.bytes))]
+        });
+        ENVELOPES.with_borrow_mut(|Envelopes { headers, to }| {
+            to.clear();
+            to.extend(runs.iter().map(|run| Some(run.key.to.into())));
+            let sent = sendmmsg(
+                self.socket.as_raw_fd(),
+                headers,
+                &bytes[..runs.len()],
+                to,
+                [] as [ControlMessage<'_>; 0],
+                MsgFlags::empty(),
+            )?;
+            Ok(sent.count())
+        })
     }
 
     /// Sends a run; gives how many of its datagrams are lost.
@@ -139,6 +213,10 @@ impl UdpSocket {
     }
 
     fn call(&self, run: &Run, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
+        if segment_size.is_none() && run.key.source.is_none() {
+            let sent = self.socket.send_to(contents, &SockAddr::from(run.key.to));
+            return sent.map(drop);
+        }
         let transmit = Transmit {
             destination: run.key.to,
             ecn: None,
@@ -147,6 +225,23 @@ impl UdpSocket {
             src_ip: run.key.source,
         };
         self.state.try_send((&self.socket).into(), &transmit)
+    }
+}
+
+/// Switches off what quinn-udp asks the kernel for and nobody here reads. Each is a copy into the control data of every datagram:
+/// its time, its TOS byte, and on a socket with one address that address.
+fn hear_no_more_than_needed(socket: &Socket, local: SocketAddr) -> nix::Result<()> {
+    setsockopt(socket, sockopt::ReceiveTimestampns, &false)?;
+    let everywhere = local.ip().is_unspecified();
+    match local {
+        SocketAddr::V4(_) => {
+            setsockopt(socket, sockopt::IpRecvTos, &false)?;
+            setsockopt(socket, sockopt::Ipv4PacketInfo, &everywhere)
+        }
+        SocketAddr::V6(_) => {
+            setsockopt(socket, sockopt::Ipv6RecvTClass, &false)?;
+            setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &everywhere)
+        }
     }
 }
 
@@ -159,7 +254,7 @@ pub(super) struct ReceiveBuffers {
 /// One or more datagrams of one sender.
 pub(super) struct Received<'a> {
     pub from: SocketAddr,
-    /// The address of ours that they came to.
+    /// The address of ours that they came to, where the socket has several.
     pub to: Option<IpAddr>,
     bytes: &'a [u8],
     stride: usize,
@@ -243,6 +338,40 @@ impl Appetite {
     }
 }
 
+/// The same for a socket that mostly has one datagram: one buffer, for a second costs a look that finds nothing. It is offered
+/// more while it is found full in one round after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sip {
+    buffers: usize,
+    round: u32,
+    full: bool,
+}
+
+impl Sip {
+    pub const LEAST: Self = Self {
+        buffers: 1,
+        round: 0,
+        full: false,
+    };
+
+    /// For this round; rounds are counted.
+    pub fn buffers(&mut self, round: u32) -> usize {
+        let again = self.full && round.wrapping_sub(self.round) == 1;
+        self.buffers = if again {
+            (self.buffers * 2).min(BATCH_SIZE)
+        } else {
+            1
+        };
+        self.round = round;
+        self.buffers
+    }
+
+    /// After a call that filled `count`.
+    pub fn learn(&mut self, count: usize) {
+        self.full = count >= self.buffers;
+    }
+}
+
 /// Where and how a datagram leaves. `E` names the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Key<E> {
@@ -323,18 +452,28 @@ impl<E: Copy + PartialEq> Sends<E> {
         true
     }
 
-    /// Takes everything out, in order: each run is to be sent by the socket that its exit names.
-    pub fn each(&mut self, mut send: impl FnMut(E, &Run)) {
-        for (exit, run) in self.exits.drain(..).zip(&self.runs) {
-            send(exit, run);
+    /// Takes everything out, in order: runs that the socket is to send which their exit names.
+    pub fn each(&mut self, mut send: impl FnMut(E, &[Run])) {
+        let mut rest = &self.runs[..self.exits.len()];
+        for together in self.exits.chunk_by(E::eq) {
+            let (first, others) = rest.split_at(together.len());
+            send(together[0], first);
+            rest = others;
         }
+        self.exits.clear();
     }
 }
 
+/// Sends them; gives how many datagrams are lost. Without a socket all are.
+pub(super) fn send_runs(runs: &[Run], socket: Option<&mut UdpSocket>) -> u64 {
+    let all = || runs.iter().map(|run| run.count).sum();
+    socket.map_or_else(all, |socket| socket.send_all(runs)) as u64
+}
+
 impl Run {
-    /// Sends it; gives how many of its datagrams are lost. Without a socket all are.
-    pub fn send(&self, socket: Option<&mut UdpSocket>) -> u64 {
-        socket.map_or(self.count, |socket| socket.send(self)) as u64
+    /// One datagram, about which nothing is special.
+    fn is_plain(&self) -> bool {
+        self.count == 1 && self.key.source.is_none()
     }
 
     fn takes(&self, length: usize) -> bool {
@@ -374,7 +513,7 @@ mod tests {
         assert_eq!(runs(&sends, 1), expected);
         assert_eq!(runs(&sends, 2), [(8, 800)]);
         let mut lost = 0;
-        sends.each(|_, run| lost += run.send(None));
+        sends.each(|_, runs| lost += send_runs(runs, None));
         assert_eq!(lost, 16, "all lost without a socket");
         assert!(sends.exits.is_empty());
     }
@@ -402,5 +541,79 @@ mod tests {
         }
         appetite.learn(0);
         assert_eq!(appetite.buffers(), 1);
+    }
+
+    #[test]
+    fn a_sip_grows_only_while_every_round_finds_it_full() {
+        let mut sip = Sip::LEAST;
+        // Round, datagrams that wait, buffers offered.
+        for (round, wait, offered) in [
+            (1, 1, 1),
+            (9, 1, 1),
+            (10, 7, 2),
+            (11, 5, 4),
+            (12, 1, 8),
+            (13, 1, 1),
+            (14, 1, 2),
+            (20, 9, 1),
+        ] {
+            assert_eq!(sip.buffers(round), offered, "round {round}");
+            sip.learn(offered.min(wait));
+        }
+    }
+
+    fn no_fragmentation(_: BorrowedFd<'_>, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn bound(address: &str) -> UdpSocket {
+        let address = address.parse().unwrap();
+        UdpSocket::bind(address, Share::No, 1 << 20, no_fragmentation).unwrap()
+    }
+
+    #[test]
+    fn one_call_serves_many_and_one_that_fails_takes_no_other_with_it() {
+        let (mut from, to) = (bound("127.0.0.1:0"), bound("127.0.0.1:0"));
+        let mut sends = Sends::new();
+        let good = Key {
+            to: to.local(),
+            ..key(0, 0)
+        };
+        // Port 0 is nowhere.
+        for (number, place) in [good, key(0, 0), good, good, key(0, 0)]
+            .into_iter()
+            .enumerate()
+        {
+            // A longer one each time, so that none joins the one before.
+            assert!(sends.push(place, &[&vec![number as u8; 10 + number]]));
+        }
+        let mut lost = 0;
+        sends.each(|_, runs| lost += send_runs(runs, Some(&mut from)));
+        assert_eq!(lost, 2);
+        let mut buffers = ReceiveBuffers::default();
+        let count = buffers.receive(&to, 8);
+        let got: Vec<(SocketAddr, usize, Option<IpAddr>)> = buffers
+            .received(count)
+            .flat_map(|one| {
+                let of = |datagram: &[u8]| (one.from, datagram.len(), one.to);
+                one.datagrams().map(of).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(got, [10, 12, 13].map(|size| (from.local(), size, None)));
+    }
+
+    #[test]
+    fn a_socket_of_many_addresses_still_says_which() {
+        for (everywhere, one) in [("0.0.0.0:0", "127.0.0.3"), ("[::]:0", "::1")] {
+            let socket = bound(everywhere);
+            let one: IpAddr = one.parse().unwrap();
+            let from = std::net::UdpSocket::bind(SocketAddr::new(one, 0)).unwrap();
+            let to = SocketAddr::new(one, socket.local().port());
+            from.send_to(b"hello", to).unwrap();
+            let mut buffers = ReceiveBuffers::default();
+            let count = buffers.receive(&socket, 1);
+            let said = buffers.received(count).map(|one| one.to).collect::<Vec<_>>();
+            assert_eq!(said, [Some(one)], "{everywhere}");
+        }
     }
 }
