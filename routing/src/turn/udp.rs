@@ -612,7 +612,10 @@ mod tests {
             from.send_to(b"hello", to).unwrap();
             let mut buffers = ReceiveBuffers::default();
             let count = buffers.receive(&socket, 1);
-            let said = buffers.received(count).map(|one| one.to).collect::<Vec<_>>();
+            let said = buffers
+                .received(count)
+                .map(|one| one.to)
+                .collect::<Vec<_>>();
             assert_eq!(said, [Some(one)], "{everywhere}");
         }
     }

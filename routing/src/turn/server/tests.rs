@@ -5,6 +5,8 @@ use anode_turn::Transport;
 use anode_turn::client::{Config as ClientConfig, Credentials};
 use anode_turn::resolve::Server as At;
 use anode_turn::server::RelayAddress;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use dimpl::Output;
 use std::net::UdpSocket as StdSocket;
 
@@ -51,7 +53,12 @@ fn allocate(address: SocketAddr, transport: Transport, check: Option<Check>) -> 
 fn with_dtls(min: MinVersion) -> (TurnServer, Check) {
     let ip: IpAddr = "127.0.0.1".parse().unwrap();
     let made = rcgen::generate_simple_self_signed(vec![ip.to_string()]).unwrap();
-    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let pem = |label: &str, der: &[u8]| {
+        let body = STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+    };
+    let certificate = pem("CERTIFICATE", made.cert.der());
+    let key = pem("PRIVATE KEY", &made.signing_key.serialize_der());
     let mut settings = settings(1);
     settings.listen_secure = vec![SocketAddr::new(ip, 0)];
     settings.certificate =
@@ -104,7 +111,12 @@ fn a_flood_of_first_words_over_dtls_leaves_nothing_behind() {
     for round in 0..30 {
         for socket in &sockets {
             let asked = answer(socket, &hello);
-            assert!(asked.len() < hello.len(), "{} for {}", asked.len(), hello.len());
+            assert!(
+                asked.len() < hello.len(),
+                "{} for {}",
+                asked.len(),
+                hello.len()
+            );
             assert_eq!((asked[0], asked[13]), (22, 3), "HelloVerifyRequest");
         }
         if round == 15 {

@@ -268,7 +268,11 @@ mod tests {
             (DTLS_1_2, of(&[0xFE, 0xFC]), Speaks::Dtls13),
         ] {
             let bytes = hello(version, &[], &extensions);
-            assert_eq!(Hello::parse(&bytes).unwrap().speaks(), speaks, "{extensions:?}");
+            assert_eq!(
+                Hello::parse(&bytes).unwrap().speaks(),
+                speaks,
+                "{extensions:?}"
+            );
         }
     }
 
@@ -277,7 +281,11 @@ mod tests {
         let (cookies, bytes) = (Cookies::new([7; 32]), hello(DTLS_1_2, &[], &[]));
         let first = Hello::parse(&bytes).unwrap();
         let cookie = cookies.make(seconds(100), &client(1), &first);
-        assert_eq!(cookies.check(seconds(100), &client(1), &first), None, "none yet");
+        assert_eq!(
+            cookies.check(seconds(100), &client(1), &first),
+            None,
+            "none yet"
+        );
         let again = hello(DTLS_1_2, &cookie, &[]);
         let again = Hello::parse(&again).unwrap();
         for (age, from, good) in [
@@ -290,13 +298,22 @@ mod tests {
             let found = cookies.check(seconds(age), &client(from), &again);
             assert_eq!(found, good.then_some(cookie), "{age} s, port {from}");
         }
-        assert_eq!(Cookies::new([8; 32]).check(seconds(100), &client(1), &again), None);
+        assert_eq!(
+            Cookies::new([8; 32]).check(seconds(100), &client(1), &again),
+            None
+        );
         // Another session's id, and any bit of the cookie.
-        for at in (HEADERS + FIXED + 1..HEADERS + FIXED + 3).chain(HEADERS + FIXED + 4..HEADERS + FIXED + 36) {
+        for at in (HEADERS + FIXED + 1..HEADERS + FIXED + 3)
+            .chain(HEADERS + FIXED + 4..HEADERS + FIXED + 36)
+        {
             let mut other = hello(DTLS_1_2, &cookie, &[]);
             other[at] ^= 1;
             let other = Hello::parse(&other).unwrap();
-            assert_eq!(cookies.check(seconds(100), &client(1), &other), None, "{at}");
+            assert_eq!(
+                cookies.check(seconds(100), &client(1), &other),
+                None,
+                "{at}"
+            );
         }
     }
 

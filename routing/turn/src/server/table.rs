@@ -105,7 +105,10 @@ impl Allocation {
 
     /// The peer that a channel is bound to now.
     pub fn peer_of(&mut self, now: Instant, channel: Channel) -> Option<SocketAddr> {
-        if let Some(latest) = self.latest.filter(|l| l.channel == channel && now < l.until) {
+        if let Some(latest) = self
+            .latest
+            .filter(|l| l.channel == channel && now < l.until)
+        {
             return Some(latest.peer);
         }
         let binding = *self.channels.get(&channel).filter(|b| now < b.expires)?;

@@ -349,10 +349,7 @@ fn the_peer_last_talked_to_is_held_to_its_permission_and_to_the_policy() {
         for (channel, peer) in [(0x4000_u16, PEER), (0x4001, other)] {
             let out = lab.channel(&from, channel, b"x").unwrap();
             assert_eq!(out.peer, address(peer));
-            assert_eq!(
-                header(&mut lab, peer),
-                Some(channel.to_be_bytes().to_vec())
-            );
+            assert_eq!(header(&mut lab, peer), Some(channel.to_be_bytes().to_vec()));
         }
     }
     // Another port of the same peer has no channel.
@@ -373,7 +370,10 @@ fn the_peer_last_talked_to_is_held_to_its_permission_and_to_the_policy() {
     lab.pass(1);
     assert!(lab.channel(&from, 0x4001, b"x").is_none(), "600 s");
     assert_eq!(lab.bind(&from, 0x4000, other), 0, "free again");
-    assert_eq!(lab.channel(&from, 0x4000, b"x").unwrap().peer, address(other));
+    assert_eq!(
+        lab.channel(&from, 0x4000, b"x").unwrap().peer,
+        address(other)
+    );
     assert_eq!(header(&mut lab, other), Some(vec![0x40, 0]));
     let mut config = config();
     config.policy.deny = vec!["198.51.100.77/32".parse().unwrap()];
