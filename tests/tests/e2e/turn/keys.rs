@@ -75,12 +75,12 @@ fn members_of_the_zone_get_allocations_by_their_keys_and_strangers_do_not() {
     anode(&host, &["zone", "sign", text(&zone)]).expect_ok();
     let turn = |users: &str| {
         format!(
-            "[turn]\nlisten = [\"{at}\"]\nrealm = \"{REALM}\"\nanode-users = \"{users}\"\n[relay]\n"
+            "zone-file = {file:?}\n[turn]\nlisten = [\"{at}\"]\nrealm = \"{REALM}\"\nanode-users = \"{users}\"\n[relay]\n"
         )
     };
     let mut relay = Node::on(&host, lab.directory(), "relay")
         .relay()
-        .args(&["--zone", "2a", "--zone-file", text(&file)])
+        .args(&["--zone", "2a"])
         .args(&["--listen", &format!("udp://{relay_at}")])
         .config(&turn("zone"))
         .start();

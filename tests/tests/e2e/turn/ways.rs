@@ -36,7 +36,7 @@ impl Ways {
             .collect();
         let config = lab.directory().join("turn.toml");
         let lines = format!(
-            "[turn]\nlisten = {listen:?}\nusers = {{ alice = \"secret\" }}\n\
+            "[turn]\nlisten = {listen:?}\nusers = {{ alice = \"hunter2\" }}\n\
              allow-peers = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n"
         );
         fs::write(&config, lines).expect("written");
@@ -119,7 +119,7 @@ fn a_node_with_ipv4_alone_reaches_one_with_ipv6_alone_over_turn() {
     let b = ways.node(&new, "b").start();
     let a = ways
         .node(&old, "a")
-        .config(&entry(ways.turn.v4().into(), "secret"))
+        .config(&entry(ways.turn.v4().into(), "hunter2"))
         .peer(&b, &format!("udp://[{}]:8737", new.v6()))
         .start();
     b.trust(&a, "a");
@@ -139,7 +139,7 @@ fn nodes_with_ipv6_alone_talk_over_turn_when_nothing_else_passes() {
     let b = ways.node(&right, "b").start();
     let a = ways
         .node(&left, "a")
-        .config(&entry(ways.turn.v6().into(), "secret"))
+        .config(&entry(ways.turn.v6().into(), "hunter2"))
         .peer(&b, &format!("udp://[{}]:8737", right.v6()))
         .start();
     b.trust(&a, "a");
@@ -157,6 +157,7 @@ fn a_hangup_brings_other_servers_and_a_wrong_file_changes_nothing() {
     let b = ways.node(&right, "b").start();
     let mut a = ways
         .node(&left, "a")
+        .args(&["--log", "trace"])
         .peer(&b, &format!("udp://{}:8737", right.v4()))
         .start();
     b.trust(&a, "a");
@@ -170,17 +171,19 @@ fn a_hangup_brings_other_servers_and_a_wrong_file_changes_nothing() {
         a.process().signal(Signal::SIGHUP);
     };
     let at = ways.turn.v4().into();
-    reread(&mut a, &entry(at, "wrong"));
+    reread(&mut a, &entry(at, "hunter3"));
     assert_ne!(lost(&a).code(), 0);
-    reread(&mut a, &entry(at, "secret"));
+    reread(&mut a, &entry(at, "hunter2"));
     a.wait("TURN", SOON, || over_turn(&a, &b));
 
     reread(
         &mut a,
-        "[[turn-client.server]]\nuri = \"turn:nowhere\"\nuser = \"alice\"\n",
+        "[[turn-client.server]]\nuri = \"turn:nowhere\"\nuser = \"alice\"\npassword = [\"hunter4\"]\n",
     );
     a.wait("a word about it", SOON, || {
         a.log().contains("stay as they were")
     });
     assert!(over_turn(&a, &b), "{}", text(&config));
+    // No password, right or wrong, at the most talkative level.
+    assert!(!a.log().contains("hunter"));
 }
