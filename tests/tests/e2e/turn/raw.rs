@@ -315,7 +315,7 @@ fn hello(random: u8) -> Vec<u8> {
 // First words over DTLS cost no memory, and little else, before a cookie has come back; whoever brings it gets in meanwhile
 #[test]
 fn a_flood_of_dtls_hellos_is_answered_briefly_and_forgotten() {
-    let Some(mut world) = World::start(Family::V4, "") else {
+    let Some(world) = World::start(Family::V4, "") else {
         return;
     };
     let at = SocketAddr::new(world.ip(), TLS_PORT);
