@@ -1,7 +1,7 @@
 //! The configuration file: TOML, every key optional and named like its flag, unknown keys refused with their line.
 
 #[cfg(test)]
-mod cases;
+pub(crate) mod cases;
 pub mod i2p;
 pub mod turn;
 pub mod turn_client;

@@ -44,7 +44,7 @@ use crate::state::{self, LockedState, i2p, learnt, registered, sessions};
 use crate::tracker::meet::MeetPlan;
 use crate::tracker::role::{self, Services};
 use crate::turn;
-use crate::turn::paths::{OwnKeys, TurnPlan};
+use crate::turn::paths::{OwnKeys, TurnDesk, TurnPlan};
 use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
@@ -273,9 +273,14 @@ async fn live(
     let names = Arc::new(if i2p { names.with_i2p() } else { names });
     let (zone, asks) = ZoneDesk::new(&keeper);
     let services_of_zone = zone.follow_services();
-    let turn_servers = plan.turn_servers;
-    let turn_servers = turn_servers.keep(data.clone(), services_of_zone, zone.follow(), own_keys);
-    let turn_servers = tokio::spawn(turn_servers);
+    let (turn_desk, turn_plans) = TurnDesk::new(plan.turn_servers);
+    let turn_servers = tokio::spawn(TurnPlan::keep(
+        turn_plans,
+        data.clone(),
+        services_of_zone,
+        zone.follow(),
+        own_keys,
+    ));
     let (dht, dht_asks) = DhtDesk::new();
     let meet = match plan.meet {
         Some(meet) => Some(meet.start(data.clone(), meeting, zone.follow())?),
@@ -304,6 +309,7 @@ async fn live(
         portmap: Portmap::default(),
         state: plan.state,
         turn,
+        turn_servers: turn_desk,
     });
     let named_control = Arc::clone(&control);
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
@@ -409,6 +415,9 @@ async fn until_stopped(signals: &mut Signals, control: &Control, watched: bool) 
             Err(error) => tracing::error!("the policy stays as it was: {error}"),
         }
         control.reload_tracker();
+        if let Err(error) = control.turn_servers.reload(&control.source) {
+            tracing::error!("the TURN servers to use stay as they were: {error}");
+        }
         if let Some(Err(error)) = control.turn.as_ref().map(Role::reload) {
             tracing::error!("the TURN server stays as it was: {error}");
         }

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::cookie;
 use crate::judge::{Judge, Judged};
+use anode_turn::server::hello::{Cookie, Hello};
 use dimpl::{Config as DtlsConfig, Dtls, DtlsCertificate};
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -98,7 +100,10 @@ impl ServerCertificate {
             certificate: leaf,
             private_key: key.secret_der().to_vec(),
         };
-        let dtls = dtls_config(dimpl::Config::builder().require_client_certificate(false))?;
+        let dtls = dimpl::Config::builder()
+            .require_client_certificate(false)
+            .with_crypto_provider(cookie::provider());
+        let dtls = dtls_config(dtls)?;
         let usable = dtls.crypto_provider().key_provider;
         if usable.load_private_key(&leaf.private_key).is_err() {
             return Err(CertificateError::NotEcdsa);
@@ -136,12 +141,24 @@ impl ServerCertificate {
         Ok(Box::new(connection.into()))
     }
 
-    pub(super) fn accept_dtls(&self, now: Instant) -> Dtls {
-        let (config, leaf) = (Arc::clone(&self.dtls), self.leaf.clone());
-        match self.min {
-            MinVersion::V12 => Dtls::new_auto(config, leaf, now),
-            MinVersion::V13 => Dtls::new_13(config, leaf, now),
-        }
+    /// DTLS 1.3, which has its own way of asking for a cookie: a HelloRetryRequest is part of what the handshake signs, so that
+    /// only a session can send it.
+    pub(super) fn accept_dtls13(&self, now: Instant) -> Dtls {
+        Dtls::new_13(Arc::clone(&self.dtls), self.leaf.clone(), now)
+    }
+
+    /// DTLS 1.2, for a client that has brought a cookie of ours.
+    pub(super) fn accept_dtls12(
+        &self,
+        now: Instant,
+        proven: (&Hello<'_>, Cookie, &[u8]),
+    ) -> Result<Dtls, dimpl::Error> {
+        cookie::accept(now, Arc::clone(&self.dtls), self.leaf.clone(), proven)
+    }
+
+    /// The lowest version.
+    pub(super) fn min_version(&self) -> MinVersion {
+        self.min
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub mod certificate;
 pub mod client;
+mod cookie;
 pub mod server;
 mod udp;
 

@@ -2,30 +2,45 @@
 //!
 //! ```text
 //!   recvmmsg, GRO ─▶ Received: up to 32 buffers of equal datagrams
-//!   push(exit, to, bytes) ─▶ Run: equal datagrams to one place ─▶ sendmsg with UDP_SEGMENT
+//!   push(exit, to, bytes) ─▶ Run: equal datagrams to one place ─▶ several: sendmsg with UDP_SEGMENT
+//!                                                              ─▶ one each, by one socket: sendmmsg
 //! ```
 //!
 //! Datagrams to one place keep their order. They are copied once, into the run that they leave in: a kilobyte costs less
 //! than a hundredth of a call.
 
-use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+mod gather;
 
+use std::cell::RefCell;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, setsockopt, sockopt,
+};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::SetDontFragment;
+pub(super) use gather::{Key, Sends};
+use gather::{MAX_RUNS, Run};
 
 /// What one receive call may put into one buffer (GRO).
 const RECEIVE_BUFFER: usize = 65_535;
-/// Larger datagrams are not joined: a segment must fit the device's MTU, while a single one may be fragmented.
-const MAX_SEGMENT: usize = 1452;
-/// The kernel's limits for one call (UDP_MAX_SEGMENTS, and the length of an IP packet).
-const MAX_SEGMENTS: usize = 64;
-const MAX_RUN: usize = 64_000;
-/// Places that datagrams are gathered for before they must leave.
-const MAX_RUNS: usize = 64;
+
+/// What one call sends to many places, beside their bytes. The kernel's view of it is full of pointers, so it stays with its thread.
+struct Envelopes {
+    headers: MultiHeaders<SockaddrStorage>,
+    to: Vec<Option<SockaddrStorage>>,
+}
+
+thread_local! {
+    static ENVELOPES: RefCell<Envelopes> = RefCell::new(Envelopes {
+        headers: MultiHeaders::preallocate(MAX_RUNS, None),
+        to: Vec::with_capacity(MAX_RUNS),
+    });
+}
 
 /// A bound, non-blocking UDP socket.
 pub(super) struct UdpSocket {
@@ -85,6 +100,7 @@ impl UdpSocket {
             .local_addr()?
             .as_socket()
             .ok_or_else(|| io::Error::other("not an IP socket"))?;
+        hear_no_more_than_needed(&socket, local)?;
         // quinn-udp wants DF set always; a relay passes on what is larger than the path, too.
         set_dont_fragment(socket.as_fd(), false)?;
         Ok(Self {
@@ -107,6 +123,61 @@ impl UdpSocket {
             self.dont_fragment = dont_fragment;
         }
         Ok(())
+    }
+
+    /// Sends runs in their order; gives how many of their datagrams are lost.
+    fn send_all(&mut self, runs: &[Run]) -> usize {
+        let (mut rest, mut lost) = (runs, 0);
+        while let Some(first) = rest.first() {
+            let alike =
+                |run: &&Run| run.is_plain() && run.key.dont_fragment == first.key.dont_fragment;
+            let together = rest.iter().take_while(alike).count().max(1);
+            lost += match together {
+                1 => self.send(first),
+                _ => self.send_each(&rest[..together]),
+            };
+            rest = &rest[together..];
+        }
+        lost
+    }
+
+    /// Sends runs of one datagram each in one call, if all goes well.
+    fn send_each(&mut self, runs: &[Run]) -> usize {
+        if self.hold_fragmentation(runs[0].key.dont_fragment).is_err() {
+            return runs.len();
+        }
+        let (mut rest, mut lost) = (runs, 0);
+        while let Some(last) = rest.len().checked_sub(1) {
+            let sent = self.call_each(rest).unwrap_or(0);
+            rest = &rest[sent..];
+            // What the call has ended at is tried alone, and the others after it.
+            if sent <= last {
+                lost += usize::from(self.send_one(&rest[0], &rest[0].bytes).is_err());
+                rest = &rest[1..];
+            }
+        }
+        lost
+    }
+
+    fn call_each(&self, runs: &[Run]) -> io::Result<usize> {
+        let runs = &runs[..runs.len().min(MAX_RUNS)];
+        let bytes: [[IoSlice<'_>; 1]; MAX_RUNS] = std::array::from_fn(|at| {
+            let run = runs.get(at);
+            [IoSlice::new(run.map_or(&[], |run| &run.bytes))]
+        });
+        ENVELOPES.with_borrow_mut(|Envelopes { headers, to }| {
+            to.clear();
+            to.extend(runs.iter().map(|run| Some(run.key.to.into())));
+            let sent = sendmmsg(
+                self.socket.as_raw_fd(),
+                headers,
+                &bytes[..runs.len()],
+                to,
+                [] as [ControlMessage<'_>; 0],
+                MsgFlags::empty(),
+            )?;
+            Ok(sent.count())
+        })
     }
 
     /// Sends a run; gives how many of its datagrams are lost.
@@ -139,6 +210,10 @@ impl UdpSocket {
     }
 
     fn call(&self, run: &Run, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
+        if segment_size.is_none() && run.key.source.is_none() {
+            let sent = self.socket.send_to(contents, &SockAddr::from(run.key.to));
+            return sent.map(drop);
+        }
         let transmit = Transmit {
             destination: run.key.to,
             ecn: None,
@@ -147,6 +222,23 @@ impl UdpSocket {
             src_ip: run.key.source,
         };
         self.state.try_send((&self.socket).into(), &transmit)
+    }
+}
+
+/// Switches off what quinn-udp asks the kernel for and nobody here reads. Each is a copy into the control data of every datagram:
+/// its time, its TOS byte, and on a socket with one address that address.
+fn hear_no_more_than_needed(socket: &Socket, local: SocketAddr) -> nix::Result<()> {
+    setsockopt(socket, sockopt::ReceiveTimestampns, &false)?;
+    let everywhere = local.ip().is_unspecified();
+    match local {
+        SocketAddr::V4(_) => {
+            setsockopt(socket, sockopt::IpRecvTos, &false)?;
+            setsockopt(socket, sockopt::Ipv4PacketInfo, &everywhere)
+        }
+        SocketAddr::V6(_) => {
+            setsockopt(socket, sockopt::Ipv6RecvTClass, &false)?;
+            setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &everywhere)
+        }
     }
 }
 
@@ -159,7 +251,7 @@ pub(super) struct ReceiveBuffers {
 /// One or more datagrams of one sender.
 pub(super) struct Received<'a> {
     pub from: SocketAddr,
-    /// The address of ours that they came to.
+    /// The address of ours that they came to, where the socket has several.
     pub to: Option<IpAddr>,
     bytes: &'a [u8],
     stride: usize,
@@ -243,151 +335,49 @@ impl Appetite {
     }
 }
 
-/// Where and how a datagram leaves. `E` names the socket.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Key<E> {
-    pub exit: E,
-    pub to: SocketAddr,
-    /// From which address of ours, where the socket has several.
-    pub source: Option<IpAddr>,
-    pub dont_fragment: bool,
+/// The same for a socket that mostly has one datagram: one buffer, for a second costs a look that finds nothing. It is offered
+/// more while it is found full in one round after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sip {
+    buffers: usize,
+    round: u32,
+    full: bool,
 }
 
-/// Equal datagrams to one place; the last may be shorter.
-pub(super) struct Run {
-    key: Key<()>,
-    segment: usize,
-    count: usize,
-    /// The last one was shorter: nothing can follow it.
-    ended: bool,
-    bytes: Vec<u8>,
-}
+impl Sip {
+    pub const LEAST: Self = Self {
+        buffers: 1,
+        round: 0,
+        full: false,
+    };
 
-/// Datagrams that wait for the end of a batch.
-pub(super) struct Sends<E> {
-    runs: Vec<Run>,
-    exits: Vec<E>,
-}
-
-impl<E: Copy + PartialEq> Sends<E> {
-    pub fn new() -> Self {
-        Self {
-            runs: Vec::new(),
-            exits: Vec::new(),
-        }
-    }
-
-    /// Adds a datagram made of these parts. `false`: there is no room, [`Sends::flush`] first.
-    #[must_use]
-    pub fn push(&mut self, key: Key<E>, parts: &[&[u8]]) -> bool {
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let (exit, key) = (
-            key.exit,
-            Key {
-                exit: (),
-                to: key.to,
-                source: key.source,
-                dont_fragment: key.dont_fragment,
-            },
-        );
-        let used = self.exits.len();
-        let last = (0..used)
-            .rev()
-            .find(|at| self.exits[*at] == exit && self.runs[*at].key == key);
-        let at = match last.filter(|at| self.runs[*at].takes(length)) {
-            Some(at) => at,
-            None if used == MAX_RUNS => return false,
-            None => {
-                self.exits.push(exit);
-                if self.runs.len() == used {
-                    self.runs.push(Run {
-                        key,
-                        segment: 0,
-                        count: 0,
-                        ended: false,
-                        bytes: Vec::new(),
-                    });
-                }
-                let run = &mut self.runs[used];
-                (run.key, run.segment, run.count) = (key, length, 0);
-                run.bytes.clear();
-                used
-            }
+    /// For this round; rounds are counted.
+    pub fn buffers(&mut self, round: u32) -> usize {
+        let again = self.full && round.wrapping_sub(self.round) == 1;
+        self.buffers = if again {
+            (self.buffers * 2).min(BATCH_SIZE)
+        } else {
+            1
         };
-        let run = &mut self.runs[at];
-        run.count += 1;
-        run.ended = length < run.segment || length == 0 || length > MAX_SEGMENT;
-        for part in parts {
-            run.bytes.extend_from_slice(part);
-        }
-        true
+        self.round = round;
+        self.buffers
     }
 
-    /// Takes everything out, in order: each run is to be sent by the socket that its exit names.
-    pub fn each(&mut self, mut send: impl FnMut(E, &Run)) {
-        for (exit, run) in self.exits.drain(..).zip(&self.runs) {
-            send(exit, run);
-        }
+    /// After a call that filled `count`.
+    pub fn learn(&mut self, count: usize) {
+        self.full = count >= self.buffers;
     }
 }
 
-impl Run {
-    /// Sends it; gives how many of its datagrams are lost. Without a socket all are.
-    pub fn send(&self, socket: Option<&mut UdpSocket>) -> u64 {
-        socket.map_or(self.count, |socket| socket.send(self)) as u64
-    }
-
-    fn takes(&self, length: usize) -> bool {
-        !self.ended
-            && length <= self.segment
-            && self.count < MAX_SEGMENTS
-            && self.bytes.len() + length <= MAX_RUN
-    }
+/// Sends them; gives how many datagrams are lost. Without a socket all are.
+pub(super) fn send_runs(runs: &[Run], socket: Option<&mut UdpSocket>) -> u64 {
+    let all = || runs.iter().map(|run| run.count).sum();
+    socket.map_or_else(all, |socket| socket.send_all(runs)) as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn key(exit: u8, port: u16) -> Key<u8> {
-        Key {
-            exit,
-            to: SocketAddr::from(([127, 0, 0, 1], port)),
-            source: None,
-            dont_fragment: false,
-        }
-    }
-
-    #[test]
-    fn equal_datagrams_to_one_place_leave_together() {
-        let mut sends = Sends::new();
-        for size in [100, 100, 40, 100, 0, 0, 1500, 1500] {
-            assert!(sends.push(key(1, 9), &[&vec![7; size]]));
-            assert!(sends.push(key(2, 9), &[&[1; 60], &[2; 40]]));
-        }
-        let runs = |sends: &Sends<u8>, exit: u8| -> Vec<(usize, usize)> {
-            let all = sends.exits.iter().zip(&sends.runs);
-            let of = all.filter(|(e, _)| **e == exit);
-            of.map(|(_, run)| (run.count, run.bytes.len())).collect()
-        };
-        let expected = [(3, 240), (2, 100), (1, 0), (1, 1500), (1, 1500)];
-        assert_eq!(runs(&sends, 1), expected);
-        assert_eq!(runs(&sends, 2), [(8, 800)]);
-        let mut lost = 0;
-        sends.each(|_, run| lost += run.send(None));
-        assert_eq!(lost, 16, "all lost without a socket");
-        assert!(sends.exits.is_empty());
-    }
-
-    #[test]
-    fn a_full_table_says_so_and_keeps_order() {
-        let mut sends = Sends::new();
-        for port in 0..MAX_RUNS as u16 {
-            assert!(sends.push(key(0, 1 + port), &[&[0; 10]]));
-        }
-        assert!(!sends.push(key(0, 9999), &[&[0; 10]]));
-        assert!(sends.push(key(0, 5), &[&[0; 10]]), "one that has its place");
-    }
 
     #[test]
     fn appetite_follows_what_comes() {
@@ -402,5 +392,85 @@ mod tests {
         }
         appetite.learn(0);
         assert_eq!(appetite.buffers(), 1);
+    }
+
+    #[test]
+    fn a_sip_grows_only_while_every_round_finds_it_full() {
+        let mut sip = Sip::LEAST;
+        // Round, datagrams that wait, buffers offered.
+        for (round, wait, offered) in [
+            (1, 1, 1),
+            (9, 1, 1),
+            (10, 7, 2),
+            (11, 5, 4),
+            (12, 1, 8),
+            (13, 1, 1),
+            (14, 1, 2),
+            (20, 9, 1),
+        ] {
+            assert_eq!(sip.buffers(round), offered, "round {round}");
+            sip.learn(offered.min(wait));
+        }
+    }
+
+    fn no_fragmentation(_: BorrowedFd<'_>, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn bound(address: &str) -> UdpSocket {
+        let address = address.parse().unwrap();
+        UdpSocket::bind(address, Share::No, 1 << 20, no_fragmentation).unwrap()
+    }
+
+    #[test]
+    fn one_call_serves_many_and_one_that_fails_takes_no_other_with_it() {
+        let (mut from, to) = (bound("127.0.0.1:0"), bound("127.0.0.1:0"));
+        let mut sends = Sends::new();
+        // Port 0 is nowhere.
+        let nowhere = Key {
+            exit: 0,
+            to: SocketAddr::from(([127, 0, 0, 1], 0)),
+            source: None,
+            dont_fragment: false,
+        };
+        let good = Key {
+            to: to.local(),
+            ..nowhere
+        };
+        for (number, place) in [good, nowhere, good, good, nowhere].into_iter().enumerate() {
+            // A longer one each time, so that none joins the one before.
+            assert!(sends.push(place, &[&vec![number as u8; 10 + number]]));
+        }
+        let mut lost = 0;
+        sends.each(|_, runs| lost += send_runs(runs, Some(&mut from)));
+        assert_eq!(lost, 2);
+        let mut buffers = ReceiveBuffers::default();
+        let count = buffers.receive(&to, 8);
+        let got: Vec<(SocketAddr, usize, Option<IpAddr>)> = buffers
+            .received(count)
+            .flat_map(|one| {
+                let of = |datagram: &[u8]| (one.from, datagram.len(), one.to);
+                one.datagrams().map(of).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(got, [10, 12, 13].map(|size| (from.local(), size, None)));
+    }
+
+    #[test]
+    fn a_socket_of_many_addresses_still_says_which() {
+        for (everywhere, one) in [("0.0.0.0:0", "127.0.0.3"), ("[::]:0", "::1")] {
+            let socket = bound(everywhere);
+            let one: IpAddr = one.parse().unwrap();
+            let from = std::net::UdpSocket::bind(SocketAddr::new(one, 0)).unwrap();
+            let to = SocketAddr::new(one, socket.local().port());
+            from.send_to(b"hello", to).unwrap();
+            let mut buffers = ReceiveBuffers::default();
+            let count = buffers.receive(&socket, 1);
+            let said = buffers
+                .received(count)
+                .map(|one| one.to)
+                .collect::<Vec<_>>();
+            assert_eq!(said, [Some(one)], "{everywhere}");
+        }
     }
 }

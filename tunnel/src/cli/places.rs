@@ -53,7 +53,11 @@ pub(super) fn places(
         .flatten()
         .filter_map(|file| directory(&file))
         .collect();
-    let mut read_files = certificates(zone);
+    // A zone file may name hosts of relays, whose certificates are checked then.
+    let mut read_files = match zone {
+        ZoneFrom::Nowhere => Vec::new(),
+        _ => authorities(),
+    };
     for file in resolver(dns, looks_up) {
         let target = file.canonicalize().unwrap_or(file);
         read.extend(directory(&target).filter(|directory| is_public(directory)));
@@ -88,11 +92,8 @@ fn is_public(directory: &Path) -> bool {
     directory != Path::new("/etc") || !geteuid().is_root()
 }
 
-/// A zone file may name hosts of relays, whose certificates are checked then.
-fn certificates(zone: &ZoneFrom) -> Vec<PathBuf> {
-    if *zone == ZoneFrom::Nowhere {
-        return Vec::new();
-    }
+/// The files with the authorities that this machine believes.
+pub fn authorities() -> Vec<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let usual = CERTIFICATES.into_iter().map(PathBuf::from);
     named

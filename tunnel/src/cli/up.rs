@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Done;
 use super::args::{Common, Up};
-use super::places::places;
+use super::places::{authorities, places};
 use crate::Error;
 use crate::command::PeerReport;
 use crate::config::{self, Config, Dns};
@@ -127,6 +127,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         || meet.as_ref().is_some_and(MeetPlan::needs_names)
         || turn_servers.needs_names();
     let mut places = places(&state, &socket, &source, &dns, zone.from(), looks_up);
+    places.read.extend(turn_client.directories(path));
+    if turn_client.believes_the_system() {
+        places.read_files.extend(authorities());
+    }
     if let Some(turn) = &turn {
         places.read.extend_from_slice(turn.directories());
     }

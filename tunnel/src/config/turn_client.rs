@@ -101,6 +101,25 @@ impl TurnClient {
         Ok(())
     }
 
+    /// Where the files of the servers are, which a reload reads again; `path` is the configuration's.
+    pub fn directories(&self, path: &Path) -> Vec<PathBuf> {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let files = self
+            .server
+            .iter()
+            .flat_map(|server| [&server.password_file, &server.ca]);
+        let files = files.flatten().map(|file| directory.join(file));
+        files
+            .filter_map(|file| file.parent().map(Path::to_owned))
+            .collect()
+    }
+
+    /// Whether a server is believed by the authorities of this machine.
+    pub fn believes_the_system(&self) -> bool {
+        let mut servers = self.server.iter();
+        servers.any(|server| server.uri.0.0.secure && server.ca.is_none())
+    }
+
     /// Timers of requests.
     pub fn rto(&self) -> RtoConfig {
         let default = RtoConfig::default();

@@ -43,6 +43,7 @@ use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::state::destinations::B32;
 use crate::tracker::role::Services;
+use crate::turn::paths::TurnDesk;
 use crate::turn::role::Role;
 use crate::value::{PeerName, ValueError, parse_address};
 use crate::zone::Members;
@@ -101,6 +102,8 @@ pub struct Control {
     pub state: LockedState,
     /// The TURN server beside it.
     pub turn: Option<Role>,
+    /// The TURN servers that it may use.
+    pub turn_servers: TurnDesk,
 }
 
 /// The policy in force, and what it was made of.

@@ -39,6 +39,7 @@ use crate::state::StateDir;
 use crate::state::book::Book;
 use crate::state::testing::TestDir;
 use crate::tracker::role::Services;
+use crate::turn::paths::{TurnDesk, TurnPlan};
 use crate::zone::http::Fetcher;
 use crate::zone::keeper::Keeper;
 use crate::zone::{Members, ZoneFrom};
@@ -239,6 +240,7 @@ impl Node {
             portmap: Portmap::default(),
             state,
             turn: None,
+            turn_servers: TurnDesk::new(TurnPlan::default()).0,
         };
         let listener = ControlSocket::bind(&socket, Access::Owner).unwrap();
         let server = tokio::spawn(axum::serve(listener, router(Arc::new(control))).into_future());

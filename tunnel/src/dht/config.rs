@@ -213,6 +213,7 @@ impl fmt::Display for BootstrapAt {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::config::cases::refused;
     use std::path::Path;
 
     const ADDRESS: &str = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
@@ -280,14 +281,6 @@ mod tests {
             ("[dht]\nenabled = true\n", ":1: ", "sequence"),
             (many.as_str(), ":2: ", "more than 64"),
         ];
-        for (text, line, problem) in cases {
-            let error = Config::parse(text, Path::new("/x/anode.toml")).expect_err(text);
-            assert_eq!(error.exit_status(), 2);
-            let message = error.to_string();
-            assert!(
-                message.contains(line) && message.contains(problem),
-                "{message}"
-            );
-        }
+        refused(&cases);
     }
 }

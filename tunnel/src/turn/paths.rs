@@ -20,6 +20,7 @@ use super::key_users::password;
 use super::resolve::resolve;
 use crate::Error;
 use crate::command::{Command, DataHandle};
+use crate::config::ConfigSource;
 use crate::config::turn_client::TurnClient;
 use crate::node::Settings;
 use crate::zone::{Known, Services};
@@ -32,12 +33,36 @@ const LOOK_SOON: Duration = Duration::from_secs(30);
 const MAX_OF_ZONE: usize = 8;
 
 /// What the configuration says, its files read.
+#[derive(Default)]
 pub struct TurnPlan {
     servers: Vec<Access>,
     rto: RtoConfig,
     require_integrity: bool,
     /// Those of the zone are used, too.
     zone: bool,
+}
+
+/// The plan in force; a reload puts another one in its place.
+pub struct TurnDesk {
+    plan: watch::Sender<Arc<TurnPlan>>,
+}
+
+impl TurnDesk {
+    /// With the plan of the start, and where it is followed.
+    pub fn new(plan: TurnPlan) -> (Self, watch::Receiver<Arc<TurnPlan>>) {
+        let (plan, plans) = watch::channel(Arc::new(plan));
+        (Self { plan }, plans)
+    }
+
+    /// Reads `[turn-client]` and its servers again; what is wrong changes nothing. An allocation that stands is kept.
+    pub fn reload(&self, source: &ConfigSource) -> Result<(), Error> {
+        let client = source.read()?.turn_client;
+        let path = source.path().unwrap_or(Path::new(""));
+        let zone = self.plan.borrow().zone;
+        let plan = TurnPlan::new(&client, path, zone)?;
+        self.plan.send_replace(Arc::new(plan));
+        Ok(())
+    }
 }
 
 /// What Anode keys are made credentials of: our own, and those of the relays whose TURN servers know us by it.
@@ -103,30 +128,31 @@ impl TurnPlan {
 
     /// Keeps the overlay's list true.
     pub async fn keep(
-        self,
+        mut plans: watch::Receiver<Arc<Self>>,
         data: DataHandle,
         mut services: watch::Receiver<Services>,
         zone: watch::Receiver<Option<Arc<Known>>>,
         own: OwnKeys,
     ) {
-        if self.servers.is_empty() && !self.zone {
-            return;
-        }
         let mut known: Vec<Found> = Vec::new();
         let mut told: Option<Vec<(Uri, Vec<Server>)>> = None;
         loop {
-            let wanted = self.wanted(&services.borrow_and_update());
+            // Other passwords make other servers of the same places.
+            let reread = plans.has_changed().unwrap_or_default();
+            let plan = Arc::clone(&plans.borrow_and_update());
+            let wanted = plan.wanted(&services.borrow_and_update());
             let (found, missing) = look_up(wanted, known).await;
             known = found;
             let list: Vec<(Uri, Vec<Server>)> = known
                 .iter()
                 .map(|found| (found.access.uri.clone(), found.at.clone()))
                 .collect();
-            if told.as_ref() != Some(&list) && (told.is_some() || !list.is_empty()) {
+            let other = reread || told.as_ref() != Some(&list);
+            if other && (told.is_some() || !list.is_empty()) {
                 let relays = zone.borrow().as_ref().map(|known| known.relays().relays);
                 let relays = relays.unwrap_or_default();
                 let all = known.iter();
-                let servers = all.flat_map(|found| self.servers_at(found, &own, &relays));
+                let servers = all.flat_map(|found| plan.servers_at(found, &own, &relays));
                 let servers = servers.collect();
                 // Gone with the data thread.
                 if data.send(Command::SetTurnServers(servers)).is_err() {
@@ -134,19 +160,28 @@ impl TurnPlan {
                 }
                 told = Some(list);
             }
-            if known.is_empty() && !missing {
-                // Nothing to look up until the zone says something else.
-                if services.changed().await.is_err() {
-                    return;
+            let pause = match missing {
+                true => Some(LOOK_SOON),
+                // Nothing to look up until the zone or the configuration says something else.
+                false if known.is_empty() => None,
+                false => Some(LOOK_AGAIN),
+            };
+            let look_again = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
                 }
-                continue;
-            }
-            let pause = if missing { LOOK_SOON } else { LOOK_AGAIN };
+            };
             tokio::select! {
                 changed = services.changed() => if changed.is_err() {
                     return;
                 },
-                () = tokio::time::sleep(pause) => {}
+                changed = plans.changed() => if changed.is_err() {
+                    return;
+                } else {
+                    plans.mark_changed();
+                },
+                () = look_again => {}
             }
         }
     }

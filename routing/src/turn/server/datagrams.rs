@@ -15,7 +15,7 @@ use nix::sys::socket::{
 
 use super::token::Token;
 use crate::turn::SetDontFragment;
-use crate::turn::udp::{Appetite, Key, Sends, Share, UdpSocket};
+use crate::turn::udp::{Appetite, Key, Sends, Share, Sip, UdpSocket, send_runs};
 
 /// Kernel buffers of a relay socket.
 const RELAY_BUFFER: usize = 512 << 10;
@@ -48,7 +48,7 @@ pub(super) struct RelaySocket {
 pub(super) enum Kind {
     Udp {
         socket: UdpSocket,
-        appetite: Appetite,
+        sip: Sip,
     },
     /// It only listens (RFC 6062).
     Tcp(std::net::TcpListener),
@@ -155,7 +155,7 @@ impl Datagrams {
         let (ports, relays) = (&mut self.ports, &mut self.relays);
         // One socket at a time is borrowed, and given back at once.
         let mut lost = 0;
-        self.sends.each(|exit, run| {
+        self.sends.each(|exit, runs| {
             let socket = match exit {
                 Exit::Port(index) => ports.get_mut(index).map(|port| &mut port.socket),
                 Exit::Relay(id) => match relays.get_mut(id.slot()).and_then(Option::as_mut) {
@@ -166,7 +166,7 @@ impl Datagrams {
                     _ => None,
                 },
             };
-            lost += run.send(socket);
+            lost += send_runs(runs, socket);
         });
         self.lost += lost;
     }
@@ -242,7 +242,7 @@ impl Datagrams {
 fn udp(socket: UdpSocket) -> Kind {
     Kind::Udp {
         socket,
-        appetite: Appetite::LEAST,
+        sip: Sip::LEAST,
     }
 }
 

@@ -257,6 +257,7 @@ impl Bound {
                 kept: kept.clone(),
                 certificate: self.settings.certificate.clone(),
                 streams: Arc::clone(&streams),
+                cookie_secret: random()?,
                 set_dont_fragment: self.settings.set_dont_fragment,
             })?;
             shards.push(shard);

@@ -1,24 +1,26 @@
 //! DTLS sessions of clients.
 //!
 //! ```text
-//!   unanswered (a spoofed address does as well) ─ the cookie comes back ─▶ stranger ─ an allocation ─▶ known
+//!   ClientHello of DTLS 1.2 ─▶ HelloVerifyRequest; nothing is kept ─ the cookie comes back ─▶ stranger ─ an allocation ─▶ known
+//!   of DTLS 1.3 alone ──────▶ unanswered ─ the library's cookie comes back ────────────────────▲
 //! ```
 //!
-//! The library makes its cookie from a secret of the session, so that there is a session before anybody has answered. Each class
-//! is bounded by itself and gives way to its own kind alone: a flood of first datagrams pushes out nobody who has
-//! answered one.
+//! For DTLS 1.3 the library asks for the cookie, and its cookie is made from a secret of the session: there is a session before anybody
+//! has answered. Each class is bounded by itself and gives way to its own kind alone: a flood of first datagrams pushes out nobody who
+//! has answered one. Who speaks both versions gets DTLS 1.2, and is kept nothing of.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use anode_turn::server::FiveTuple;
+use anode_turn::server::hello::{Cookies, Hello, Speaks};
 use dimpl::{Dtls, Output};
 use slab::Slab;
 
 use super::datagrams::Datagrams;
 use super::streams::IDLE;
 use crate::anode::source_prefix;
-use crate::turn::certificate::ServerCertificate;
+use crate::turn::certificate::{MinVersion, ServerCertificate};
 
 /// Sessions of one shard.
 const SESSIONS: usize = 16_384;
@@ -34,26 +36,10 @@ const IDLE_POLL: Duration = Duration::from_secs(30);
 /// A fatal alert: protocol_version (RFC 6347 §4.2.1, RFC 5246 §7.2.2), in the version of who asks.
 const NO_SUCH_VERSION: [u8; 15] = [21, 0xFE, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 70];
 
-/// A record of type handshake with a ClientHello: nothing else of a stranger is answered, or kept.
-fn is_hello(datagram: &[u8]) -> bool {
-    datagram.len() > 27 && datagram[0] == 22 && datagram[1] == 0xFE && datagram[13] == 1
-}
-
-/// A ClientHello of somebody who speaks nothing newer than DTLS 1.0. The library says nothing to it, and its sender
-/// would go on asking.
-fn is_old(datagram: &[u8]) -> bool {
-    is_hello(datagram) && datagram[25..27] == [0xFE, 0xFF]
-}
-
-/// A record that only asks for the cookie: HelloVerifyRequest (RFC 6347 §4.2.1), or the ServerHello that is a
-/// HelloRetryRequest (RFC 8446 §4.1.3).
+/// A record that only asks for the cookie: the ServerHello that is a HelloRetryRequest (RFC 8446 §4.1.3).
 fn asks_for_cookie(record: &[u8]) -> bool {
     const RETRY: [u8; 8] = [0xCF, 0x21, 0xAD, 0x74, 0xE5, 0x9A, 0x61, 0x11];
-    match record.get(13) {
-        Some(3) => true,
-        Some(2) => record.get(27..35) == Some(&RETRY),
-        _ => false,
-    }
+    record.get(13) == Some(&2) && record.get(27..35) == Some(&RETRY)
 }
 
 /// What a session has shown of itself.
@@ -77,6 +63,8 @@ struct Session {
 }
 
 pub(super) struct Sessions {
+    cookies: Cookies,
+    started: Instant,
     all: Slab<Session>,
     by_client: HashMap<FiveTuple, usize>,
     unanswered: BTreeSet<(Instant, usize)>,
@@ -92,8 +80,11 @@ pub(super) struct Sessions {
 pub(super) struct Gone;
 
 impl Sessions {
-    pub fn new() -> Self {
+    /// `secret` must be random.
+    pub fn new(now: Instant, secret: [u8; 32]) -> Self {
         Self {
+            cookies: Cookies::new(secret),
+            started: now,
             all: Slab::new(),
             by_client: HashMap::new(),
             unanswered: BTreeSet::new(),
@@ -126,27 +117,18 @@ impl Sessions {
         datagrams: &mut Datagrams,
         message: impl FnMut(&mut Datagrams, &[u8]),
     ) -> Result<(), FiveTuple> {
-        let index = match self.by_client.get(&five) {
-            Some(index) => *index,
-            None if is_old(datagram) => {
-                self.refused += 1;
-                datagrams.send_to_client(&five, &[&NO_SUCH_VERSION]);
-                return Ok(());
+        let (index, fed) = match self.by_client.get(&five) {
+            Some(index) => {
+                let dtls = &mut self.all[*index].dtls;
+                let fed = dtls
+                    .handle_timeout(now)
+                    .and_then(|()| dtls.handle_packet(datagram));
+                (*index, fed)
             }
-            None => match self.begin(now, five, datagram, certificate) {
-                Some(index) => index,
-                None => {
-                    self.refused += 1;
-                    return Ok(());
-                }
+            None => match self.greet(now, five, datagram, certificate, datagrams) {
+                Some(index) => (index, Ok(())),
+                None => return Ok(()),
             },
-        };
-        let fed = match self.all.get_mut(index) {
-            Some(session) => session
-                .dtls
-                .handle_timeout(now)
-                .and_then(|()| session.dtls.handle_packet(datagram)),
-            None => return Ok(()),
         };
         if fed.is_err() || self.drain(now, index, datagrams, message).is_err() {
             return Err(five);
@@ -154,14 +136,59 @@ impl Sessions {
         Ok(())
     }
 
-    fn begin(
+    /// The first words of somebody new; `None`: there is no session by them.
+    fn greet(
         &mut self,
         now: Instant,
         five: FiveTuple,
         datagram: &[u8],
         certificate: &ServerCertificate,
+        datagrams: &mut Datagrams,
     ) -> Option<usize> {
-        if !is_hello(datagram) || self.all.len() >= SESSIONS {
+        let Some(hello) = Hello::parse(datagram) else {
+            self.refused += 1;
+            return None;
+        };
+        let age = now.saturating_duration_since(self.started);
+        let begun = match (hello.speaks(), certificate.min_version()) {
+            (Speaks::Old, _) => {
+                // Without a word its sender would go on asking.
+                datagrams.send_to_client(&five, &[&NO_SUCH_VERSION]);
+                None
+            }
+            (Speaks::Dtls12, MinVersion::V12) => {
+                let Some(cookie) = self.cookies.check(age, &five, &hello) else {
+                    let cookie = self.cookies.make(age, &five, &hello);
+                    datagrams.send_to_client(&five, &[&hello.verify_request(&cookie)]);
+                    return None;
+                };
+                self.begin(now, five, Class::Stranger, || {
+                    certificate
+                        .accept_dtls12(now, (&hello, cookie, datagram))
+                        .ok()
+                })
+            }
+            _ => self.begin(now, five, Class::Unanswered, || {
+                let mut dtls = certificate.accept_dtls13(now);
+                let fed = dtls
+                    .handle_timeout(now)
+                    .and_then(|()| dtls.handle_packet(datagram));
+                fed.is_ok().then_some(dtls)
+            }),
+        };
+        self.refused += u64::from(begun.is_none());
+        begun
+    }
+
+    /// Within the bounds, `make` gives the session.
+    fn begin(
+        &mut self,
+        now: Instant,
+        five: FiveTuple,
+        class: Class,
+        make: impl FnOnce() -> Option<Dtls>,
+    ) -> Option<usize> {
+        if self.all.len() >= SESSIONS {
             return None;
         }
         let network = source_prefix(five.client.ip());
@@ -173,17 +200,20 @@ impl Sessions {
                 return None;
             }
         }
-        self.make_room(Class::Unanswered);
+        let dtls = make()?;
+        self.make_room(class);
         let index = self.all.insert(Session {
-            dtls: certificate.accept_dtls(now),
+            dtls,
             five,
             network,
             opened: now,
             deadline: now + IDLE_POLL,
-            class: Class::Unanswered,
+            class,
         });
         self.by_client.insert(five, index);
-        self.unanswered.insert((now, index));
+        if let Some(all) = self.of_class(class) {
+            all.insert((now, index));
+        }
         self.deadlines.insert((now + IDLE_POLL, index));
         Some(index)
     }

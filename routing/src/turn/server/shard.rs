@@ -75,6 +75,7 @@ pub(super) struct Parts {
     pub kept: Kept,
     pub certificate: Option<ServerCertificate>,
     pub streams: Arc<AtomicUsize>,
+    pub cookie_secret: [u8; 32],
     pub set_dont_fragment: SetDontFragment,
 }
 
@@ -99,6 +100,8 @@ pub(super) struct Shard {
     sweep_at: Instant,
     /// Descriptors have run out: no connections are taken.
     deaf: bool,
+    /// Counts the batches of events.
+    round: u32,
     stop: bool,
 }
 
@@ -135,7 +138,7 @@ impl Shard {
             turn: parts.turn,
             datagrams,
             streams: Streams::new(Arc::clone(&epoll), parts.streams),
-            sessions: Sessions::new(),
+            sessions: Sessions::new(Instant::now(), parts.cookie_secret),
             peers: Peers::new(Arc::clone(&epoll)),
             epoll,
             listeners: parts.listeners,
@@ -148,6 +151,7 @@ impl Shard {
             held: Vec::new(),
             sweep_at: Instant::now(),
             deaf: false,
+            round: 0,
             stop: false,
         })
     }
@@ -166,6 +170,7 @@ impl Shard {
                 }
             };
             let now = Instant::now();
+            self.round = self.round.wrapping_add(1);
             for event in &events[..count] {
                 self.ready(now, event.data().into(), event.events());
             }
@@ -380,15 +385,15 @@ impl Shard {
                     self.peer_accepted(now, id, socket, from);
                 }
             }
-            Kind::Udp { socket, appetite } => {
+            Kind::Udp { socket, sip } => {
                 if broken {
                     for error in icmp_errors(socket) {
                         self.turn.handle_icmp(now, id, &error);
                     }
                 }
                 let mut buffers = std::mem::replace(&mut self.buffers, ReceiveBuffers::none());
-                let count = buffers.receive(socket, appetite.buffers());
-                appetite.learn(count);
+                let count = buffers.receive(socket, sip.buffers(self.round));
+                sip.learn(count);
                 for received in buffers.received(count) {
                     for datagram in received.datagrams() {
                         self.pass_to_client(now, id, received.from, datagram);

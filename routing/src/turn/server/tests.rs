@@ -1,9 +1,13 @@
 use super::*;
-use crate::turn::client::Blocking;
+use crate::turn::certificate::{Authorities, MinVersion, Name, connect_dtls};
+use crate::turn::client::{Blocking, Check};
 use anode_turn::Transport;
 use anode_turn::client::{Config as ClientConfig, Credentials};
 use anode_turn::resolve::Server as At;
 use anode_turn::server::RelayAddress;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use dimpl::Output;
 use std::net::UdpSocket as StdSocket;
 
 fn settings(shards: usize) -> Settings {
@@ -30,6 +34,10 @@ fn settings(shards: usize) -> Settings {
 }
 
 fn client(server: &TurnServer, transport: Transport) -> Blocking {
+    allocate(server.listening().plain[0], transport, None)
+}
+
+fn allocate(address: SocketAddr, transport: Transport, check: Option<Check>) -> Blocking {
     let config = ClientConfig {
         credentials: Some(Credentials {
             name: "alice".into(),
@@ -37,11 +45,122 @@ fn client(server: &TurnServer, transport: Transport) -> Blocking {
         }),
         ..ClientConfig::default()
     };
-    let at = At {
-        address: server.listening().plain[0],
-        transport,
+    let at = At { address, transport };
+    Blocking::allocate(at, config, check).unwrap().0
+}
+
+/// A server of DTLS, and how its clients check it.
+fn with_dtls(min: MinVersion) -> (TurnServer, Check) {
+    let ip: IpAddr = "127.0.0.1".parse().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec![ip.to_string()]).unwrap();
+    let pem = |label: &str, der: &[u8]| {
+        let body = STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
     };
-    Blocking::allocate(at, config, None).unwrap().0
+    let certificate = pem("CERTIFICATE", made.cert.der());
+    let key = pem("PRIVATE KEY", &made.signing_key.serialize_der());
+    let mut settings = settings(1);
+    settings.listen_secure = vec![SocketAddr::new(ip, 0)];
+    settings.certificate =
+        Some(ServerCertificate::from_pem(certificate.as_bytes(), key.as_bytes(), min).unwrap());
+    let check = Check {
+        authorities: Authorities::from_pem(certificate.as_bytes()).unwrap(),
+        name: Name::address(ip),
+    };
+    (Bound::bind(settings).unwrap().start().unwrap(), check)
+}
+
+/// The first datagram of a DTLS client.
+fn first_words() -> Vec<u8> {
+    let now = Instant::now();
+    let mut dtls = connect_dtls(now).unwrap();
+    dtls.handle_timeout(now).unwrap();
+    let mut buffer = [0; 2048];
+    loop {
+        match dtls.poll_output(&mut buffer) {
+            Output::Packet(bytes) => return bytes.to_vec(),
+            Output::Timeout(_) => panic!("it says nothing"),
+            _ => {}
+        }
+    }
+}
+
+fn stranger(to: SocketAddr) -> StdSocket {
+    let socket = StdSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(to).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    socket
+}
+
+fn answer(socket: &StdSocket, words: &[u8]) -> Vec<u8> {
+    let mut buffer = [0; 4096];
+    socket.send(words).unwrap();
+    let length = socket.recv(&mut buffer).unwrap();
+    buffer[..length].to_vec()
+}
+
+// No state before the cookie has come back, whoever asks and however often; whoever is honest gets in meanwhile
+#[test]
+fn a_flood_of_first_words_over_dtls_leaves_nothing_behind() {
+    let (server, check) = with_dtls(MinVersion::V12);
+    let at = server.listening().secure[0];
+    let hello = first_words();
+    let sockets: Vec<StdSocket> = (0..100).map(|_| stranger(at)).collect();
+    for round in 0..30 {
+        for socket in &sockets {
+            let asked = answer(socket, &hello);
+            assert!(
+                asked.len() < hello.len(),
+                "{} for {}",
+                asked.len(),
+                hello.len()
+            );
+            assert_eq!((asked[0], asked[13]), (22, 3), "HelloVerifyRequest");
+        }
+        if round == 15 {
+            let honest = allocate(at, Transport::Dtls, Some(check.clone()));
+            assert_eq!(server.snapshot().sessions, 1, "of 1,500 who asked");
+            honest.close().unwrap();
+        }
+    }
+    let counted = server.snapshot();
+    assert_eq!((counted.sessions, counted.io.refused_sessions), (0, 0));
+}
+
+#[test]
+fn a_cookie_is_worth_nothing_to_others() {
+    let (server, _) = with_dtls(MinVersion::V12);
+    let at = server.listening().secure[0];
+    let hello = first_words();
+    let (thief, victim) = (stranger(at), stranger(at));
+    let asked = answer(&thief, &hello);
+    // The session's id is empty: the cookie's length follows at 60. With it everything is 32 bytes longer.
+    assert_eq!(hello[59..61], [0, 0]);
+    let mut with_cookie = [&hello[..60], &asked[27..60], &hello[61..]].concat();
+    for (at, length) in [(11, 13), (14, 25), (22, 25)] {
+        let wide = (with_cookie.len() - length) as u32;
+        let bytes = wide.to_be_bytes();
+        match at {
+            11 => with_cookie[11..13].copy_from_slice(&bytes[2..]),
+            _ => with_cookie[at..at + 3].copy_from_slice(&bytes[1..]),
+        }
+    }
+    (with_cookie[10], with_cookie[18]) = (1, 1);
+    assert_eq!(answer(&victim, &with_cookie)[13], 3, "asked for his own");
+    assert_eq!(server.snapshot().sessions, 0);
+    assert_eq!(answer(&thief, &with_cookie)[13], 2, "ServerHello");
+    assert_eq!(server.snapshot().sessions, 1);
+}
+
+// T4: the lowest version is obeyed over DTLS, too
+#[test]
+fn dtls_1_3_alone_is_served_where_it_is_wanted() {
+    let (server, check) = with_dtls(MinVersion::V13);
+    let client = allocate(server.listening().secure[0], Transport::Dtls, Some(check));
+    assert_eq!(server.allocations(), 1);
+    client.close().unwrap();
 }
 
 // T7: clients are spread over the threads, and each thread serves its own alone; T37: through the waiting client

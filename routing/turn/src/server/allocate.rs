@@ -116,6 +116,7 @@ impl Server {
         };
         let index = self.allocations.insert(Allocation {
             client: *from,
+            latest: None,
             transaction: message.transaction(),
             name: caller.name.clone(),
             account: caller.account.clone(),

@@ -45,16 +45,10 @@ impl Server {
             self.counters.dropped_no_allocation += 1;
             return None;
         };
-        let allocation = &self.allocations[index];
-        let Some(binding) = allocation
-            .channels
-            .get(&channel)
-            .filter(|b| now < b.expires)
-        else {
+        let Some(peer) = self.allocations[index].peer_of(now, channel) else {
             self.counters.dropped_no_channel += 1;
             return None;
         };
-        let peer = binding.peer;
         self.relay_to(now, index, peer, payload, false)
     }
 
@@ -142,13 +136,13 @@ impl Server {
             self.counters.dropped_no_allocation += 1;
             return None;
         };
-        let allocation = &self.allocations[index];
-        if allocation.permits(now, from.ip()).is_none() {
+        let allocation = &mut self.allocations[index];
+        let Some(channel) = allocation.hears(now, &from) else {
             self.counters.dropped_no_permission += 1;
             return None;
-        }
+        };
         let client = allocation.client;
-        let header = match allocation.channel_of(now, &from) {
+        let header = match channel {
             Some(channel) => Header::channel(channel, payload, client.transport),
             None => {
                 let mut id = [0; 12];

@@ -13,6 +13,7 @@ pub mod config;
 mod connections;
 mod data;
 mod hash;
+pub mod hello;
 mod interface;
 mod peers;
 mod request;

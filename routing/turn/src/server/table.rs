@@ -51,25 +51,39 @@ pub(super) struct Binding {
     pub expires: Instant,
 }
 
+/// A peer with a permission, and the channel bound to it, as they stood when a datagram was last relayed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Latest {
+    peer: SocketAddr,
+    channel: Channel,
+    /// When the first of the two expires. Both may be refreshed meanwhile; neither changes before.
+    until: Instant,
+}
+
 /// One allocation: up to two relays (IPv4, IPv6), permissions, channels.
+///
+/// In this order in memory: with thousands of allocations each datagram finds its own in no cache, and pays for each line
+/// that it reads. Those in front are all that is read while one peer is talked to.
+#[repr(C)]
 pub(super) struct Allocation {
     pub client: FiveTuple,
+    pub latest: Option<Latest>,
+    /// By family: IPv4, IPv6.
+    pub relays: [Option<RelayId>; 2],
+    pub tcp: bool,
+    /// What is left to do before the Allocate is answered.
+    pub opening: Option<Box<Opening>>,
+    pub usage: Arc<Usage>,
+    pub rate: Rate,
+    pub permissions: HashMap<IpAddr, Permission, Seed>,
+    pub channels: HashMap<Channel, Binding, Seed>,
+    pub peers: HashMap<SocketAddr, Channel, Seed>,
     /// Of the Allocate that made it: its retransmission gets the same answer.
     pub transaction: TransactionId,
     /// The caller's name: nobody else may touch it (441).
     pub name: String,
     pub account: String,
-    pub usage: Arc<Usage>,
-    pub rate: Rate,
-    pub tcp: bool,
-    /// By family: IPv4, IPv6.
-    pub relays: [Option<RelayId>; 2],
-    pub permissions: HashMap<IpAddr, Permission, Seed>,
-    pub channels: HashMap<Channel, Binding, Seed>,
-    pub peers: HashMap<SocketAddr, Channel, Seed>,
     pub connections: Vec<ConnectionId>,
-    /// What is left to do before the Allocate is answered.
-    pub opening: Option<Box<Opening>>,
     /// The token given out with it, and the family that failed, for the answer to a retransmission.
     pub token: Option<u64>,
     pub missing: Option<(u8, u16)>,
@@ -89,13 +103,33 @@ impl Allocation {
             .map(|p| p.verdict)
     }
 
-    /// The channel that is bound to a peer now.
-    pub fn channel_of(&self, now: Instant, peer: &SocketAddr) -> Option<Channel> {
-        let channel = *self.peers.get(peer)?;
-        self.channels
-            .get(&channel)
-            .is_some_and(|b| now < b.expires)
-            .then_some(channel)
+    /// The peer that a channel is bound to now.
+    pub fn peer_of(&mut self, now: Instant, channel: Channel) -> Option<SocketAddr> {
+        if let Some(latest) = self
+            .latest
+            .filter(|l| l.channel == channel && now < l.until)
+        {
+            return Some(latest.peer);
+        }
+        let binding = *self.channels.get(&channel).filter(|b| now < b.expires)?;
+        if let Some(permission) = self.permissions.get(&binding.peer.ip()) {
+            self.latest = Some(Latest {
+                peer: binding.peer,
+                channel,
+                until: binding.expires.min(permission.expires),
+            });
+        }
+        Some(binding.peer)
+    }
+
+    /// Whether a peer may be heard now, and the channel that is bound to it.
+    pub fn hears(&mut self, now: Instant, peer: &SocketAddr) -> Option<Option<Channel>> {
+        if let Some(latest) = self.latest.filter(|l| l.peer == *peer && now < l.until) {
+            return Some(Some(latest.channel));
+        }
+        self.permits(now, peer.ip())?;
+        let channel = self.peers.get(peer).copied();
+        Some(channel.filter(|channel| self.peer_of(now, *channel) == Some(*peer)))
     }
 
     /// Whether `more` permissions fit; expired ones are dropped first if they are in the way.
@@ -138,6 +172,7 @@ impl Allocation {
 
     /// Drops what a new policy refuses.
     pub fn hold_to(&mut self, policy: &PeerPolicy, relays: &[IpAddr], ports: &RangeInclusive<u16>) {
+        self.latest = None;
         self.permissions.retain(|peer, p| {
             p.verdict = policy.address(*peer, relays);
             p.verdict != Verdict::Refused

@@ -1,7 +1,8 @@
 //! The loop without logic: datagrams in by recvmmsg from one port, out of a socket for each flow, and back.
 //!
 //! It does what no server can leave out (one system call for many datagrams in, one for each of another flow out, GSO where
-//! they belong to one) and nothing else: which socket is next stands in the datagram.
+//! they belong to one) and nothing else: which socket is next stands in the datagram. A relay hears any peer and sends to any, so
+//! its sockets are not connected: each datagram looks up its route, as that of a server does. One thread serves all.
 
 use super::generator::{INDEX_AT, batch_receive};
 use crate::lab::Host;
@@ -9,7 +10,8 @@ use crate::traffic;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{
-    ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg, sendto, setsockopt,
+    sockopt,
 };
 use nix::sys::time::TimeValLike;
 use std::io::IoSlice;
@@ -38,12 +40,12 @@ impl Bare {
     pub fn start(host: &Host, flows: usize, peer: SocketAddr) -> Self {
         let port = traffic::udp(host, SocketAddr::new(host.v4().into(), 0));
         let relays: Vec<UdpSocket> = (0..flows)
-            .map(|_| {
-                let socket = traffic::udp(host, SocketAddr::new(host.v4().into(), 0));
-                socket.connect(peer).expect("a way there");
-                socket
-            })
+            .map(|_| traffic::udp(host, SocketAddr::new(host.v4().into(), 0)))
             .collect();
+        let SocketAddr::V4(peer) = peer else {
+            panic!("the lab's LAN is IPv4");
+        };
+        let peer = SockaddrIn::from(peer);
         for socket in relays.iter().chain([&port]) {
             socket.set_nonblocking(true).expect("it is a socket");
             setsockopt(socket, sockopt::UdpGroSegment, &true).expect("GRO");
@@ -54,7 +56,7 @@ impl Bare {
         let (micros, stop) = (Arc::default(), Arc::<AtomicBool>::default());
         let thread = std::thread::spawn({
             let (micros, stop) = (Arc::clone(&micros), Arc::clone(&stop));
-            move || serve(&port, &relays, &micros, &stop)
+            move || serve(&port, &relays, &peer, &micros, &stop)
         });
         Self {
             port: own,
@@ -80,7 +82,13 @@ impl Drop for Bare {
     }
 }
 
-fn serve(port: &UdpSocket, relays: &[UdpSocket], micros: &AtomicU64, stop: &AtomicBool) {
+fn serve(
+    port: &UdpSocket,
+    relays: &[UdpSocket],
+    peer: &SockaddrIn,
+    micros: &AtomicU64,
+    stop: &AtomicBool,
+) {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll");
     let watch = |socket: &UdpSocket, token| {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
@@ -106,13 +114,13 @@ fn serve(port: &UdpSocket, relays: &[UdpSocket], micros: &AtomicU64, stop: &Atom
                     if let Some(from) = from {
                         clients[index] = from;
                     }
-                    send_group(&relays[index], bytes, segment);
+                    send_group(&relays[index], bytes, segment, peer);
                 });
             } else {
                 let index = event.data() as usize;
                 batch_receive(&relays[index], &mut |_, bytes, segment| {
                     if segment < bytes.len() {
-                        send_group_to(port, bytes, segment, &clients[index]);
+                        send_group(port, bytes, segment, &clients[index]);
                     } else {
                         back.push((index, bytes.to_vec()));
                     }
@@ -148,32 +156,14 @@ fn index_in(bytes: &[u8]) -> usize {
     number.map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize)
 }
 
-fn send_group(socket: &UdpSocket, bytes: &[u8], segment: usize) {
+fn send_group(socket: &UdpSocket, bytes: &[u8], segment: usize, to: &SockaddrIn) {
+    let fd = socket.as_raw_fd();
     if segment >= bytes.len() {
-        let _ = socket.send(bytes);
+        let _ = sendto(fd, bytes, to, MsgFlags::empty());
         return;
     }
     let size = segment as u16;
     let control = [ControlMessage::UdpGsoSegments(&size)];
     let slices = [IoSlice::new(bytes)];
-    let _ = sendmsg::<SockaddrIn>(
-        socket.as_raw_fd(),
-        &slices,
-        &control,
-        MsgFlags::empty(),
-        None,
-    );
-}
-
-fn send_group_to(socket: &UdpSocket, bytes: &[u8], segment: usize, to: &SockaddrIn) {
-    let size = segment as u16;
-    let control = [ControlMessage::UdpGsoSegments(&size)];
-    let slices = [IoSlice::new(bytes)];
-    let _ = sendmsg(
-        socket.as_raw_fd(),
-        &slices,
-        &control,
-        MsgFlags::empty(),
-        Some(to),
-    );
+    let _ = sendmsg(fd, &slices, &control, MsgFlags::empty(), Some(to));
 }

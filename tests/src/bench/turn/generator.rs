@@ -33,8 +33,8 @@ pub struct Flow {
 /// Gets who sent it, a group, and how large its datagrams are.
 pub type Each<'a> = &'a mut dyn FnMut(Option<SockaddrIn>, &[u8], usize);
 
-/// Receives what is there.
-pub fn batch_receive(socket: &UdpSocket, each: Each<'_>) {
+/// Receives what is there, as far as one call goes; whether there may be more.
+pub fn batch_receive(socket: &UdpSocket, each: Each<'_>) -> bool {
     thread_local! {
         static BUFFERS: std::cell::RefCell<Vec<Vec<u8>>> =
             std::cell::RefCell::new(vec![vec![0; GROUP]; BATCH]);
@@ -55,7 +55,9 @@ pub fn batch_receive(socket: &UdpSocket, each: Each<'_>) {
                 MsgFlags::MSG_DONTWAIT,
                 None,
             );
-            let Ok(received) = received else { return };
+            let Ok(received) = received else {
+                return false;
+            };
             for message in received {
                 let segment = message.cmsgs().ok().and_then(|mut all| {
                     all.find_map(|control| match control {
@@ -67,10 +69,12 @@ pub fn batch_receive(socket: &UdpSocket, each: Each<'_>) {
                 got.push((message.address, message.bytes, segment));
             }
         }
+        let more = got.len() == BATCH;
         for ((from, length, segment), buffer) in got.into_iter().zip(buffers.iter()) {
             each(from, &buffer[..length], segment);
         }
-    });
+        more
+    })
 }
 
 /// Makes so many allocations, a window of them at a time; their channels are not bound.
@@ -197,9 +201,10 @@ impl Sink {
                     let ready = epoll.wait(&mut events, EpollTimeout::from(10u8));
                     for event in &events[..ready.unwrap_or_default()] {
                         let socket = &sockets[event.data() as usize];
-                        batch_receive(socket, &mut |_, bytes, segment| {
+                        // One call a millisecond would be a limit of its own.
+                        while batch_receive(socket, &mut |_, bytes, segment| {
                             count.fetch_add(bytes.len().div_ceil(segment) as u64, Relaxed);
-                        });
+                        }) {}
                     }
                 }
             }

@@ -11,14 +11,14 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(25);
 
 /// A relay with a TURN server, whose TLS is on the port of the relay's own.
-struct Beside {
-    relay: Node,
-    host: Host,
-    ca: std::path::PathBuf,
+pub struct Beside {
+    pub relay: Node,
+    pub host: Host,
+    pub ca: std::path::PathBuf,
 }
 
 impl Beside {
-    fn start(internet: &Internet, more: &str) -> Self {
+    pub fn start(internet: &Internet, more: &str) -> Self {
         let host = internet.lan().host("relay");
         internet.lan().route_out(&host);
         let ip = host.v4();

@@ -75,12 +75,16 @@ fn coturns_client_reaches_our_server_over_ipv6() {
     let Some(world) = World::start(Family::V6, "") else {
         return;
     };
+    tcp_echo(&world);
     let (plain, tls) = (PORT.to_string(), TLS_PORT.to_string());
     uclients(
         &world,
         &[
             vec!["-x", "-p", &plain, "-l", "101"],
+            vec!["-x", "-p", &plain, "-t", "-s", "-l", "203"],
             vec!["-x", "-p", &tls, "-t", "-S"],
+            vec!["-x", "-p", &tls, "-S", "-l", "101"],
+            vec!["-x", "-T", "-c", "-p", &plain, "-l", "101"],
         ],
     );
 }
@@ -115,7 +119,9 @@ fn coturns_client_relays_tcp_through_our_server() {
         &world,
         &[
             vec!["-T", "-c", "-p", &plain],
+            vec!["-T", "-c", "-p", &plain, "-l", "101"],
             vec!["-T", "-c", "-S", "-p", &tls],
+            vec!["-T", "-c", "-S", "-p", &tls, "-l", "203"],
         ],
     );
 }

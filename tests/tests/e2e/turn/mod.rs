@@ -1,14 +1,18 @@
 //! STUN and TURN: our server with coturn's client, our client with coturn's server, and both against what must not work.
 
+mod alpn;
 mod beside;
 mod certificates;
 mod chromium;
+mod contract;
 mod dns;
 mod foreign;
+mod keys;
 mod life;
 mod paths;
 mod raw;
 mod session;
+mod ways;
 
 use anode_tests::lab::{Done, Family, Host, Lab, Lan, Proc, anode_binary, command};
 use anode_tests::programs;

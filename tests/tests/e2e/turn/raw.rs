@@ -299,3 +299,71 @@ fn rubbish_over_streams_ends_only_its_own_connection() {
     }
     assert!(world.server.running());
 }
+
+/// A ClientHello of DTLS 1.2 without a cookie, as short as one can be.
+fn hello(random: u8) -> Vec<u8> {
+    let mut body = vec![0xFE, 0xFD];
+    body.extend([random; 32]);
+    body.extend([0, 0, 0, 2, 0xC0, 0x2B, 1, 0]);
+    let length = body.len() as u8;
+    let mut words = vec![22, 0xFE, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, length + 12];
+    words.extend([1, 0, 0, length, 0, 0, 0, 0, 0, 0, 0, length]);
+    words.extend(body);
+    words
+}
+
+// First words over DTLS cost no memory, and little else, before a cookie has come back; whoever brings it gets in meanwhile
+#[test]
+fn a_flood_of_dtls_hellos_is_answered_briefly_and_forgotten() {
+    let Some(world) = World::start(Family::V4, "") else {
+        return;
+    };
+    let at = SocketAddr::new(world.ip(), TLS_PORT);
+    let sockets: Vec<UdpSocket> = (0..200)
+        .map(|_| {
+            let any = SocketAddr::new(world.client.ip_address(), 0);
+            let socket = traffic::udp(&world.client, any);
+            socket.connect(at).expect("a way there");
+            socket
+        })
+        .collect();
+    let (memory, cpu, start) = (
+        world.server.memory_kib(),
+        world.server.cpu_seconds(),
+        Instant::now(),
+    );
+    let flood = || {
+        let mut asked = 0_u32;
+        while start.elapsed() < Duration::from_secs(2) {
+            for (number, socket) in sockets.iter().enumerate() {
+                // A full buffer of ours loses what we wanted to flood with.
+                asked += u32::from(socket.send(&hello(number as u8)).is_ok());
+            }
+        }
+        asked
+    };
+    let (asked, honest) = std::thread::scope(|scope| {
+        let flood = scope.spawn(flood);
+        let mut honest = Vec::new();
+        while start.elapsed() < Duration::from_secs(1) {
+            honest.push(world.check(&world.uri("dtls"))["ok"] == true);
+        }
+        (flood.join().expect("no panic"), honest)
+    });
+    let each = (world.server.cpu_seconds() - cpu) * 1e6 / f64::from(asked);
+    let grown = world.server.memory_kib().saturating_sub(memory);
+    println!("{asked} hellos: {each:.1} µs of the server each, {grown} KiB more");
+    assert!(asked > 5_000, "no flood: {asked}");
+    let mut answered = 0;
+    for socket in &sockets {
+        for answer in answers(socket, Duration::from_millis(1)) {
+            assert_eq!((answer.len(), answer[13]), (60, 3), "HelloVerifyRequest");
+            answered += 1;
+        }
+    }
+    assert!(answered > 0 && answered <= asked);
+    assert!(grown < 4 * 1024, "{grown} KiB more");
+    assert!(each < 100.0, "{each} µs");
+    assert!(!honest.is_empty() && honest.iter().all(|got_in| *got_in));
+    assert_eq!(world.check(&world.uri("dtls"))["ok"], true);
+}

@@ -15,12 +15,21 @@ pub struct Session {
 impl Session {
     /// Asks for an allocation; [`Session::until`] waits for it.
     pub fn start(host: &Host, server: SocketAddr, name: &str) -> Self {
-        let any = SocketAddr::new(host.ip_address(), 0);
+        Self::of(host, server, name, "secret")
+    }
+
+    /// The same with a password.
+    pub fn of(host: &Host, server: SocketAddr, name: &str, password: &str) -> Self {
+        let own: IpAddr = match server {
+            SocketAddr::V4(_) => host.v4().into(),
+            SocketAddr::V6(_) => host.v6().into(),
+        };
+        let any = SocketAddr::new(own, 0);
         let socket = anode_tests::traffic::udp(host, any);
         socket.connect(server).expect("a way there");
         let credentials = Credentials {
             name: name.to_owned(),
-            password: "secret".to_owned().into(),
+            password: password.to_owned().into(),
         };
         let config = Config {
             credentials: Some(credentials),

@@ -333,3 +333,51 @@ fn icmp_is_forwarded() {
         }
     }
 }
+
+// T11, T16: what was looked up for the last datagram holds no longer than what it was looked up from
+#[test]
+fn the_peer_last_talked_to_is_held_to_its_permission_and_to_the_policy() {
+    let (mut lab, from, relay) = ready();
+    let other = "198.51.100.77:7";
+    assert_eq!(lab.bind(&from, 0x4000, PEER), 0);
+    assert_eq!(lab.bind(&from, 0x4001, other), 0);
+    let header = |lab: &mut Lab, peer| {
+        let back = lab.relayed(relay, peer, 4)?;
+        Some(back.header.bytes()[..2].to_vec())
+    };
+    for _ in 0..2 {
+        for (channel, peer) in [(0x4000_u16, PEER), (0x4001, other)] {
+            let out = lab.channel(&from, channel, b"x").unwrap();
+            assert_eq!(out.peer, address(peer));
+            assert_eq!(header(&mut lab, peer), Some(channel.to_be_bytes().to_vec()));
+        }
+    }
+    // Another port of the same peer has no channel.
+    assert_ne!(
+        header(&mut lab, "198.51.100.77:8"),
+        Some(vec![0x40, 1]),
+        "an indication"
+    );
+    lab.pass(300);
+    assert_eq!(lab.ask(&from, method::REFRESH, |w| w).code(), 0);
+    assert!(lab.relayed(relay, other, 1).is_none(), "no permission");
+    assert!(lab.channel(&from, 0x4001, b"x").is_some(), "still bound");
+    assert_eq!(lab.permit(&from, &[other]), 0);
+    assert_eq!(header(&mut lab, other), Some(vec![0x40, 1]));
+    assert_eq!(lab.permit(&from, &[PEER, other]), 0);
+    lab.pass(299);
+    assert!(lab.channel(&from, 0x4001, b"x").is_some());
+    lab.pass(1);
+    assert!(lab.channel(&from, 0x4001, b"x").is_none(), "600 s");
+    assert_eq!(lab.bind(&from, 0x4000, other), 0, "free again");
+    assert_eq!(
+        lab.channel(&from, 0x4000, b"x").unwrap().peer,
+        address(other)
+    );
+    assert_eq!(header(&mut lab, other), Some(vec![0x40, 0]));
+    let mut config = config();
+    config.policy.deny = vec!["198.51.100.77/32".parse().unwrap()];
+    lab.server.reload(config).unwrap();
+    assert!(lab.channel(&from, 0x4000, b"x").is_none());
+    assert!(lab.relayed(relay, other, 1).is_none());
+}
