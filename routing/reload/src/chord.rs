@@ -47,10 +47,6 @@ const JOIN_STEP: Duration = Duration::from_secs(35);
 const HANDOVER: Duration = Duration::from_secs(30);
 /// Attempts to join through one bootstrap peer.
 const JOIN_ATTEMPTS: u32 = 4;
-/// Fingers asked for at a time.
-const FINGERS_AT_ONCE: usize = 4;
-/// How soon an unknown finger is asked for again.
-const FINGER_RETRY: Duration = Duration::from_secs(5);
 /// Peers remembered as wanted or unreachable.
 const MAX_WANTED: usize = 256;
 
@@ -100,6 +96,8 @@ enum Stage {
         until: Duration,
         by: Id,
     },
+    /// Not admitted; it is looked for again.
+    Resting { attempt: u32, until: Duration },
     /// Part of the ring.
     Joined,
     /// Left.
@@ -145,6 +143,8 @@ pub struct Chord {
     wanted: BTreeMap<Id, Option<Duration>>,
     pinging: BTreeMap<Id, Purpose>,
     admitting: Option<(Id, Duration)>,
+    /// How often others have not admitted this node since it began to join.
+    refusals: u32,
     /// Who held copies of what range when they were last brought up to date.
     replicated: Option<(Id, Vec<Id>)>,
     /// When copies are sent once more: what was refused or lost while tables differed is made good.
@@ -173,6 +173,7 @@ impl Chord {
             wanted: BTreeMap::new(),
             pinging: BTreeMap::new(),
             admitting: None,
+            refusals: 0,
             replicated: None,
             copy_again_at: None,
             update_at: None,
@@ -254,7 +255,10 @@ impl Topology for Chord {
                         self.stage = Stage::Client;
                         self.actions.push_back(Action::Joined);
                     }
-                    (false, _) => self.locate(now, 0),
+                    (false, _) => {
+                        self.refusals = 0;
+                        self.locate(now, 0);
+                    }
                 }
             }
             Input::Connected(peer) => self.on_connected(now, peer),
@@ -277,9 +281,7 @@ impl Topology for Chord {
                     && by == peer
                     && !admitted
                 {
-                    // somebody else joins there, or the successor is another by now: look again, later
-                    let until = now.at + Duration::from_secs(1 << attempt.min(4));
-                    self.stage = Stage::Locating { attempt, until };
+                    self.look_again(now, attempt);
                 }
             }
             Input::Update { from, body } => self.on_update(now, from, body),
@@ -323,12 +325,14 @@ impl Topology for Chord {
     fn deadline(&self) -> Option<Duration> {
         let stage = match self.stage {
             Stage::Locating { until, .. }
+            | Stage::Resting { until, .. }
             | Stage::Settling { until, .. }
             | Stage::Admitting { until, .. } => Some(until),
             _ => None,
         };
         let unknown = |finger: &&Finger| finger.peer.is_none();
-        let asks = (self.is_joined() || self.is_joining())
+        // where there is no room, the next answer makes some
+        let asks = (self.asks_fingers() && self.finger_room() > 0)
             .then(|| {
                 self.fingers
                     .values()
@@ -382,12 +386,6 @@ impl Topology for Chord {
             }
         }
         self.ask_fingers(now);
-        // a finger whose PING is under way is not due again before its answer
-        for finger in self.fingers.values_mut() {
-            if finger.peer.is_none() && finger.ask_at <= now.at {
-                finger.ask_at = now.at + FINGER_RETRY;
-            }
-        }
     }
 
     fn poll_action(&mut self) -> Option<Action> {

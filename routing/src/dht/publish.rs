@@ -8,8 +8,12 @@ use anode_wire::{Endpoint, PeerId};
 use rand_core::Rng as _;
 use std::time::Duration;
 
-/// A changed record is stored no more often than this.
+/// A changed record is stored no more often than this in the long run (reload.md §3)...
 const CHANGE_EVERY: Duration = Duration::from_secs(10);
+/// ...but so many changes at once: who moves loses one address, gets another, and then learns how others see it.
+const CHANGES_AT_ONCE: u32 = 3;
+/// Changes that come together are one.
+const COALESCE: Duration = Duration::from_millis(200);
 /// A copy that could not be stored is tried again after this, and after twice as long each time.
 const RETRY: Duration = Duration::from_secs(2);
 const MAX_RETRY: Duration = Duration::from_secs(120);
@@ -36,8 +40,10 @@ struct Copy {
 #[derive(Default)]
 pub(super) struct Publisher {
     places: OwnPlaces,
-    /// When it was changed last.
-    changed: Option<Duration>,
+    /// The record that is due tells something new.
+    is_news: bool,
+    /// Until then the changes that were stored are paid for, each with [`CHANGE_EVERY`].
+    paid: Duration,
     /// Storage times only rise, also when two changes fall into one second.
     last_time: u32,
     copies: [Copy; COPIES as usize],
@@ -64,17 +70,24 @@ impl Publisher {
         if places == self.places {
             return;
         }
+        tracing::debug!(endpoints = ?places.endpoints, "the own record changes");
         self.places = places;
         self.store_changed(now);
     }
 
     /// The record says something else now.
     pub fn store_changed(&mut self, now: Now) {
-        let at = self.changed.map_or(now.at, |at| at + CHANGE_EVERY);
+        let credit = CHANGE_EVERY * (CHANGES_AT_ONCE - 1);
+        let soon = now.at + COALESCE;
+        // What waits already takes this change with it.
+        let due = self.copies.iter().filter_map(|copy| copy.next).min();
+        let due = due.filter(|_| self.is_news).unwrap_or(soon);
+        let at = due.max(self.paid.saturating_sub(credit));
+        self.is_news = true;
         for copy in &mut self.copies {
             // What is under way tells the old state.
             copy.request = None;
-            copy.next = Some(at.max(now.at));
+            copy.next = Some(at);
             copy.retry = RETRY;
         }
     }
@@ -84,6 +97,12 @@ impl Publisher {
         for copy in &mut self.copies {
             copy.next = Some(now.at);
             copy.retry = RETRY;
+        }
+    }
+
+    fn note_stored(&mut self, now: Now) {
+        if std::mem::take(&mut self.is_news) {
+            self.paid = self.paid.max(now.at) + CHANGE_EVERY;
         }
     }
 
@@ -111,7 +130,7 @@ impl Dht {
         let Ok(value) = self.record().emit() else {
             return;
         };
-        self.publisher.changed = Some(now.at);
+        self.publisher.note_stored(now);
         let time = self.next_time(now);
         for copy in 0..COPIES {
             let place = usize::from(copy);

@@ -296,7 +296,7 @@ fn records_follow_their_owner_and_do_not_expire() {
     net.run(Duration::from_secs(4000));
     let found = net.lookup(5, target);
     assert!(found[0].storage_time >= before + 2000, "refreshed");
-    // ten changes in a second are one or two STOREs of each copy
+    // ten changes in a second are three STOREs of each copy, and the last is told after ten seconds
     let published = net.nodes[3].counters().published;
     for n in 100..110 {
         let places = OwnPlaces {
@@ -306,7 +306,7 @@ fn records_follow_their_owner_and_do_not_expire() {
         net.run(Duration::from_millis(100));
     }
     net.run(Duration::from_secs(15));
-    assert!(net.nodes[3].counters().published - published <= 4);
+    assert!(net.nodes[3].counters().published - published <= 8);
     let record = net.lookup(5, target)[0].record.clone().unwrap();
     assert_eq!(record.endpoints, [endpoint(109)]);
 }

@@ -201,6 +201,7 @@ fn dht_plan(
         entries,
         ZoneDht::new(zone.known().map(AsRef::as_ref), settings.relays.as_ref()),
         state::dht::load(dir),
+        dir.path(),
     )?;
     Ok(Some(plan).filter(|plan| sealed && plan.is_wanted(!zone.is_idle())))
 }

@@ -66,37 +66,38 @@ impl DocumentFrom {
     ///
     /// # Errors
     /// It cannot be read, or says nothing of the overlay.
-    pub fn read(&self, overlay: Option<&str>) -> Option<Result<OverlayConfig, Error>> {
+    pub fn read(&self, overlay: Option<&str>, enrolls: bool) -> Option<Result<OverlayConfig, Error>> {
         let Self::Path(path) = self else {
             return None;
         };
         let refused = |why: String| Error::refused(format!("{}: {why}", path.display()));
         let bytes = fs::read(path).map_err(|error| refused(error.to_string()));
-        Some(bytes.and_then(|bytes| choose(&bytes, overlay).map_err(refused)))
+        Some(bytes.and_then(|bytes| choose(&bytes, overlay, enrolls).map_err(refused)))
     }
 
     async fn fetch(
         &self,
         fetcher: &Fetcher,
         overlay: Option<&str>,
+        enrolls: bool,
     ) -> Result<OverlayConfig, String> {
         let url = match self {
             Self::Path(path) => {
                 let bytes = fs::read(path).map_err(|error| error.to_string())?;
-                return choose(&bytes, overlay);
+                return choose(&bytes, overlay, enrolls);
             }
             Self::Url(url) => url,
         };
         let fetched = fetcher.fetch(url, Reach::Local, None).await;
         match fetched.map_err(|error| error.to_string())? {
-            Fetched::File { bytes, .. } => choose(&bytes, overlay),
+            Fetched::File { bytes, .. } => choose(&bytes, overlay, enrolls),
             Fetched::Unchanged => Err("the server sends nothing".to_owned()),
         }
     }
 }
 
-/// The part about one overlay, or the first.
-fn choose(bytes: &[u8], overlay: Option<&str>) -> Result<OverlayConfig, String> {
+/// The part about one overlay, or the first. `enrolls`: this node can ask for a certificate.
+fn choose(bytes: &[u8], overlay: Option<&str>, enrolls: bool) -> Result<OverlayConfig, String> {
     if bytes.len() > MAX_DOCUMENT {
         return Err("it has more than 256 KiB".to_owned());
     }
@@ -108,7 +109,7 @@ fn choose(bytes: &[u8], overlay: Option<&str>) -> Result<OverlayConfig, String> 
     let found = all.into_iter().find(is_wanted);
     let found = found.ok_or_else(|| format!("it is about {}", names.join(", ")))?;
     match found.dht.as_str() {
-        "chord-128-2-8" => usable(found),
+        "chord-128-2-8" => usable(found, enrolls),
         other => Err(format!(
             "its DHT is {other:?}, and only chord-128-2-8 is known"
         )),
@@ -116,14 +117,18 @@ fn choose(bytes: &[u8], overlay: Option<&str>) -> Result<OverlayConfig, String> 
 }
 
 /// Whether this node can be a member at all.
-fn usable(document: OverlayConfig) -> Result<OverlayConfig, String> {
-    let shared = document.shared_key_file.is_some();
-    match document.self_signed || shared {
-        true => Ok(document),
-        false => Err(
-            "it permits no self-made ids and no shared key: certificates of a credential server cannot be had yet"
+fn usable(document: OverlayConfig, enrolls: bool) -> Result<OverlayConfig, String> {
+    let issued = !document.credential_servers.is_empty() && !document.roots.is_empty();
+    match (document.needs_certificate(), issued, enrolls) {
+        (true, false, _) => Err(
+            "it permits no self-made ids and no shared key, and names no credential server with its root"
                 .to_owned(),
         ),
+        (true, true, false) => Err(
+            "its members have certificates of a credential server: add user and password-file"
+                .to_owned(),
+        ),
+        _ => Ok(document),
     }
 }
 
@@ -131,13 +136,14 @@ fn usable(document: OverlayConfig) -> Result<OverlayConfig, String> {
 pub async fn keep(
     from: DocumentFrom,
     overlay: Option<String>,
+    enrolls: bool,
     fetcher: Fetcher,
     place: usize,
     tell: mpsc::Sender<(usize, OverlayConfig)>,
 ) {
     let mut retry = RETRY;
     loop {
-        let wait = match from.fetch(&fetcher, overlay.as_deref()).await {
+        let wait = match from.fetch(&fetcher, overlay.as_deref(), enrolls).await {
             Ok(document) => {
                 retry = RETRY;
                 let wait = document.expiration.max(EVERY);
@@ -167,7 +173,7 @@ mod tests {
         let text = "<overlays><overlay name=\"a.example\"><self-signed-permitted>true</self-signed-permitted></overlay>\
              <overlay name=\"b.example\"><bootstrap-peer address=\"192.0.2.1\" port=\"6084\"/>\
              <self-signed-permitted>true</self-signed-permitted></overlay><overlay name=\"c.example\"/></overlays>";
-        let of = |name| choose(text.as_bytes(), name);
+        let of = |name| choose(text.as_bytes(), name, false);
         assert_eq!(of(None).unwrap().name, "a.example");
         assert_eq!(of(Some("B.example")).unwrap().bootstrap.len(), 1);
         assert!(
@@ -182,11 +188,11 @@ mod tests {
         );
         let other = "<overlay name=\"a\"><dht name=\"kademlia\"/></overlay>";
         assert!(
-            choose(other.as_bytes(), None)
+            choose(other.as_bytes(), None, false)
                 .unwrap_err()
                 .contains("kademlia")
         );
-        assert!(choose(b"\xff", None).is_err() && choose(b"<x/>", None).is_err());
+        assert!(choose(b"\xff", None, true).is_err() && choose(b"<x/>", None, true).is_err());
     }
 
     #[test]

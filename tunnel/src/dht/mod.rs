@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod document;
+pub mod enroll;
 mod links;
 pub mod task;
 pub mod text;
@@ -20,6 +21,7 @@ pub mod text;
 use anode_routing::anode::Place;
 use anode_routing::dht::reload::Id;
 use anode_routing::dht::reload::config::OverlayConfig;
+use anode_routing::dht::reload::security::Certificate;
 use anode_routing::dht::{Bootstrap, DhtConfig, DhtSecurity};
 use anode_routing::links::Target;
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
@@ -32,6 +34,10 @@ use crate::zone::http::Fetcher;
 use crate::zone::{Known, Relays};
 use config::DhtEntry;
 use document::DocumentFrom;
+use enroll::client::Enrolling;
+use enroll::server;
+use std::path::Path;
+use std::sync::Arc;
 
 pub use anode_routing::dht::{Answer, Output, PutValue, Refusal, Status};
 
@@ -74,6 +80,12 @@ pub struct DhtPlan {
     /// The document of each entry that has one, as it was last read.
     documents: Vec<Option<OverlayConfig>>,
     fetcher: Fetcher,
+    /// How each entry gets a certificate, if it does.
+    enrolling: Vec<Option<Enrolling>>,
+    /// The certificate of each entry that has one by now.
+    certificates: Vec<Option<Certificate>>,
+    /// Credential servers of this node, not started yet.
+    servers: Vec<server::Prepared>,
 }
 
 /// What the zone says: the name of its DHT, and whom to ask first.
@@ -101,6 +113,12 @@ impl ZoneDht {
     }
 }
 
+/// The same key once more, for another owner.
+fn copy(identity: &Identity) -> Result<Identity, Error> {
+    Identity::from_identity_string(&identity.identity_string())
+        .map_err(|error| Error::refused(error.to_string()))
+}
+
 fn places(endpoints: &[Endpoint]) -> Vec<Place> {
     endpoints.iter().filter_map(Place::from_endpoint).collect()
 }
@@ -120,15 +138,20 @@ impl DhtPlan {
         entries: Vec<DhtEntry>,
         zone: ZoneDht,
         cached: Vec<CachedPeer>,
+        state: &Path,
     ) -> Result<Self, Error> {
-        let identity = Identity::from_identity_string(&identity.identity_string())
-            .map_err(|error| Error::refused(error.to_string()))?;
+        let identity = copy(identity)?;
         let mut entries = entries;
         let mut documents = Vec::new();
         for entry in &mut entries {
             let name = entry.overlay.as_ref().map(|Text(name)| name.0.as_str());
             let from = entry.config.as_ref().filter(|_| entry.enabled);
-            let document = from.and_then(|Text(from)| from.read(name)).transpose()?;
+            entry
+                .check()
+                .map_err(|why| Error::invalid("[[dht]]", why))?;
+            let enrolls = entry.user.is_some();
+            let document = from.and_then(|Text(from)| from.read(name, enrolls));
+            let document = document.transpose()?;
             if let Some(key) = document.as_ref().and_then(|it| it.shared_key_file.clone()) {
                 entry.shared_key_file.get_or_insert(key.into());
             }
@@ -144,7 +167,11 @@ impl DhtPlan {
         };
         let keys = links::read_keys(&entries)?;
         let random_id = links::random_id();
-        let plan = Self {
+        let none = entries.len();
+        let mut plan = Self {
+            enrolling: vec![None; none],
+            certificates: vec![None; none],
+            servers: Vec::new(),
             identity,
             digit,
             relays,
@@ -156,6 +183,7 @@ impl DhtPlan {
             documents,
             fetcher,
         };
+        plan.prepare_enrollment(state)?;
         let mut names: Vec<String> = plan.overlays().into_iter().map(|one| one.overlay).collect();
         names.sort();
         match names.windows(2).find(|two| two[0] == two[1]) {
@@ -165,6 +193,38 @@ impl DhtPlan {
             )),
             None => Ok(plan),
         }
+    }
+
+    /// Passwords and keys, read before this node gives up its rights; sockets of credential servers.
+    fn prepare_enrollment(&mut self, state: &Path) -> Result<(), Error> {
+        for place in 0..self.entries.len() {
+            let entry = &self.entries[place];
+            if !entry.enabled {
+                continue;
+            }
+            if let (Some(Text(user)), Some(file)) = (&entry.user, &entry.password_file) {
+                let identity = Arc::new(copy(&self.identity)?);
+                let enrolling = Enrolling::new(&user.0, file, identity, state)?;
+                let document = self.document(place);
+                self.certificates[place] = document.and_then(|it| enrolling.known(it));
+                self.enrolling[place] = Some(enrolling);
+            }
+            if let Some(server) = &entry.credential_server {
+                let overlay = self.overlay_of(place, entry);
+                let made = server::Prepared::new(
+                    server,
+                    &overlay,
+                    &entry.listen,
+                    &self.identity,
+                    state,
+                );
+                let (server, own) = made?;
+                self.servers.push(server);
+                self.documents[place] = Some(own.document);
+                self.certificates[place] = Some(own.certificate);
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is an overlay, or may come one with a zone file.
@@ -204,7 +264,22 @@ impl DhtPlan {
         let of_document = of_document.into_iter().flatten();
         let mut targets = entry.targets();
         targets.extend(of_document.map(|at| Target::Dtls(*at)));
-        (entry.has_own_links() || !targets.is_empty()).then_some(targets)
+        let needed = self.needs_certificate(place) || entry.has_own_links();
+        (needed || !targets.is_empty()).then_some(targets)
+    }
+
+    fn needs_certificate(&self, place: usize) -> bool {
+        self.document(place)
+            .is_some_and(OverlayConfig::needs_certificate)
+    }
+
+    fn security(&self, place: usize, entry: &DhtEntry) -> DhtSecurity {
+        let certificate = self.certificates.get(place).cloned().flatten();
+        match (&entry.shared_key_file, certificate) {
+            (Some(_), _) => DhtSecurity::SharedKey(self.random_id),
+            (None, Some(certificate)) => DhtSecurity::Certificate(Box::new(certificate)),
+            (None, None) => DhtSecurity::Address,
+        }
     }
 
     /// The overlays that this node shall be in.
@@ -213,9 +288,11 @@ impl DhtPlan {
         let implied = self.entries.is_empty() && self.zone.name.is_some();
         let default = [DhtEntry::default()];
         let entries = if implied { &default[..] } else { &self.entries };
-        // An overlay whose document has not come yet is not entered.
+        // An overlay whose document or certificate has not come yet is not entered.
         let ready = |place: usize, entry: &DhtEntry| {
-            entry.config.is_none() || self.document(place).is_some()
+            let certified = || matches!(self.certificates.get(place), Some(Some(_)));
+            (entry.config.is_none() || self.document(place).is_some())
+                && (!self.needs_certificate(place) || certified())
         };
         let enabled = entries.iter().enumerate();
         enabled
@@ -227,10 +304,7 @@ impl DhtPlan {
                 create: entry.create,
                 publish: entry.publish,
                 relays: self.relays,
-                security: match entry.shared_key_file {
-                    Some(_) => DhtSecurity::SharedKey(self.random_id),
-                    None => DhtSecurity::Address,
-                },
+                security: self.security(place, entry),
                 roots: self
                     .document(place)
                     .map_or(Vec::new(), |it| it.roots.clone()),

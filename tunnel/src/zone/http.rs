@@ -155,15 +155,21 @@ impl Fetcher {
         let Some(config) = &self.tls else {
             return Err(no(&"not prepared at the start"));
         };
-        let name = match &url.host {
-            Host::Name(name) => ServerName::try_from(name.clone()).map_err(|error| no(&error))?,
-            Host::Ip(ip) => ServerName::from(*ip),
-        };
+        let name = server_name(url)?;
         let connector = TlsConnector::from(Arc::clone(config));
         connector
             .connect(name, stream)
             .await
             .map_err(|error| no(&error))
+    }
+}
+
+/// The name that a server's certificate must have.
+pub(crate) fn server_name(url: &Url) -> Result<ServerName<'static>, FetchError> {
+    match &url.host {
+        Host::Name(name) => ServerName::try_from(name.clone())
+            .map_err(|error| FetchError::Tls(error.to_string())),
+        Host::Ip(ip) => Ok(ServerName::from(*ip)),
     }
 }
 
@@ -180,7 +186,8 @@ pub(crate) fn trusted_certificates() -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(client_config(roots)))
 }
 
-fn client_config(roots: RootCertStore) -> ClientConfig {
+/// TLS that believes these.
+pub(crate) fn client_config(roots: RootCertStore) -> ClientConfig {
     let provider = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider();
     ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
@@ -190,7 +197,7 @@ fn client_config(roots: RootCertStore) -> ClientConfig {
 }
 
 /// To the first address that answers, of those that may be asked.
-async fn connect(url: &Url, reach: Reach) -> Result<TcpStream, FetchError> {
+pub(crate) async fn connect(url: &Url, reach: Reach) -> Result<TcpStream, FetchError> {
     let found = match &url.host {
         Host::Ip(ip) => vec![*ip],
         Host::Name(name) => look_up(name.clone()).await?,

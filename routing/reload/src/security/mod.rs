@@ -2,15 +2,17 @@
 //!
 //! A [`Security`] signs for this node and says whom a signature proves. Two are here: [`Credentials`] for overlays with
 //! certificates or self-made ids, and [`SharedKey`] for overlays where all trust all.
+mod authority;
 mod certificate;
 mod credentials;
 mod link;
 
+pub use authority::CredentialServer;
 pub use certificate::{
-    Certificate, CredentialServer, SigningRequest, certificate_request, peer_uri, self_signed,
+    Certificate, SigningRequest, certificate_answer, certificate_request, peer_uri, self_signed,
 };
 pub use credentials::{Credentials, Policy};
-pub use link::{LinkCredentials, fingerprint};
+pub use link::{LinkCredentials, fingerprint, request_for};
 
 use crate::signature::{ALGORITHM_NONE, Signature, SignerIdentity};
 use crate::{Id, Now, ReloadError};
