@@ -274,7 +274,10 @@ async fn live(
     let (zone, asks) = ZoneDesk::new(&keeper);
     let services_of_zone = zone.follow_services();
     let turn_servers = plan.turn_servers;
-    let turn_servers = turn_servers.keep(data.clone(), services_of_zone, zone.follow(), own_keys);
+    let (turn_of_dht, found_turn) = tokio::sync::watch::channel(Vec::new());
+    let followed = zone.follow();
+    let turn_servers =
+        turn_servers.keep(data.clone(), services_of_zone, followed, found_turn, own_keys);
     let turn_servers = tokio::spawn(turn_servers);
     let (dht, dht_asks) = DhtDesk::new();
     let meet = match plan.meet {
@@ -309,7 +312,7 @@ async fn live(
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
     let dht = plan.dht.map(|plan| {
-        let task = Task::new(plan, data.clone());
+        let task = Task::new(plan, data.clone(), turn_of_dht);
         tokio::spawn(task.run(word.dht, dht_asks))
     });
     let named = tokio::spawn(async move {

@@ -162,6 +162,7 @@ impl Dht {
         self.entry.gap = ROUND;
         self.tell_membership();
         self.publisher.store_again(now);
+        self.turn.joined(now);
     }
 
     /// There is a link to a member of the ring.

@@ -27,13 +27,49 @@ pub struct OwnPlaces {
     pub endpoints: Vec<Endpoint>,
 }
 
+/// Something of this node that the overlay keeps at one place.
 #[derive(Default)]
-struct Copy {
+pub(super) struct Copy {
     /// When it is stored next; `None`: it is being stored.
-    next: Option<Duration>,
-    request: Option<RequestId>,
+    pub next: Option<Duration>,
+    pub request: Option<RequestId>,
     retry: Duration,
     stored: bool,
+}
+
+impl Copy {
+    /// It is to be stored at this time.
+    pub fn due(&mut self, at: Duration) {
+        self.next = Some(at);
+        self.retry = RETRY;
+    }
+
+    /// It was sent, or could not be.
+    pub fn asked(&mut self, now: Now, sent: Result<RequestId, ReloadError>) {
+        match sent {
+            Ok(request) => {
+                self.request = Some(request);
+                self.next = None;
+            }
+            Err(_) => self.failed(now),
+        }
+    }
+
+    /// It is stored; again after `refresh` ±10 %, so that what began together does not stay together.
+    pub fn stored(&mut self, now: Now, random: u32) {
+        self.request = None;
+        self.stored = true;
+        self.retry = RETRY;
+        let share = 0.9 + f64::from(random % 2000) / 10_000.0;
+        self.next = Some(now.at + Duration::from_secs(REFRESH.into()).mul_f64(share));
+    }
+
+    /// It is tried again soon, and then less and less often.
+    pub fn failed(&mut self, now: Now) {
+        self.request = None;
+        self.next = Some(now.at + self.retry);
+        self.retry = (self.retry * 2).min(MAX_RETRY);
+    }
 }
 
 /// See the module.
@@ -87,17 +123,13 @@ impl Publisher {
         for copy in &mut self.copies {
             // What is under way tells the old state.
             copy.request = None;
-            copy.next = Some(at);
-            copy.retry = RETRY;
+            copy.due(at);
         }
     }
 
     /// The ring is another one.
     pub fn store_again(&mut self, now: Now) {
-        for copy in &mut self.copies {
-            copy.next = Some(now.at);
-            copy.retry = RETRY;
-        }
+        self.copies.iter_mut().for_each(|copy| copy.due(now.at));
     }
 
     fn note_stored(&mut self, now: Now) {
@@ -141,17 +173,7 @@ impl Dht {
                 continue;
             }
             let request = self.store_record(now, copy, value.clone(), time);
-            let state = &mut self.publisher.copies[place];
-            match request {
-                Ok(request) => {
-                    state.request = Some(request);
-                    state.next = None;
-                }
-                Err(_) => {
-                    state.next = Some(now.at + state.retry);
-                    state.retry = (state.retry * 2).min(MAX_RETRY);
-                }
-            }
+            self.publisher.copies[place].asked(now, request);
         }
     }
 
@@ -223,7 +245,8 @@ impl Dht {
         self.store_signed(now, resource, TypeId::ANODE_RECORD, value, time, LIFETIME)
     }
 
-    /// Signs a value with the address's key, and stores it.
+    /// Signs a value, and stores it: as the address, which needs no certificate, but where its place follows from a Peer-ID
+    /// that a credential server has chosen.
     pub(super) fn store_signed(
         &mut self,
         now: Now,
@@ -239,7 +262,10 @@ impl Dht {
             value,
             signature: None,
         };
-        let identity = SignerIdentity::Anode(self.own.0);
+        let identity = match kind {
+            TypeId::TURN_SERVICE if !self.config.is_sealed() => self.node.security().identity(true),
+            _ => SignerIdentity::Anode(self.own.0),
+        };
         let input = data.signature_input(resource, kind, &identity)?;
         let (algorithm, value) = self.node.security().sign(&input);
         data.signature = Some(Signature {
@@ -269,15 +295,10 @@ impl Dht {
         let Some(copy) = copies.iter_mut().find(|copy| copy.request == Some(request)) else {
             return false;
         };
-        copy.request = None;
         tracing::debug!(error = ?result.as_ref().err(), "a copy of the own record was stored");
         match result {
             Ok(_) => {
-                copy.stored = true;
-                copy.retry = RETRY;
-                // ±10 %, so that what began together does not stay together
-                let share = 0.9 + f64::from(self.rng.next_u32() % 2000) / 10_000.0;
-                copy.next = Some(now.at + Duration::from_secs(REFRESH.into()).mul_f64(share));
+                copy.stored(now, self.rng.next_u32());
                 self.counters.published += 1;
             }
             Err(error) => {
@@ -285,8 +306,7 @@ impl Dht {
                     // An earlier life of this node had a clock that was ahead.
                     self.publisher.last_time = self.publisher.last_time.saturating_add(60);
                 }
-                copy.next = Some(now.at + copy.retry);
-                copy.retry = (copy.retry * 2).min(MAX_RETRY);
+                copy.failed(now);
                 self.counters.publish_failed += 1;
             }
         }

@@ -79,6 +79,8 @@ impl Net {
             security: DhtSecurity::Address,
             roots: vec![],
             chord: None,
+            turn: None,
+            turn_density: 1,
             own_links: None,
         };
         let seeds = [rng(n as u64 * 2), rng(n as u64 * 2 + 1)];

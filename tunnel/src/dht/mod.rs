@@ -22,12 +22,14 @@ use anode_routing::anode::Place;
 use anode_routing::dht::reload::Id;
 use anode_routing::dht::reload::config::OverlayConfig;
 use anode_routing::dht::reload::security::Certificate;
+use anode_routing::dht::reload::usage::turn::is_candidate;
 use anode_routing::dht::{Bootstrap, DhtConfig, DhtSecurity};
 use anode_routing::links::Target;
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
+use crate::config::turn::{AnodeUsers, Turn};
 use crate::state::dht::CachedPeer;
 use crate::value::Text;
 use crate::zone::http::Fetcher;
@@ -36,6 +38,7 @@ use config::DhtEntry;
 use document::DocumentFrom;
 use enroll::client::Enrolling;
 use enroll::server;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -86,6 +89,8 @@ pub struct DhtPlan {
     certificates: Vec<Option<Certificate>>,
     /// Credential servers of this node, not started yet.
     servers: Vec<server::Prepared>,
+    /// Where this machine's TURN server is reached.
+    turn: Option<SocketAddr>,
 }
 
 /// What the zone says: the name of its DHT, and whom to ask first.
@@ -113,10 +118,18 @@ impl ZoneDht {
     }
 }
 
-/// The same key once more, for another owner.
-fn copy(identity: &Identity) -> Result<Identity, Error> {
-    Identity::from_identity_string(&identity.identity_string())
-        .map_err(|error| Error::refused(error.to_string()))
+/// Where a TURN server of this configuration is reached by whoever finds it in a DHT: over UDP at a public address, and only
+/// if the keys of others are credentials there (R135).
+pub fn turn_pointer(turn: &Turn) -> Option<SocketAddr> {
+    let seen = |at: SocketAddr| {
+        let mut mapped = turn.external.iter();
+        let outside = mapped.find(|(local, _)| local.0.0 == at.ip());
+        SocketAddr::new(outside.map_or(at.ip(), |(_, ip)| ip.0.0), at.port())
+    };
+    let mut places = turn.listen.iter().map(|place| seen(place.0.0));
+    places
+        .find(|at| is_candidate(*at, &[*at]))
+        .filter(|_| turn.anode_users != AnodeUsers::Off)
 }
 
 fn places(endpoints: &[Endpoint]) -> Vec<Place> {
@@ -139,8 +152,9 @@ impl DhtPlan {
         zone: ZoneDht,
         cached: Vec<CachedPeer>,
         state: &Path,
+        turn: Option<SocketAddr>,
     ) -> Result<Self, Error> {
-        let identity = copy(identity)?;
+        let identity = identity.clone();
         let mut entries = entries;
         let mut documents = Vec::new();
         for entry in &mut entries {
@@ -172,6 +186,7 @@ impl DhtPlan {
             enrolling: vec![None; none],
             certificates: vec![None; none],
             servers: Vec::new(),
+            turn,
             identity,
             digit,
             relays,
@@ -203,7 +218,7 @@ impl DhtPlan {
                 continue;
             }
             if let (Some(Text(user)), Some(file)) = (&entry.user, &entry.password_file) {
-                let identity = Arc::new(copy(&self.identity)?);
+                let identity = Arc::new(self.identity.clone());
                 let enrolling = Enrolling::new(&user.0, file, identity, state)?;
                 let document = self.document(place);
                 self.certificates[place] = document.and_then(|it| enrolling.known(it));
@@ -309,6 +324,8 @@ impl DhtPlan {
                     .document(place)
                     .map_or(Vec::new(), |it| it.roots.clone()),
                 chord: self.document(place).map(OverlayConfig::chord),
+                turn: self.turn,
+                turn_density: self.document(place).map_or(1, |it| it.turn_density),
                 own_links: self.targets(place, entry),
             })
             .collect()

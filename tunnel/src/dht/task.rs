@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anode_routing::dht::reload::config::OverlayConfig;
 use anode_routing::dht::reload::security::Certificate;
 use anode_routing::dht::reload::{Id, Now, TypeId};
-use anode_routing::dht::{Dht, DhtConfig, OwnPlaces};
-use anode_routing::links::LinkEvent;
+use anode_routing::dht::{Dht, DhtConfig, FoundTurn, OwnPlaces};
+use anode_routing::links::{Command as LinkCommand, LinkEvent};
 use rand::CryptoRng;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
@@ -47,13 +47,16 @@ pub struct Task {
     told_in: bool,
     /// Who waits for a certificate is told of newer documents.
     enrolled: HashMap<usize, watch::Sender<OverlayConfig>>,
+    /// TURN servers, for whoever makes paths over them, and those of each overlay by its hash.
+    turn: watch::Sender<Vec<FoundTurn>>,
+    turn_found: HashMap<u32, Vec<FoundTurn>>,
     /// Batches that the data thread was too busy to take.
     lost: u64,
 }
 
 impl Task {
     /// In the overlays of the plan.
-    pub fn new(plan: DhtPlan, data: DataHandle) -> Self {
+    pub fn new(plan: DhtPlan, data: DataHandle, turn: watch::Sender<Vec<FoundTurn>>) -> Self {
         let mut task = Self {
             plan,
             dhts: Vec::new(),
@@ -65,6 +68,8 @@ impl Task {
             next_token: 0,
             told_in: false,
             enrolled: HashMap::new(),
+            turn,
+            turn_found: HashMap::new(),
             lost: 0,
         };
         task.follow_plan();
@@ -275,6 +280,11 @@ impl Task {
             }
             DhtNews::Places(endpoints) => {
                 let places = OwnPlaces { endpoints };
+                for dht in &self.dhts {
+                    if let Ok(own) = self.plan.own_places(dht.overlay()) {
+                        self.links.tell(dht.overlay_hash(), LinkCommand::Follow(own));
+                    }
+                }
                 for dht in &mut self.dhts {
                     dht.set_places(now, places.clone());
                 }
@@ -350,6 +360,11 @@ impl Task {
                         if let Some(reply) = self.waiting.remove(&token) {
                             let _ = reply.send(Ok(answer));
                         }
+                    }
+                    Output::TurnServers(found) => {
+                        self.turn_found.insert(dht.overlay_hash(), found);
+                        let all = self.turn_found.values().flatten().copied();
+                        self.turn.send_replace(all.collect());
                     }
                     Output::Links(command) => self.links.tell(dht.overlay_hash(), command),
                     output => batch.push(output),

@@ -1,4 +1,5 @@
-//! The TURN servers of this node: those of the configuration, then those of the zone, looked up and handed to the overlay.
+//! The TURN servers of this node: those of the configuration, then those of the zone, then those that the DHT knows, looked
+//! up and handed to the overlay.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -6,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anode_routing::anode::ZoneRelay;
+use anode_routing::dht::FoundTurn;
 use anode_routing::net::TurnServer;
 use anode_turn::client::{Config, Credentials, MakePassword};
 use anode_turn::resolve::Server;
@@ -107,15 +109,14 @@ impl TurnPlan {
         data: DataHandle,
         mut services: watch::Receiver<Services>,
         zone: watch::Receiver<Option<Arc<Known>>>,
+        mut dht: watch::Receiver<Vec<FoundTurn>>,
         own: OwnKeys,
     ) {
-        if self.servers.is_empty() && !self.zone {
-            return;
-        }
         let mut known: Vec<Found> = Vec::new();
         let mut told: Option<Vec<(Uri, Vec<Server>)>> = None;
         loop {
-            let wanted = self.wanted(&services.borrow_and_update());
+            let of_dht = dht.borrow_and_update().clone();
+            let wanted = self.wanted(&services.borrow_and_update(), &of_dht);
             let (found, missing) = look_up(wanted, known).await;
             known = found;
             let list: Vec<(Uri, Vec<Server>)> = known
@@ -124,7 +125,14 @@ impl TurnPlan {
                 .collect();
             if told.as_ref() != Some(&list) && (told.is_some() || !list.is_empty()) {
                 let relays = zone.borrow().as_ref().map(|known| known.relays().relays);
-                let relays = relays.unwrap_or_default();
+                let mut relays = relays.unwrap_or_default();
+                // They know us by our key, as the relays of the zone do.
+                relays.extend(of_dht.iter().map(|found| ZoneRelay {
+                    // None of the zone file.
+                    index: u32::MAX,
+                    address: found.owner,
+                    endpoints: vec![Endpoint::Udp(found.at)],
+                }));
                 let all = known.iter();
                 let servers = all.flat_map(|found| self.servers_at(found, &own, &relays));
                 let servers = servers.collect();
@@ -136,8 +144,11 @@ impl TurnPlan {
             }
             if known.is_empty() && !missing {
                 // Nothing to look up until the zone says something else.
-                if services.changed().await.is_err() {
-                    return;
+                tokio::select! {
+                    changed = services.changed() => if changed.is_err() {
+                        return;
+                    },
+                    () = heard(&mut dht) => {}
                 }
                 continue;
             }
@@ -146,12 +157,13 @@ impl TurnPlan {
                 changed = services.changed() => if changed.is_err() {
                     return;
                 },
+                () = heard(&mut dht) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    fn wanted(&self, services: &Services) -> Vec<(Access, bool)> {
+    fn wanted(&self, services: &Services, dht: &[FoundTurn]) -> Vec<(Access, bool)> {
         let own = self.servers.iter().map(|access| (access.clone(), false));
         let of_zone = services.turn.iter().filter(|_| self.zone);
         let of_zone = of_zone.filter_map(|server| {
@@ -172,7 +184,17 @@ impl TurnPlan {
             };
             Some((access, true))
         });
-        own.chain(of_zone.take(MAX_OF_ZONE)).collect()
+        let of_dht = dht.iter().filter_map(|found| {
+            let access = Access {
+                uri: format!("turn:{}?transport=udp", found.at).parse().ok()?,
+                credentials: None,
+                authorities: None,
+            };
+            Some((access, true))
+        });
+        own.chain(of_zone.take(MAX_OF_ZONE))
+            .chain(of_dht.take(MAX_OF_ZONE))
+            .collect()
     }
 
     fn servers_at(&self, found: &Found, own: &OwnKeys, zone: &[ZoneRelay]) -> Vec<TurnServer> {
@@ -209,6 +231,13 @@ impl TurnPlan {
                 }
             })
             .collect()
+    }
+}
+
+/// The DHT has told of servers; never, where there is none.
+async fn heard(dht: &mut watch::Receiver<Vec<FoundTurn>>) {
+    if dht.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -482,6 +482,20 @@ impl ArrayRange {
 }
 
 impl References {
+    /// Also the certificates that stand there, for values whose signers are not known (R80).
+    #[must_use]
+    pub fn with_certificates(mut self) -> Self {
+        let kind = TypeId::CERTIFICATE;
+        if self.types.iter().all(|one| one.kind != kind) {
+            self.types.push(FetchType {
+                kind,
+                generation: 0,
+                reference: Reference::all(DataModel::Array),
+            });
+        }
+        self
+    }
+
     /// Reads the body.
     pub fn parse(
         bytes: &[u8],

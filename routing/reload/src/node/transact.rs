@@ -581,6 +581,11 @@ impl Node {
                 let kinds = &self.config.kinds;
                 let mut found = FetchResponse::parse_list(payload, |kind| kinds.model(kind))?;
                 let mut refused = 0;
+                // R80: before the values that they vouch for
+                let certificates = found.iter().filter(|one| one.kind == TypeId::CERTIFICATE);
+                for data in certificates.flat_map(|one| &one.values) {
+                    self.security.learn_certificate(data.value.bytes(), now);
+                }
                 for one in &mut found {
                     let before = one.values.len();
                     let kind = one.kind;

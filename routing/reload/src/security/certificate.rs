@@ -1,6 +1,7 @@
 //! Peer certificates: reading, checking, asking for them and issuing them (R126, R127, RD59, RD62). Pure functions of
 //! bytes, time and randomness.
 use crate::{Id, ReloadError};
+use anode_wire::{Address, Zone};
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{DerSignature, SigningKey, VerifyingKey};
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
@@ -160,6 +161,16 @@ impl Certificate {
     /// Its key.
     pub fn key(&self) -> &VerifyingKey {
         &self.key
+    }
+
+    /// The Anode address that this key makes in a zone.
+    pub fn address(&self, zone: Zone) -> Option<Address> {
+        let key = self.key.to_sec1_point(true);
+        let mut bytes = [0; 40];
+        bytes[0] = 1;
+        bytes[1..5].copy_from_slice(&zone.0.to_be_bytes());
+        bytes.get_mut(7..)?.copy_from_slice(key.as_bytes());
+        Address::from_bytes(&bytes).ok()
     }
 
     /// Peer-IDs it may speak for.

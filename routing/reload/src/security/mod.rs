@@ -115,6 +115,9 @@ pub trait Security: Send {
         now: Now,
     ) -> Result<Signer, ReloadError>;
 
+    /// Remembers a certificate that came with values (R80), if it is to be believed.
+    fn learn_certificate(&mut self, _der: &[u8], _now: Now) {}
+
     /// Whether stored values must be signed and their owners' rights checked; not so in shared-key overlays (R139).
     fn protects_data(&self) -> bool {
         true
