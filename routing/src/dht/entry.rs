@@ -161,6 +161,7 @@ impl Dht {
         self.entry.next = None;
         self.entry.gap = ROUND;
         self.tell_membership();
+        self.tell_own_membership();
         self.publisher.store_again(now);
         self.turn.joined(now);
     }

@@ -87,6 +87,8 @@ pub struct DhtConfig {
     pub turn: Option<SocketAddr>,
     /// How often a TURN server is stored, 1 to 100 (R135).
     pub turn_density: u8,
+    /// Multicast groups in which its links of RELOAD's own look for members (RD60).
+    pub groups: Vec<SocketAddr>,
     /// It has links of RELOAD's own ([`crate::links`]), which these peers are asked over first. `None`: it has not.
     pub own_links: Option<Vec<Target>>,
 }
@@ -99,6 +101,15 @@ impl DhtConfig {
             roots: self.roots.clone(),
             self_signed: matches!(self.security, DhtSecurity::Address),
             ..Policy::default()
+        }
+    }
+
+    /// This node's name in the overlay.
+    pub fn peer_id(&self, identity: &Identity, digit: PeerId) -> Id {
+        match &self.security {
+            DhtSecurity::Address => Id::of_address(identity.address(), digit),
+            DhtSecurity::Certificate(own) => own.peers().first().copied().unwrap_or(Id::ZERO),
+            DhtSecurity::SharedKey(own) => *own,
         }
     }
 
@@ -490,7 +501,10 @@ impl Dht {
     fn handle_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Joined => self.joined(now),
-            Event::Alone => self.entry.alone(now, self.is_in()),
+            Event::Alone => {
+                self.entry.alone(now, self.is_in());
+                self.tell_own_membership();
+            }
             Event::ProbeDue => self.probe(now),
             Event::Left => self.left = true,
             Event::ConnectWanted { peer } => self.offer(now, peer),

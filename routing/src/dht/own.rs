@@ -1,6 +1,6 @@
 //! Links of RELOAD's own: DTLS and TLS to peers that no session of ours reaches, by [`crate::links`]. Here is what they are
 //! for: bootstrap, CONNECTs of the ring, and whose messages they carry.
-use super::{Dht, Output};
+use super::{Dht, Output, Role};
 use crate::links::{Command, LinkEvent, LinkKey, LinkTransport, Made, Target, Token};
 use anode_reload::body::{ConnectBody, PingRequest};
 use anode_reload::contents::{Contents, Kind, Method, emit_contents};
@@ -161,6 +161,14 @@ impl Dht {
         }
         for target in dial {
             self.tell_links(Command::Dial(target));
+        }
+    }
+
+    /// Whether this node answers in the multicast groups of its overlay, or asks there.
+    pub(super) fn tell_own_membership(&mut self) {
+        if self.own_links.enabled {
+            let member = self.is_in() && self.config.role == Role::Peer;
+            self.tell_links(Command::Member(member));
         }
     }
 

@@ -81,6 +81,7 @@ impl Net {
             chord: None,
             turn: None,
             turn_density: 1,
+            groups: vec![],
             own_links: None,
         };
         let seeds = [rng(n as u64 * 2), rng(n as u64 * 2 + 1)];

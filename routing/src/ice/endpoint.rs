@@ -12,9 +12,10 @@ use anode_turn::stun::{Class, Message, Writer, attr, is_stun, method};
 use nix::poll::{PollFd, PollFlags};
 use rand_core::Rng;
 use slab::Slab;
+use socket2::SockRef;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -81,6 +82,10 @@ impl Local {
         let udp = UdpSocket::bind(address)?;
         udp.set_nonblocking(true)?;
         let at = udp.local_addr()?;
+        if let IpAddr::V4(ip) = at.ip() {
+            // Questions to a group go out where this address is.
+            SockRef::from(&udp).set_multicast_if_v4(&ip)?;
+        }
         let listener = TcpListener::bind(at).ok();
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;

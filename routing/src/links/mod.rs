@@ -15,6 +15,7 @@
 
 mod connect;
 mod dtls;
+mod group;
 mod runner;
 mod secret;
 mod tls;
@@ -24,10 +25,12 @@ use anode_reload::Id;
 use anode_reload::body::ConnectBody;
 use connect::Connects;
 use dtls::{Conversation, Said};
-use nix::poll::PollFd;
+use group::Groups;
+use nix::poll::{PollFd, PollFlags};
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 use tls::Stream;
 
@@ -155,6 +158,7 @@ pub struct Links {
     by_path: HashMap<Path, usize>,
     streams: Slab<Stream>,
     connects: Connects,
+    groups: Groups,
     next: LinkKey,
     events: VecDeque<LinkEvent>,
     counters: Counters,
@@ -178,12 +182,60 @@ impl Links {
             by_path: HashMap::new(),
             streams: Slab::new(),
             connects: Connects::default(),
+            groups: Groups::default(),
             next: 0,
             events: VecDeque::new(),
             counters: Counters::default(),
         };
         links.gather(now);
         links
+    }
+
+    /// Looks for members of an overlay in these multicast groups, and answers there as one (RD60). `random` is a number
+    /// that nobody knows.
+    pub fn set_groups(
+        &mut self,
+        now: Instant,
+        overlay: u32,
+        own: Id,
+        groups: &[SocketAddr],
+        random: u64,
+    ) {
+        let locals = self.addresses();
+        self.groups = Groups::new(now, overlay, own, groups, &locals, random);
+    }
+
+    /// Whether this node is part of the ring: then it answers in its groups, and does not ask.
+    pub fn set_member(&mut self, now: Instant, member: bool) {
+        self.groups.set_member(now, member);
+    }
+
+    fn work_groups(&mut self, now: Instant) {
+        let own: Vec<SocketAddr> = self.addresses();
+        let mut send = |to: SocketAddr, bytes: &[u8]| {
+            let many = to.ip().is_multicast();
+            let fits = |local: &&SocketAddr| {
+                let near = local.ip().is_loopback() == to.ip().is_loopback();
+                local.is_ipv4() == to.is_ipv4() && (many || near)
+            };
+            let from = own.iter().filter(fits);
+            for local in from.copied().take(if many { own.len() } else { 1 }) {
+                let path = Path {
+                    protocol: Protocol::Udp,
+                    local,
+                    remote: to,
+                };
+                self.ice.send(now, path, bytes);
+            }
+        };
+        if let Some((question, groups)) = self.groups.ask(now) {
+            for group in groups {
+                send(group, &question);
+            }
+        }
+        for (answer, to) in self.groups.hear(now) {
+            send(to, &answer);
+        }
     }
 
     /// Where it listens.
@@ -292,6 +344,8 @@ impl Links {
     pub fn fds<'a>(&'a self, all: &mut Vec<PollFd<'a>>) {
         self.ice.fds(all);
         self.streams.iter().for_each(|(_, it)| all.push(it.fd()));
+        let groups = self.groups.sockets().iter();
+        all.extend(groups.map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
     }
 
     /// When [`Links::work`] wants to be called although nothing came.
@@ -300,7 +354,8 @@ impl Links {
         let dtls = self.conversations.iter().map(|(_, it)| it.deadline());
         let tls = self.streams.iter().filter_map(|(_, it)| it.deadline());
         let connects = self.connects.deadline();
-        dtls.chain(tls).chain(own).chain(connects).min()
+        let all = dtls.chain(tls).chain(own).chain(connects);
+        all.chain(self.groups.deadline()).min()
     }
 
     /// Takes what has come and does what is due.
@@ -326,6 +381,7 @@ impl Links {
         self.work_streams(now);
         self.run_conversations(now);
         self.run_connects(now);
+        self.work_groups(now);
     }
 
     /// What has come of it all.
@@ -444,6 +500,9 @@ impl Links {
             }
             self.conversations[at].handle(now, &bytes);
             return self.settle(now, at);
+        }
+        if path.protocol == Protocol::Udp && self.groups.is_answer(&bytes) {
+            return self.dial(now, Target::Dtls(path.remote));
         }
         if !dtls::begins(&bytes) || self.is_full() || !self.make_room() {
             self.counters.ignored += 1;

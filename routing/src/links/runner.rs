@@ -22,6 +22,8 @@ pub enum Command {
     Dial(Target),
     /// See [`Links::follow`].
     Follow(Vec<SocketAddr>),
+    /// See [`Links::set_member`].
+    Member(bool),
     /// See [`Links::send`].
     Send(LinkKey, Vec<u8>),
     /// See [`Links::close`].
@@ -106,6 +108,7 @@ fn turn(links: &mut Links, told: &Receiver<Command>) -> bool {
     loop {
         match told.try_recv() {
             Ok(Command::Dial(target)) => links.dial(now, target),
+            Ok(Command::Member(member)) => links.set_member(now, member),
             Ok(Command::Follow(addresses)) => links.follow(now, &addresses),
             Ok(Command::Send(link, bytes)) => drop(links.send(now, link, &bytes)),
             Ok(Command::Close(link)) => links.close(now, link),

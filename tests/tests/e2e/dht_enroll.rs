@@ -1,8 +1,10 @@
 //! An overlay whose members have certificates: the relay's credential server issues them to whoever knows a password.
 
 use anode_tests::lab::{Family, Host, Lab, Lan, Node};
+use anode_tests::programs;
 use serde_json::Value;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,7 @@ const OVERLAY: &str = "home.example";
 const SOON: Duration = Duration::from_secs(20);
 
 struct World {
+    overlay: &'static str,
     relay: Node,
     hosts: Vec<Host>,
     lan: Lan,
@@ -18,13 +21,13 @@ struct World {
 }
 
 impl World {
-    fn start() -> Option<Self> {
+    fn start(overlay: &'static str) -> Option<Self> {
         let lab = Lab::open()?;
         let lan = Lan::new(&lab, Family::V4);
         let host = lan.host("relay");
         let users = secret(&lab, "users", "alice:correct horse\nbob:battery staple\n");
         let config = format!(
-            "listen = [\"{at}:8737\"]\n[relay]\n[[dht]]\noverlay = \"{OVERLAY}\"\ncreate = true\n\
+            "listen = [\"{at}:8737\"]\n[relay]\n[[dht]]\noverlay = \"{overlay}\"\ncreate = true\n\
              listen = [\"{at}:6084\"]\n[dht.credential-server]\nusers-file = \"{}\"\ndays = 60",
             users.display(),
             at = host.v4()
@@ -32,6 +35,7 @@ impl World {
         let relay = Node::on(&host, lab.directory(), "relay").relay();
         let relay = relay.config(&config).start();
         Some(Self {
+            overlay,
             relay,
             hosts: vec![host],
             lan,
@@ -40,23 +44,40 @@ impl World {
     }
 
     fn document(&self) -> String {
-        let file = self.relay.state().join(format!("dht-{OVERLAY}.xml"));
+        self.kept("xml")
+    }
+
+    /// What the credential server has written for its operator.
+    fn kept(&self, what: &str) -> String {
+        let file = self.relay.state().join(format!("dht-{}.{what}", self.overlay));
         file.display().to_string()
     }
 
     /// A machine that shows this password as this user.
     fn node(&mut self, name: &str, user: &str, password: &str) -> Node {
+        let document = format!("config = \"{}\"\n", self.document());
+        self.node_with(name, user, password, &document, &[])
+    }
+
+    fn node_with(
+        &mut self,
+        name: &str,
+        user: &str,
+        password: &str,
+        document: &str,
+        wrapper: &[&str],
+    ) -> Node {
         let host = self.lan.host(name);
         let file = secret(&self.lab, &format!("{name}.password"), password);
         let config = format!(
-            "[[dht]]\noverlay = \"{OVERLAY}\"\nconfig = \"{}\"\nlisten = [\"{}:6084\"]\n\
+            "[[dht]]\noverlay = \"{}\"\n{document}listen = [\"{}:6084\"]\n\
              user = \"{user}\"\npassword-file = \"{}\"",
-            self.document(),
+            self.overlay,
             host.v4(),
             file.display()
         );
         let node = Node::on(&host, self.lab.directory(), name).no_lan();
-        let node = node.config(&config).start();
+        let node = node.config(&config).wrapper(wrapper).start();
         self.hosts.push(host);
         node
     }
@@ -80,7 +101,7 @@ fn neighbours(node: &Node) -> usize {
 // R12, R122, R123, R126, R127, R138, R143, RD59: alice and bob get certificates and make a ring, mallory gets none
 #[test]
 fn whoever_knows_a_password_gets_a_certificate_and_a_place() {
-    let Some(mut world) = World::start() else {
+    let Some(mut world) = World::start(OVERLAY) else {
         return;
     };
     let mut alice = world.node("alice", "alice", "correct horse\n");
@@ -125,10 +146,51 @@ fn whoever_knows_a_password_gets_a_certificate_and_a_place() {
     alice.wait("its place", SOON, || status(&alice)["node"] == before);
 }
 
+// R122, R123: by the name alone, as DNS SRV has it; the server shows the name's certificate
+#[test]
+fn an_overlay_is_found_by_its_name_in_the_dns() {
+    let Some(mut world) = World::start(OVERLAY) else {
+        return;
+    };
+    let host = &world.hosts[0];
+    let records = [
+        format!("--srv-host=_p2p_enroll._tcp.{OVERLAY},box.{OVERLAY},6085"),
+        format!("--host-record=box.{OVERLAY},{}", host.v4()),
+    ];
+    let dns = SocketAddr::new(host.v4().into(), 53);
+    let _dns = programs::dnsmasq(host, dns, &records);
+    let resolv = world.lab.directory().join("resolv.conf");
+    fs::write(&resolv, format!("nameserver {}\n", host.v4())).expect("written");
+    let run = format!(
+        "mount --bind {} /etc/resolv.conf && SSL_CERT_FILE={} exec \"$@\"",
+        resolv.display(),
+        world.kept("pem")
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &run, "sh"];
+    let alice = world.node_with("alice", "alice", "correct horse", "", &wrapper);
+    alice.wait("its place", SOON, || neighbours(&alice) == 1);
+}
+
+// R122, R123: under .local, by multicast DNS
+#[test]
+fn an_overlay_of_this_network_is_found_by_multicast_dns() {
+    let Some(mut world) = World::start("home.local") else {
+        return;
+    };
+    let trust = format!("SSL_CERT_FILE={}", world.kept("pem"));
+    let wrapper = ["env", &trust];
+    let alice = world.node_with("alice", "alice", "correct horse", "", &wrapper);
+    alice.wait("its place", SOON, || neighbours(&alice) == 1);
+    // Whoever does not trust the root that the server shows does not believe it.
+    let stranger = world.node_with("eve", "alice", "correct horse", "", &[]);
+    stranger.wait("a refusal", SOON, || stranger.log().contains("TLS"));
+    assert_eq!(stranger.json(&["dht", "status"]), serde_json::json!([]));
+}
+
 // R126, S35: what cannot be meant is told at the start, with exit status 2 or 1
 #[test]
 fn a_credential_server_that_makes_no_sense_is_refused() {
-    let Some(world) = World::start() else {
+    let Some(world) = World::start(OVERLAY) else {
         return;
     };
     let host = &world.hosts[0];
@@ -147,6 +209,7 @@ fn a_credential_server_that_makes_no_sense_is_refused() {
         (format!("{}hours = 1\n", config(listen, &good)), 2, "hours"),
         ("user = \"a b\"".to_owned(), 2, "letters"),
         (format!("config = \"{}\"", world.document()), 1, "password-file"),
+        ("user = \"a\"\npassword-file = \"x\"\nconfig = \"\"".to_owned(), 2, "config is empty"),
     ];
     for (number, (lines, code, says)) in cases.into_iter().enumerate() {
         let node = Node::on(host, world.lab.directory(), &format!("bad{number}")).relay();

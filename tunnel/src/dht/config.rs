@@ -39,7 +39,8 @@ pub struct DhtEntry {
     pub listen: Vec<SocketAddr>,
     /// `shared-key-file = "FILE"`: all members know this key; links are of DTLS alone.
     pub shared_key_file: Option<PathBuf>,
-    /// `config = "overlay.xml"`, or a URL: the overlay's configuration document, read again as it expires.
+    /// `config = "overlay.xml"`, a URL, or `"discover"` by the overlay's name: its configuration document, read again as it
+    /// expires.
     pub config: Option<Text<DocumentFrom>>,
     /// `user = "NAME"`: for overlays whose credential server issues certificates.
     pub user: Option<Text<UserName>>,
@@ -116,6 +117,14 @@ impl DhtEntry {
         self.config = document.map(|Text(from)| Text(from.relative_to(directory)));
     }
 
+    /// A user is for an overlay's credential server, which its document names: it is looked for by the overlay's name
+    /// where nothing else is said (R122).
+    pub fn discover(&mut self) {
+        if self.user.is_some() && self.overlay.is_some() {
+            self.config.get_or_insert(Text(DocumentFrom::Discover));
+        }
+    }
+
     /// What cannot be meant, however each key is written.
     ///
     /// # Errors
@@ -125,6 +134,9 @@ impl DhtEntry {
         match (&self.user, &self.password_file) {
             (Some(_), None) => Err("user needs a password-file"),
             (None, Some(_)) => Err("password-file needs a user"),
+            (Some(_), _) if self.overlay.is_none() && self.config.is_none() => {
+                Err("user needs the overlay's name, or its config")
+            }
             (Some(_), Some(_)) if server => {
                 Err("the credential server needs no user: it has a certificate of its own")
             }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anode_routing::dht::reload::config::{MAX_DOCUMENT, OverlayConfig, parse};
+use anode_routing::dht::reload::config::{ENROLL_PATH, MAX_DOCUMENT, OverlayConfig, parse};
 use anode_wire::zonefile::Reach;
 use tokio::sync::mpsc;
 
+use super::discover;
 use crate::Error;
 use crate::value::ValueError;
-use crate::zone::http::{Fetched, Fetcher};
+use crate::zone::http::{FetchError, Fetched, Fetcher};
 use crate::zone::source::Url;
 
 /// A document is asked for no more often, whatever it says of itself.
@@ -28,6 +29,8 @@ pub enum DocumentFrom {
     Path(PathBuf),
     /// A server.
     Url(Url),
+    /// By the overlay's name (R122); nobody has to write this.
+    Discover,
 }
 
 impl FromStr for DocumentFrom {
@@ -36,6 +39,7 @@ impl FromStr for DocumentFrom {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         match text.split_once("://") {
             Some(_) => text.parse().map(Self::Url),
+            None if text == "discover" => Ok(Self::Discover),
             None if text.is_empty() => {
                 Err(ValueError::new("config is empty: give a path or a URL"))
             }
@@ -49,11 +53,21 @@ impl fmt::Display for DocumentFrom {
         match self {
             Self::Path(path) => path.display().fmt(f),
             Self::Url(url) => url.fmt(f),
+            Self::Discover => f.write_str("by the overlay's name"),
         }
     }
 }
 
 impl DocumentFrom {
+    /// Whether it takes the certificates that this machine trusts.
+    pub fn needs_tls(&self) -> bool {
+        match self {
+            Self::Path(_) => false,
+            Self::Url(url) => url.tls,
+            Self::Discover => true,
+        }
+    }
+
     /// A path is from where the configuration is.
     pub fn relative_to(self, directory: &Path) -> Self {
         match self {
@@ -87,13 +101,45 @@ impl DocumentFrom {
                 return choose(&bytes, overlay, enrolls);
             }
             Self::Url(url) => url,
+            Self::Discover => {
+                let name = overlay.ok_or("the overlay has no name")?;
+                let bytes = discovered(fetcher, name).await?;
+                return choose(&bytes, overlay, enrolls);
+            }
         };
         let fetched = fetcher.fetch(url, Reach::Local, None).await;
-        match fetched.map_err(|error| error.to_string())? {
-            Fetched::File { bytes, .. } => choose(&bytes, overlay, enrolls),
-            Fetched::Unchanged => Err("the server sends nothing".to_owned()),
+        choose(&body(fetched)?, overlay, enrolls)
+    }
+}
+
+fn body(fetched: Result<Fetched, FetchError>) -> Result<Vec<u8>, String> {
+    match fetched.map_err(|error| error.to_string())? {
+        Fetched::File { bytes, .. } => Ok(bytes),
+        Fetched::Unchanged => Err("the server sends nothing".to_owned()),
+    }
+}
+
+/// R123: from wherever the name leads to, but only if the certificate there is the name's.
+async fn discovered(fetcher: &Fetcher, overlay: &str) -> Result<Vec<u8>, String> {
+    let name = overlay.to_owned();
+    let places = tokio::task::spawn_blocking(move || discover::places(&name)).await;
+    let places = places.map_err(|_| "the lookup has panicked".to_owned())??;
+    let mut last = String::new();
+    for (host, port) in places {
+        let at = match host.contains(':') {
+            true => format!("https://[{host}]:{port}{ENROLL_PATH}"),
+            false => format!("https://{host}:{port}{ENROLL_PATH}"),
+        };
+        let fetched = match at.parse() {
+            Ok(url) => body(fetcher.fetch_of(&url, overlay, Reach::Local).await),
+            Err(error) => Err(format!("{error}")),
+        };
+        match fetched {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => last = format!("{at}: {error}"),
         }
     }
+    Err(last)
 }
 
 /// The part about one overlay, or the first. `enrolls`: this node can ask for a certificate.

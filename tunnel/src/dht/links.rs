@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anode_routing::dht::reload::Id;
+use anode_routing::dht::reload::{Id, overlay_hash};
 use anode_routing::dht::reload::security::LinkCredentials;
 use anode_routing::dht::{DhtConfig, DhtSecurity};
 use anode_routing::ice::{Endpoint, Sessions, own_addresses};
@@ -121,7 +121,14 @@ impl DhtPlan {
                 anode_routing::links::Target::Tls(_) => None,
             });
         let stun = stun.flatten().collect();
-        Ok(Links::new(Instant::now(), ice, security, stun, Vec::new()))
+        let now = Instant::now();
+        let mut links = Links::new(now, ice, security, stun, Vec::new());
+        if !config.groups.is_empty() {
+            let (overlay, own) = (overlay_hash(&config.overlay), config.peer_id(&self.identity, self.digit));
+            let random = UnwrapErr(SysRng).next_u64();
+            links.set_groups(now, overlay, own, &config.groups, random);
+        }
+        Ok(links)
     }
 }
 

@@ -12,6 +12,7 @@
 //! thread and not on the data thread.
 
 pub mod config;
+mod discover;
 pub mod document;
 pub mod enroll;
 mod links;
@@ -35,7 +36,6 @@ use crate::value::Text;
 use crate::zone::http::Fetcher;
 use crate::zone::{Known, Relays};
 use config::DhtEntry;
-use document::DocumentFrom;
 use enroll::client::Enrolling;
 use enroll::server;
 use std::net::SocketAddr;
@@ -158,6 +158,7 @@ impl DhtPlan {
         let mut entries = entries;
         let mut documents = Vec::new();
         for entry in &mut entries {
+            entry.discover();
             let name = entry.overlay.as_ref().map(|Text(name)| name.0.as_str());
             let from = entry.config.as_ref().filter(|_| entry.enabled);
             entry
@@ -173,7 +174,7 @@ impl DhtPlan {
         }
         let secure = |entry: &DhtEntry| {
             let from = entry.config.as_ref().filter(|_| entry.enabled);
-            from.is_some_and(|Text(from)| matches!(from, DocumentFrom::Url(url) if url.tls))
+            from.is_some_and(|Text(from)| from.needs_tls())
         };
         let fetcher = match entries.iter().any(secure) {
             true => Fetcher::with_tls()?,
@@ -279,7 +280,8 @@ impl DhtPlan {
         let of_document = of_document.into_iter().flatten();
         let mut targets = entry.targets();
         targets.extend(of_document.map(|at| Target::Dtls(*at)));
-        let needed = self.needs_certificate(place) || entry.has_own_links();
+        let grouped = self.document(place).is_some_and(|it| !it.multicast.is_empty());
+        let needed = self.needs_certificate(place) || grouped || entry.has_own_links();
         (needed || !targets.is_empty()).then_some(targets)
     }
 
@@ -326,6 +328,9 @@ impl DhtPlan {
                 chord: self.document(place).map(OverlayConfig::chord),
                 turn: self.turn,
                 turn_density: self.document(place).map_or(1, |it| it.turn_density),
+                groups: self
+                    .document(place)
+                    .map_or(Vec::new(), |it| it.multicast.clone()),
                 own_links: self.targets(place, entry),
             })
             .collect()

@@ -127,6 +127,27 @@ impl Fetcher {
         reach: Reach,
         since: Option<&str>,
     ) -> Result<Fetched, FetchError> {
+        self.request(url, &server_name_of(&url.host), reach, since)
+            .await
+    }
+
+    /// The same from a server that must have the certificate of another name than that which has led there.
+    pub async fn fetch_of(
+        &self,
+        url: &Url,
+        name: &str,
+        reach: Reach,
+    ) -> Result<Fetched, FetchError> {
+        self.request(url, name, reach, None).await
+    }
+
+    async fn request(
+        &self,
+        url: &Url,
+        name: &str,
+        reach: Reach,
+        since: Option<&str>,
+    ) -> Result<Fetched, FetchError> {
         let work = async {
             let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect(url, reach))
                 .await
@@ -135,7 +156,7 @@ impl Fetcher {
                 .peer_addr()
                 .map_err(|error| FetchError::Protocol(error.to_string()))?;
             if url.tls {
-                let stream = self.handshake(url, stream).await?;
+                let stream = self.handshake(name, stream).await?;
                 exchange(stream, url, server.ip(), since).await
             } else {
                 exchange(stream, url, server.ip(), since).await
@@ -148,14 +169,14 @@ impl Fetcher {
 
     async fn handshake(
         &self,
-        url: &Url,
+        name: &str,
         stream: TcpStream,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, FetchError> {
         let no = |error: &dyn std::fmt::Display| FetchError::Tls(error.to_string());
         let Some(config) = &self.tls else {
             return Err(no(&"not prepared at the start"));
         };
-        let name = server_name(url)?;
+        let name = server_name(name)?;
         let connector = TlsConnector::from(Arc::clone(config));
         connector
             .connect(name, stream)
@@ -165,11 +186,15 @@ impl Fetcher {
 }
 
 /// The name that a server's certificate must have.
-pub(crate) fn server_name(url: &Url) -> Result<ServerName<'static>, FetchError> {
-    match &url.host {
-        Host::Name(name) => ServerName::try_from(name.clone())
-            .map_err(|error| FetchError::Tls(error.to_string())),
-        Host::Ip(ip) => Ok(ServerName::from(*ip)),
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, FetchError> {
+    ServerName::try_from(name.to_owned()).map_err(|error| FetchError::Tls(error.to_string()))
+}
+
+/// A host as its certificate names it.
+pub(crate) fn server_name_of(host: &Host) -> String {
+    match host {
+        Host::Name(name) => name.clone(),
+        Host::Ip(ip) => ip.to_string(),
     }
 }
 

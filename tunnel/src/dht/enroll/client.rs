@@ -184,7 +184,8 @@ impl Enrolling {
         let config = Arc::new(http::client_config(roots));
         let stream = http::connect(url, Reach::Local).await;
         let stream = stream.map_err(|error| error.to_string())?;
-        let name = http::server_name(url).map_err(|error| error.to_string())?;
+        let name = http::server_name_of(&url.host);
+        let name = http::server_name(&name).map_err(|error| error.to_string())?;
         let stream = TlsConnector::from(config).connect(name, stream).await;
         let stream = stream.map_err(|error| format!("TLS: {error}"))?;
         let made = http1::Builder::new()

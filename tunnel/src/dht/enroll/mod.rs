@@ -12,6 +12,7 @@
 pub mod client;
 mod digest;
 mod issued;
+mod multicast;
 pub mod server;
 
 use std::net::SocketAddr;

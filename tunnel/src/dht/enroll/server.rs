@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anode_platform::files::write_atomic;
-use anode_routing::dht::reload::config::{CONTENT_TYPE, ENROLL_PATH, OverlayConfig, write};
+use anode_routing::dht::reload::config::{
+    CONTENT_TYPE, Discovery, ENROLL_PATH, OverlayConfig, discovery, write,
+};
 use anode_routing::dht::reload::security::{Certificate, request_for};
 use anode_wire::Identity;
 use base64::Engine as _;
@@ -33,6 +35,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::digest::{Challenge, Claim};
 use super::issued::{Authority, Denied};
+use super::multicast::Responder;
 use super::{CERTIFICATE_TYPE, CREDENTIALS_PATH, CredentialServerEntry, state_file, unix};
 use crate::Error;
 use crate::dht::text::hex;
@@ -62,6 +65,7 @@ pub struct Prepared {
     listeners: Vec<TcpListener>,
     tls: Arc<ServerConfig>,
     desk: Arc<Desk>,
+    responder: Option<Responder>,
 }
 
 /// What this node's own part in the overlay needs of it.
@@ -162,7 +166,15 @@ impl Prepared {
             sources: Mutex::default(),
             read: Mutex::new(Instant::now()),
         };
+        let responder = match discovery(overlay) {
+            Discovery::Local { service, .. } => {
+                let made = Responder::new(overlay, &service, &addresses, at.port());
+                made.map_err(|error| Error::refused(format!("multicast DNS: {error}")))?
+            }
+            _ => None,
+        };
         let prepared = Self {
+            responder,
             listeners,
             tls: Arc::new(tls),
             desk: Arc::new(desk),
@@ -177,6 +189,9 @@ impl Prepared {
     /// Serves until the node ends.
     pub fn start(self) {
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        if let Some(responder) = self.responder {
+            tokio::spawn(responder.run());
+        }
         for listener in self.listeners {
             let (tls, desk) = (TlsAcceptor::from(Arc::clone(&self.tls)), self.desk.clone());
             tokio::spawn(accept(listener, tls, desk, Arc::clone(&room)));
