@@ -39,6 +39,8 @@ const CORRECT_EVERY: Duration = Duration::from_secs(5);
 /// After the last change of range or replicas, copies are sent once more: by then dead links are known everywhere
 /// (RD73: 45 s).
 const COPY_AGAIN: Duration = Duration::from_secs(60);
+/// The same where one has failed: its recipient was dead, or did not know yet that it is one.
+const COPY_RETRY: Duration = Duration::from_secs(10);
 /// A joining node waits this long for its connections before it sends JOIN.
 const SETTLE: Duration = Duration::from_secs(5);
 /// One step of joining takes at most this long (RD47: 30 s for the handover).
@@ -149,6 +151,8 @@ pub struct Chord {
     replicated: Option<(Id, Vec<Id>)>,
     /// When copies are sent once more: what was refused or lost while tables differed is made good.
     copy_again_at: Option<Duration>,
+    /// When they are sent for what has changed last.
+    copy_again_last: Duration,
     update_at: Option<Duration>,
     /// Who gets it: neighbours of the old table and the new (R117).
     update_to: BTreeSet<Id>,
@@ -176,6 +180,7 @@ impl Chord {
             refusals: 0,
             replicated: None,
             copy_again_at: None,
+            copy_again_last: Duration::ZERO,
             update_at: None,
             update_to: BTreeSet::new(),
             next_update: Duration::MAX,
@@ -303,6 +308,7 @@ impl Topology for Chord {
                     self.send_update(joiner);
                 }
             }
+            Input::CopyFailed => self.copy_again(now, COPY_RETRY),
             Input::Left(Membership { peer, .. }) => self.on_lost(now, *peer),
             Input::Leave => {
                 if let (Some((after, upto)), Some(to)) = (self.range(), self.successors.first()) {
@@ -360,16 +366,7 @@ impl Topology for Chord {
             self.flush_updates();
         }
         if self.stage == Stage::Joined {
-            if self.copy_again_at.is_some_and(|at| at <= now.at) {
-                self.copy_again_at = None;
-                if let Some((after, upto)) = self.range() {
-                    for to in self.first_successors() {
-                        let again = Action::Replicate { to, after, upto };
-                        self.actions.push_back(again);
-                    }
-                }
-                self.actions.push_back(Action::Prune);
-            }
+            self.run_copy_again(now);
             if self.next_update <= now.at {
                 self.next_update = now.at + self.spread(self.config.update_every);
                 let routable = self.peers.iter().filter(|(_, peer)| peer.routable);

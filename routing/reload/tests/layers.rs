@@ -1,7 +1,8 @@
 //! The layers, and what stands on the wire of each: a topology and a usage of somebody else's between two nodes.
 
 use anode_reload::body::{
-    DataValue, Fetch, FetchType, Reference, References, StoreRequest, StoreType, TunnelRequest,
+    ConnectBody, DataValue, Fetch, FetchType, Reference, References, Role, StoreRequest, StoreType,
+    TunnelRequest,
 };
 use anode_reload::node::{Answer, AnswerBody, RequestOptions};
 use anode_reload::route_log::LogTransport;
@@ -283,6 +284,64 @@ fn a_tunnel_adds_no_secrecy_of_its_own() {
     assert_eq!(arrived.collect::<Vec<_>>(), [tunnel.clone()]);
     let carries = |bytes: &Vec<u8>| bytes.windows(tunnel.pdu.len()).any(|it| it == tunnel.pdu);
     assert!(carries(&pair.sent[0]));
+}
+
+// R63, R134: what SIP tunnels names its instance by the GRUU; a long dialog is to have a connection
+#[test]
+fn sip_is_tunnelled_to_the_instance_that_its_gruu_names() {
+    let mut pair = Pair::shared(["a", "b"]);
+    let (through, to) = (id(0x33), pair.keeper.id());
+    let tunnel = sip::tunnel(&[through, to], b"MESSAGE sip:bob@x.net SIP/2.0");
+    assert_eq!((tunnel.application, sip::destination(&tunnel).unwrap()), (5060, to));
+    let options = RequestOptions::default();
+    pair.asker.tunnel(NOW, vec![to], &tunnel, options).unwrap();
+    assert_eq!(pair.answer().unwrap().body, AnswerBody::Arrived);
+    let mut events = std::iter::from_fn(|| pair.keeper.poll_event());
+    let arrived = events.find_map(|event| match event {
+        Event::Tunnel { tunnel, .. } => Some(tunnel),
+        _ => None,
+    });
+    assert_eq!(sip::destination(&arrived.unwrap()).unwrap(), to);
+    for (application, dialog) in [(8737, tunnel.dialog.clone()), (5060, "no GRUU".into()), (5060, String::new())] {
+        let wrong = TunnelRequest {
+            application,
+            dialog,
+            pdu: Vec::new(),
+        };
+        assert!(sip::destination(&wrong).is_err());
+    }
+    assert!(sip::wants_connect(20) && !sip::wants_connect(1));
+}
+
+// R133, RD15: a CONNECT for SIP counts only when the last id of its route has signed the answer
+#[test]
+fn a_connect_for_sip_is_answered_by_the_instance_or_not_at_all() {
+    for (last, good) in [(0x50, true), (0x77, false)] {
+        let mut pair = Pair::shared(["a", "b"]);
+        let body = ConnectBody {
+            application: sip::APPLICATION,
+            ..ConnectBody::sealed(Role::Passive)
+        };
+        let options = RequestOptions::default();
+        pair.asker.connect(NOW, vec![id(last)], &body, options).unwrap();
+        pair.run();
+        let mut events = std::iter::from_fn(|| pair.keeper.poll_event());
+        let offer = events.find_map(|event| match event {
+            Event::ConnectOffered { offer, body, .. } => Some((offer, body.application)),
+            _ => None,
+        });
+        let (offer, application) = offer.expect("an offer");
+        assert_eq!(application, 5060);
+        let answer = ConnectBody {
+            application,
+            ..ConnectBody::sealed(Role::Active)
+        };
+        pair.keeper.answer_connect(NOW, offer, Some(&answer));
+        match pair.answer() {
+            Ok(Answer { body, .. }) => assert!(good && body == AnswerBody::Connect(answer)),
+            Err(error) => assert!(!good, "{error}"),
+        }
+    }
 }
 
 fn issued(server: &CredentialServer, scalar: u8, names: &[&str]) -> Certificate {

@@ -368,6 +368,11 @@ impl Dht {
         addresses
     }
 
+    /// The same for links of RELOAD's own.
+    pub fn cacheable_targets(&self) -> Vec<Target> {
+        self.own_links.cacheable()
+    }
+
     /// A message out of a session. `network` is what quotas count together.
     pub fn handle_message(&mut self, now: Now, from: End, network: u64, body: &[u8]) {
         if !self.config.is_sealed() {

@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
 use crate::config::turn::{AnodeUsers, Turn};
-use crate::state::dht::CachedPeer;
+use crate::state::dht::{CachedAt, CachedPeer};
 use crate::value::Text;
 use crate::zone::http::Fetcher;
 use crate::zone::{Known, Relays};
@@ -254,9 +254,12 @@ impl DhtPlan {
     /// Whom to ask first in an overlay, beside its own configuration: the zone's relays, then peers of an earlier run.
     fn bootstrap(&self, overlay: &str) -> Vec<Bootstrap> {
         let cached = self.cached.iter().filter(|peer| peer.overlay == overlay);
-        let cached = cached.map(|peer| Bootstrap {
-            address: peer.address,
-            places: Vec::new(),
+        let cached = cached.filter_map(|peer| match peer.at {
+            CachedAt::Address(address) => Some(Bootstrap {
+                address,
+                places: Vec::new(),
+            }),
+            CachedAt::Own(_) => None,
         });
         self.zone.bootstrap.iter().cloned().chain(cached).collect()
     }
@@ -282,7 +285,20 @@ impl DhtPlan {
         targets.extend(of_document.map(|at| Target::Dtls(*at)));
         let grouped = self.document(place).is_some_and(|it| !it.multicast.is_empty());
         let needed = self.needs_certificate(place) || grouped || entry.has_own_links();
-        (needed || !targets.is_empty()).then_some(targets)
+        if !needed && targets.is_empty() {
+            return None;
+        }
+        let overlay = self.overlay_of(place, entry);
+        let cached = self.cached.iter().filter(|peer| peer.overlay == overlay);
+        targets.extend(cached.filter_map(|peer| match peer.at {
+            CachedAt::Own(target) => Some(target),
+            CachedAt::Address(_) => None,
+        }));
+        // The first peer of an overlay stands in its own document.
+        targets.retain(|target| match target {
+            Target::Dtls(at) | Target::Tls(at) => !entry.listen.contains(at),
+        });
+        Some(targets)
     }
 
     fn needs_certificate(&self, place: usize) -> bool {

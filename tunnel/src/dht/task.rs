@@ -19,7 +19,7 @@ use super::enroll::{client, server};
 use super::links::OwnLinks;
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
 use crate::command::{Command, DataHandle};
-use crate::state::dht::CachedPeer;
+use crate::state::dht::{CachedAt, CachedPeer};
 use crate::value::Text;
 
 /// Who leaves gives his peers so long to take what he stores.
@@ -384,11 +384,13 @@ impl Task {
     fn cacheable(&self) -> Vec<CachedPeer> {
         let of = |dht: &Dht| {
             let overlay = dht.overlay().to_owned();
-            let peer = move |address| CachedPeer {
+            let peer = move |at| CachedPeer {
                 overlay: overlay.clone(),
-                address,
+                at,
             };
-            dht.cacheable().into_iter().map(peer).collect::<Vec<_>>()
+            let sealed = dht.cacheable().into_iter().map(CachedAt::Address);
+            let own = dht.cacheable_targets().into_iter().map(CachedAt::Own);
+            sealed.chain(own).map(peer).collect::<Vec<_>>()
         };
         self.dhts.iter().flat_map(of).collect()
     }

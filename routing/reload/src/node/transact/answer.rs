@@ -269,7 +269,7 @@ impl Node {
                         .handle(now, Input::ProbedOutside { peer, through });
                 }
             }
-            For::Copy { job } => self.copy_answered(now, job),
+            For::Copy { job } => self.copy_answered(now, job, result.is_ok()),
             For::Replica { store } => self.replica_answered(now, store, result.is_ok()),
             For::Offload(resource) => {
                 // 412: the owner has a newer one
