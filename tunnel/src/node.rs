@@ -276,8 +276,13 @@ async fn live(
     let turn_servers = plan.turn_servers;
     let (turn_of_dht, found_turn) = tokio::sync::watch::channel(Vec::new());
     let followed = zone.follow();
-    let turn_servers =
-        turn_servers.keep(data.clone(), services_of_zone, followed, found_turn, own_keys);
+    let turn_servers = turn_servers.keep(
+        data.clone(),
+        services_of_zone,
+        followed,
+        found_turn,
+        own_keys,
+    );
     let turn_servers = tokio::spawn(turn_servers);
     let (dht, dht_asks) = DhtDesk::new();
     let meet = match plan.meet {

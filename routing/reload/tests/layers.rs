@@ -13,9 +13,8 @@ use anode_reload::topology::{Action, Hop, Input};
 use anode_reload::usage::sip::{self, SipRegistration};
 use anode_reload::usage::{Kind, Kinds};
 use anode_reload::{
-    Chord, Credentials, DataModel, Event, Id, LinkId, LinkInfo, Node, NodeConfig, Now,
-    ReloadError, Security, SharedKey, Signature, SignerIdentity, StoredData, Topology, TypeId,
-    chord,
+    Chord, Credentials, DataModel, Event, Id, LinkId, LinkInfo, Node, NodeConfig, Now, ReloadError,
+    Security, SharedKey, Signature, SignerIdentity, StoredData, Topology, TypeId, chord,
 };
 use anode_wire::PeerId;
 use rand::SeedableRng;
@@ -292,7 +291,10 @@ fn sip_is_tunnelled_to_the_instance_that_its_gruu_names() {
     let mut pair = Pair::shared(["a", "b"]);
     let (through, to) = (id(0x33), pair.keeper.id());
     let tunnel = sip::tunnel(&[through, to], b"MESSAGE sip:bob@x.net SIP/2.0");
-    assert_eq!((tunnel.application, sip::destination(&tunnel).unwrap()), (5060, to));
+    assert_eq!(
+        (tunnel.application, sip::destination(&tunnel).unwrap()),
+        (5060, to)
+    );
     let options = RequestOptions::default();
     pair.asker.tunnel(NOW, vec![to], &tunnel, options).unwrap();
     assert_eq!(pair.answer().unwrap().body, AnswerBody::Arrived);
@@ -302,7 +304,11 @@ fn sip_is_tunnelled_to_the_instance_that_its_gruu_names() {
         _ => None,
     });
     assert_eq!(sip::destination(&arrived.unwrap()).unwrap(), to);
-    for (application, dialog) in [(8737, tunnel.dialog.clone()), (5060, "no GRUU".into()), (5060, String::new())] {
+    for (application, dialog) in [
+        (8737, tunnel.dialog.clone()),
+        (5060, "no GRUU".into()),
+        (5060, String::new()),
+    ] {
         let wrong = TunnelRequest {
             application,
             dialog,
@@ -323,7 +329,9 @@ fn a_connect_for_sip_is_answered_by_the_instance_or_not_at_all() {
             ..ConnectBody::sealed(Role::Passive)
         };
         let options = RequestOptions::default();
-        pair.asker.connect(NOW, vec![id(last)], &body, options).unwrap();
+        pair.asker
+            .connect(NOW, vec![id(last)], &body, options)
+            .unwrap();
         pair.run();
         let mut events = std::iter::from_fn(|| pair.keeper.poll_event());
         let offer = events.find_map(|event| match event {
@@ -368,9 +376,14 @@ fn the_signers_certificate_is_asked_for_in_the_same_fetch() {
         Box::new(Credentials::certified(&[scalar; 32], certificate, policy()).unwrap())
     };
     let alice = issued(&server, 9, &["alice@x.net"]);
-    let (resource, kind) = (sip::resource("sip:alice@x.net").unwrap(), TypeId::SIP_REGISTRATION);
+    let (resource, kind) = (
+        sip::resource("sip:alice@x.net").unwrap(),
+        TypeId::SIP_REGISTRATION,
+    );
     let peer = alice.peers()[0];
-    let value = SipRegistration::Uri("sip:alice@y.net".into()).emit().unwrap();
+    let value = SipRegistration::Uri("sip:alice@y.net".into())
+        .emit()
+        .unwrap();
     let mut registered = data(DataValue::Dictionary {
         key: peer.0.to_vec(),
         value: value.clone(),

@@ -1,7 +1,9 @@
 //! Bootstrap by multicast (R125, RD60): whoever looks for the overlay says a PING to a group, in clear, and dials who answers.
 //! What else comes in clear is not heard; who is there the handshake shows.
 
+use super::Links;
 use crate::anode::{Bucket, Rate};
+use crate::ice::{Path, Protocol};
 use anode_reload::body::{PingRequest, PingResponse};
 use anode_reload::contents::{Code, Contents, Kind, Method, emit_contents};
 use anode_reload::{Header, Id, Signature, SignerIdentity};
@@ -152,6 +154,55 @@ impl Groups {
             _ => return None,
         };
         (header.overlay == self.overlay).then_some((header, peer, contents))
+    }
+}
+
+impl Links {
+    /// Looks for members of an overlay in these multicast groups, and answers there as one (RD60). `random` is a number
+    /// that nobody knows.
+    pub fn set_groups(
+        &mut self,
+        now: Instant,
+        overlay: u32,
+        own: Id,
+        groups: &[SocketAddr],
+        random: u64,
+    ) {
+        let locals = self.addresses();
+        self.groups = Groups::new(now, overlay, own, groups, &locals, random);
+    }
+
+    /// Whether this node is part of the ring: then it answers in its groups, and does not ask.
+    pub fn set_member(&mut self, now: Instant, member: bool) {
+        self.groups.set_member(now, member);
+    }
+
+    pub(super) fn work_groups(&mut self, now: Instant) {
+        let own: Vec<SocketAddr> = self.addresses();
+        let mut send = |to: SocketAddr, bytes: &[u8]| {
+            let many = to.ip().is_multicast();
+            let fits = |local: &&SocketAddr| {
+                let near = local.ip().is_loopback() == to.ip().is_loopback();
+                local.is_ipv4() == to.is_ipv4() && (many || near)
+            };
+            let from = own.iter().filter(fits);
+            for local in from.copied().take(if many { own.len() } else { 1 }) {
+                let path = Path {
+                    protocol: Protocol::Udp,
+                    local,
+                    remote: to,
+                };
+                self.ice.send(now, path, bytes);
+            }
+        };
+        if let Some((question, groups)) = self.groups.ask(now) {
+            for group in groups {
+                send(group, &question);
+            }
+        }
+        for (answer, to) in self.groups.hear(now) {
+            send(to, &answer);
+        }
     }
 }
 

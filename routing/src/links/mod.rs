@@ -16,6 +16,7 @@
 mod connect;
 mod dtls;
 mod group;
+mod moves;
 mod runner;
 mod secret;
 mod tls;
@@ -191,74 +192,9 @@ impl Links {
         links
     }
 
-    /// Looks for members of an overlay in these multicast groups, and answers there as one (RD60). `random` is a number
-    /// that nobody knows.
-    pub fn set_groups(
-        &mut self,
-        now: Instant,
-        overlay: u32,
-        own: Id,
-        groups: &[SocketAddr],
-        random: u64,
-    ) {
-        let locals = self.addresses();
-        self.groups = Groups::new(now, overlay, own, groups, &locals, random);
-    }
-
-    /// Whether this node is part of the ring: then it answers in its groups, and does not ask.
-    pub fn set_member(&mut self, now: Instant, member: bool) {
-        self.groups.set_member(now, member);
-    }
-
-    fn work_groups(&mut self, now: Instant) {
-        let own: Vec<SocketAddr> = self.addresses();
-        let mut send = |to: SocketAddr, bytes: &[u8]| {
-            let many = to.ip().is_multicast();
-            let fits = |local: &&SocketAddr| {
-                let near = local.ip().is_loopback() == to.ip().is_loopback();
-                local.is_ipv4() == to.is_ipv4() && (many || near)
-            };
-            let from = own.iter().filter(fits);
-            for local in from.copied().take(if many { own.len() } else { 1 }) {
-                let path = Path {
-                    protocol: Protocol::Udp,
-                    local,
-                    remote: to,
-                };
-                self.ice.send(now, path, bytes);
-            }
-        };
-        if let Some((question, groups)) = self.groups.ask(now) {
-            for group in groups {
-                send(group, &question);
-            }
-        }
-        for (answer, to) in self.groups.hear(now) {
-            send(to, &answer);
-        }
-    }
-
     /// Where it listens.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.ice.endpoint().addresses().collect()
-    }
-
-    /// This machine has other addresses now: links from those that are gone end at once, and not when they fall silent.
-    pub fn follow(&mut self, now: Instant, addresses: &[SocketAddr]) {
-        self.ice.endpoint_mut().follow(addresses);
-        let own = self.addresses();
-        let lost = |it: &Conversation| {
-            it.path.protocol == Protocol::Udp && !own.contains(&it.path.local)
-        };
-        let lost = self.conversations.iter().filter(|(_, it)| lost(it));
-        let lost: Vec<usize> = lost.map(|(at, _)| at).collect();
-        for at in lost {
-            let gone = self.remove(at);
-            self.counters.lost += 1;
-            self.over(&gone, "this machine has another address");
-        }
-        self.connects.gather_again();
-        self.gather(now);
     }
 
     /// Asks for a link; [`LinkEvent::Up`] or [`LinkEvent::DialFailed`] follows.

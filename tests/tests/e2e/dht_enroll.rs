@@ -49,7 +49,10 @@ impl World {
 
     /// What the credential server has written for its operator.
     fn kept(&self, what: &str) -> String {
-        let file = self.relay.state().join(format!("dht-{}.{what}", self.overlay));
+        let file = self
+            .relay
+            .state()
+            .join(format!("dht-{}.{what}", self.overlay));
         file.display().to_string()
     }
 
@@ -118,7 +121,9 @@ fn whoever_knows_a_password_gets_a_certificate_and_a_place() {
     let got = bob.json(&["dht", "get", "0xF00010", "a key"]);
     assert_eq!(got[0]["text"], "a value");
 
-    mallory.wait("a refusal", SOON, || mallory.log().contains("password of alice"));
+    mallory.wait("a refusal", SOON, || {
+        mallory.log().contains("password of alice")
+    });
     assert_eq!(mallory.json(&["dht", "status"]), serde_json::json!([]));
     for node in [&world.relay, &alice, &bob, &mallory] {
         for word in ["correct horse", "battery staple", "wrong horse"] {
@@ -202,18 +207,36 @@ fn a_credential_server_that_makes_no_sense_is_refused() {
     let config = |lines: &str, file: &PathBuf| format!("{lines}\n{server}\"{}\"\n", file.display());
     let cases = [
         (config("", &good), 2, "links of its own"),
-        (config(&format!("{listen}\nuser = \"a\""), &good), 2, "password-file"),
-        (format!("user = \"a\"\npassword-file = \"{}\"", open.display()), 1, "chmod 600"),
+        (
+            config(&format!("{listen}\nuser = \"a\""), &good),
+            2,
+            "password-file",
+        ),
+        (
+            format!("user = \"a\"\npassword-file = \"{}\"", open.display()),
+            1,
+            "chmod 600",
+        ),
         (config(listen, &open), 1, "chmod 600"),
         (format!("{}days = 0\n", config(listen, &good)), 2, "3650"),
         (format!("{}hours = 1\n", config(listen, &good)), 2, "hours"),
         ("user = \"a b\"".to_owned(), 2, "letters"),
-        (format!("config = \"{}\"", world.document()), 1, "password-file"),
-        ("user = \"a\"\npassword-file = \"x\"\nconfig = \"\"".to_owned(), 2, "config is empty"),
+        (
+            format!("config = \"{}\"", world.document()),
+            1,
+            "password-file",
+        ),
+        (
+            "user = \"a\"\npassword-file = \"x\"\nconfig = \"\"".to_owned(),
+            2,
+            "config is empty",
+        ),
     ];
     for (number, (lines, code, says)) in cases.into_iter().enumerate() {
         let node = Node::on(host, world.lab.directory(), &format!("bad{number}")).relay();
-        let config = format!("listen = [\"127.0.0.1:0\"]\n[relay]\n[[dht]]\noverlay = \"{OVERLAY}\"\n{lines}");
+        let config = format!(
+            "listen = [\"127.0.0.1:0\"]\n[relay]\n[[dht]]\noverlay = \"{OVERLAY}\"\n{lines}"
+        );
         let done = host.finish(node.config(&config).command(), SOON);
         assert_eq!(done.code(), code, "{lines}: {}", done.stderr);
         assert!(done.stderr.contains(says), "{lines}: {}", done.stderr);

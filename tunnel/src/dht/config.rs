@@ -146,9 +146,9 @@ impl DhtEntry {
             _ if server && self.config.is_some() => {
                 Err("the credential server makes the overlay's document itself: leave out config")
             }
-            _ if server && self.listen.is_empty() => {
-                Err("a credential server's overlay has links of its own: add listen = [\"IP:6084\"]")
-            }
+            _ if server && self.listen.is_empty() => Err(
+                "a credential server's overlay has links of its own: add listen = [\"IP:6084\"]",
+            ),
             _ => Ok(()),
         }
     }

@@ -115,7 +115,9 @@ impl Heard {
         let instances = instances.map(|name| (name.clone(), RecordType::SRV));
         let hosts = self.places.iter().map(|(_, host, _)| host);
         let known = |host: &&Name| self.addresses.iter().all(|(name, _)| name != *host);
-        let hosts = hosts.filter(known).map(|name| (name.clone(), RecordType::A));
+        let hosts = hosts
+            .filter(known)
+            .map(|name| (name.clone(), RecordType::A));
         instances.chain(hosts).collect()
     }
 }
@@ -214,13 +216,22 @@ mod tests {
         let service = name("_p2p_menroll._tcp.local.");
         let instance = "home._p2p_menroll._tcp.local.";
         let mut heard = Heard::default();
-        heard.note(&service, &answer(vec![("_p2p_menroll._tcp.local.", RData::PTR(PTR(name(instance))))]));
+        heard.note(
+            &service,
+            &answer(vec![(
+                "_p2p_menroll._tcp.local.",
+                RData::PTR(PTR(name(instance))),
+            )]),
+        );
         assert_eq!(heard.missing(), [(name(instance), RecordType::SRV)]);
         let srv = SRV::new(0, 0, 6085, name("box.local."));
         heard.note(&service, &answer(vec![(instance, RData::SRV(srv))]));
         assert_eq!(heard.missing(), [(name("box.local."), RecordType::A)]);
         assert!(heard.found().is_empty());
-        heard.note(&service, &answer(vec![("box.local.", RData::A(A::new(192, 0, 2, 7)))]));
+        heard.note(
+            &service,
+            &answer(vec![("box.local.", RData::A(A::new(192, 0, 2, 7)))]),
+        );
         assert_eq!(heard.found(), [("192.0.2.7".to_owned(), 6085)]);
         assert!(heard.missing().is_empty());
     }
@@ -229,7 +240,10 @@ mod tests {
     fn other_services_and_floods_are_passed_over() {
         let service = name("_p2p_menroll._tcp.local.");
         let mut heard = Heard::default();
-        let other = answer(vec![("_http._tcp.local.", RData::PTR(PTR(name("x.local."))))]);
+        let other = answer(vec![(
+            "_http._tcp.local.",
+            RData::PTR(PTR(name("x.local."))),
+        )]);
         heard.note(&service, &other);
         assert!(heard.missing().is_empty() && heard.found().is_empty());
         for n in 0..1000 {
@@ -243,6 +257,9 @@ mod tests {
     // R122: an address is asked itself
     #[test]
     fn an_address_needs_no_question() {
-        assert_eq!(places("192.0.2.1").unwrap(), [("192.0.2.1".to_owned(), 443)]);
+        assert_eq!(
+            places("192.0.2.1").unwrap(),
+            [("192.0.2.1".to_owned(), 443)]
+        );
     }
 }

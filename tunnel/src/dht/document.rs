@@ -80,7 +80,11 @@ impl DocumentFrom {
     ///
     /// # Errors
     /// It cannot be read, or says nothing of the overlay.
-    pub fn read(&self, overlay: Option<&str>, enrolls: bool) -> Option<Result<OverlayConfig, Error>> {
+    pub fn read(
+        &self,
+        overlay: Option<&str>,
+        enrolls: bool,
+    ) -> Option<Result<OverlayConfig, Error>> {
         let Self::Path(path) = self else {
             return None;
         };

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anode_routing::dht::reload::{Id, overlay_hash};
 use anode_routing::dht::reload::security::LinkCredentials;
+use anode_routing::dht::reload::{Id, overlay_hash};
 use anode_routing::dht::{DhtConfig, DhtSecurity};
 use anode_routing::ice::{Endpoint, Sessions, own_addresses};
 use anode_routing::links::{Command, Counters, LinkEvent, LinkSecurity, Links, LinksHandle, run};
@@ -73,7 +73,10 @@ impl DhtPlan {
 
     /// Where an overlay's own links are to have sockets, by the addresses that this machine has now.
     pub(super) fn own_places(&self, overlay: &str) -> std::io::Result<Vec<SocketAddr>> {
-        places(self.entry_of(overlay).map_or(&[][..], |entry| &entry.listen))
+        places(
+            self.entry_of(overlay)
+                .map_or(&[][..], |entry| &entry.listen),
+        )
     }
 
     /// Sockets and credentials of an overlay that has links of its own.
@@ -124,7 +127,10 @@ impl DhtPlan {
         let now = Instant::now();
         let mut links = Links::new(now, ice, security, stun, Vec::new());
         if !config.groups.is_empty() {
-            let (overlay, own) = (overlay_hash(&config.overlay), config.peer_id(&self.identity, self.digit));
+            let (overlay, own) = (
+                overlay_hash(&config.overlay),
+                config.peer_id(&self.identity, self.digit),
+            );
             let random = UnwrapErr(SysRng).next_u64();
             links.set_groups(now, overlay, own, &config.groups, random);
         }

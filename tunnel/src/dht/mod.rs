@@ -227,13 +227,8 @@ impl DhtPlan {
             }
             if let Some(server) = &entry.credential_server {
                 let overlay = self.overlay_of(place, entry);
-                let made = server::Prepared::new(
-                    server,
-                    &overlay,
-                    &entry.listen,
-                    &self.identity,
-                    state,
-                );
+                let made =
+                    server::Prepared::new(server, &overlay, &entry.listen, &self.identity, state);
                 let (server, own) = made?;
                 self.servers.push(server);
                 self.documents[place] = Some(own.document);
@@ -283,7 +278,9 @@ impl DhtPlan {
         let of_document = of_document.into_iter().flatten();
         let mut targets = entry.targets();
         targets.extend(of_document.map(|at| Target::Dtls(*at)));
-        let grouped = self.document(place).is_some_and(|it| !it.multicast.is_empty());
+        let grouped = self
+            .document(place)
+            .is_some_and(|it| !it.multicast.is_empty());
         let needed = self.needs_certificate(place) || grouped || entry.has_own_links();
         if !needed && targets.is_empty() {
             return None;

@@ -159,7 +159,13 @@ impl Task {
             let (told, document) = watch::channel(document);
             self.enrolled.insert(place, told);
             let current = self.plan.certificates[place].clone();
-            tokio::spawn(client::keep(enrolling, document, current, place, tell.clone()));
+            tokio::spawn(client::keep(
+                enrolling,
+                document,
+                current,
+                place,
+                tell.clone(),
+            ));
         }
     }
 
@@ -282,7 +288,8 @@ impl Task {
                 let places = OwnPlaces { endpoints };
                 for dht in &self.dhts {
                     if let Ok(own) = self.plan.own_places(dht.overlay()) {
-                        self.links.tell(dht.overlay_hash(), LinkCommand::Follow(own));
+                        self.links
+                            .tell(dht.overlay_hash(), LinkCommand::Follow(own));
                     }
                 }
                 for dht in &mut self.dhts {

@@ -52,7 +52,10 @@ mod place {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CachedAt, D::Error> {
         let text = String::deserialize(deserializer)?;
         match text.contains("://") {
-            false => text.parse().map(CachedAt::Address).map_err(D::Error::custom),
+            false => text
+                .parse()
+                .map(CachedAt::Address)
+                .map_err(D::Error::custom),
             true => match text.parse::<BootstrapAt>().map_err(D::Error::custom)? {
                 BootstrapAt::Own(target) => Ok(CachedAt::Own(target)),
                 BootstrapAt::Anode(_) => Err(D::Error::custom("an address has no scheme")),

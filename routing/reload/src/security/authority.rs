@@ -102,9 +102,7 @@ impl CredentialServer {
         let mut scalar = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut scalar[..]);
         let (key, spki) = key_from(&scalar)?;
-        let key = key
-            .to_pkcs8_der()
-            .map_err(|e| wrong("the host's key", e))?;
+        let key = key.to_pkcs8_der().map_err(|e| wrong("the host's key", e))?;
         let host = Ia5String::new(&self.overlay).map_err(|e| wrong("a host name", e))?;
         let mut names = vec![GeneralName::DnsName(host)];
         for address in addresses {

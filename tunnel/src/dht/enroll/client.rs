@@ -205,7 +205,8 @@ async fn post(
     body: &[u8],
     shown: Option<&str>,
 ) -> Result<(StatusCode, Option<String>, Vec<u8>), String> {
-    let broken = |error: &dyn std::fmt::Display| format!("it does not answer as it should: {error}");
+    let broken =
+        |error: &dyn std::fmt::Display| format!("it does not answer as it should: {error}");
     server.ready().await.map_err(|error| broken(&error))?;
     let mut request = Request::post(&url.path)
         .header(header::HOST, &url.authority)

@@ -201,7 +201,10 @@ mod tests {
     #[test]
     fn an_answer_proves_the_password_for_one_request() {
         let challenge = Challenge::new("home.example", "n1".to_owned());
-        assert_eq!(Challenge::parse(&challenge.header()), Some(challenge.clone()));
+        assert_eq!(
+            Challenge::parse(&challenge.header()),
+            Some(challenge.clone())
+        );
         let header = challenge.answer("alice", "pass", "POST", "/x", "c1");
         let claim = Claim::parse(&header).unwrap();
         assert_eq!((claim.user(), claim.nonce()), ("alice", "n1"));

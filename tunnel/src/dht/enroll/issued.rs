@@ -147,7 +147,8 @@ impl Authority {
             peer: peer.to_string(),
             until,
         });
-        self.save().map_err(|error| Denied::State(error.to_string()))?;
+        self.save()
+            .map_err(|error| Denied::State(error.to_string()))?;
         Ok(certificate)
     }
 
@@ -306,7 +307,10 @@ mod tests {
         let digest = secret("bob", OVERLAY, "secret:word");
         write(
             &file,
-            &format!("# people\n\nalice:secret:word\nbob:{OVERLAY}:{}\n", &*digest),
+            &format!(
+                "# people\n\nalice:secret:word\nbob:{OVERLAY}:{}\n",
+                &*digest
+            ),
         );
         let users = read_users(&file, OVERLAY).unwrap();
         assert_eq!(*users["alice"], *secret("alice", OVERLAY, "secret:word"));

@@ -66,7 +66,11 @@ impl Responder {
 
     /// Answers until the node ends.
     pub async fn run(self) {
-        let socket = match self.socket.try_clone().and_then(tokio::net::UdpSocket::from_std) {
+        let socket = match self
+            .socket
+            .try_clone()
+            .and_then(tokio::net::UdpSocket::from_std)
+        {
             Ok(socket) => socket,
             Err(error) => return tracing::warn!("multicast DNS: {error}"),
         };
@@ -101,9 +105,15 @@ impl Responder {
         answer.metadata.authoritative = true;
         let ours = |kind: RecordType, name: &Name| {
             let mut queries = asked.queries.iter();
-            queries.any(|it| it.name() == name && matches!(it.query_type(), of if of == kind || of == RecordType::ANY))
+            queries.any(|it| {
+                it.name() == name
+                    && matches!(it.query_type(), of if of == kind || of == RecordType::ANY)
+            })
         };
-        let (by_type, by_name) = (ours(RecordType::PTR, &self.service), ours(RecordType::SRV, &self.instance));
+        let (by_type, by_name) = (
+            ours(RecordType::PTR, &self.service),
+            ours(RecordType::SRV, &self.instance),
+        );
         if !by_type && !by_name && !ours(RecordType::A, &self.host) {
             return None;
         }

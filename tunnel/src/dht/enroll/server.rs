@@ -115,7 +115,11 @@ impl Prepared {
                 "nobody would know where it is: name an address in listen of [[dht]] or of the server, not just 0.0.0.0",
             ));
         };
-        let listeners = entry.listen.iter().map(bind).collect::<io::Result<Vec<_>>>();
+        let listeners = entry
+            .listen
+            .iter()
+            .map(bind)
+            .collect::<io::Result<Vec<_>>>();
         let listeners = listeners.map_err(|error| {
             Error::refused(format!("the credential server cannot listen: {error}"))
         })?;
@@ -137,7 +141,9 @@ impl Prepared {
         let now = unix();
         let valid = (now.saturating_sub(86_400), now + YEAR);
         let mut rng = UnwrapErr(SysRng);
-        let made = authority.server().host_certificate(&addresses, valid, &mut rng);
+        let made = authority
+            .server()
+            .host_certificate(&addresses, valid, &mut rng);
         let (shown, key) = made.map_err(|error| refused(&error))?;
         let root = authority.server().root().der().to_vec();
         let tls = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -151,7 +157,11 @@ impl Prepared {
             .map_err(|error| refused(&error))?;
         // What an operator hands to others: the document, and the root for browsers and the like.
         write_atomic(&state_file(state, overlay, "xml"), text.as_bytes(), 0o644)?;
-        write_atomic(&state_file(state, overlay, "pem"), pem(&root).as_bytes(), 0o644)?;
+        write_atomic(
+            &state_file(state, overlay, "pem"),
+            pem(&root).as_bytes(),
+            0o644,
+        )?;
         let request = request_for(identity, &[]).map_err(|error| refused(&error))?;
         let certificate = authority
             .issue("", &request)
@@ -306,7 +316,10 @@ impl Desk {
         }
         let body = Limited::new(request.into_body(), MAX_REQUEST);
         let Ok(body) = body.collect().await else {
-            return told(StatusCode::PAYLOAD_TOO_LARGE, "a request has 4,096 bytes at most");
+            return told(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "a request has 4,096 bytes at most",
+            );
         };
         let issued = locked(&self.authority).issue(&user, &body.to_bytes());
         match issued {
@@ -318,7 +331,10 @@ impl Desk {
             Err(Denied::Full) => told(StatusCode::FORBIDDEN, "this user has too many machines"),
             Err(Denied::State(why)) => {
                 tracing::error!("credential server: {why}");
-                told(StatusCode::INTERNAL_SERVER_ERROR, "it cannot be written down")
+                told(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "it cannot be written down",
+                )
             }
         }
     }

@@ -1,8 +1,6 @@
 //! Answers to requests of this node: who gave them, what they say, and whether to believe it (R47, R68, R141).
 use super::{Answer, AnswerBody, For, MAX_REDIRECTS, Transaction};
-use crate::body::{
-    ConnectBody, FetchResponse, FindResult, Generation, Packed, PingResponse,
-};
+use crate::body::{ConnectBody, FetchResponse, FindResult, Generation, Packed, PingResponse};
 use crate::contents::{Contents, ErrorBody};
 use crate::node::{CONNECT_BUDGET, Connecting, Event, Node, RequestId};
 use crate::security::{Purpose, Signer, account};
