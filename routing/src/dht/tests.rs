@@ -21,6 +21,9 @@ struct Net {
     answers: BTreeMap<(usize, u64), Answer>,
     reached: usize,
     sent: u64,
+    /// Where node 0 has a TURN server.
+    turn: Option<SocketAddr>,
+    turn_found: BTreeMap<usize, Vec<FoundTurn>>,
 }
 
 fn identity(n: usize) -> Identity {
@@ -50,6 +53,8 @@ impl Net {
             answers: BTreeMap::new(),
             reached: 0,
             sent: 0,
+            turn: None,
+            turn_found: BTreeMap::new(),
         }
     }
 
@@ -79,8 +84,8 @@ impl Net {
             security: DhtSecurity::Address,
             roots: vec![],
             chord: None,
-            turn: None,
-            turn_density: 1,
+            turn: self.turn.filter(|_| n == 0),
+            turn_density: 2,
             groups: vec![],
             own_links: None,
         };
@@ -95,7 +100,12 @@ impl Net {
     }
 
     fn ring(count: usize) -> Self {
+        Self::ring_with_turn(count, None)
+    }
+
+    fn ring_with_turn(count: usize, turn: Option<SocketAddr>) -> Self {
         let mut net = Self::new();
+        net.turn = turn;
         net.add(true, Role::Peer, &[]);
         for _ in 1..count {
             net.add(false, Role::Peer, &[0]);
@@ -119,6 +129,7 @@ impl Net {
                     self.wire
                         .insert((self.at + LATENCY, self.order), (n, other, body));
                 }
+                Output::TurnServers(found) => drop(self.turn_found.insert(n, found)),
                 Output::Reach { .. } => self.reached += 1,
                 Output::Found { who, places } => self.found.push((n, who, places)),
                 Output::Answer { token, answer } => {
@@ -312,6 +323,31 @@ fn records_follow_their_owner_and_do_not_expire() {
     assert!(net.nodes[3].counters().published - published <= 8);
     let record = net.lookup(5, target)[0].record.clone().unwrap();
     assert_eq!(record.endpoints, [endpoint(109)]);
+}
+
+// R98, R135, R136: a server is stored at places of its Peer-ID, and found from random ones, with whose it is
+#[test]
+fn a_turn_server_is_found_by_those_who_have_none() {
+    let at: SocketAddr = "192.0.2.1:3478".parse().unwrap();
+    let mut net = Net::ring_with_turn(6, Some(at));
+    net.run(Duration::from_secs(1300));
+    let owner = *identity(0).address();
+    for n in 1..6 {
+        assert_eq!(
+            net.turn_found.get(&n),
+            Some(&vec![FoundTurn { at, owner }]),
+            "{n}"
+        );
+    }
+    assert!(!net.turn_found.contains_key(&0), "its own");
+    // Where there is none, looking costs next to nothing.
+    let mut net = Net::ring(6);
+    net.run(Duration::from_secs(3600));
+    let before = net.sent;
+    net.run(Duration::from_secs(3600));
+    assert!(net.turn_found.is_empty());
+    let each = (net.sent - before) / 6;
+    assert!(each < 3000, "{each} messages of each node in an hour");
 }
 
 // R121: who leaves takes its record back

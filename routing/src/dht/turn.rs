@@ -16,9 +16,9 @@ use std::time::Duration;
 const ENOUGH: usize = 3;
 /// Random places that are looked at for them (R136): with one server among ten peers, 3 of 10 of them show one.
 const TRIES: u8 = 12;
-/// After a look that found some, and after one that found none.
+/// After a look; twice as late after each that found none, for most overlays have no server at all.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
-const LOOK_SOON: Duration = Duration::from_secs(60);
+const MAX_LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// How long one place is asked.
 const OPTIONS: RequestOptions = RequestOptions {
     budget: Duration::from_secs(5),
@@ -46,6 +46,7 @@ pub(super) struct Turn {
     own: Option<SocketAddr>,
     pointers: Vec<Copy>,
     look: Look,
+    gap: Duration,
     tries: u8,
     found: Vec<FoundTurn>,
     told: Vec<FoundTurn>,
@@ -59,6 +60,7 @@ impl Turn {
             own,
             pointers,
             look: Look::Resting(Duration::ZERO),
+            gap: LOOK_AGAIN,
             tries: 0,
             found: Vec::new(),
             told: Vec::new(),
@@ -78,6 +80,7 @@ impl Turn {
         if self.own.is_some() {
             self.pointers.iter_mut().for_each(|it| it.due(now.at));
         }
+        self.gap = LOOK_AGAIN;
         self.rest(now.at);
     }
 
@@ -130,13 +133,14 @@ impl Dht {
         };
         self.turn.look = match self.node.ask(now, &request, OPTIONS) {
             Ok(request) => Look::Finding(request),
-            Err(_) => Look::Resting(now.at + LOOK_SOON),
+            Err(_) => Look::Resting(now.at + LOOK_AGAIN),
         };
     }
 
     fn turn_over(&mut self, now: Now) {
-        let again = match self.turn.found.is_empty() {
-            true => LOOK_SOON,
+        let again = self.turn.gap;
+        self.turn.gap = match self.turn.found.is_empty() {
+            true => (again * 2).min(MAX_LOOK_AGAIN),
             false => LOOK_AGAIN,
         };
         if self.turn.found != self.turn.told && !self.turn.found.is_empty() {
@@ -200,7 +204,7 @@ impl Dht {
         };
         self.turn.look = match self.node.ask(now, &Fetch(&request), OPTIONS) {
             Ok(request) => Look::Fetching(request),
-            Err(_) => Look::Resting(now.at + LOOK_SOON),
+            Err(_) => Look::Resting(now.at + LOOK_AGAIN),
         };
     }
 

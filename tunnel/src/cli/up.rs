@@ -204,8 +204,8 @@ fn dht_plan(
         ZoneDht::new(zone.known().map(AsRef::as_ref), settings.relays.as_ref()),
         state::dht::load(dir),
         dir.path(),
-        turn,
-    )?;
+    )?
+    .with_turn(turn);
     Ok(Some(plan).filter(|plan| sealed && plan.is_wanted(!zone.is_idle())))
 }
 

@@ -152,7 +152,6 @@ impl DhtPlan {
         zone: ZoneDht,
         cached: Vec<CachedPeer>,
         state: &Path,
-        turn: Option<SocketAddr>,
     ) -> Result<Self, Error> {
         let identity = identity.clone();
         let mut entries = entries;
@@ -187,7 +186,7 @@ impl DhtPlan {
             enrolling: vec![None; none],
             certificates: vec![None; none],
             servers: Vec::new(),
-            turn,
+            turn: None,
             identity,
             digit,
             relays,
@@ -209,6 +208,12 @@ impl DhtPlan {
             )),
             None => Ok(plan),
         }
+    }
+
+    /// Where this machine's TURN server is reached, for its pointers (R135).
+    pub fn with_turn(mut self, turn: Option<SocketAddr>) -> Self {
+        self.turn = turn;
+        self
     }
 
     /// Passwords and keys, read before this node gives up its rights; sockets of credential servers.

@@ -232,7 +232,8 @@ mod tests {
         ] {
             assert_eq!(Challenge::parse(text), None, "{text}");
         }
-        assert!(Claim::parse(&format!("Digest {}", "a=b,".repeat(17))).is_none() || MAX_FIELDS > 1);
+        let many: String = (0..=MAX_FIELDS).map(|n| format!("a{n}=b,")).collect();
+        assert!(Claim::parse(&format!("Digest {many}")).is_none());
         assert!(Claim::parse(&format!("Digest a=\"{}\"", "x".repeat(3000))).is_none());
     }
 }

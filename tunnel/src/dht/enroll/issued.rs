@@ -84,7 +84,8 @@ impl Authority {
             Ok(text) => toml::from_str(&text).map_err(|error| {
                 Error::refused(format!("{}: {}", book.display(), error.message()))
             })?,
-            Err(_) => Book::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Book::default(),
+            Err(error) => return Err(Error::refused(format!("{}: {error}", book.display()))),
         };
         Ok(Self {
             users: read_users(&entry.users_file, overlay)?,
