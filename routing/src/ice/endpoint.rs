@@ -139,8 +139,10 @@ impl Endpoint {
         })
     }
 
-    /// Has sockets at these addresses from now on, where they can be had; connections from others end.
-    pub fn follow(&mut self, addresses: &[SocketAddr]) {
+    /// Has sockets at these addresses from now on, where they can be had; connections from others end. False: it has them
+    /// already.
+    pub fn follow(&mut self, addresses: &[SocketAddr]) -> bool {
+        let before: Vec<SocketAddr> = self.addresses().collect();
         let gone: Vec<SocketAddr> = self
             .addresses()
             .filter(|own| !addresses.iter().any(|at| is_at(*own, *at)))
@@ -160,6 +162,7 @@ impl Endpoint {
                 Err(error) => tracing::debug!("no socket at {address}: {error}"),
             }
         }
+        !self.addresses().eq(before)
     }
 
     /// Where its sockets are.

@@ -9,7 +9,9 @@ use std::time::Instant;
 impl Links {
     /// This machine has other addresses now: links from those that are gone end at once, and not when they fall silent.
     pub fn follow(&mut self, now: Instant, addresses: &[SocketAddr]) {
-        self.ice.endpoint_mut().follow(addresses);
+        if !self.ice.endpoint_mut().follow(addresses) {
+            return;
+        }
         let own = self.addresses();
         let lost =
             |it: &Conversation| it.path.protocol == Protocol::Udp && !own.contains(&it.path.local);
