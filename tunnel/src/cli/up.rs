@@ -126,10 +126,14 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let looks_up = zone.from().needs_names()
         || !settings.named_peers.is_empty()
         || meet.as_ref().is_some_and(MeetPlan::needs_names)
-        || turn_servers.needs_names();
+        || turn_servers.needs_names()
+        || dht.as_ref().is_some_and(DhtPlan::needs_names);
     let mut places = places(&state, &socket, &source, &dns, zone.from(), looks_up);
     if let Some(turn) = &turn {
         places.read.extend_from_slice(turn.directories());
+    }
+    if let Some(dht) = &dht {
+        places.read.extend(dht.directories());
     }
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {

@@ -14,7 +14,7 @@ use super::discover;
 use crate::Error;
 use crate::value::ValueError;
 use crate::zone::http::{FetchError, Fetched, Fetcher};
-use crate::zone::source::Url;
+use crate::zone::source::{Host, Url};
 
 /// A document is asked for no more often, whatever it says of itself.
 const EVERY: Duration = Duration::from_secs(60);
@@ -59,6 +59,23 @@ impl fmt::Display for DocumentFrom {
 }
 
 impl DocumentFrom {
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Url(_) | Self::Discover => None,
+        }
+    }
+
+    /// Whether a host's name must be looked up for it.
+    pub fn needs_names(&self) -> bool {
+        match self {
+            Self::Path(_) => false,
+            Self::Url(url) => matches!(url.host, Host::Name(_)),
+            Self::Discover => true,
+        }
+    }
+
     /// Whether it takes the certificates that this machine trusts.
     pub fn needs_tls(&self) -> bool {
         match self {

@@ -39,7 +39,7 @@ use config::DhtEntry;
 use enroll::client::Enrolling;
 use enroll::server;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use anode_routing::dht::{Answer, Output, PutValue, Refusal, Status};
@@ -208,6 +208,31 @@ impl DhtPlan {
             )),
             None => Ok(plan),
         }
+    }
+
+    fn enabled(&self) -> impl Iterator<Item = &DhtEntry> {
+        self.entries.iter().filter(|entry| entry.enabled)
+    }
+
+    /// Whether host names are looked up: of documents, and of the credential servers that they name.
+    pub fn needs_names(&self) -> bool {
+        let mut entries = self.enabled();
+        entries.any(|entry| {
+            let from = entry.config.as_ref();
+            entry.user.is_some() || from.is_some_and(|Text(from)| from.needs_names())
+        })
+    }
+
+    /// Directories of files that are read again while the node runs.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let files = self.enabled().flat_map(|entry| {
+            let users = entry.credential_server.as_ref().map(|it| &it.users_file);
+            let document = entry.config.as_ref().and_then(|Text(from)| from.path());
+            users.map(PathBuf::as_path).into_iter().chain(document)
+        });
+        files
+            .filter_map(|file| Some(file.parent()?.to_owned()))
+            .collect()
     }
 
     /// Where this machine's TURN server is reached, for its pointers (R135).
