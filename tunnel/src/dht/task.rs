@@ -150,7 +150,11 @@ impl Task {
                 continue;
             };
             if let Some(told) = self.enrolled.get(&place) {
-                told.send_replace(document);
+                told.send_if_modified(|known| {
+                    let is_news = *known != document;
+                    *known = document;
+                    is_news
+                });
                 continue;
             }
             // Of an earlier run, where the document has come only now.

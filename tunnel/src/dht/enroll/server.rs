@@ -83,7 +83,8 @@ struct Desk {
     secret: [u8; 32],
     authority: Mutex<Authority>,
     sources: Mutex<BTreeMap<IpAddr, (u32, Instant)>>,
-    read: Mutex<Instant>,
+    /// When the users were read again.
+    read: Mutex<Option<Instant>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -174,7 +175,7 @@ impl Prepared {
             secret,
             authority: Mutex::new(authority),
             sources: Mutex::default(),
-            read: Mutex::new(Instant::now()),
+            read: Mutex::new(None),
         };
         let responder = match discovery(overlay) {
             Discovery::Local { service, .. } => {
@@ -344,10 +345,10 @@ impl Desk {
         let mut authority = locked(&self.authority);
         let known = authority.secret(user);
         let mut read = locked(&self.read);
-        if known.is_some() || read.elapsed() < READ_EVERY {
+        if known.is_some() || read.is_some_and(|at| at.elapsed() < READ_EVERY) {
             return known;
         }
-        *read = Instant::now();
+        *read = Some(Instant::now());
         authority.read_again();
         authority.secret(user)
     }
