@@ -274,11 +274,13 @@ async fn live(
     let (zone, asks) = ZoneDesk::new(&keeper);
     let services_of_zone = zone.follow_services();
     let (turn_desk, turn_plans) = TurnDesk::new(plan.turn_servers);
+    let (turn_of_dht, found_turn) = tokio::sync::watch::channel(Vec::new());
     let turn_servers = tokio::spawn(TurnPlan::keep(
         turn_plans,
         data.clone(),
         services_of_zone,
         zone.follow(),
+        found_turn,
         own_keys,
     ));
     let (dht, dht_asks) = DhtDesk::new();
@@ -315,7 +317,7 @@ async fn live(
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
     let dht = plan.dht.map(|plan| {
-        let task = Task::new(plan, data.clone());
+        let task = Task::new(plan, data.clone(), turn_of_dht);
         tokio::spawn(task.run(word.dht, dht_asks))
     });
     let named = tokio::spawn(async move {

@@ -1,20 +1,21 @@
 //! Figures of rings beside the tables of `docs/spec/reload.md` §4.3 and §4.4.
 //!
-//! `cargo run --release -p anode-reload --example ring -- [tables | loss | grow N | churn N MINUTES]`
+//! `cargo run --release -p anode-reload --example ring -- [tables | loss | grow N | churn N MINUTES [SECONDS]]`
 //!
 //! - `tables`: nodes that stand still, with perfect tables: the parameters of the tables, and what is shipped.
 //! - `loss`: lookups right after a part of 1,000 such nodes died.
 //! - `grow N`: N nodes join by themselves (up to 16,384), then 4,000 lookups, messages and bytes at rest, wall time, memory.
-//! - `churn N MINUTES`: N nodes with exponential sessions of MINUTES for six hours; which share of records has no copy.
+//! - `churn N MINUTES [SECONDS]`: N nodes with exponential sessions of MINUTES for six hours, deaths noticed within SECONDS (45);
+//!   which share of records has no copy, and how many copies the others have.
 
 #[path = "../tests/sim/mod.rs"]
 mod sim;
 
 use anode_reload::body::{StoreRequest, StoreType};
 use anode_reload::chord::Config;
-use anode_reload::node::RequestOptions;
+use anode_reload::node::{RequestId, RequestOptions};
 use anode_reload::topology::Hop;
-use anode_reload::{Chord, DataValue, Id, StoredData, Topology, TypeId};
+use anode_reload::{Chord, DataValue, Id, ReloadError, StoredData, Topology, TypeId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sim::Sim;
@@ -30,7 +31,7 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("loss") => loss(),
         Some("grow") => grow(number(1, 1024)),
-        Some("churn") => churn(number(1, 256), number(2, 60)),
+        Some("churn") => churn(number(1, 256), number(2, 60), number(3, 45)),
         _ => tables(),
     }
 }
@@ -279,54 +280,156 @@ fn memory() -> String {
     line.unwrap_or("unknown").trim().to_owned()
 }
 
+/// Records that churn is measured with.
+const RECORDS: usize = 400;
+
+/// What became of the copies of all records, and why.
+#[derive(Default)]
+struct Copies {
+    /// Samples by the number of live copies: none, one, two, three, more.
+    samples: [u64; 5],
+    /// Times that the last copy was lost: with the node that had it, and while that node lived.
+    died: u64,
+    dropped: u64,
+    /// How many copies a record had for the minute before, at those times.
+    before: [u64; 5],
+    stores: u64,
+    refused: u64,
+    timed_out: u64,
+}
+
 /// Exponential sessions, a new node for each that dies, owners that store again every 1,200 s.
-fn churn(count: usize, minutes: usize) {
-    const RECORDS: usize = 400;
+fn churn(count: usize, minutes: usize, noticed: usize) {
     let mut sim = Sim::ring(9, count);
+    sim.keepalive = Duration::from_secs(noticed as u64);
+    // the first eight are the stable base (RD54): the others' sessions are what is asked for
     let mean = minutes as f64 * 60.0;
+    let rate = (count - BASE) as f64 / mean;
     let resources: Vec<Id> = (0..RECORDS).map(|_| sim.random_id()).collect();
-    let (mut samples, mut missing) = (0u64, 0u64);
+    let mut copies = Copies::default();
+    // who had copies, 60 s and 0 s ago
+    let mut holders: Vec<[Vec<usize>; 2]> = vec![Default::default(); RECORDS];
+    let mut owners: BTreeMap<usize, Owner> = BTreeMap::new();
     for second in 0..6 * 3600u64 {
         if second % 3 == 0 {
             // each record is stored again once in 1,200 s
-            for resource in resources
-                .iter()
-                .skip((second / 3) as usize % 400)
-                .step_by(400)
-            {
-                store(&mut sim, *resource);
-            }
+            owners.insert((second / 3) as usize % RECORDS, Owner::due(sim.at));
         }
-        if second % 60 == 0 && second > 1500 {
-            for resource in &resources {
-                samples += 1;
+        run_owners(&mut sim, &resources, &mut owners, &mut copies);
+        if second % 5 == 0 && second > 1500 {
+            let alive = sim.alive();
+            for (record, resource) in resources.iter().enumerate() {
                 let has = |place: &usize| {
                     let storage = sim.node(*place).storage();
-                    !storage
-                        .resources_in(resource.plus(u128::MAX), *resource)
-                        .is_empty()
+                    let before = resource.plus(u128::MAX);
+                    !storage.resources_in(before, *resource).is_empty()
                 };
-                missing += u64::from(!sim.alive().iter().any(has));
+                let now: Vec<usize> = alive.iter().copied().filter(has).collect();
+                copies.samples[now.len().min(4)] += 1;
+                let [earlier, last] = &mut holders[record];
+                if now.is_empty() && !last.is_empty() {
+                    copies.before[earlier.len().min(4)] += 1;
+                    match last.iter().any(|place| alive.contains(place)) {
+                        true => copies.dropped += 1,
+                        false => copies.died += 1,
+                    }
+                }
+                *last = now;
+                if second % 60 == 0 {
+                    *earlier = last.clone();
+                }
             }
         }
-        let deaths = sim.rng.random_bool((count as f64 / mean).min(1.0));
-        if deaths {
+        if sim.rng.random_bool(rate.min(1.0)) {
             let alive = sim.alive();
-            // the first eight are the stable base (RD54)
-            let pick = sim.rng.random_range(8..alive.len());
+            let pick = sim.rng.random_range(BASE..alive.len());
             sim.kill(alive[pick]);
             let place = sim.add();
             sim.join(place);
         }
         sim.run(Duration::from_secs(1));
     }
+    let all: u64 = copies.samples.iter().sum();
+    let share = |count: u64| 100.0 * count as f64 / all as f64;
     println!(
-        "{count} nodes, sessions of {minutes} min, 6 h: no copy {:.3} % of the time ({missing} of {samples} samples)",
-        100.0 * missing as f64 / samples as f64
+        "{count} nodes, sessions of {minutes} min, deaths noticed within {noticed} s, 6 h: no copy {:.3} % of the time ({} of {all} samples)",
+        share(copies.samples[0]),
+        copies.samples[0]
+    );
+    println!(
+        "  one copy {:.2} %, two {:.2} %, three {:.2} %, more {:.2} %",
+        share(copies.samples[1]),
+        share(copies.samples[2]),
+        share(copies.samples[3]),
+        share(copies.samples[4])
+    );
+    println!(
+        "  the last copy died with its node {} times, was dropped {} times; a minute before there were 0, 1, 2, 3, more: {:?}",
+        copies.died, copies.dropped, copies.before
+    );
+    println!(
+        "  STOREs {}, refused {}, without an answer {}",
+        copies.stores, copies.refused, copies.timed_out
     );
 }
 
-fn store(sim: &mut Sim, resource: Id) {
+/// The first nodes never die: the stable base (RD54).
+const BASE: usize = 8;
+
+/// The owner of a record stores it, and again soon when that failed, as the program does.
+struct Owner {
+    at: Duration,
+    retry: Duration,
+    asked: Option<(usize, RequestId)>,
+}
+
+impl Owner {
+    fn due(at: Duration) -> Self {
+        Self {
+            at,
+            retry: Duration::from_secs(2),
+            asked: None,
+        }
+    }
+}
+
+fn run_owners(
+    sim: &mut Sim,
+    resources: &[Id],
+    owners: &mut BTreeMap<usize, Owner>,
+    copies: &mut Copies,
+) {
+    let mut done = Vec::new();
+    for (record, owner) in owners.iter_mut() {
+        if let Some(asked) = owner.asked {
+            match sim.answers.remove(&asked) {
+                None => continue,
+                Some(Ok(_)) => {
+                    done.push(*record);
+                    continue;
+                }
+                Some(Err(error)) => {
+                    match error {
+                        ReloadError::Timeout => copies.timed_out += 1,
+                        _ => copies.refused += 1,
+                    }
+                    owner.asked = None;
+                    owner.at = sim.at + owner.retry;
+                    owner.retry *= 2;
+                }
+            }
+        }
+        if owner.at <= sim.at {
+            copies.stores += 1;
+            owner.asked = store(sim, resources[*record]);
+        }
+    }
+    for record in done {
+        owners.remove(&record);
+    }
+}
+
+fn store(sim: &mut Sim, resource: Id) -> Option<(usize, RequestId)> {
     let data = StoredData {
         storage_time: sim.now().unix as u32,
         lifetime: 3600,
@@ -342,7 +445,8 @@ fn store(sim: &mut Sim, resource: Id) {
         }],
     };
     let from = sim.alive()[0];
-    let _ = sim.with(from, |node, now| {
+    let asked = sim.with(from, |node, now| {
         node.ask(now, &request, RequestOptions::default())
     });
+    Some((from, asked?.ok()?))
 }

@@ -39,6 +39,8 @@ const CORRECT_EVERY: Duration = Duration::from_secs(5);
 /// After the last change of range or replicas, copies are sent once more: by then dead links are known everywhere
 /// (RD73: 45 s).
 const COPY_AGAIN: Duration = Duration::from_secs(60);
+/// The same where one has failed: its recipient was dead, or did not know yet that it is one.
+const COPY_RETRY: Duration = Duration::from_secs(10);
 /// A joining node waits this long for its connections before it sends JOIN.
 const SETTLE: Duration = Duration::from_secs(5);
 /// One step of joining takes at most this long (RD47: 30 s for the handover).
@@ -47,10 +49,6 @@ const JOIN_STEP: Duration = Duration::from_secs(35);
 const HANDOVER: Duration = Duration::from_secs(30);
 /// Attempts to join through one bootstrap peer.
 const JOIN_ATTEMPTS: u32 = 4;
-/// Fingers asked for at a time.
-const FINGERS_AT_ONCE: usize = 4;
-/// How soon an unknown finger is asked for again.
-const FINGER_RETRY: Duration = Duration::from_secs(5);
 /// Peers remembered as wanted or unreachable.
 const MAX_WANTED: usize = 256;
 
@@ -100,6 +98,8 @@ enum Stage {
         until: Duration,
         by: Id,
     },
+    /// Not admitted; it is looked for again.
+    Resting { attempt: u32, until: Duration },
     /// Part of the ring.
     Joined,
     /// Left.
@@ -145,10 +145,14 @@ pub struct Chord {
     wanted: BTreeMap<Id, Option<Duration>>,
     pinging: BTreeMap<Id, Purpose>,
     admitting: Option<(Id, Duration)>,
+    /// How often others have not admitted this node since it began to join.
+    refusals: u32,
     /// Who held copies of what range when they were last brought up to date.
     replicated: Option<(Id, Vec<Id>)>,
     /// When copies are sent once more: what was refused or lost while tables differed is made good.
     copy_again_at: Option<Duration>,
+    /// When they are sent for what has changed last.
+    copy_again_last: Duration,
     update_at: Option<Duration>,
     /// Who gets it: neighbours of the old table and the new (R117).
     update_to: BTreeSet<Id>,
@@ -173,8 +177,10 @@ impl Chord {
             wanted: BTreeMap::new(),
             pinging: BTreeMap::new(),
             admitting: None,
+            refusals: 0,
             replicated: None,
             copy_again_at: None,
+            copy_again_last: Duration::ZERO,
             update_at: None,
             update_to: BTreeSet::new(),
             next_update: Duration::MAX,
@@ -254,7 +260,10 @@ impl Topology for Chord {
                         self.stage = Stage::Client;
                         self.actions.push_back(Action::Joined);
                     }
-                    (false, _) => self.locate(now, 0),
+                    (false, _) => {
+                        self.refusals = 0;
+                        self.locate(now, 0);
+                    }
                 }
             }
             Input::Connected(peer) => self.on_connected(now, peer),
@@ -277,9 +286,7 @@ impl Topology for Chord {
                     && by == peer
                     && !admitted
                 {
-                    // somebody else joins there, or the successor is another by now: look again, later
-                    let until = now.at + Duration::from_secs(1 << attempt.min(4));
-                    self.stage = Stage::Locating { attempt, until };
+                    self.look_again(now, attempt);
                 }
             }
             Input::Update { from, body } => self.on_update(now, from, body),
@@ -301,6 +308,7 @@ impl Topology for Chord {
                     self.send_update(joiner);
                 }
             }
+            Input::CopyFailed => self.copy_again(now, COPY_RETRY),
             Input::Left(Membership { peer, .. }) => self.on_lost(now, *peer),
             Input::Leave => {
                 if let (Some((after, upto)), Some(to)) = (self.range(), self.successors.first()) {
@@ -323,12 +331,14 @@ impl Topology for Chord {
     fn deadline(&self) -> Option<Duration> {
         let stage = match self.stage {
             Stage::Locating { until, .. }
+            | Stage::Resting { until, .. }
             | Stage::Settling { until, .. }
             | Stage::Admitting { until, .. } => Some(until),
             _ => None,
         };
         let unknown = |finger: &&Finger| finger.peer.is_none();
-        let asks = (self.is_joined() || self.is_joining())
+        // where there is no room, the next answer makes some
+        let asks = (self.asks_fingers() && self.finger_room() > 0)
             .then(|| {
                 self.fingers
                     .values()
@@ -356,16 +366,7 @@ impl Topology for Chord {
             self.flush_updates();
         }
         if self.stage == Stage::Joined {
-            if self.copy_again_at.is_some_and(|at| at <= now.at) {
-                self.copy_again_at = None;
-                if let Some((after, upto)) = self.range() {
-                    for to in self.first_successors() {
-                        let again = Action::Replicate { to, after, upto };
-                        self.actions.push_back(again);
-                    }
-                }
-                self.actions.push_back(Action::Prune);
-            }
+            self.run_copy_again(now);
             if self.next_update <= now.at {
                 self.next_update = now.at + self.spread(self.config.update_every);
                 let routable = self.peers.iter().filter(|(_, peer)| peer.routable);
@@ -382,12 +383,6 @@ impl Topology for Chord {
             }
         }
         self.ask_fingers(now);
-        // a finger whose PING is under way is not due again before its answer
-        for finger in self.fingers.values_mut() {
-            if finger.peer.is_none() && finger.ask_at <= now.at {
-                finger.ask_at = now.at + FINGER_RETRY;
-            }
-        }
     }
 
     fn poll_action(&mut self) -> Option<Action> {

@@ -130,6 +130,11 @@ impl OverlayConfig {
         }
     }
 
+    /// Whether members need certificates of a credential server (R126).
+    pub fn needs_certificate(&self) -> bool {
+        !self.self_signed && self.shared_key_file.is_none()
+    }
+
     /// Parameters of the ring.
     pub fn chord(&self) -> crate::chord::Config {
         crate::chord::Config {

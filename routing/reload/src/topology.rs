@@ -45,6 +45,8 @@ pub enum Input<'a> {
     UpdateFailed(Id),
     /// Data has been handed over to a peer that joins.
     HandedOver(Id),
+    /// A copy of [`Action::Replicate`] or [`Action::HandOver`] has not arrived.
+    CopyFailed,
     /// A peer leaves.
     Left(&'a Membership),
     /// This node leaves.

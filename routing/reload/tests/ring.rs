@@ -32,6 +32,30 @@ fn a_thousand_nodes_join_and_route_in_few_hops() {
     );
 }
 
+// R113, RD47: nobody waits for timers of others while everybody answers
+#[test]
+fn nodes_that_come_together_are_soon_a_ring() {
+    for (seed, count) in [(21, 1), (22, 2), (23, 3), (24, 7), (25, 31)] {
+        let mut sim = Sim::new(seed);
+        sim.create();
+        for _ in 0..count {
+            let place = sim.add();
+            sim.join(place);
+        }
+        let begun = sim.at;
+        let all_in = |sim: &Sim| sim.members.iter().flatten().all(|m| m.joined);
+        while !all_in(&sim) || sim.wrong_neighbours() > 0 {
+            sim.run(Duration::from_millis(50));
+            let spent = sim.at - begun;
+            assert!(spent < Duration::from_secs(120), "{count} nodes");
+        }
+        let spent = sim.at - begun;
+        println!("{count} beside the first: a ring after {spent:?}");
+        let most = Duration::from_millis(2000 + 150 * count);
+        assert!(spent <= most, "{count} beside the first: {spent:?}");
+    }
+}
+
 use anode_reload::body::{
     Fetch, FetchResponse, FindRequest, Reference, References, Remove, StoreRequest, StoreType,
     TunnelRequest,

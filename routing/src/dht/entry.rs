@@ -161,7 +161,9 @@ impl Dht {
         self.entry.next = None;
         self.entry.gap = ROUND;
         self.tell_membership();
+        self.tell_own_membership();
         self.publisher.store_again(now);
+        self.turn.joined(now);
     }
 
     /// There is a link to a member of the ring.

@@ -20,11 +20,13 @@ mod own;
 mod people;
 mod publish;
 mod search;
+mod turn;
 
 pub use anode_reload as reload;
 pub use entry::Bootstrap;
 pub use people::{Answer, Hop, PutValue, Refusal, Value};
 pub use publish::OwnPlaces;
+pub use turn::FoundTurn;
 
 use crate::anode::Place;
 use crate::links::{Command, Target};
@@ -46,6 +48,7 @@ use search::Searches;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
+use turn::Turn;
 
 /// One end of a link: a peer of an address.
 type End = (Address, PeerId);
@@ -80,6 +83,12 @@ pub struct DhtConfig {
     pub roots: Vec<Certificate>,
     /// Parameters of the ring, where the overlay's document has others.
     pub chord: Option<ChordConfig>,
+    /// Where this machine's TURN server is reached (R135).
+    pub turn: Option<SocketAddr>,
+    /// How often a TURN server is stored, 1 to 100 (R135).
+    pub turn_density: u8,
+    /// Multicast groups in which its links of RELOAD's own look for members (RD60).
+    pub groups: Vec<SocketAddr>,
     /// It has links of RELOAD's own ([`crate::links`]), which these peers are asked over first. `None`: it has not.
     pub own_links: Option<Vec<Target>>,
 }
@@ -92,6 +101,15 @@ impl DhtConfig {
             roots: self.roots.clone(),
             self_signed: matches!(self.security, DhtSecurity::Address),
             ..Policy::default()
+        }
+    }
+
+    /// This node's name in the overlay.
+    pub fn peer_id(&self, identity: &Identity, digit: PeerId) -> Id {
+        match &self.security {
+            DhtSecurity::Address => Id::of_address(identity.address(), digit),
+            DhtSecurity::Certificate(own) => own.peers().first().copied().unwrap_or(Id::ZERO),
+            DhtSecurity::SharedKey(own) => *own,
         }
     }
 
@@ -142,6 +160,8 @@ pub enum Output {
         /// Where.
         places: Vec<Place>,
     },
+    /// TURN servers that the overlay knows; those told before may be gone.
+    TurnServers(Vec<FoundTurn>),
     /// Something for [`crate::links`].
     Links(Command),
     /// The answer to a question of [`Dht::get`] and its like.
@@ -215,6 +235,7 @@ pub struct Dht {
     connects: Connects,
     publisher: Publisher,
     searches: Searches,
+    turn: Turn,
     people: People,
     rng: Box<dyn CryptoRng + Send>,
     outputs: VecDeque<Output>,
@@ -275,6 +296,7 @@ impl Dht {
             connects: Connects::default(),
             publisher: Publisher::default(),
             searches: Searches::default(),
+            turn: Turn::new(config.turn, config.turn_density),
             people: People::default(),
             rng,
             outputs: VecDeque::new(),
@@ -346,6 +368,11 @@ impl Dht {
         addresses
     }
 
+    /// The same for links of RELOAD's own.
+    pub fn cacheable_targets(&self) -> Vec<Target> {
+        self.own_links.cacheable()
+    }
+
     /// A message out of a session. `network` is what quotas count together.
     pub fn handle_message(&mut self, now: Now, from: End, network: u64, body: &[u8]) {
         if !self.config.is_sealed() {
@@ -378,6 +405,7 @@ impl Dht {
         self.run_entry(now);
         self.run_publisher(now);
         self.run_searches(now);
+        self.run_turn(now);
         self.settle(now);
     }
 
@@ -390,6 +418,7 @@ impl Dht {
             self.entry.deadline(),
             self.publisher.deadline(self.is_in()),
             self.searches.deadline(),
+            self.turn.deadline().filter(|_| self.is_in()),
         ]
         .into_iter()
         .flatten()
@@ -477,7 +506,10 @@ impl Dht {
     fn handle_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Joined => self.joined(now),
-            Event::Alone => self.entry.alone(now, self.is_in()),
+            Event::Alone => {
+                self.entry.alone(now, self.is_in());
+                self.tell_own_membership();
+            }
             Event::ProbeDue => self.probe(now),
             Event::Left => self.left = true,
             Event::ConnectWanted { peer } => self.offer(now, peer),
@@ -504,7 +536,9 @@ impl Dht {
                     self.tell(now, asked, result);
                 } else if self.connects.is_asked(request) {
                     self.direct_answered(request, result);
-                } else if !self.publish_answered(now, request, &result) {
+                } else if !self.publish_answered(now, request, &result)
+                    && !self.turn_answered(now, request, &result)
+                {
                     self.search_answered(now, request, result);
                 }
             }

@@ -1,6 +1,6 @@
 //! Links of RELOAD's own: DTLS and TLS to peers that no session of ours reaches, by [`crate::links`]. Here is what they are
 //! for: bootstrap, CONNECTs of the ring, and whose messages they carry.
-use super::{Dht, Output};
+use super::{Dht, Output, Role};
 use crate::links::{Command, LinkEvent, LinkKey, LinkTransport, Made, Target, Token};
 use anode_reload::body::{ConnectBody, PingRequest};
 use anode_reload::contents::{Contents, Kind, Method, emit_contents};
@@ -19,6 +19,8 @@ const FIRST: u64 = 1 << 63;
 /// The first wait until a bootstrap peer is dialled again; it doubles.
 const GAP: Duration = Duration::from_secs(2);
 const MAX_GAP: Duration = Duration::from_secs(30);
+/// Peers that are remembered (R129).
+const MAX_CACHED: usize = 10;
 /// Links whose peers have not said who they are (RD61).
 const MAX_NAMELESS: usize = 64;
 
@@ -53,6 +55,13 @@ enum Connect {
     Coming,
 }
 
+struct Standing {
+    /// It may be a way into the ring: whoever has dialled this node may look for one himself.
+    way_in: bool,
+    /// Where its other end may be dialled another time.
+    target: Target,
+}
+
 struct Nameless {
     transaction: u64,
     transport: LinkTransport,
@@ -65,8 +74,8 @@ struct Nameless {
 pub(super) struct Own {
     enabled: bool,
     bootstrap: Vec<Bootstrap>,
-    /// Those that stand; which of them may be a way into the ring: whoever has dialled this node may look for one himself.
-    links: BTreeMap<LinkKey, bool>,
+    /// Those that stand.
+    links: BTreeMap<LinkKey, Standing>,
     nameless: BTreeMap<LinkKey, Nameless>,
     connects: BTreeMap<Token, Connect>,
     next: Token,
@@ -115,9 +124,23 @@ impl Own {
         self.links.contains_key(&key).then_some(key)
     }
 
+    /// Peers to dial first at the next start (R129): those that were dialled, then those that came by CONNECT, whose port may
+    /// have been for that connection alone.
+    pub fn cacheable(&self) -> Vec<Target> {
+        let of = |dialled: bool| {
+            let known = move |target: &Target| {
+                let mut all = self.bootstrap.iter();
+                all.any(|it| it.target == *target) == dialled
+            };
+            let links = self.links.values().filter(|link| link.way_in);
+            links.map(|link| link.target).filter(known)
+        };
+        of(true).chain(of(false)).take(MAX_CACHED).collect()
+    }
+
     /// Links to peers that are taken to be part of the ring: whether they are, joining through one tells.
     pub fn members(&self) -> impl Iterator<Item = LinkId> {
-        let ways_in = self.links.iter().filter(|(_, way_in)| **way_in);
+        let ways_in = self.links.iter().filter(|(_, link)| link.way_in);
         ways_in.map(|(key, _)| link_id(*key))
     }
 
@@ -161,6 +184,14 @@ impl Dht {
         }
         for target in dial {
             self.tell_links(Command::Dial(target));
+        }
+    }
+
+    /// Whether this node answers in the multicast groups of its overlay, or asks there.
+    pub(super) fn tell_own_membership(&mut self) {
+        if self.own_links.enabled {
+            let member = self.is_in() && self.config.role == Role::Peer;
+            self.tell_links(Command::Member(member));
         }
     }
 
@@ -288,7 +319,13 @@ impl Dht {
             LinkTransport::Tls => (None, LogTransport::Tls),
         };
         let way_in = how.made != Made::Accepted;
-        self.own_links.links.insert(link, way_in);
+        let target = match (how.made, how.transport) {
+            (Made::Dialled(target), _) => target,
+            (_, LinkTransport::Dtls) => Target::Dtls(how.at),
+            (_, LinkTransport::Tls) => Target::Tls(how.at),
+        };
+        let standing = Standing { way_in, target };
+        self.own_links.links.insert(link, standing);
         let info = LinkInfo {
             peer,
             mtu,

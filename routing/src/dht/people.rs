@@ -145,6 +145,11 @@ impl Dht {
                         reference: Reference::all(model),
                     }],
                 };
+                // R80: where signers are known by certificates, theirs come along.
+                let request = match self.config.is_sealed() {
+                    true => request,
+                    false => request.with_certificates(),
+                };
                 self.ready()
                     .and_then(|()| Ok(self.node.ask(now, &Fetch(&request), OPTIONS)?))
             }
@@ -256,7 +261,8 @@ fn values(answer: node::Answer) -> Vec<Value> {
     let AnswerBody::Values { found, .. } = answer.body else {
         return Vec::new();
     };
-    let values = found.into_iter().flat_map(|one| one.values);
+    // The first kind is the one that was asked for.
+    let values = found.into_iter().take(1).flat_map(|one| one.values);
     let values = values.filter(|data| !data.value.bytes().is_empty());
     values
         .map(|data| {

@@ -8,8 +8,12 @@ use anode_wire::{Endpoint, PeerId};
 use rand_core::Rng as _;
 use std::time::Duration;
 
-/// A changed record is stored no more often than this.
+/// A changed record is stored no more often than this in the long run (reload.md §3)...
 const CHANGE_EVERY: Duration = Duration::from_secs(10);
+/// ...but so many changes at once: who moves loses one address, gets another, and then learns how others see it.
+const CHANGES_AT_ONCE: u32 = 3;
+/// Changes that come together are one.
+const COALESCE: Duration = Duration::from_millis(200);
 /// A copy that could not be stored is tried again after this, and after twice as long each time.
 const RETRY: Duration = Duration::from_secs(2);
 const MAX_RETRY: Duration = Duration::from_secs(120);
@@ -23,21 +27,59 @@ pub struct OwnPlaces {
     pub endpoints: Vec<Endpoint>,
 }
 
+/// Something of this node that the overlay keeps at one place.
 #[derive(Default)]
-struct Copy {
+pub(super) struct Copy {
     /// When it is stored next; `None`: it is being stored.
-    next: Option<Duration>,
-    request: Option<RequestId>,
+    pub next: Option<Duration>,
+    pub request: Option<RequestId>,
     retry: Duration,
     stored: bool,
+}
+
+impl Copy {
+    /// It is to be stored at this time.
+    pub fn due(&mut self, at: Duration) {
+        self.next = Some(at);
+        self.retry = RETRY;
+    }
+
+    /// It was sent, or could not be.
+    pub fn asked(&mut self, now: Now, sent: Result<RequestId, ReloadError>) {
+        match sent {
+            Ok(request) => {
+                self.request = Some(request);
+                self.next = None;
+            }
+            Err(_) => self.failed(now),
+        }
+    }
+
+    /// It is stored; again after `refresh` ±10 %, so that what began together does not stay together.
+    pub fn stored(&mut self, now: Now, random: u32) {
+        self.request = None;
+        self.stored = true;
+        self.retry = RETRY;
+        let share = 0.9 + f64::from(random % 2000) / 10_000.0;
+        self.next = Some(now.at + Duration::from_secs(REFRESH.into()).mul_f64(share));
+    }
+
+    /// It is tried again soon, and then less and less often.
+    pub fn failed(&mut self, now: Now) {
+        self.request = None;
+        self.next = Some(now.at + self.retry);
+        self.retry = (self.retry * 2).min(MAX_RETRY);
+    }
 }
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Publisher {
     places: OwnPlaces,
-    /// When it was changed last.
-    changed: Option<Duration>,
+    /// The record that is due tells something new.
+    is_news: bool,
+    /// Until then the changes that were stored are paid for, each with [`CHANGE_EVERY`].
+    paid: Duration,
     /// Storage times only rise, also when two changes fall into one second.
     last_time: u32,
     copies: [Copy; COPIES as usize],
@@ -64,26 +106,35 @@ impl Publisher {
         if places == self.places {
             return;
         }
+        tracing::debug!(endpoints = ?places.endpoints, "the own record changes");
         self.places = places;
         self.store_changed(now);
     }
 
     /// The record says something else now.
     pub fn store_changed(&mut self, now: Now) {
-        let at = self.changed.map_or(now.at, |at| at + CHANGE_EVERY);
+        let credit = CHANGE_EVERY * (CHANGES_AT_ONCE - 1);
+        let soon = now.at + COALESCE;
+        // What waits already takes this change with it.
+        let due = self.copies.iter().filter_map(|copy| copy.next).min();
+        let due = due.filter(|_| self.is_news).unwrap_or(soon);
+        let at = due.max(self.paid.saturating_sub(credit));
+        self.is_news = true;
         for copy in &mut self.copies {
             // What is under way tells the old state.
             copy.request = None;
-            copy.next = Some(at.max(now.at));
-            copy.retry = RETRY;
+            copy.due(at);
         }
     }
 
     /// The ring is another one.
     pub fn store_again(&mut self, now: Now) {
-        for copy in &mut self.copies {
-            copy.next = Some(now.at);
-            copy.retry = RETRY;
+        self.copies.iter_mut().for_each(|copy| copy.due(now.at));
+    }
+
+    fn note_stored(&mut self, now: Now) {
+        if std::mem::take(&mut self.is_news) {
+            self.paid = self.paid.max(now.at) + CHANGE_EVERY;
         }
     }
 
@@ -111,7 +162,7 @@ impl Dht {
         let Ok(value) = self.record().emit() else {
             return;
         };
-        self.publisher.changed = Some(now.at);
+        self.publisher.note_stored(now);
         let time = self.next_time(now);
         for copy in 0..COPIES {
             let place = usize::from(copy);
@@ -122,17 +173,7 @@ impl Dht {
                 continue;
             }
             let request = self.store_record(now, copy, value.clone(), time);
-            let state = &mut self.publisher.copies[place];
-            match request {
-                Ok(request) => {
-                    state.request = Some(request);
-                    state.next = None;
-                }
-                Err(_) => {
-                    state.next = Some(now.at + state.retry);
-                    state.retry = (state.retry * 2).min(MAX_RETRY);
-                }
-            }
+            self.publisher.copies[place].asked(now, request);
         }
     }
 
@@ -204,7 +245,8 @@ impl Dht {
         self.store_signed(now, resource, TypeId::ANODE_RECORD, value, time, LIFETIME)
     }
 
-    /// Signs a value with the address's key, and stores it.
+    /// Signs a value, and stores it: as the address, which needs no certificate, but where its place follows from a Peer-ID
+    /// that a credential server has chosen.
     pub(super) fn store_signed(
         &mut self,
         now: Now,
@@ -220,7 +262,10 @@ impl Dht {
             value,
             signature: None,
         };
-        let identity = SignerIdentity::Anode(self.own.0);
+        let identity = match kind {
+            TypeId::TURN_SERVICE if !self.config.is_sealed() => self.node.security().identity(true),
+            _ => SignerIdentity::Anode(self.own.0),
+        };
         let input = data.signature_input(resource, kind, &identity)?;
         let (algorithm, value) = self.node.security().sign(&input);
         data.signature = Some(Signature {
@@ -250,15 +295,10 @@ impl Dht {
         let Some(copy) = copies.iter_mut().find(|copy| copy.request == Some(request)) else {
             return false;
         };
-        copy.request = None;
         tracing::debug!(error = ?result.as_ref().err(), "a copy of the own record was stored");
         match result {
             Ok(_) => {
-                copy.stored = true;
-                copy.retry = RETRY;
-                // ±10 %, so that what began together does not stay together
-                let share = 0.9 + f64::from(self.rng.next_u32() % 2000) / 10_000.0;
-                copy.next = Some(now.at + Duration::from_secs(REFRESH.into()).mul_f64(share));
+                copy.stored(now, self.rng.next_u32());
                 self.counters.published += 1;
             }
             Err(error) => {
@@ -266,8 +306,7 @@ impl Dht {
                     // An earlier life of this node had a clock that was ahead.
                     self.publisher.last_time = self.publisher.last_time.saturating_add(60);
                 }
-                copy.next = Some(now.at + copy.retry);
-                copy.retry = (copy.retry * 2).min(MAX_RETRY);
+                copy.failed(now);
                 self.counters.publish_failed += 1;
             }
         }

@@ -21,6 +21,9 @@ struct Net {
     answers: BTreeMap<(usize, u64), Answer>,
     reached: usize,
     sent: u64,
+    /// Where node 0 has a TURN server.
+    turn: Option<SocketAddr>,
+    turn_found: BTreeMap<usize, Vec<FoundTurn>>,
 }
 
 fn identity(n: usize) -> Identity {
@@ -50,6 +53,8 @@ impl Net {
             answers: BTreeMap::new(),
             reached: 0,
             sent: 0,
+            turn: None,
+            turn_found: BTreeMap::new(),
         }
     }
 
@@ -79,6 +84,9 @@ impl Net {
             security: DhtSecurity::Address,
             roots: vec![],
             chord: None,
+            turn: self.turn.filter(|_| n == 0),
+            turn_density: 2,
+            groups: vec![],
             own_links: None,
         };
         let seeds = [rng(n as u64 * 2), rng(n as u64 * 2 + 1)];
@@ -92,7 +100,12 @@ impl Net {
     }
 
     fn ring(count: usize) -> Self {
+        Self::ring_with_turn(count, None)
+    }
+
+    fn ring_with_turn(count: usize, turn: Option<SocketAddr>) -> Self {
         let mut net = Self::new();
+        net.turn = turn;
         net.add(true, Role::Peer, &[]);
         for _ in 1..count {
             net.add(false, Role::Peer, &[0]);
@@ -116,6 +129,7 @@ impl Net {
                     self.wire
                         .insert((self.at + LATENCY, self.order), (n, other, body));
                 }
+                Output::TurnServers(found) => drop(self.turn_found.insert(n, found)),
                 Output::Reach { .. } => self.reached += 1,
                 Output::Found { who, places } => self.found.push((n, who, places)),
                 Output::Answer { token, answer } => {
@@ -296,7 +310,7 @@ fn records_follow_their_owner_and_do_not_expire() {
     net.run(Duration::from_secs(4000));
     let found = net.lookup(5, target);
     assert!(found[0].storage_time >= before + 2000, "refreshed");
-    // ten changes in a second are one or two STOREs of each copy
+    // ten changes in a second are three STOREs of each copy, and the last is told after ten seconds
     let published = net.nodes[3].counters().published;
     for n in 100..110 {
         let places = OwnPlaces {
@@ -306,9 +320,30 @@ fn records_follow_their_owner_and_do_not_expire() {
         net.run(Duration::from_millis(100));
     }
     net.run(Duration::from_secs(15));
-    assert!(net.nodes[3].counters().published - published <= 4);
+    assert!(net.nodes[3].counters().published - published <= 8);
     let record = net.lookup(5, target)[0].record.clone().unwrap();
     assert_eq!(record.endpoints, [endpoint(109)]);
+}
+
+// R98, R135, R136: a server is stored at places of its Peer-ID, and found from random ones, with whose it is
+#[test]
+fn a_turn_server_is_found_by_those_who_have_none() {
+    let at: SocketAddr = "192.0.2.1:3478".parse().unwrap();
+    let mut net = Net::ring_with_turn(6, Some(at));
+    net.run(Duration::from_secs(1300));
+    let owner = *identity(0).address();
+    for n in 1..6 {
+        assert_eq!(
+            net.turn_found.get(&n),
+            Some(&vec![FoundTurn { at, owner }]),
+            "{n}"
+        );
+    }
+    assert!(!net.turn_found.contains_key(&0), "its own");
+    // Where there is none, none is found.
+    let mut net = Net::ring(6);
+    net.run(Duration::from_secs(1300));
+    assert!(net.turn_found.is_empty());
 }
 
 // R121: who leaves takes its record back

@@ -12,9 +12,10 @@ use anode_turn::stun::{Class, Message, Writer, attr, is_stun, method};
 use nix::poll::{PollFd, PollFlags};
 use rand_core::Rng;
 use slab::Slab;
+use socket2::SockRef;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -76,6 +77,28 @@ struct Local {
     at: SocketAddr,
 }
 
+impl Local {
+    fn open(address: &SocketAddr) -> io::Result<Self> {
+        let udp = UdpSocket::bind(address)?;
+        udp.set_nonblocking(true)?;
+        let at = udp.local_addr()?;
+        if let IpAddr::V4(ip) = at.ip() {
+            // Questions to a group go out where this address is.
+            SockRef::from(&udp).set_multicast_if_v4(&ip)?;
+        }
+        let listener = TcpListener::bind(at).ok();
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+        }
+        Ok(Self { udp, listener, at })
+    }
+}
+
+/// Whether a socket is where it is wanted: port 0 is any.
+fn is_at(own: SocketAddr, wanted: SocketAddr) -> bool {
+    own.ip() == wanted.ip() && (wanted.port() == 0 || wanted.port() == own.port())
+}
+
 /// The sockets; whoever owns it waits for [`Endpoint::fds`] and calls [`Endpoint::work`].
 pub struct Endpoint {
     locals: Vec<Local>,
@@ -99,17 +122,8 @@ impl Endpoint {
     /// # Errors
     /// A UDP socket cannot be bound.
     pub fn open(addresses: &[SocketAddr]) -> io::Result<Self> {
-        let mut locals = Vec::new();
-        for address in addresses {
-            let udp = UdpSocket::bind(address)?;
-            udp.set_nonblocking(true)?;
-            let at = udp.local_addr()?;
-            let listener = TcpListener::bind(at).ok();
-            if let Some(listener) = &listener {
-                listener.set_nonblocking(true)?;
-            }
-            locals.push(Local { udp, listener, at });
-        }
+        let locals = addresses.iter().map(Local::open);
+        let locals = locals.collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             locals,
             streams: Slab::new(),
@@ -123,6 +137,32 @@ impl Endpoint {
             buffer: vec![0; MESSAGE],
             counters: Counters::default(),
         })
+    }
+
+    /// Has sockets at these addresses from now on, where they can be had; connections from others end. False: it has them
+    /// already.
+    pub fn follow(&mut self, addresses: &[SocketAddr]) -> bool {
+        let before: Vec<SocketAddr> = self.addresses().collect();
+        let gone: Vec<SocketAddr> = self
+            .addresses()
+            .filter(|own| !addresses.iter().any(|at| is_at(*own, *at)))
+            .collect();
+        self.locals.retain(|local| !gone.contains(&local.at));
+        self.reflexive.retain(|(base, _)| !gone.contains(base));
+        for at in gone {
+            self.close(at, None);
+        }
+        for address in addresses {
+            if self.addresses().any(|own| is_at(own, *address)) {
+                continue;
+            }
+            match Local::open(address) {
+                Ok(local) => self.locals.push(local),
+                // The address may have gone again.
+                Err(error) => tracing::debug!("no socket at {address}: {error}"),
+            }
+        }
+        !self.addresses().eq(before)
     }
 
     /// Where its sockets are.

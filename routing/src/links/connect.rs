@@ -41,6 +41,11 @@ impl Connects {
         all.chain(self.waiting).min()
     }
 
+    /// What was gathered is not true any more.
+    pub fn gather_again(&mut self) {
+        self.gathered = None;
+    }
+
     pub fn token_of(&self, session: SessionId) -> Option<Token> {
         let mut all = self.all.iter();
         all.find(|(_, it)| it.session == Some(session))

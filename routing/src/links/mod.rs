@@ -15,6 +15,8 @@
 
 mod connect;
 mod dtls;
+mod group;
+mod moves;
 mod runner;
 mod secret;
 mod tls;
@@ -24,10 +26,12 @@ use anode_reload::Id;
 use anode_reload::body::ConnectBody;
 use connect::Connects;
 use dtls::{Conversation, Said};
-use nix::poll::PollFd;
+use group::Groups;
+use nix::poll::{PollFd, PollFlags};
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 use tls::Stream;
 
@@ -155,6 +159,7 @@ pub struct Links {
     by_path: HashMap<Path, usize>,
     streams: Slab<Stream>,
     connects: Connects,
+    groups: Groups,
     next: LinkKey,
     events: VecDeque<LinkEvent>,
     counters: Counters,
@@ -178,6 +183,7 @@ impl Links {
             by_path: HashMap::new(),
             streams: Slab::new(),
             connects: Connects::default(),
+            groups: Groups::default(),
             next: 0,
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -274,6 +280,8 @@ impl Links {
     pub fn fds<'a>(&'a self, all: &mut Vec<PollFd<'a>>) {
         self.ice.fds(all);
         self.streams.iter().for_each(|(_, it)| all.push(it.fd()));
+        let groups = self.groups.sockets().iter();
+        all.extend(groups.map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
     }
 
     /// When [`Links::work`] wants to be called although nothing came.
@@ -282,7 +290,8 @@ impl Links {
         let dtls = self.conversations.iter().map(|(_, it)| it.deadline());
         let tls = self.streams.iter().filter_map(|(_, it)| it.deadline());
         let connects = self.connects.deadline();
-        dtls.chain(tls).chain(own).chain(connects).min()
+        let all = dtls.chain(tls).chain(own).chain(connects);
+        all.chain(self.groups.deadline()).min()
     }
 
     /// Takes what has come and does what is due.
@@ -308,6 +317,7 @@ impl Links {
         self.work_streams(now);
         self.run_conversations(now);
         self.run_connects(now);
+        self.work_groups(now);
     }
 
     /// What has come of it all.
@@ -426,6 +436,9 @@ impl Links {
             }
             self.conversations[at].handle(now, &bytes);
             return self.settle(now, at);
+        }
+        if path.protocol == Protocol::Udp && self.groups.is_answer(&bytes) {
+            return self.dial(now, Target::Dtls(path.remote));
         }
         if !dtls::begins(&bytes) || self.is_full() || !self.make_room() {
             self.counters.ignored += 1;

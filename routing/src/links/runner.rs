@@ -6,6 +6,7 @@ use anode_reload::body::ConnectBody;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,10 @@ const MAX_COMMANDS: usize = 4096;
 pub enum Command {
     /// See [`Links::dial`].
     Dial(Target),
+    /// See [`Links::follow`].
+    Follow(Vec<SocketAddr>),
+    /// See [`Links::set_member`].
+    Member(bool),
     /// See [`Links::send`].
     Send(LinkKey, Vec<u8>),
     /// See [`Links::close`].
@@ -103,6 +108,8 @@ fn turn(links: &mut Links, told: &Receiver<Command>) -> bool {
     loop {
         match told.try_recv() {
             Ok(Command::Dial(target)) => links.dial(now, target),
+            Ok(Command::Member(member)) => links.set_member(now, member),
+            Ok(Command::Follow(addresses)) => links.follow(now, &addresses),
             Ok(Command::Send(link, bytes)) => drop(links.send(now, link, &bytes)),
             Ok(Command::Close(link)) => links.close(now, link),
             Ok(Command::Offer(token, application)) => links.offer(now, token, application),

@@ -172,6 +172,41 @@ fn members_meet_over_dtls_and_tls() {
     }
 }
 
+// Whose address has gone has its links again from another one, at once
+#[test]
+fn links_follow_the_addresses_of_the_machine() {
+    let (mut a, mut b) = (
+        links(1, self_made(1, OVERLAY)),
+        links(2, self_made(2, OVERLAY)),
+    );
+    let mut events = [Vec::new(), Vec::new()];
+    a.dial(Instant::now(), Target::Dtls(at(&b)));
+    until(&mut a, &mut b, &mut events, |all| {
+        up(&all[0]).is_some() && up(&all[1]).is_some()
+    });
+    let (first, before) = (up(&events[0]).unwrap().0, a.addresses());
+    a.follow(Instant::now(), &["127.0.0.1:0".parse().unwrap()]);
+    assert_eq!(a.addresses(), before, "nothing has changed");
+    a.follow(Instant::now(), &["127.0.0.2:0".parse().unwrap()]);
+    let own = a.addresses();
+    assert!(own.len() == 1 && own[0].ip().to_string() == "127.0.0.2");
+    events[0].clear();
+    until(&mut a, &mut b, &mut events, |all| {
+        all[0].contains(&LinkEvent::Down { link: first })
+    });
+    events = [Vec::new(), Vec::new()];
+    a.dial(Instant::now(), Target::Dtls(at(&b)));
+    until(&mut a, &mut b, &mut events, |all| {
+        up(&all[0]).is_some() && up(&all[1]).is_some()
+    });
+    let from = events[1].iter().find_map(|event| match event {
+        LinkEvent::Up { at, .. } => Some(*at),
+        _ => None,
+    });
+    assert_eq!(from, Some(own[0]));
+    talk(&mut a, &mut b, &mut events);
+}
+
 // Both dial at once, from where they listen: one of them yields
 #[test]
 fn two_who_dial_each_other_have_one_link() {

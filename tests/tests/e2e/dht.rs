@@ -245,6 +245,32 @@ fn the_machines_of_a_zone_make_a_ring_and_find_each_other_in_it() {
     let nobody = first.cli(&["lookup", "fda0:1:2:3:4:5:6:70", "--via", "dht"]);
     assert_eq!(nobody.code(), 1, "{}", nobody.stderr);
 
+    // It changes at once when its owner has moved.
+    let moved: std::net::Ipv4Addr = [192, 0, 2, 103].into();
+    let begun = Instant::now();
+    // In this order: whoever loses the first address of a network loses the others of it, too.
+    ring.hosts[3].address_remove(ring.hosts[3].v4().into(), 24);
+    ring.hosts[3].address_add(moved.into(), 24);
+    let named = format!("udp://{moved}:8737");
+    let target = ring.nodes[3].ipv6().to_string();
+    loop {
+        let record = first.cli(&["lookup", &target, "--via", "dht", "--json"]);
+        let record: Value = serde_json::from_slice(&record.out).unwrap_or_default();
+        let endpoints = record["endpoints"].as_array().cloned().unwrap_or_default();
+        let has = |endpoint: &str| endpoints.contains(&endpoint.into());
+        if has(&named) && !has(&endpoint) {
+            break;
+        }
+        assert!(
+            begun.elapsed() < SOON,
+            "{endpoints:?}\n--- the one who moved\n{}\n--- who asks\n{}",
+            ring.nodes[3].log(),
+            first.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!("a record follows its owner within {:?}", begun.elapsed());
+
     // Who ends in order takes its record back.
     let gone = ring.nodes.remove(6);
     let gone_ip = gone.ipv6().to_string();

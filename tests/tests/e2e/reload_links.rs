@@ -210,3 +210,22 @@ fn a_stranger_stays_outside() {
         assert!(world.metric(0, failed) > 0.0, "{scheme}");
     }
 }
+
+// R125, RD60: the document names a group, and nobody: whoever is in the ring answers there
+#[test]
+fn a_multicast_group_leads_to_the_ring() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    let document = "<overlay name=\"test.example\"><multicast-bootstrap address=\"239.255.60.84\" port=\"6085\"/>\
+         <self-signed-permitted>true</self-signed-permitted></overlay>";
+    let file = world.lab.directory().join("overlay.xml");
+    std::fs::write(&file, document).expect("written");
+    let config = format!("config = \"{}\"", file.display());
+    world.node("test.example", &format!("create = true\n{config}"));
+    for _ in 0..2 {
+        world.node("test.example", &config);
+    }
+    world.closed(3);
+    world.stores(1, 2);
+}

@@ -22,7 +22,7 @@ use crate::config::{self, Config, Dns};
 use crate::control::listener::Access;
 use crate::data;
 use crate::dht::config::DhtEntry;
-use crate::dht::{DhtPlan, ZoneDht};
+use crate::dht::{self, DhtPlan, ZoneDht};
 use crate::dns::{Hook, by_hand};
 use crate::named::PeerText;
 use crate::names::{Given, Held, peer_label};
@@ -92,6 +92,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let portmap = config.portmap.enabled && config.relay.is_none();
     let turn_client = config.turn_client.clone();
     let turn = config.turn.clone();
+    let turn_pointer = turn.as_ref().and_then(dht::turn_pointer);
     let dns = config.dns.clone();
     let others = config.given_names();
     let dht = config.dht.clone();
@@ -107,7 +108,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         Prepared::new(&turn, &source, Some(Arc::new(users)), &listens)
     });
     let turn = turn.transpose()?;
-    let dht = dht_plan(dht, &settings, &zone, state.dir())?;
+    let dht = dht_plan(dht, &settings, &zone, state.dir(), turn_pointer)?;
     settings.dht = dht.is_some();
     let dns = dns_plan(dns, others, &settings);
     let (meet, tracker) = trackers.prepare(settings.identity.address().zone())?;
@@ -125,7 +126,8 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let looks_up = zone.from().needs_names()
         || !settings.named_peers.is_empty()
         || meet.as_ref().is_some_and(MeetPlan::needs_names)
-        || turn_servers.needs_names();
+        || turn_servers.needs_names()
+        || dht.as_ref().is_some_and(DhtPlan::needs_names);
     let mut places = places(&state, &socket, &source, &dns, zone.from(), looks_up);
     places.read.extend(turn_client.directories(path));
     if turn_client.believes_the_system() {
@@ -133,6 +135,9 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     }
     if let Some(turn) = &turn {
         places.read.extend_from_slice(turn.directories());
+    }
+    if let Some(dht) = &dht {
+        places.read.extend(dht.directories());
     }
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
@@ -190,6 +195,7 @@ fn dht_plan(
     settings: &Settings,
     zone: &Keeper,
     dir: &StateDir,
+    turn: Option<SocketAddr>,
 ) -> Result<Option<DhtPlan>, Error> {
     let sealed = settings.security.plain != config::Plain::Only;
     if !sealed && entries.iter().any(|entry| entry.enabled) {
@@ -205,7 +211,9 @@ fn dht_plan(
         entries,
         ZoneDht::new(zone.known().map(AsRef::as_ref), settings.relays.as_ref()),
         state::dht::load(dir),
-    )?;
+        dir.path(),
+    )?
+    .with_turn(turn);
     Ok(Some(plan).filter(|plan| sealed && plan.is_wanted(!zone.is_idle())))
 }
 

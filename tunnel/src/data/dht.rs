@@ -55,7 +55,7 @@ impl DhtLine {
                     }
                 }
                 Output::Found { who, places } => overlay.add_found(now, who, &places),
-                Output::Answer { .. } | Output::Links(_) => {}
+                Output::Answer { .. } | Output::Links(_) | Output::TurnServers(_) => {}
             }
         }
     }

@@ -10,6 +10,7 @@ use anode_routing::links::Target;
 use serde::Deserialize;
 
 use super::document::DocumentFrom;
+use super::enroll::{CredentialServerEntry, is_user};
 use crate::value::{PeerEndpoint, Text, ValueError};
 
 /// Bytes of an overlay's name: a host name's.
@@ -38,8 +39,15 @@ pub struct DhtEntry {
     pub listen: Vec<SocketAddr>,
     /// `shared-key-file = "FILE"`: all members know this key; links are of DTLS alone.
     pub shared_key_file: Option<PathBuf>,
-    /// `config = "overlay.xml"`, or a URL: the overlay's configuration document, read again as it expires.
+    /// `config = "overlay.xml"`, a URL, or `"discover"` by the overlay's name: its configuration document, read again as it
+    /// expires.
     pub config: Option<Text<DocumentFrom>>,
+    /// `user = "NAME"`: for overlays whose credential server issues certificates.
+    pub user: Option<Text<UserName>>,
+    /// `password-file = "FILE"`: the user's password, one line.
+    pub password_file: Option<PathBuf>,
+    /// `[dht.credential-server]`: this node issues the overlay's certificates.
+    pub credential_server: Option<CredentialServerEntry>,
     /// `publish = false`: store no record of where this node is.
     pub publish: bool,
 }
@@ -55,6 +63,9 @@ impl Default for DhtEntry {
             listen: Vec::new(),
             shared_key_file: None,
             config: None,
+            user: None,
+            password_file: None,
+            credential_server: None,
             publish: true,
         }
     }
@@ -97,8 +108,49 @@ impl DhtEntry {
     pub fn locate(&mut self, directory: &Path) {
         let key = self.shared_key_file.take();
         self.shared_key_file = key.map(|key| directory.join(key));
+        let password = self.password_file.take();
+        self.password_file = password.map(|file| directory.join(file));
+        if let Some(server) = &mut self.credential_server {
+            server.locate(directory);
+        }
         let document = self.config.take();
         self.config = document.map(|Text(from)| Text(from.relative_to(directory)));
+    }
+
+    /// A user is for an overlay's credential server, which its document names: it is looked for by the overlay's name
+    /// where nothing else is said (R122).
+    pub fn discover(&mut self) {
+        if self.user.is_some() && self.overlay.is_some() {
+            self.config.get_or_insert(Text(DocumentFrom::Discover));
+        }
+    }
+
+    /// What cannot be meant, however each key is written.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let server = self.credential_server.is_some();
+        match (&self.user, &self.password_file) {
+            (Some(_), None) => Err("user needs a password-file"),
+            (None, Some(_)) => Err("password-file needs a user"),
+            (Some(_), _) if self.overlay.is_none() && self.config.is_none() => {
+                Err("user needs the overlay's name, or its config")
+            }
+            (Some(_), Some(_)) if server => {
+                Err("the credential server needs no user: it has a certificate of its own")
+            }
+            _ if server && self.shared_key_file.is_some() => {
+                Err("with a shared key nobody needs certificates: leave out one of the two")
+            }
+            _ if server && self.config.is_some() => {
+                Err("the credential server makes the overlay's document itself: leave out config")
+            }
+            _ if server && self.listen.is_empty() => Err(
+                "a credential server's overlay has links of its own: add listen = [\"IP:6084\"]",
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it has links of RELOAD's own, beside sealed sessions.
@@ -148,6 +200,29 @@ impl From<RoleName> for Role {
             RoleName::Peer => Self::Peer,
             RoleName::Client => Self::Client,
         }
+    }
+}
+
+/// Name of a user of a credential server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserName(pub String);
+
+impl FromStr for UserName {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match is_user(text) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(ValueError::new(format!(
+                "user {text:?}: a name has 1 to 64 letters, digits, '-', '.', '_' and '+'"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anode_routing::dht::reload::config::{MAX_DOCUMENT, OverlayConfig, parse};
+use anode_routing::dht::reload::config::{ENROLL_PATH, MAX_DOCUMENT, OverlayConfig, parse};
 use anode_wire::zonefile::Reach;
 use tokio::sync::mpsc;
 
+use super::discover;
 use crate::Error;
 use crate::value::ValueError;
-use crate::zone::http::{Fetched, Fetcher};
-use crate::zone::source::Url;
+use crate::zone::http::{FetchError, Fetched, Fetcher};
+use crate::zone::source::{Host, Url};
 
 /// A document is asked for no more often, whatever it says of itself.
 const EVERY: Duration = Duration::from_secs(60);
@@ -28,6 +29,8 @@ pub enum DocumentFrom {
     Path(PathBuf),
     /// A server.
     Url(Url),
+    /// By the overlay's name (R122); nobody has to write this.
+    Discover,
 }
 
 impl FromStr for DocumentFrom {
@@ -36,6 +39,7 @@ impl FromStr for DocumentFrom {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         match text.split_once("://") {
             Some(_) => text.parse().map(Self::Url),
+            None if text == "discover" => Ok(Self::Discover),
             None if text.is_empty() => {
                 Err(ValueError::new("config is empty: give a path or a URL"))
             }
@@ -49,11 +53,38 @@ impl fmt::Display for DocumentFrom {
         match self {
             Self::Path(path) => path.display().fmt(f),
             Self::Url(url) => url.fmt(f),
+            Self::Discover => f.write_str("by the overlay's name"),
         }
     }
 }
 
 impl DocumentFrom {
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Url(_) | Self::Discover => None,
+        }
+    }
+
+    /// Whether a host's name must be looked up for it.
+    pub fn needs_names(&self) -> bool {
+        match self {
+            Self::Path(_) => false,
+            Self::Url(url) => matches!(url.host, Host::Name(_)),
+            Self::Discover => true,
+        }
+    }
+
+    /// Whether it takes the certificates that this machine trusts.
+    pub fn needs_tls(&self) -> bool {
+        match self {
+            Self::Path(_) => false,
+            Self::Url(url) => url.tls,
+            Self::Discover => true,
+        }
+    }
+
     /// A path is from where the configuration is.
     pub fn relative_to(self, directory: &Path) -> Self {
         match self {
@@ -66,37 +97,74 @@ impl DocumentFrom {
     ///
     /// # Errors
     /// It cannot be read, or says nothing of the overlay.
-    pub fn read(&self, overlay: Option<&str>) -> Option<Result<OverlayConfig, Error>> {
+    pub fn read(
+        &self,
+        overlay: Option<&str>,
+        enrolls: bool,
+    ) -> Option<Result<OverlayConfig, Error>> {
         let Self::Path(path) = self else {
             return None;
         };
         let refused = |why: String| Error::refused(format!("{}: {why}", path.display()));
         let bytes = fs::read(path).map_err(|error| refused(error.to_string()));
-        Some(bytes.and_then(|bytes| choose(&bytes, overlay).map_err(refused)))
+        Some(bytes.and_then(|bytes| choose(&bytes, overlay, enrolls).map_err(refused)))
     }
 
     async fn fetch(
         &self,
         fetcher: &Fetcher,
         overlay: Option<&str>,
+        enrolls: bool,
     ) -> Result<OverlayConfig, String> {
         let url = match self {
             Self::Path(path) => {
                 let bytes = fs::read(path).map_err(|error| error.to_string())?;
-                return choose(&bytes, overlay);
+                return choose(&bytes, overlay, enrolls);
             }
             Self::Url(url) => url,
+            Self::Discover => {
+                let name = overlay.ok_or("the overlay has no name")?;
+                let bytes = discovered(fetcher, name).await?;
+                return choose(&bytes, overlay, enrolls);
+            }
         };
         let fetched = fetcher.fetch(url, Reach::Local, None).await;
-        match fetched.map_err(|error| error.to_string())? {
-            Fetched::File { bytes, .. } => choose(&bytes, overlay),
-            Fetched::Unchanged => Err("the server sends nothing".to_owned()),
-        }
+        choose(&body(fetched)?, overlay, enrolls)
     }
 }
 
-/// The part about one overlay, or the first.
-fn choose(bytes: &[u8], overlay: Option<&str>) -> Result<OverlayConfig, String> {
+fn body(fetched: Result<Fetched, FetchError>) -> Result<Vec<u8>, String> {
+    match fetched.map_err(|error| error.to_string())? {
+        Fetched::File { bytes, .. } => Ok(bytes),
+        Fetched::Unchanged => Err("the server sends nothing".to_owned()),
+    }
+}
+
+/// R123: from wherever the name leads to, but only if the certificate there is the name's.
+async fn discovered(fetcher: &Fetcher, overlay: &str) -> Result<Vec<u8>, String> {
+    let name = overlay.to_owned();
+    let places = tokio::task::spawn_blocking(move || discover::places(&name)).await;
+    let places = places.map_err(|_| "the lookup has panicked".to_owned())??;
+    let mut last = String::new();
+    for (host, port) in places {
+        let at = match host.contains(':') {
+            true => format!("https://[{host}]:{port}{ENROLL_PATH}"),
+            false => format!("https://{host}:{port}{ENROLL_PATH}"),
+        };
+        let fetched = match at.parse() {
+            Ok(url) => body(fetcher.fetch_of(&url, overlay, Reach::Local).await),
+            Err(error) => Err(format!("{error}")),
+        };
+        match fetched {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => last = format!("{at}: {error}"),
+        }
+    }
+    Err(last)
+}
+
+/// The part about one overlay, or the first. `enrolls`: this node can ask for a certificate.
+fn choose(bytes: &[u8], overlay: Option<&str>, enrolls: bool) -> Result<OverlayConfig, String> {
     if bytes.len() > MAX_DOCUMENT {
         return Err("it has more than 256 KiB".to_owned());
     }
@@ -108,7 +176,7 @@ fn choose(bytes: &[u8], overlay: Option<&str>) -> Result<OverlayConfig, String> 
     let found = all.into_iter().find(is_wanted);
     let found = found.ok_or_else(|| format!("it is about {}", names.join(", ")))?;
     match found.dht.as_str() {
-        "chord-128-2-8" => usable(found),
+        "chord-128-2-8" => usable(found, enrolls),
         other => Err(format!(
             "its DHT is {other:?}, and only chord-128-2-8 is known"
         )),
@@ -116,14 +184,18 @@ fn choose(bytes: &[u8], overlay: Option<&str>) -> Result<OverlayConfig, String> 
 }
 
 /// Whether this node can be a member at all.
-fn usable(document: OverlayConfig) -> Result<OverlayConfig, String> {
-    let shared = document.shared_key_file.is_some();
-    match document.self_signed || shared {
-        true => Ok(document),
-        false => Err(
-            "it permits no self-made ids and no shared key: certificates of a credential server cannot be had yet"
+fn usable(document: OverlayConfig, enrolls: bool) -> Result<OverlayConfig, String> {
+    let issued = !document.credential_servers.is_empty() && !document.roots.is_empty();
+    match (document.needs_certificate(), issued, enrolls) {
+        (true, false, _) => Err(
+            "it permits no self-made ids and no shared key, and names no credential server with its root"
                 .to_owned(),
         ),
+        (true, true, false) => Err(
+            "its members have certificates of a credential server: add user and password-file"
+                .to_owned(),
+        ),
+        _ => Ok(document),
     }
 }
 
@@ -131,13 +203,14 @@ fn usable(document: OverlayConfig) -> Result<OverlayConfig, String> {
 pub async fn keep(
     from: DocumentFrom,
     overlay: Option<String>,
+    enrolls: bool,
     fetcher: Fetcher,
     place: usize,
     tell: mpsc::Sender<(usize, OverlayConfig)>,
 ) {
     let mut retry = RETRY;
     loop {
-        let wait = match from.fetch(&fetcher, overlay.as_deref()).await {
+        let wait = match from.fetch(&fetcher, overlay.as_deref(), enrolls).await {
             Ok(document) => {
                 retry = RETRY;
                 let wait = document.expiration.max(EVERY);
@@ -167,7 +240,7 @@ mod tests {
         let text = "<overlays><overlay name=\"a.example\"><self-signed-permitted>true</self-signed-permitted></overlay>\
              <overlay name=\"b.example\"><bootstrap-peer address=\"192.0.2.1\" port=\"6084\"/>\
              <self-signed-permitted>true</self-signed-permitted></overlay><overlay name=\"c.example\"/></overlays>";
-        let of = |name| choose(text.as_bytes(), name);
+        let of = |name| choose(text.as_bytes(), name, false);
         assert_eq!(of(None).unwrap().name, "a.example");
         assert_eq!(of(Some("B.example")).unwrap().bootstrap.len(), 1);
         assert!(
@@ -182,11 +255,11 @@ mod tests {
         );
         let other = "<overlay name=\"a\"><dht name=\"kademlia\"/></overlay>";
         assert!(
-            choose(other.as_bytes(), None)
+            choose(other.as_bytes(), None, false)
                 .unwrap_err()
                 .contains("kademlia")
         );
-        assert!(choose(b"\xff", None).is_err() && choose(b"<x/>", None).is_err());
+        assert!(choose(b"\xff", None, true).is_err() && choose(b"<x/>", None, true).is_err());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anode_routing::dht::reload::Id;
 use anode_routing::dht::reload::security::LinkCredentials;
+use anode_routing::dht::reload::{Id, overlay_hash};
 use anode_routing::dht::{DhtConfig, DhtSecurity};
 use anode_routing::ice::{Endpoint, Sessions, own_addresses};
 use anode_routing::links::{Command, Counters, LinkEvent, LinkSecurity, Links, LinksHandle, run};
@@ -64,14 +64,25 @@ pub fn random_id() -> Id {
 }
 
 impl DhtPlan {
+    fn entry_of(&self, overlay: &str) -> Option<&DhtEntry> {
+        let mut entries = self.entries.iter().enumerate();
+        let found = entries
+            .find(|(place, entry)| entry.enabled && self.overlay_of(*place, entry) == overlay);
+        found.map(|(_, entry)| entry)
+    }
+
+    /// Where an overlay's own links are to have sockets, by the addresses that this machine has now.
+    pub(super) fn own_places(&self, overlay: &str) -> std::io::Result<Vec<SocketAddr>> {
+        places(
+            self.entry_of(overlay)
+                .map_or(&[][..], |entry| &entry.listen),
+        )
+    }
+
     /// Sockets and credentials of an overlay that has links of its own.
     pub(super) fn own_links(&self, config: &DhtConfig) -> Result<Links, Error> {
         let refused = |error: &dyn std::fmt::Display| Error::refused(error.to_string());
-        let mut entries = self.entries.iter().enumerate();
-        let entry = entries.find(|(place, entry)| {
-            entry.enabled && self.overlay_of(*place, entry) == config.overlay
-        });
-        let entry = entry.map(|(_, entry)| entry);
+        let entry = self.entry_of(&config.overlay);
         let security = match &config.security {
             DhtSecurity::Address => {
                 let mut serial = [0; 16];
@@ -97,8 +108,8 @@ impl DhtPlan {
                 LinkSecurity::shared_key(*own, key.1.clone())
             }
         };
-        let listen = entry.map_or(&[][..], |entry| &entry.listen);
-        let places = places(listen).map_err(|error| refused(&error))?;
+        let places = self.own_places(&config.overlay);
+        let places = places.map_err(|error| refused(&error))?;
         let endpoint = Endpoint::open(&places).map_err(|error| {
             let places: Vec<_> = places.iter().map(SocketAddr::to_string).collect();
             Error::refused(format!("cannot listen at {}: {error}", places.join(", ")))
@@ -113,7 +124,17 @@ impl DhtPlan {
                 anode_routing::links::Target::Tls(_) => None,
             });
         let stun = stun.flatten().collect();
-        Ok(Links::new(Instant::now(), ice, security, stun, Vec::new()))
+        let now = Instant::now();
+        let mut links = Links::new(now, ice, security, stun, Vec::new());
+        if !config.groups.is_empty() {
+            let (overlay, own) = (
+                overlay_hash(&config.overlay),
+                config.peer_id(&self.identity, self.digit),
+            );
+            let random = UnwrapErr(SysRng).next_u64();
+            links.set_groups(now, overlay, own, &config.groups, random);
+        }
+        Ok(links)
     }
 }
 

@@ -12,7 +12,9 @@
 //! thread and not on the data thread.
 
 pub mod config;
+mod discover;
 pub mod document;
+pub mod enroll;
 mod links;
 pub mod task;
 pub mod text;
@@ -20,18 +22,25 @@ pub mod text;
 use anode_routing::anode::Place;
 use anode_routing::dht::reload::Id;
 use anode_routing::dht::reload::config::OverlayConfig;
+use anode_routing::dht::reload::security::Certificate;
+use anode_routing::dht::reload::usage::turn::is_candidate;
 use anode_routing::dht::{Bootstrap, DhtConfig, DhtSecurity};
 use anode_routing::links::Target;
 use anode_wire::{Address, Endpoint, Identity, PeerId, Zone};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
-use crate::state::dht::CachedPeer;
+use crate::config::turn::{AnodeUsers, Turn};
+use crate::state::dht::{CachedAt, CachedPeer};
 use crate::value::Text;
 use crate::zone::http::Fetcher;
 use crate::zone::{Known, Relays};
 use config::DhtEntry;
-use document::DocumentFrom;
+use enroll::client::Enrolling;
+use enroll::server;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use anode_routing::dht::{Answer, Output, PutValue, Refusal, Status};
 
@@ -74,6 +83,14 @@ pub struct DhtPlan {
     /// The document of each entry that has one, as it was last read.
     documents: Vec<Option<OverlayConfig>>,
     fetcher: Fetcher,
+    /// How each entry gets a certificate, if it does.
+    enrolling: Vec<Option<Enrolling>>,
+    /// The certificate of each entry that has one by now.
+    certificates: Vec<Option<Certificate>>,
+    /// Credential servers of this node, not started yet.
+    servers: Vec<server::Prepared>,
+    /// Where this machine's TURN server is reached.
+    turn: Option<SocketAddr>,
 }
 
 /// What the zone says: the name of its DHT, and whom to ask first.
@@ -101,6 +118,20 @@ impl ZoneDht {
     }
 }
 
+/// Where a TURN server of this configuration is reached by whoever finds it in a DHT: over UDP at a public address, and only
+/// if the keys of others are credentials there (R135).
+pub fn turn_pointer(turn: &Turn) -> Option<SocketAddr> {
+    let seen = |at: SocketAddr| {
+        let mut mapped = turn.external.iter();
+        let outside = mapped.find(|(local, _)| local.0.0 == at.ip());
+        SocketAddr::new(outside.map_or(at.ip(), |(_, ip)| ip.0.0), at.port())
+    };
+    let mut places = turn.listen.iter().map(|place| seen(place.0.0));
+    places
+        .find(|at| is_candidate(*at, &[*at]))
+        .filter(|_| turn.anode_users != AnodeUsers::Off)
+}
+
 fn places(endpoints: &[Endpoint]) -> Vec<Place> {
     endpoints.iter().filter_map(Place::from_endpoint).collect()
 }
@@ -120,15 +151,21 @@ impl DhtPlan {
         entries: Vec<DhtEntry>,
         zone: ZoneDht,
         cached: Vec<CachedPeer>,
+        state: &Path,
     ) -> Result<Self, Error> {
-        let identity = Identity::from_identity_string(&identity.identity_string())
-            .map_err(|error| Error::refused(error.to_string()))?;
+        let identity = identity.clone();
         let mut entries = entries;
         let mut documents = Vec::new();
         for entry in &mut entries {
+            entry.discover();
             let name = entry.overlay.as_ref().map(|Text(name)| name.0.as_str());
             let from = entry.config.as_ref().filter(|_| entry.enabled);
-            let document = from.and_then(|Text(from)| from.read(name)).transpose()?;
+            entry
+                .check()
+                .map_err(|why| Error::invalid("[[dht]]", why))?;
+            let enrolls = entry.user.is_some();
+            let document = from.and_then(|Text(from)| from.read(name, enrolls));
+            let document = document.transpose()?;
             if let Some(key) = document.as_ref().and_then(|it| it.shared_key_file.clone()) {
                 entry.shared_key_file.get_or_insert(key.into());
             }
@@ -136,7 +173,7 @@ impl DhtPlan {
         }
         let secure = |entry: &DhtEntry| {
             let from = entry.config.as_ref().filter(|_| entry.enabled);
-            from.is_some_and(|Text(from)| matches!(from, DocumentFrom::Url(url) if url.tls))
+            from.is_some_and(|Text(from)| from.needs_tls())
         };
         let fetcher = match entries.iter().any(secure) {
             true => Fetcher::with_tls()?,
@@ -144,7 +181,12 @@ impl DhtPlan {
         };
         let keys = links::read_keys(&entries)?;
         let random_id = links::random_id();
-        let plan = Self {
+        let none = entries.len();
+        let mut plan = Self {
+            enrolling: vec![None; none],
+            certificates: vec![None; none],
+            servers: Vec::new(),
+            turn: None,
             identity,
             digit,
             relays,
@@ -156,6 +198,7 @@ impl DhtPlan {
             documents,
             fetcher,
         };
+        plan.prepare_enrollment(state)?;
         let mut names: Vec<String> = plan.overlays().into_iter().map(|one| one.overlay).collect();
         names.sort();
         match names.windows(2).find(|two| two[0] == two[1]) {
@@ -165,6 +208,64 @@ impl DhtPlan {
             )),
             None => Ok(plan),
         }
+    }
+
+    fn enabled(&self) -> impl Iterator<Item = &DhtEntry> {
+        self.entries.iter().filter(|entry| entry.enabled)
+    }
+
+    /// Whether host names are looked up: of documents, and of the credential servers that they name.
+    pub fn needs_names(&self) -> bool {
+        let mut entries = self.enabled();
+        entries.any(|entry| {
+            let from = entry.config.as_ref();
+            entry.user.is_some() || from.is_some_and(|Text(from)| from.needs_names())
+        })
+    }
+
+    /// Directories of files that are read again while the node runs.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let files = self.enabled().flat_map(|entry| {
+            let users = entry.credential_server.as_ref().map(|it| &it.users_file);
+            let document = entry.config.as_ref().and_then(|Text(from)| from.path());
+            users.map(PathBuf::as_path).into_iter().chain(document)
+        });
+        files
+            .filter_map(|file| Some(file.parent()?.to_owned()))
+            .collect()
+    }
+
+    /// Where this machine's TURN server is reached, for its pointers (R135).
+    pub fn with_turn(mut self, turn: Option<SocketAddr>) -> Self {
+        self.turn = turn;
+        self
+    }
+
+    /// Passwords and keys, read before this node gives up its rights; sockets of credential servers.
+    fn prepare_enrollment(&mut self, state: &Path) -> Result<(), Error> {
+        for place in 0..self.entries.len() {
+            let entry = &self.entries[place];
+            if !entry.enabled {
+                continue;
+            }
+            if let (Some(Text(user)), Some(file)) = (&entry.user, &entry.password_file) {
+                let identity = Arc::new(self.identity.clone());
+                let enrolling = Enrolling::new(&user.0, file, identity, state)?;
+                let document = self.document(place);
+                self.certificates[place] = document.and_then(|it| enrolling.known(it));
+                self.enrolling[place] = Some(enrolling);
+            }
+            if let Some(server) = &entry.credential_server {
+                let overlay = self.overlay_of(place, entry);
+                let made =
+                    server::Prepared::new(server, &overlay, &entry.listen, &self.identity, state);
+                let (server, own) = made?;
+                self.servers.push(server);
+                self.documents[place] = Some(own.document);
+                self.certificates[place] = Some(own.certificate);
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is an overlay, or may come one with a zone file.
@@ -178,9 +279,12 @@ impl DhtPlan {
     /// Whom to ask first in an overlay, beside its own configuration: the zone's relays, then peers of an earlier run.
     fn bootstrap(&self, overlay: &str) -> Vec<Bootstrap> {
         let cached = self.cached.iter().filter(|peer| peer.overlay == overlay);
-        let cached = cached.map(|peer| Bootstrap {
-            address: peer.address,
-            places: Vec::new(),
+        let cached = cached.filter_map(|peer| match peer.at {
+            CachedAt::Address(address) => Some(Bootstrap {
+                address,
+                places: Vec::new(),
+            }),
+            CachedAt::Own(_) => None,
         });
         self.zone.bootstrap.iter().cloned().chain(cached).collect()
     }
@@ -204,7 +308,38 @@ impl DhtPlan {
         let of_document = of_document.into_iter().flatten();
         let mut targets = entry.targets();
         targets.extend(of_document.map(|at| Target::Dtls(*at)));
-        (entry.has_own_links() || !targets.is_empty()).then_some(targets)
+        let grouped = self
+            .document(place)
+            .is_some_and(|it| !it.multicast.is_empty());
+        let needed = self.needs_certificate(place) || grouped || entry.has_own_links();
+        if !needed && targets.is_empty() {
+            return None;
+        }
+        let overlay = self.overlay_of(place, entry);
+        let cached = self.cached.iter().filter(|peer| peer.overlay == overlay);
+        targets.extend(cached.filter_map(|peer| match peer.at {
+            CachedAt::Own(target) => Some(target),
+            CachedAt::Address(_) => None,
+        }));
+        // The first peer of an overlay stands in its own document.
+        targets.retain(|target| match target {
+            Target::Dtls(at) | Target::Tls(at) => !entry.listen.contains(at),
+        });
+        Some(targets)
+    }
+
+    fn needs_certificate(&self, place: usize) -> bool {
+        self.document(place)
+            .is_some_and(OverlayConfig::needs_certificate)
+    }
+
+    fn security(&self, place: usize, entry: &DhtEntry) -> DhtSecurity {
+        let certificate = self.certificates.get(place).cloned().flatten();
+        match (&entry.shared_key_file, certificate) {
+            (Some(_), _) => DhtSecurity::SharedKey(self.random_id),
+            (None, Some(certificate)) => DhtSecurity::Certificate(Box::new(certificate)),
+            (None, None) => DhtSecurity::Address,
+        }
     }
 
     /// The overlays that this node shall be in.
@@ -213,9 +348,11 @@ impl DhtPlan {
         let implied = self.entries.is_empty() && self.zone.name.is_some();
         let default = [DhtEntry::default()];
         let entries = if implied { &default[..] } else { &self.entries };
-        // An overlay whose document has not come yet is not entered.
+        // An overlay whose document or certificate has not come yet is not entered.
         let ready = |place: usize, entry: &DhtEntry| {
-            entry.config.is_none() || self.document(place).is_some()
+            let certified = || matches!(self.certificates.get(place), Some(Some(_)));
+            (entry.config.is_none() || self.document(place).is_some())
+                && (!self.needs_certificate(place) || certified())
         };
         let enabled = entries.iter().enumerate();
         enabled
@@ -227,14 +364,16 @@ impl DhtPlan {
                 create: entry.create,
                 publish: entry.publish,
                 relays: self.relays,
-                security: match entry.shared_key_file {
-                    Some(_) => DhtSecurity::SharedKey(self.random_id),
-                    None => DhtSecurity::Address,
-                },
+                security: self.security(place, entry),
                 roots: self
                     .document(place)
                     .map_or(Vec::new(), |it| it.roots.clone()),
                 chord: self.document(place).map(OverlayConfig::chord),
+                turn: self.turn,
+                turn_density: self.document(place).map_or(1, |it| it.turn_density),
+                groups: self
+                    .document(place)
+                    .map_or(Vec::new(), |it| it.multicast.clone()),
                 own_links: self.targets(place, entry),
             })
             .collect()

@@ -5,19 +5,21 @@ use std::future::pending;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anode_routing::dht::reload::config::OverlayConfig;
+use anode_routing::dht::reload::security::Certificate;
 use anode_routing::dht::reload::{Id, Now, TypeId};
-use anode_routing::dht::{Dht, DhtConfig, OwnPlaces};
-use anode_routing::links::LinkEvent;
+use anode_routing::dht::{Dht, DhtConfig, FoundTurn, OwnPlaces};
+use anode_routing::links::{Command as LinkCommand, LinkEvent};
 use rand::CryptoRng;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::document;
+use super::enroll::{client, server};
 use super::links::OwnLinks;
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
 use crate::command::{Command, DataHandle};
-use crate::state::dht::CachedPeer;
+use crate::state::dht::{CachedAt, CachedPeer};
 use crate::value::Text;
 
 /// Who leaves gives his peers so long to take what he stores.
@@ -43,13 +45,18 @@ pub struct Task {
     next_token: u64,
     /// What the data thread was told of being in a DHT.
     told_in: bool,
+    /// Who waits for a certificate is told of newer documents.
+    enrolled: HashMap<usize, watch::Sender<OverlayConfig>>,
+    /// TURN servers, for whoever makes paths over them, and those of each overlay by its hash.
+    turn: watch::Sender<Vec<FoundTurn>>,
+    turn_found: HashMap<u32, Vec<FoundTurn>>,
     /// Batches that the data thread was too busy to take.
     lost: u64,
 }
 
 impl Task {
     /// In the overlays of the plan.
-    pub fn new(plan: DhtPlan, data: DataHandle) -> Self {
+    pub fn new(plan: DhtPlan, data: DataHandle, turn: watch::Sender<Vec<FoundTurn>>) -> Self {
         let mut task = Self {
             plan,
             dhts: Vec::new(),
@@ -60,6 +67,9 @@ impl Task {
             waiting: HashMap::new(),
             next_token: 0,
             told_in: false,
+            enrolled: HashMap::new(),
+            turn,
+            turn_found: HashMap::new(),
             lost: 0,
         };
         task.follow_plan();
@@ -73,6 +83,11 @@ impl Task {
         mut asks: mpsc::Receiver<Ask>,
     ) {
         let mut documents = self.keep_documents();
+        std::mem::take(&mut self.plan.servers)
+            .into_iter()
+            .for_each(server::Prepared::start);
+        let (tell_certificate, mut certificates) = mpsc::channel(DOCUMENTS);
+        self.keep_certificates(&tell_certificate);
         loop {
             self.flush();
             let due = self.deadline();
@@ -88,10 +103,12 @@ impl Task {
                     None => return,
                 },
                 Some((overlay, event)) = self.links.next_event() => self.hear_link(overlay, event),
+                Some((place, certificate)) = certificates.recv() => self.certify(place, certificate),
                 Some((place, document)) = documents.recv() => {
                     if let Some(known) = self.plan.documents.get_mut(place) {
                         *known = Some(document);
                     }
+                    self.keep_certificates(&tell_certificate);
                     self.follow_plan();
                 }
                 ask = asks.recv() => match ask {
@@ -116,9 +133,63 @@ impl Task {
             };
             let overlay = entry.overlay.as_ref().map(|Text(name)| name.0.clone());
             let (from, fetcher) = (from.clone(), self.plan.fetcher.clone());
-            tokio::spawn(document::keep(from, overlay, fetcher, place, tell.clone()));
+            let enrolls = entry.user.is_some();
+            let keep = document::keep(from, overlay, enrolls, fetcher, place, tell.clone());
+            tokio::spawn(keep);
         }
         documents
+    }
+
+    /// Asks for certificates where documents are there; who has one already is told of a newer document.
+    fn keep_certificates(&mut self, tell: &mpsc::Sender<(usize, Certificate)>) {
+        for place in 0..self.plan.enrolling.len() {
+            let document = self.plan.document(place).cloned();
+            let document = document.filter(OverlayConfig::needs_certificate);
+            let enrolling = self.plan.enrolling[place].clone();
+            let (Some(document), Some(enrolling)) = (document, enrolling) else {
+                continue;
+            };
+            if let Some(told) = self.enrolled.get(&place) {
+                told.send_if_modified(|known| {
+                    let is_news = *known != document;
+                    *known = document;
+                    is_news
+                });
+                continue;
+            }
+            // Of an earlier run, where the document has come only now.
+            let known = &mut self.plan.certificates[place];
+            *known = known.take().or_else(|| enrolling.known(&document));
+            let (told, document) = watch::channel(document);
+            self.enrolled.insert(place, told);
+            let current = self.plan.certificates[place].clone();
+            tokio::spawn(client::keep(
+                enrolling,
+                document,
+                current,
+                place,
+                tell.clone(),
+            ));
+        }
+    }
+
+    /// A new certificate: this node leaves with the old one, and comes back in its place.
+    fn certify(&mut self, place: usize, certificate: Certificate) {
+        let name = self
+            .plan
+            .document(place)
+            .map(|document| document.name.to_ascii_lowercase());
+        self.plan.certificates[place] = Some(certificate);
+        let now = self.now();
+        self.dhts.retain_mut(|dht| {
+            let stays = name.as_deref() != Some(dht.overlay());
+            if !stays {
+                dht.leave(now);
+                self.links.stop(dht.overlay_hash());
+            }
+            stays
+        });
+        self.follow_plan();
     }
 
     fn now(&self) -> Now {
@@ -219,6 +290,12 @@ impl Task {
             }
             DhtNews::Places(endpoints) => {
                 let places = OwnPlaces { endpoints };
+                for dht in &self.dhts {
+                    if let Ok(own) = self.plan.own_places(dht.overlay()) {
+                        self.links
+                            .tell(dht.overlay_hash(), LinkCommand::Follow(own));
+                    }
+                }
                 for dht in &mut self.dhts {
                     dht.set_places(now, places.clone());
                 }
@@ -295,6 +372,11 @@ impl Task {
                             let _ = reply.send(Ok(answer));
                         }
                     }
+                    Output::TurnServers(found) => {
+                        self.turn_found.insert(dht.overlay_hash(), found);
+                        let all = self.turn_found.values().flatten().copied();
+                        self.turn.send_replace(all.collect());
+                    }
                     Output::Links(command) => self.links.tell(dht.overlay_hash(), command),
                     output => batch.push(output),
                 }
@@ -313,11 +395,13 @@ impl Task {
     fn cacheable(&self) -> Vec<CachedPeer> {
         let of = |dht: &Dht| {
             let overlay = dht.overlay().to_owned();
-            let peer = move |address| CachedPeer {
+            let peer = move |at| CachedPeer {
                 overlay: overlay.clone(),
-                address,
+                at,
             };
-            dht.cacheable().into_iter().map(peer).collect::<Vec<_>>()
+            let sealed = dht.cacheable().into_iter().map(CachedAt::Address);
+            let own = dht.cacheable_targets().into_iter().map(CachedAt::Own);
+            sealed.chain(own).map(peer).collect::<Vec<_>>()
         };
         self.dhts.iter().flat_map(of).collect()
     }

@@ -48,13 +48,14 @@ impl FromStr for BytesText {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         match text.strip_prefix("hex:") {
-            Some(digits) => parse_hex(digits).map(Self),
+            Some(digits) => unhex(digits).map(Self),
             None => Ok(Self(text.as_bytes().to_vec())),
         }
     }
 }
 
-fn parse_hex(digits: &str) -> Result<Vec<u8>, ValueError> {
+/// Bytes of hex digits.
+pub fn unhex(digits: &str) -> Result<Vec<u8>, ValueError> {
     let wrong = || ValueError::new(format!("hex:{digits}: use two hex digits for each byte"));
     let digits = digits.as_bytes();
     if !digits.len().is_multiple_of(2) {
@@ -116,7 +117,7 @@ pub fn lifetime(kind: TypeId) -> u32 {
 /// X as `hex:` of a Resource-ID; `None`: it is something else.
 pub fn resource_id(text: &str) -> Option<Result<Id, ValueError>> {
     let digits = text.strip_prefix("hex:")?;
-    Some(parse_hex(digits).and_then(|bytes| {
+    Some(unhex(digits).and_then(|bytes| {
         let bytes = <[u8; 16]>::try_from(bytes);
         bytes.map(Id).map_err(|_| {
             ValueError::new(format!("{text}: a Resource-ID has 16 bytes, 32 hex digits"))

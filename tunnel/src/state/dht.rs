@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use anode_platform::files::write_atomic;
+use anode_routing::links::Target;
 use anode_wire::Address;
 use serde::{Deserialize, Serialize};
 
@@ -22,22 +23,44 @@ const MAX_BYTES: u64 = 340 * MAX_ENTRIES as u64;
 pub struct CachedPeer {
     /// Name of the overlay.
     pub overlay: String,
-    /// Who.
-    #[serde(with = "address")]
-    pub address: Address,
+    /// Who, or where.
+    #[serde(rename = "address", with = "place")]
+    pub at: CachedAt,
 }
 
-mod address {
-    use anode_wire::Address;
+/// How a peer is asked again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CachedAt {
+    /// Inside a sealed session.
+    Address(Address),
+    /// Over DTLS or TLS.
+    Own(Target),
+}
+
+mod place {
+    use super::CachedAt;
+    use crate::dht::config::BootstrapAt;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub fn serialize<S: Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(address)
+    pub fn serialize<S: Serializer>(at: &CachedAt, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            CachedAt::Address(address) => serializer.collect_str(address),
+            CachedAt::Own(target) => serializer.collect_str(&BootstrapAt::Own(*target)),
+        }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CachedAt, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        match text.contains("://") {
+            false => text
+                .parse()
+                .map(CachedAt::Address)
+                .map_err(D::Error::custom),
+            true => match text.parse::<BootstrapAt>().map_err(D::Error::custom)? {
+                BootstrapAt::Own(target) => Ok(CachedAt::Own(target)),
+                BootstrapAt::Anode(_) => Err(D::Error::custom("an address has no scheme")),
+            },
+        }
     }
 }
 
@@ -96,10 +119,20 @@ mod tests {
         let address = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw";
         let peer = CachedPeer {
             overlay: "a--0000002a.net".into(),
-            address: address.parse().unwrap(),
+            at: CachedAt::Address(address.parse().unwrap()),
         };
         save(&state, vec![peer.clone(); 200]).unwrap();
-        assert_eq!(load(state.dir()), vec![peer; MAX_ENTRIES]);
+        assert_eq!(load(state.dir()), vec![peer.clone(); MAX_ENTRIES]);
+        let own = |target| CachedPeer {
+            at: CachedAt::Own(target),
+            ..peer.clone()
+        };
+        let own = [
+            own(Target::Dtls("192.0.2.1:6084".parse().unwrap())),
+            own(Target::Tls("[2001:db8::1]:6084".parse().unwrap())),
+        ];
+        save(&state, own.to_vec()).unwrap();
+        assert_eq!(load(state.dir()), own);
         let file = state.dir().file("dht.toml");
         for text in [
             "peer = 1",

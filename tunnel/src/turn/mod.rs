@@ -5,5 +5,5 @@ pub mod alone;
 pub mod attempt;
 pub mod key_users;
 pub mod paths;
-mod resolve;
+pub(crate) mod resolve;
 pub mod role;

@@ -1,4 +1,5 @@
-//! The TURN servers of this node: those of the configuration, then those of the zone, looked up and handed to the overlay.
+//! The TURN servers of this node: those of the configuration, then those of the zone, then those that the DHT knows, looked
+//! up and handed to the overlay.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -6,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anode_routing::anode::ZoneRelay;
+use anode_routing::dht::FoundTurn;
 use anode_routing::net::TurnServer;
 use anode_turn::client::{Config, Credentials, MakePassword};
 use anode_turn::resolve::Server;
@@ -132,6 +134,7 @@ impl TurnPlan {
         data: DataHandle,
         mut services: watch::Receiver<Services>,
         zone: watch::Receiver<Option<Arc<Known>>>,
+        mut dht: watch::Receiver<Vec<FoundTurn>>,
         own: OwnKeys,
     ) {
         let mut known: Vec<Found> = Vec::new();
@@ -140,7 +143,8 @@ impl TurnPlan {
             // Other passwords make other servers of the same places.
             let reread = plans.has_changed().unwrap_or_default();
             let plan = Arc::clone(&plans.borrow_and_update());
-            let wanted = plan.wanted(&services.borrow_and_update());
+            let of_dht = dht.borrow_and_update().clone();
+            let wanted = plan.wanted(&services.borrow_and_update(), &of_dht);
             let (found, missing) = look_up(wanted, known).await;
             known = found;
             let list: Vec<(Uri, Vec<Server>)> = known
@@ -150,7 +154,14 @@ impl TurnPlan {
             let other = reread || told.as_ref() != Some(&list);
             if other && (told.is_some() || !list.is_empty()) {
                 let relays = zone.borrow().as_ref().map(|known| known.relays().relays);
-                let relays = relays.unwrap_or_default();
+                let mut relays = relays.unwrap_or_default();
+                // They know us by our key, as the relays of the zone do.
+                relays.extend(of_dht.iter().map(|found| ZoneRelay {
+                    // None of the zone file.
+                    index: u32::MAX,
+                    address: found.owner,
+                    endpoints: vec![Endpoint::Udp(found.at)],
+                }));
                 let all = known.iter();
                 let servers = all.flat_map(|found| plan.servers_at(found, &own, &relays));
                 let servers = servers.collect();
@@ -162,7 +173,7 @@ impl TurnPlan {
             }
             let pause = match missing {
                 true => Some(LOOK_SOON),
-                // Nothing to look up until the zone or the configuration says something else.
+                // Nothing to look up until the zone, the DHT or the configuration says something else.
                 false if known.is_empty() => None,
                 false => Some(LOOK_AGAIN),
             };
@@ -181,12 +192,13 @@ impl TurnPlan {
                 } else {
                     plans.mark_changed();
                 },
+                () = heard(&mut dht) => {}
                 () = look_again => {}
             }
         }
     }
 
-    fn wanted(&self, services: &Services) -> Vec<(Access, bool)> {
+    fn wanted(&self, services: &Services, dht: &[FoundTurn]) -> Vec<(Access, bool)> {
         let own = self.servers.iter().map(|access| (access.clone(), false));
         let of_zone = services.turn.iter().filter(|_| self.zone);
         let of_zone = of_zone.filter_map(|server| {
@@ -207,7 +219,17 @@ impl TurnPlan {
             };
             Some((access, true))
         });
-        own.chain(of_zone.take(MAX_OF_ZONE)).collect()
+        let of_dht = dht.iter().filter_map(|found| {
+            let access = Access {
+                uri: format!("turn:{}?transport=udp", found.at).parse().ok()?,
+                credentials: None,
+                authorities: None,
+            };
+            Some((access, true))
+        });
+        own.chain(of_zone.take(MAX_OF_ZONE))
+            .chain(of_dht.take(MAX_OF_ZONE))
+            .collect()
     }
 
     fn servers_at(&self, found: &Found, own: &OwnKeys, zone: &[ZoneRelay]) -> Vec<TurnServer> {
@@ -244,6 +266,13 @@ impl TurnPlan {
                 }
             })
             .collect()
+    }
+}
+
+/// The DHT has told of servers; never, where there is none.
+async fn heard(dht: &mut watch::Receiver<Vec<FoundTurn>>) {
+    if dht.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -67,6 +67,11 @@ fn below(n: u32) -> u32 {
     SysRng.try_next_u32().unwrap_or_default() % n.max(1)
 }
 
+/// SRV records of a name, as the system's DNS servers have them; none if nobody answers.
+pub fn srv_records(name: &str) -> Vec<Srv> {
+    records(name, RecordType::SRV, srv)
+}
+
 fn naptr(data: &RData) -> Option<Naptr> {
     let RData::NAPTR(naptr) = data else {
         return None;

@@ -127,6 +127,27 @@ impl Fetcher {
         reach: Reach,
         since: Option<&str>,
     ) -> Result<Fetched, FetchError> {
+        self.request(url, &server_name_of(&url.host), reach, since)
+            .await
+    }
+
+    /// The same from a server that must have the certificate of another name than that which has led there.
+    pub async fn fetch_of(
+        &self,
+        url: &Url,
+        name: &str,
+        reach: Reach,
+    ) -> Result<Fetched, FetchError> {
+        self.request(url, name, reach, None).await
+    }
+
+    async fn request(
+        &self,
+        url: &Url,
+        name: &str,
+        reach: Reach,
+        since: Option<&str>,
+    ) -> Result<Fetched, FetchError> {
         let work = async {
             let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect(url, reach))
                 .await
@@ -135,7 +156,7 @@ impl Fetcher {
                 .peer_addr()
                 .map_err(|error| FetchError::Protocol(error.to_string()))?;
             if url.tls {
-                let stream = self.handshake(url, stream).await?;
+                let stream = self.handshake(name, stream).await?;
                 exchange(stream, url, server.ip(), since).await
             } else {
                 exchange(stream, url, server.ip(), since).await
@@ -148,22 +169,32 @@ impl Fetcher {
 
     async fn handshake(
         &self,
-        url: &Url,
+        name: &str,
         stream: TcpStream,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, FetchError> {
         let no = |error: &dyn std::fmt::Display| FetchError::Tls(error.to_string());
         let Some(config) = &self.tls else {
             return Err(no(&"not prepared at the start"));
         };
-        let name = match &url.host {
-            Host::Name(name) => ServerName::try_from(name.clone()).map_err(|error| no(&error))?,
-            Host::Ip(ip) => ServerName::from(*ip),
-        };
+        let name = server_name(name)?;
         let connector = TlsConnector::from(Arc::clone(config));
         connector
             .connect(name, stream)
             .await
             .map_err(|error| no(&error))
+    }
+}
+
+/// The name that a server's certificate must have.
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, FetchError> {
+    ServerName::try_from(name.to_owned()).map_err(|error| FetchError::Tls(error.to_string()))
+}
+
+/// A host as its certificate names it.
+pub(crate) fn server_name_of(host: &Host) -> String {
+    match host {
+        Host::Name(name) => name.clone(),
+        Host::Ip(ip) => ip.to_string(),
     }
 }
 
@@ -180,7 +211,8 @@ pub(crate) fn trusted_certificates() -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(client_config(roots)))
 }
 
-fn client_config(roots: RootCertStore) -> ClientConfig {
+/// TLS that believes these.
+pub(crate) fn client_config(roots: RootCertStore) -> ClientConfig {
     let provider = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider();
     ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
@@ -190,7 +222,7 @@ fn client_config(roots: RootCertStore) -> ClientConfig {
 }
 
 /// To the first address that answers, of those that may be asked.
-async fn connect(url: &Url, reach: Reach) -> Result<TcpStream, FetchError> {
+pub(crate) async fn connect(url: &Url, reach: Reach) -> Result<TcpStream, FetchError> {
     let found = match &url.host {
         Host::Ip(ip) => vec![*ip],
         Host::Name(name) => look_up(name.clone()).await?,

@@ -1,13 +1,14 @@
 //! Bodies of the ten methods and of their responses.
 mod connect;
 mod data;
+mod value;
 
 pub use connect::{ConnectBody, MAX_CANDIDATE, MAX_CANDIDATES, Role};
 pub use data::{
-    ArrayRange, DataModel, DataValue, Fetch, FetchResponse, FetchType, FindRequest, FindResult,
-    Generation, Packed, Reference, References, Remove, ResourceRequest, StoreRequest, StoreType,
-    StoredData, TypeId,
+    ArrayRange, Fetch, FetchResponse, FetchType, FindRequest, FindResult, Generation, Packed,
+    Reference, References, Remove, ResourceRequest, StoreRequest, StoreType,
 };
+pub use value::{DataModel, DataValue, StoredData, TypeId};
 
 use crate::codec::{self, Reader, Write};
 use crate::{Id, ReloadError};

@@ -2,6 +2,7 @@
 use super::{COPY_AGAIN, Chord, REPLICAS};
 use crate::topology::{Action, Topology};
 use crate::{Id, Now};
+use std::time::Duration;
 
 impl Chord {
     /// Brings copies where they belong after the range or the replica set has changed (R118).
@@ -15,7 +16,7 @@ impl Chord {
             None => Vec::new(),
         };
         if before != now_there || old_after != after {
-            self.copy_again_at = Some(now.at + COPY_AGAIN);
+            self.copy_again(now, COPY_AGAIN);
         }
         for to in &now_there {
             if !before.contains(to) {
@@ -48,6 +49,29 @@ impl Chord {
             self.actions.push_back(lost);
         }
         self.replicated = Some((after, now_there));
+    }
+
+    /// Copies are sent once more after this time; however often tables change meanwhile, not later than that.
+    pub(super) fn copy_again(&mut self, now: Now, after: Duration) {
+        let at = now.at + after;
+        self.copy_again_last = self.copy_again_last.max(at);
+        self.copy_again_at = Some(self.copy_again_at.map_or(at, |known| known.min(at)));
+    }
+
+    pub(super) fn run_copy_again(&mut self, now: Now) {
+        if self.copy_again_at.is_none_or(|at| at > now.at) {
+            return;
+        }
+        // what has changed since is to be looked at in its time, too
+        let last = self.copy_again_last;
+        self.copy_again_at = Some(last).filter(|last| *last > now.at);
+        if let Some((after, upto)) = self.range() {
+            for to in self.first_successors() {
+                let again = Action::Replicate { to, after, upto };
+                self.actions.push_back(again);
+            }
+        }
+        self.actions.push_back(Action::Prune);
     }
 
     pub(super) fn first_successors(&self) -> Vec<Id> {

@@ -1,9 +1,14 @@
 //! Fingers: which there are, and who they are (R109, R120, RD53).
-use super::{Chord, FINGER_RETRY, FINGERS_AT_ONCE, Finger, MIN_FINGERS, Purpose, Stage};
+use super::{Chord, Finger, MIN_FINGERS, Purpose, Stage};
 use crate::topology::{Hop, Topology};
 use crate::{Id, Now};
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+/// Fingers asked for at a time.
+const FINGERS_AT_ONCE: usize = 4;
+/// How soon an unknown finger is asked for again.
+const FINGER_RETRY: Duration = Duration::from_secs(5);
 
 impl Chord {
     pub(super) fn finger_target(&self, number: u8) -> Id {
@@ -38,13 +43,23 @@ impl Chord {
         }
     }
 
+    /// Whether fingers are asked for at all.
+    pub(super) fn asks_fingers(&self) -> bool {
+        self.is_joined() || matches!(self.stage, Stage::Settling { .. })
+    }
+
+    /// How many more may be asked for now.
+    pub(super) fn finger_room(&self) -> usize {
+        let busy = |purpose: &&Purpose| matches!(purpose, Purpose::Finger(_));
+        FINGERS_AT_ONCE.saturating_sub(self.pinging.values().filter(busy).count())
+    }
+
     /// Asks for fingers that are not known.
     pub(super) fn ask_fingers(&mut self, now: Now) {
-        if !self.is_joined() && !matches!(self.stage, Stage::Settling { .. }) {
+        if !self.asks_fingers() {
             return;
         }
-        let busy = |purpose: &&Purpose| matches!(purpose, Purpose::Finger(_));
-        let mut room = FINGERS_AT_ONCE.saturating_sub(self.pinging.values().filter(busy).count());
+        let mut room = self.finger_room();
         let due: Vec<u8> = self
             .fingers
             .iter()

@@ -5,11 +5,19 @@ use crate::body::ChordUpdate;
 use crate::topology::{Action, Topology};
 use std::time::Duration;
 
+/// The first rest after a refusal; it doubles, to 6.4 s.
+const REFUSED_WAIT: Duration = Duration::from_millis(200);
+/// So many refusals are a failed attempt.
+const REFUSALS: u32 = 8;
+
 impl Chord {
     pub(super) fn is_joining(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Locating { .. } | Stage::Settling { .. } | Stage::Admitting { .. }
+            Stage::Locating { .. }
+                | Stage::Settling { .. }
+                | Stage::Admitting { .. }
+                | Stage::Resting { .. }
         )
     }
 
@@ -27,6 +35,16 @@ impl Chord {
             until: now.at + wait,
         };
         self.ping(self.id.plus(1), Purpose::Successor);
+    }
+
+    /// Somebody else joins there, or the successor is another one by now: that is over soon, and is no attempt that failed
+    /// until it has happened often.
+    pub(super) fn look_again(&mut self, now: Now, attempt: u32) {
+        let wait = REFUSED_WAIT * (1 << self.refusals.min(5));
+        self.refusals += 1;
+        let until = now.at + self.spread(wait);
+        let attempt = attempt + u32::from(self.refusals.is_multiple_of(REFUSALS));
+        self.stage = Stage::Resting { attempt, until };
     }
 
     /// Sends JOIN once everything that was asked for is there, or time is up.
@@ -88,6 +106,7 @@ impl Chord {
             {
                 self.locate(now, attempt + 1);
             }
+            Stage::Resting { attempt, until } if until <= now.at => self.locate(now, attempt),
             Stage::Settling { until, .. } if until <= now.at => {
                 let fingers = |purpose: &Purpose| !matches!(purpose, Purpose::Finger(_));
                 self.pinging.retain(|_, purpose| fingers(purpose));

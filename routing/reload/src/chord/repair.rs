@@ -26,7 +26,9 @@ impl Chord {
         self.refresh(now);
         match self.stage {
             Stage::Admitting { attempt, by, .. } if by == peer => self.locate(now, attempt + 1),
-            Stage::Locating { .. } | Stage::Settling { .. } if self.peers.is_empty() => {
+            Stage::Locating { .. } | Stage::Settling { .. } | Stage::Resting { .. }
+                if self.peers.is_empty() =>
+            {
                 self.stage = Stage::Idle;
                 self.actions.push_back(Action::Alone);
             }

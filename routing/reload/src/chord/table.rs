@@ -62,7 +62,7 @@ impl Chord {
         }
         if (old_p, old_s) != (self.predecessors.clone(), self.successors.clone()) {
             self.announce_soon(now);
-            self.copy_again_at = Some(now.at + COPY_AGAIN);
+            self.copy_again(now, COPY_AGAIN);
             self.plan_fingers(now);
         }
         self.move_copies(now, old_range);

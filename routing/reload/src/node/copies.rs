@@ -194,7 +194,10 @@ impl Node {
         self.continue_offload(now);
     }
 
-    pub(super) fn copy_answered(&mut self, now: Now, id: u64) {
+    pub(super) fn copy_answered(&mut self, now: Now, id: u64, good: bool) {
+        if !good {
+            self.topology.handle(now, Input::CopyFailed);
+        }
         if let Some(job) = self.copies.jobs.get_mut(&id) {
             job.under_way -= 1;
             self.continue_copy(now, id);

@@ -307,6 +307,11 @@ impl Node {
         peers.iter().map(|link| link.info.peer).take(10).collect()
     }
 
+    /// Remembers a certificate that came another way than with a message or a link.
+    pub fn learn_certificate(&mut self, now: Now, der: &[u8]) {
+        self.security.learn_certificate(der, now);
+    }
+
     /// Signs values, for owners that store (identity as messages carry it).
     pub fn security(&self) -> &dyn Security {
         self.security.as_ref()

@@ -1,9 +1,11 @@
 //! Peer certificates: reading, checking, asking for them and issuing them (R126, R127, RD59, RD62). Pure functions of
 //! bytes, time and randomness.
 use crate::{Id, ReloadError};
+use anode_wire::{Address, Zone};
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{DerSignature, SigningKey, VerifyingKey};
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::time::Duration;
 use x509_cert::builder::profile::BuilderProfile;
@@ -90,7 +92,7 @@ impl fmt::Debug for Certificate {
     }
 }
 
-fn wrong(what: &str, error: impl fmt::Display) -> ReloadError {
+pub(super) fn wrong(what: &str, error: impl fmt::Display) -> ReloadError {
     ReloadError::Certificate(format!("{what}: {error}"))
 }
 
@@ -161,6 +163,16 @@ impl Certificate {
         &self.key
     }
 
+    /// The Anode address that this key makes in a zone.
+    pub fn address(&self, zone: Zone) -> Option<Address> {
+        let key = self.key.to_sec1_point(true);
+        let mut bytes = [0; 40];
+        bytes[0] = 1;
+        bytes[1..5].copy_from_slice(&zone.0.to_be_bytes());
+        bytes.get_mut(7..)?.copy_from_slice(key.as_bytes());
+        Address::from_bytes(&bytes).ok()
+    }
+
     /// Peer-IDs it may speak for.
     pub fn peers(&self) -> &[Id] {
         &self.ids
@@ -218,11 +230,60 @@ impl Certificate {
     }
 }
 
+/// The first certificate of an answer: itself, or within a degenerate CMS, as the draft has it (RD59).
+///
+/// # Errors
+/// It is neither.
+pub fn certificate_answer(der: &[u8]) -> Result<Certificate, ReloadError> {
+    match first_of_cms(der) {
+        Some(inner) => Certificate::from_der(inner),
+        None => Certificate::from_der(der),
+    }
+}
+
+/// RFC 5652 §5.1: ContentInfo { signedData, [0] { version, digests, content, [0] certificates … } }.
+fn first_of_cms(der: &[u8]) -> Option<&[u8]> {
+    const SEQUENCE: u8 = 0x30;
+    const SET: u8 = 0x31;
+    const INTEGER: u8 = 0x02;
+    const CONTEXT_0: u8 = 0xa0;
+    const SIGNED_DATA: &[u8] = &[
+        0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02,
+    ];
+    let (info, _) = element(der, SEQUENCE)?;
+    let (signed, _) = element(info.strip_prefix(SIGNED_DATA)?, CONTEXT_0)?;
+    let (signed, _) = element(signed, SEQUENCE)?;
+    let (_, rest) = element(signed, INTEGER)?;
+    let (_, rest) = element(rest, SET)?;
+    let (_, rest) = element(rest, SEQUENCE)?;
+    let (certificates, _) = element(rest, CONTEXT_0)?;
+    let (_, behind) = element(certificates, SEQUENCE)?;
+    certificates.get(..certificates.len() - behind.len())
+}
+
+/// Contents of an element with this tag, and what follows it.
+fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&[found, first], rest) = der.split_first_chunk()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81 => {
+            let (length, rest) = rest.split_first()?;
+            (usize::from(*length), rest)
+        }
+        0x82 => {
+            let (length, rest) = rest.split_first_chunk::<2>()?;
+            (usize::from(u16::from_be_bytes(*length)), rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(length).filter(|_| found == tag)
+}
+
 /// Certificates as we issue them: names in the alternative names, an empty subject where there is an issuer.
-struct Profile {
-    issuer: Option<Name>,
-    subject: Name,
-    names: Vec<GeneralName>,
+pub(super) struct Profile {
+    pub issuer: Option<Name>,
+    pub subject: Name,
+    pub names: Vec<GeneralName>,
 }
 
 impl BuilderProfile for Profile {
@@ -248,12 +309,12 @@ impl BuilderProfile for Profile {
     }
 }
 
-fn uri(text: &str) -> Result<GeneralName, ReloadError> {
+pub(super) fn uri(text: &str) -> Result<GeneralName, ReloadError> {
     let text = Ia5String::new(text).map_err(|e| wrong("a URI", e))?;
     Ok(GeneralName::UniformResourceIdentifier(text))
 }
 
-fn mail(name: &str) -> Result<GeneralName, ReloadError> {
+pub(super) fn mail(name: &str) -> Result<GeneralName, ReloadError> {
     let name = Ia5String::new(name).map_err(|e| wrong("a user name", e))?;
     Ok(GeneralName::Rfc822Name(name))
 }
@@ -269,11 +330,11 @@ fn time(unix: u64) -> Result<Time, ReloadError> {
         .map_err(|e| wrong("a time", e))
 }
 
-fn validity(from: u64, until: u64) -> Result<Validity, ReloadError> {
+pub(super) fn validity(from: u64, until: u64) -> Result<Validity, ReloadError> {
     Ok(Validity::new(time(from)?, time(until)?))
 }
 
-fn build(
+pub(super) fn build(
     profile: Profile,
     serial: [u8; 16],
     validity: Validity,
@@ -293,7 +354,7 @@ fn build(
     Certificate::from_der(&der)
 }
 
-fn key_from(scalar: &[u8; 32]) -> Result<(SigningKey, Vec<u8>), ReloadError> {
+pub(super) fn key_from(scalar: &[u8; 32]) -> Result<(SigningKey, Vec<u8>), ReloadError> {
     let key = SigningKey::from_slice(scalar).map_err(|e| wrong("the private key", e))?;
     let spki = key
         .verifying_key()
@@ -343,12 +404,17 @@ pub fn certificate_request(scalar: &[u8; 32], names: &[&str]) -> Result<Vec<u8>,
 /// A request that has been read and whose signature is good: its sender has the key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SigningRequest {
-    spki: Vec<u8>,
+    pub(super) spki: Vec<u8>,
     /// User names asked for; whether the user may have them is the server's business.
     pub names: Vec<String>,
 }
 
 impl SigningRequest {
+    /// SHA-256 of the key that asks: whoever renews a certificate is known by it.
+    pub fn key_digest(&self) -> [u8; 32] {
+        Sha256::digest(&self.spki).into()
+    }
+
     /// Reads a PKCS#10 request and checks that it is signed by its own key.
     pub fn from_der(der: &[u8]) -> Result<Self, ReloadError> {
         if der.len() > MAX_CERTIFICATE {
@@ -400,82 +466,5 @@ impl SigningRequest {
             ));
         }
         Ok(Self { spki, names })
-    }
-}
-
-/// The key that issues an overlay's certificates (R126, R143).
-pub struct CredentialServer {
-    key: SigningKey,
-    root: Certificate,
-    subject: Name,
-    overlay: String,
-}
-
-impl CredentialServer {
-    /// A server for `overlay`. Its root certificate is made anew from the key, and is the same as long as the arguments
-    /// are. `valid` is in Unix seconds.
-    pub fn new(scalar: &[u8; 32], overlay: &str, valid: (u64, u64)) -> Result<Self, ReloadError> {
-        let (key, spki) = key_from(scalar)?;
-        let subject: Name = format!("CN={overlay}")
-            .parse()
-            .map_err(|e| wrong("the overlay's name", e))?;
-        let mut serial = [0; 16];
-        serial.copy_from_slice(&Id::of_seed(&spki).0);
-        let profile = Profile {
-            issuer: None,
-            subject: subject.clone(),
-            names: Vec::new(),
-        };
-        let root = build(profile, serial, validity(valid.0, valid.1)?, &spki, &key)?;
-        Ok(Self {
-            key,
-            root,
-            subject,
-            overlay: overlay.to_owned(),
-        })
-    }
-
-    /// The certificate for the configuration document's `root-cert`.
-    pub fn root(&self) -> &Certificate {
-        &self.root
-    }
-
-    /// Issues a certificate for a user who has been authenticated: `granted` are the names this user may have, all that
-    /// the request asks for must be among them. The Peer-ID is random and the server's choice: nobody picks a place on
-    /// the ring (R126, R143). `valid` is in Unix seconds.
-    pub fn issue(
-        &self,
-        request: &SigningRequest,
-        granted: &[String],
-        valid: (u64, u64),
-        rng: &mut dyn rand_core::CryptoRng,
-    ) -> Result<Certificate, ReloadError> {
-        if let Some(name) = request.names.iter().find(|name| !granted.contains(name)) {
-            return Err(ReloadError::Certificate(format!(
-                "the user may not have the name {name}"
-            )));
-        }
-        let mut random = [0; 32];
-        rng.fill_bytes(&mut random);
-        let (mut peer, mut serial) = ([0; 16], [0; 16]);
-        peer.copy_from_slice(&random[..16]);
-        serial.copy_from_slice(&random[16..]);
-        let mut names = vec![uri(&peer_uri(Id(peer), &self.overlay, 0))?];
-        for name in &request.names {
-            names.push(mail(name)?);
-        }
-        let profile = Profile {
-            issuer: Some(self.subject.clone()),
-            subject: Name::default(),
-            names,
-        };
-        let until = valid.1.min(self.root.valid.1);
-        build(
-            profile,
-            serial,
-            validity(valid.0, until)?,
-            &request.spki,
-            &self.key,
-        )
     }
 }

@@ -1,5 +1,5 @@
 //! What a link of DTLS or TLS shows, and whom it believes (R138, RD33, RD62, RD68).
-use super::certificate::{Certificate, MAX_CERTIFICATE, self_signed};
+use super::certificate::{Certificate, MAX_CERTIFICATE, certificate_request, self_signed};
 use super::credentials::{Policy, scalar_of};
 use crate::{Id, ReloadError};
 use anode_wire::{Identity, PeerId};
@@ -95,6 +95,14 @@ impl LinkCredentials {
                 "the certificate holds no other Peer-ID than our own",
             ))
     }
+}
+
+/// A request for a certificate with the key of an identity (R126): PKCS#10 in DER.
+///
+/// # Errors
+/// A name cannot stand in a certificate.
+pub fn request_for(identity: &Identity, names: &[&str]) -> Result<Vec<u8>, ReloadError> {
+    certificate_request(&*scalar_of(identity)?, names)
 }
 
 /// What a CONNECT says of a link's certificate (R99, RFC 4572 §5): `SHA-256 AA:BB:…`.

@@ -2,15 +2,17 @@
 //!
 //! A [`Security`] signs for this node and says whom a signature proves. Two are here: [`Credentials`] for overlays with
 //! certificates or self-made ids, and [`SharedKey`] for overlays where all trust all.
+mod authority;
 mod certificate;
 mod credentials;
 mod link;
 
+pub use authority::CredentialServer;
 pub use certificate::{
-    Certificate, CredentialServer, SigningRequest, certificate_request, peer_uri, self_signed,
+    Certificate, SigningRequest, certificate_answer, certificate_request, peer_uri, self_signed,
 };
 pub use credentials::{Credentials, Policy};
-pub use link::{LinkCredentials, fingerprint};
+pub use link::{LinkCredentials, fingerprint, request_for};
 
 use crate::signature::{ALGORITHM_NONE, Signature, SignerIdentity};
 use crate::{Id, Now, ReloadError};
@@ -112,6 +114,9 @@ pub trait Security: Send {
         purpose: Purpose,
         now: Now,
     ) -> Result<Signer, ReloadError>;
+
+    /// Remembers a certificate that came with values (R80), if it is to be believed.
+    fn learn_certificate(&mut self, _der: &[u8], _now: Now) {}
 
     /// Whether stored values must be signed and their owners' rights checked; not so in shared-key overlays (R139).
     fn protects_data(&self) -> bool {

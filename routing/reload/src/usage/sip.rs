@@ -2,8 +2,9 @@
 //!
 //! No SIP is parsed here: RELOAD stores and finds registrations, a local SIP stack does the rest.
 use super::{Claim, Kind, forbid};
+use crate::body::TunnelRequest;
 use crate::codec::{self, Reader, Write};
-use crate::{DataModel, DataValue, Id, ReloadError, TypeId};
+use crate::{Code, DataModel, DataValue, Id, ReloadError, TypeId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -165,6 +166,42 @@ pub fn parse_gruu(text: &str) -> Result<Vec<Id>, ReloadError> {
         });
     }
     codec::ids(&from_base64(text)?, "a GRUU")
+}
+
+/// The application number of SIP, over CONNECT and TUNNEL (R133, R134).
+pub const APPLICATION: u16 = 5060;
+
+/// Whether a dialog of so many messages to come belongs on a connection of its own (R134): a CONNECT costs four messages
+/// and the checks, a TUNNEL two for each.
+pub fn wants_connect(messages: usize) -> bool {
+    messages > 4
+}
+
+/// A SIP message on its way through the overlay, for a dialog that is soon over. What R63 asks of a usage:
+///
+/// - its application is [`APPLICATION`];
+/// - a message is tunnelled while a dialog is short, or its CONNECT not done ([`wants_connect`]);
+/// - then [`Node::connect`](crate::Node::connect) with the same application and the same route takes over, and SIP's own dialog goes on there;
+/// - messages belong together by the destination's GRUU, which is the dialog's name here, and within it by SIP's Call-ID;
+/// - it is for the instance that the last id of that GRUU names, an anonymous one included.
+pub fn tunnel(route: &[Id], message: &[u8]) -> TunnelRequest {
+    TunnelRequest {
+        application: APPLICATION,
+        dialog: gruu(route),
+        pdu: message.to_vec(),
+    }
+}
+
+/// For which instance a tunnelled message is: the last id of its GRUU.
+///
+/// # Errors
+/// It is of another application, or its dialog is no GRUU.
+pub fn destination(tunnel: &TunnelRequest) -> Result<Id, ReloadError> {
+    let none = ReloadError::Refused(Code::NOT_FOUND);
+    if tunnel.application != APPLICATION {
+        return Err(none);
+    }
+    parse_gruu(&tunnel.dialog)?.last().copied().ok_or(none)
 }
 
 /// Bytes of base64 with `~` for padding.

@@ -133,3 +133,41 @@ fn one_tls_port_serves_turn_clients_nodes_and_browsers() {
     assert_eq!(page.stdout(), "404", "{page}");
     assert_eq!(beside.allocations(), 0.0, "all were given back");
 }
+
+// R98, R135, R136: nobody has named the TURN server; the relay has stored it in the DHT, and knows those whom it trusts
+#[test]
+fn a_turn_server_that_the_dht_knows_carries_a_path() {
+    let Some(mut internet) = Internet::new(0) else {
+        return;
+    };
+    let _alone = heavy();
+    let overlay = "[[dht]]\noverlay = \"home.example\"\n";
+    let stores = format!("anode-users = \"trusted\"\n{overlay}create = true");
+    let beside = Beside::start(&internet, &stores);
+    let places = [Site::Random, Site::Random].map(|site| internet.place(site));
+    let (ip, relay) = (beside.host.v4(), beside.relay.address());
+    let entries = format!(
+        "[[relays]]\naddress = \"{relay}\"\nendpoints = [\"udp://{ip}:8737\"]\n\
+         {overlay}bootstrap = [\"{relay}@{ip}:8737\"]\n"
+    );
+    let [a, b] = [("a", 0), ("b", 1)].map(|(name, place)| {
+        let node = internet.node(&places[place], name).config(&entries);
+        node.no_lan().prepare()
+    });
+    let mut nodes = [a, b];
+    for (node, name) in nodes.iter_mut().zip(["a", "b"]) {
+        beside.relay.trust(node, name);
+        node.start();
+    }
+    let [a, b] = nodes;
+    a.trust(&b, "b");
+    b.trust(&a, "a");
+    for node in [&a, &b] {
+        internet.registered(node);
+    }
+    a.wait("a path over TURN", SOON, || {
+        a.json(&["ping", b.address(), "-c", "1"]);
+        over_turn(&a, &b)
+    });
+    assert!(beside.allocations() >= 1.0);
+}
