@@ -135,7 +135,7 @@ impl Pair {
         };
         pair.asker.link_up(NOW, LINK, info(other));
         pair.keeper.link_up(NOW, LINK, info(own));
-        pair.asker.join(NOW, LINK).unwrap();
+        pair.asker.join(NOW, LINK).expect("there is a link");
         pair
     }
 
@@ -174,8 +174,9 @@ impl Pair {
 
     fn fetch(&mut self, request: &References) -> Vec<Vec<Vec<u8>>> {
         let options = RequestOptions::default();
-        self.asker.ask(NOW, &Fetch(request), options).unwrap();
-        let AnswerBody::Values { found, .. } = self.answer().unwrap().body else {
+        let asked = self.asker.ask(NOW, &Fetch(request), options);
+        asked.expect("room");
+        let AnswerBody::Values { found, .. } = self.answer().expect("values").body else {
             panic!("values");
         };
         let bytes = |values: Vec<StoredData>| {
@@ -355,12 +356,13 @@ fn a_connect_for_sip_is_answered_by_the_instance_or_not_at_all() {
 }
 
 fn issued(server: &CredentialServer, scalar: u8, names: &[&str]) -> Certificate {
-    let request = certificate_request(&[scalar; 32], names).unwrap();
-    let request = SigningRequest::from_der(&request).unwrap();
+    let request = certificate_request(&[scalar; 32], names).expect("a request");
+    let request = SigningRequest::from_der(&request).expect("a request");
     let granted: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut rng = StdRng::seed_from_u64(scalar.into());
     let valid = (NOW.unix - 9, NOW.unix + 86_400);
-    server.issue(&request, &granted, valid, &mut rng).unwrap()
+    let issued = server.issue(&request, &granted, valid, &mut rng);
+    issued.expect("a certificate")
 }
 
 // R80, R137: a value whose signer is not known is believed when his certificate comes in the same answer

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Servers that are enough.
 const ENOUGH: usize = 3;
-/// Random places that are looked at for them (R136): with one server among ten peers, 3 of 10 of them show one.
+/// Random places that are looked at for them (R136): with one server among ten peers nine of ten looks find it (reload.md §3).
 const TRIES: u8 = 12;
 /// After a look; twice as late after each that found none, for most overlays have no server at all.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
