@@ -118,7 +118,7 @@ impl Host {
     fn obey_orders(&mut self, now: Instant) {
         while let Some(order) = self.node.poll_socket() {
             match order {
-                SocketOrder::Open(number) => {
+                SocketOrder::Open { number, .. } => {
                     self.next_port += 1;
                     self.extra.insert(number, self.next_port);
                     self.node.socket_opened(now, number, true);
@@ -209,6 +209,7 @@ pub fn lan_interface(at: SocketAddr) -> Interface {
         index: 2,
         addresses: vec![(at.ip(), 24)],
         broadcast: true,
+        uplink: None,
     }
 }
 
