@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anode_platform::netlink::Netlink;
+use anode_platform::PlatformError;
+use anode_platform::netlink::{Monitor, Netlink};
 use crab_nat::{InternetProtocol, PortMappingOptions, TimeoutConfig, natpmp, pcp};
 use igd_next::{PortMappingProtocol, SearchOptions};
 use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::command::{Command, DataHandle};
 
@@ -24,8 +27,8 @@ const LEASE: Duration = Duration::from_secs(7200);
 const RENEW_AT_LEAST: Duration = Duration::from_secs(60);
 /// A gateway that knows none of the protocols is asked again after this time.
 const AGAIN: Duration = Duration::from_secs(1800);
-/// Whether the gateway is another one is looked at so often.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Changes of links and routes come in bursts: the way out is looked at so long after the first.
+const SETTLES_IN: Duration = Duration::from_secs(2);
 /// All protocols together.
 const ASK_FOR: Duration = Duration::from_secs(12);
 /// For the search of UPnP.
@@ -84,6 +87,49 @@ impl Portmap {
     }
 }
 
+/// The routes of this machine, and word of their changes.
+pub struct Routes {
+    netlink: Netlink,
+    monitor: Monitor,
+}
+
+impl Routes {
+    /// Those of the namespace of the calling thread.
+    pub fn open() -> Result<Self, PlatformError> {
+        Ok(Self {
+            netlink: Netlink::open()?,
+            monitor: Monitor::open()?,
+        })
+    }
+}
+
+/// Waits for word of a change, and until it has settled. Never, where nobody tells.
+async fn changed(monitor: Option<&mut AsyncFd<Monitor>>) {
+    let Some(monitor) = monitor else {
+        return std::future::pending().await;
+    };
+    loop {
+        let Ok(mut ready) = monitor.readable_mut().await else {
+            return std::future::pending().await;
+        };
+        let heard = has_heard(ready.get_inner_mut());
+        ready.clear_ready();
+        if heard {
+            tokio::time::sleep(SETTLES_IN).await;
+            return;
+        }
+    }
+}
+
+/// Takes all that waits; true if there was anything.
+fn has_heard(monitor: &mut Monitor) -> bool {
+    let mut heard = false;
+    while monitor.events().is_ok_and(|events| !events.is_empty()) {
+        heard = true;
+    }
+    heard
+}
+
 /// Where this machine's packets leave its network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct WayOut {
@@ -122,19 +168,24 @@ enum By {
 
 /// Keeps a port open on whatever gateway there is, until `end` comes; then takes it back. `port`: of our UDP socket.
 pub async fn keep(
-    mut netlink: Netlink,
+    routes: Routes,
     port: NonZeroU16,
     data: DataHandle,
     found: Portmap,
     mut end: oneshot::Receiver<()>,
 ) {
+    let Routes {
+        mut netlink,
+        monitor,
+    } = routes;
+    let mut monitor = AsyncFd::new(monitor).ok();
     let mut way = None;
     let mut held: Option<Held> = None;
-    let mut wait = Duration::ZERO;
+    let mut due = Instant::now();
     loop {
-        let now = WayOut::find(&mut netlink);
-        if now != way || wait.is_zero() {
-            way = now;
+        let found_way = WayOut::find(&mut netlink);
+        if found_way != way || due <= Instant::now() {
+            way = found_way;
             held = match way {
                 Some(way) => {
                     let asked = tokio::time::timeout(ASK_FOR, open(way, port, held.take(), &found));
@@ -149,12 +200,11 @@ pub async fn keep(
             let external = held.as_ref().map(|held| held.external);
             // A data thread that is busy or gone hears of it the next time, or never needs to.
             let _ = data.send(Command::SetPortMapping(external));
-            wait = held.as_ref().map_or(AGAIN, |held| renew_after(held.lease));
+            due = Instant::now() + held.as_ref().map_or(AGAIN, |held| renew_after(held.lease));
         }
-        let step = wait.min(LOOK_EVERY);
-        wait -= step;
         tokio::select! {
-            () = tokio::time::sleep(step) => {}
+            () = tokio::time::sleep_until(due) => {}
+            () = changed(monitor.as_mut()) => {}
             _ = &mut end => break,
         }
     }

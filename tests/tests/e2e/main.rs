@@ -31,6 +31,7 @@ mod reach;
 mod real_trackers;
 mod relay;
 mod reload_links;
+mod round_trips;
 mod rendezvous;
 mod sealed;
 mod streams;

@@ -152,7 +152,12 @@ impl Node {
         let far = at.udp().is_some_and(|at| !self.is_near(at.ip()));
         let way = self.direct.sockets.uplink(socket);
         let tells = way.is_some() || self.role(socket) == Some(Role::Main);
-        if !far || !tells || way == self.direct.sockets.way {
+        if !far || !tells {
+            return;
+        }
+        // What it was asked over the old way was asked in vain.
+        self.relay_reached(now, found);
+        if way == self.direct.sockets.way {
             return;
         }
         self.direct.sockets.way = way;
@@ -165,7 +170,6 @@ impl Node {
             self.timers
                 .set(Timer::Uplinks, at, "the better uplink again");
         }
-        self.relay_reached(now, found);
         self.ask_all_over(now, socket);
         self.moved(now);
     }

@@ -99,6 +99,8 @@ impl Node {
             self.counters.clock_jumps += 1;
             self.sessions.drop_all();
             self.settle_sessions(now.at);
+            // Whoever slept has been forgotten by its NAT, and may be elsewhere.
+            self.moved(now.at);
         }
     }
 
