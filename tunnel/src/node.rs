@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anode_platform::netlink::Netlink;
 use anode_platform::privileges::{self, Places};
 use anode_platform::{Prefix, notify};
 use anode_routing::anode::{Place, Registration, RelayConfig};
@@ -239,8 +240,8 @@ async fn live(
     let prepared = data::prepare(plan.settings)?;
     let (data, info) = (prepared.handle(), prepared.ready().clone());
     let mapped_port = plan.portmap.then(|| udp_port(&info.listen)).flatten();
-    let routes = mapped_port.map(|_| portmap::Routes::open()).transpose()?;
-    let meeting = prepared.meeting();
+    let netlink = mapped_port.map(|_| Netlink::open()).transpose()?;
+    let (meeting, changes) = (prepared.meeting(), prepared.changes());
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
     // The last moment with one thread: all that are started from here on are as confined as this one.
@@ -321,10 +322,10 @@ async fn live(
     let met = plan.watched.then(|| Met::new(tell.met));
     let hearing = tokio::spawn(hear(Arc::clone(&control), word.news, met));
     let (end_portmap, ending) = oneshot::channel();
-    let portmap = match (mapped_port, routes) {
-        (Some(port), Some(routes)) => {
+    let portmap = match (mapped_port, netlink) {
+        (Some(port), Some(netlink)) => {
             let found = control.portmap.clone();
-            let keeping = portmap::keep(routes, port, data.clone(), found, ending);
+            let keeping = portmap::keep(netlink, changes, port, data.clone(), found, ending);
             Some(tokio::spawn(keeping))
         }
         _ => None,

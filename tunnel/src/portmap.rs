@@ -8,13 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anode_platform::PlatformError;
-use anode_platform::netlink::{Monitor, Netlink};
+use anode_platform::netlink::Netlink;
 use crab_nat::{InternetProtocol, PortMappingOptions, TimeoutConfig, natpmp, pcp};
 use igd_next::{PortMappingProtocol, SearchOptions};
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::command::{Command, DataHandle};
@@ -87,47 +85,10 @@ impl Portmap {
     }
 }
 
-/// The routes of this machine, and word of their changes.
-pub struct Routes {
-    netlink: Netlink,
-    monitor: Monitor,
-}
-
-impl Routes {
-    /// Those of the namespace of the calling thread.
-    pub fn open() -> Result<Self, PlatformError> {
-        Ok(Self {
-            netlink: Netlink::open()?,
-            monitor: Monitor::open()?,
-        })
-    }
-}
-
-/// Waits for word of a change, and until it has settled. Never, where nobody tells.
-async fn changed(monitor: Option<&mut AsyncFd<Monitor>>) {
-    let Some(monitor) = monitor else {
-        return std::future::pending().await;
-    };
-    loop {
-        let Ok(mut ready) = monitor.readable_mut().await else {
-            return std::future::pending().await;
-        };
-        let heard = has_heard(ready.get_inner_mut());
-        ready.clear_ready();
-        if heard {
-            tokio::time::sleep(SETTLES_IN).await;
-            return;
-        }
-    }
-}
-
-/// Takes all that waits; true if there was anything.
-fn has_heard(monitor: &mut Monitor) -> bool {
-    let mut heard = false;
-    while monitor.events().is_ok_and(|events| !events.is_empty()) {
-        heard = true;
-    }
-    heard
+/// Waits for a change, and for those that come along with it.
+async fn settled(changes: &Notify) {
+    changes.notified().await;
+    tokio::time::sleep(SETTLES_IN).await;
 }
 
 /// Where this machine's packets leave its network.
@@ -166,19 +127,16 @@ enum By {
     Upnp(Box<igd_next::aio::Gateway<igd_next::aio::tokio::Tokio>>),
 }
 
-/// Keeps a port open on whatever gateway there is, until `end` comes; then takes it back. `port`: of our UDP socket.
+/// Keeps a port open on whatever gateway there is, until `end` comes; then takes it back. `port`: of our UDP socket;
+/// `changes`: of links and routes.
 pub async fn keep(
-    routes: Routes,
+    mut netlink: Netlink,
+    changes: Arc<Notify>,
     port: NonZeroU16,
     data: DataHandle,
     found: Portmap,
     mut end: oneshot::Receiver<()>,
 ) {
-    let Routes {
-        mut netlink,
-        monitor,
-    } = routes;
-    let mut monitor = AsyncFd::new(monitor).ok();
     let mut way = None;
     let mut held: Option<Held> = None;
     let mut due = Instant::now();
@@ -204,7 +162,7 @@ pub async fn keep(
         }
         tokio::select! {
             () = tokio::time::sleep_until(due) => {}
-            () = changed(monitor.as_mut()) => {}
+            () = settled(&changes) => {}
             _ = &mut end => break,
         }
     }

@@ -1,7 +1,7 @@
 //! Word of links, addresses and routes that come and go, for roaming.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -102,12 +102,6 @@ fn gone(message: LinkMessage) -> LinkEvent {
     LinkEvent::LinkGone {
         index: link.index,
         name: link.name,
-    }
-}
-
-impl AsRawFd for Monitor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 

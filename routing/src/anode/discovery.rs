@@ -207,6 +207,7 @@ impl Node {
             return;
         };
         let first = !path.is_proven();
+        let doubted = first || path.is_suspect();
         path.prove(now, now.duration_since(check.sent));
         path.proven_sealed = check.sealed;
         path.peer_id = arrival.sender_peer;
@@ -220,9 +221,16 @@ impl Node {
         if relayed {
             path.hops = arrival.hop_count.max(1);
         }
+        if !self.choose_path(now, sender) && doubted {
+            // The used one works again, perhaps by another way: streams need not wait for their timers.
+            let peer = self.peers.get(sender);
+            let used = peer.and_then(|peer| Some((peer.streams, peer.active_path()?)));
+            if used.is_some_and(|(streams, path)| streams > 0 && check.spot.is_same(path)) {
+                self.resume_streams_of(now, sender);
+            }
+        }
         let peer = self.peers.get(sender);
         let configured = peer.is_some_and(|peer| peer.standing == Standing::Kept);
-        self.choose_path(now, sender);
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(now, sender);

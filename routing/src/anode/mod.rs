@@ -618,10 +618,10 @@ impl Node {
         self.note_use(now, found, wants_answer);
     }
 
-    /// Chooses the path to a peer that is used; its streams learn that there is another one.
-    fn choose_path(&mut self, now: Instant, found: PeerRef) {
+    /// Chooses the path to a peer that is used; its streams learn that there is another one. True: they did.
+    fn choose_path(&mut self, now: Instant, found: PeerRef) -> bool {
         let Some(peer) = self.peers.get_mut(found) else {
-            return;
+            return false;
         };
         let good = |peer: &Peer| {
             let path = peer.active_path()?;
@@ -630,9 +630,11 @@ impl Node {
         let before = good(peer);
         peer.choose_path(now);
         let after = good(peer);
-        if after.is_some() && after != before && peer.streams > 0 {
+        let resumes = after.is_some() && after != before && peer.streams > 0;
+        if resumes {
             self.resume_streams_of(now, found);
         }
+        resumes
     }
 
     /// Traffic goes to a peer.

@@ -444,7 +444,8 @@ impl Sim {
                         continue;
                     };
                     at.set_port(*port);
-                    if let Some((_, ip)) = host.second.filter(|_| host.over_second.contains(&socket))
+                    if let Some((_, ip)) =
+                        host.second.filter(|_| host.over_second.contains(&socket))
                     {
                         at.set_ip(ip);
                     }

@@ -75,7 +75,12 @@ fn the_first_reply_takes_four_round_trips_of_the_relay_path_at_most() {
         pinged.rtt_ms[0] / (ROUND_TRIP.as_secs_f64() * 1e3)
     };
     let (fresh, known) = (first(&a, &b), first(&b, &a));
-    println!("first reply after {fresh:.2} round trips of the relay path, the next after {known:.2}");
+    println!(
+        "first reply after {fresh:.2} round trips of the relay path, the next after {known:.2}"
+    );
     assert!(fresh < ROUND_TRIPS + SLACK, "{fresh:.2} round trips");
-    assert!((1.0..1.0 + SLACK).contains(&known), "{known:.2} round trips");
+    assert!(
+        (1.0..1.0 + SLACK).contains(&known),
+        "{known:.2} round trips"
+    );
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anode_platform::PlatformError;
 use anode_platform::netlink::{self, Monitor, Netlink, Route, TABLE_MAIN};
 use anode_routing::anode::Interface;
+use tokio::sync::Notify;
 
 /// A look at all interfaces costs some system calls: no more than ten a second, however often links flap.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -25,6 +27,8 @@ pub struct Interfaces {
     deprecated: Vec<IpAddr>,
     /// Word of changes waits in the kernel until then.
     rests_until: Option<Instant>,
+    /// Who else wants to hear of changes, of routes too.
+    changes: Arc<Notify>,
 }
 
 impl Interfaces {
@@ -37,6 +41,7 @@ impl Interfaces {
             last: Vec::new(),
             deprecated: Vec::new(),
             rests_until: None,
+            changes: Arc::default(),
         })
     }
 
@@ -65,6 +70,11 @@ impl Interfaces {
         Ok(self.last.clone())
     }
 
+    /// Woken by every change of links, addresses and routes.
+    pub fn changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.changes)
+    }
+
     /// Addresses that the kernel shuns for new flows.
     pub fn deprecated(&self) -> &[IpAddr] {
         &self.deprecated
@@ -88,6 +98,7 @@ impl Interfaces {
             // Somebody else than the kernel has sent something here: not worth a look.
             return Ok(None);
         }
+        self.changes.notify_one();
         let before = std::mem::take(&mut self.last);
         let found = self.read()?;
         let took = now.elapsed();
@@ -119,7 +130,9 @@ fn uplinks(routes: &[Route], is_point_to_point: impl Fn(u32) -> bool) -> HashMap
             *metric = route.metric.min(*metric);
         }
     }
-    let best = found.iter().min_by_key(|(index, metric)| (**metric, **index));
+    let best = found
+        .iter()
+        .min_by_key(|(index, metric)| (**metric, **index));
     match best {
         Some((index, _)) if is_point_to_point(*index) => HashMap::new(),
         _ => found,

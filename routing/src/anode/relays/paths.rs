@@ -68,7 +68,7 @@ impl Node {
         let users: Vec<PeerRef> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.leads_over(relay, &place))
+            .filter(|(_, peer)| peer.strays_from(relay, &place, socket))
             .map(|(found, _)| found)
             .collect();
         for found in users {
@@ -79,7 +79,7 @@ impl Node {
         }
     }
 
-    /// Whoever is being looked for, or asked for a session, is so over the relays, too, and once more where that was begun already.
+    /// Whoever is being looked for is looked for over the relays, too, and once more where that was begun already.
     pub(super) fn use_relays_for_contacts(&mut self, now: Instant) {
         for target in self.contacts.targets() {
             match self.peers.find_ipv6(&target) {
@@ -89,12 +89,6 @@ impl Node {
                 }
                 None => self.send_whois(now, target),
             }
-        }
-        let peers = self.peers.iter();
-        let greeted = peers.filter(|(_, peer)| peer.hello.is_some() && !peer.is_sealed());
-        let greeted: Vec<PeerRef> = greeted.map(|(found, _)| found).collect();
-        for found in greeted {
-            self.greet_over_relays(now, found);
         }
     }
 
