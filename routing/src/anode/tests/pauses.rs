@@ -208,26 +208,23 @@ fn a_machine_that_sleeps_in_a_transfer_goes_on_within_two_seconds_of_waking() {
 
 #[test]
 fn a_transfer_pauses_less_than_a_second_when_a_wall_clock_jumps() {
-    // Q17: a machine that was set, or slept. While it sleeps the monotonic clock stands still, and its NAT forgets it.
-    const HOUR: i64 = 3_600_000_000;
+    // Q17
+    const MINUTE: i64 = 60_000_000;
     let mut late = Vec::new();
     for delay in DELAYS {
-        for (what, jump, slept) in [
-            ("set ahead by a minute", HOUR / 60, false),
-            ("set back by an hour", -HOUR, false),
-            ("awake after eight hours", 8 * HOUR, true),
+        for (what, jump) in [
+            ("set ahead by a minute", MINUTE),
+            ("set back by an hour", -60 * MINUTE),
         ] {
             for whose in [0, 1] {
                 let (mut sim, a, b) = direct_pair(119, delay);
+                let host = [a, b][whose];
                 let took = pause(&mut sim, a, (b, 2), secs(6), |sim| {
                     let mut clock = sim.clock();
                     clock.wall.0 = clock.wall.0.saturating_add_signed(jump);
-                    sim.hosts[[a, b][whose]].node.set_clock(clock);
-                    if slept {
-                        sim.nats[whose].forget();
-                    }
+                    sim.hosts[host].node.set_clock(clock);
                 });
-                assert_eq!(sim.counters([a, b][whose]).clock_jumps, 1);
+                assert_eq!(sim.counters(host).clock_jumps, 1);
                 let whose = ["sender", "receiver"][whose];
                 judge(&format!("the {whose} is {what}"), delay, took, &mut late);
             }
