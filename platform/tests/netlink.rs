@@ -155,6 +155,9 @@ fn a_bridge_joins_two_namespaces() {
         let mut netlink = Netlink::open().unwrap();
         netlink.bridge_add("lan").unwrap();
         let bridge = bring_up("lan", &[]);
+        let address =
+            |netlink: &mut Netlink| netlink.link("lan").unwrap().unwrap().hardware_address;
+        let own = address(&mut netlink);
         let hosts = [("a", "192.0.2.1/24"), ("b", "192.0.2.2/24")].map(|(name, address)| {
             let host = NetNs::new().unwrap();
             netlink.veth_add(name, "eth0", Some(&host)).unwrap();
@@ -177,6 +180,7 @@ fn a_bridge_joins_two_namespaces() {
             sender.send_to(b"hello", "192.0.2.2:7").unwrap();
             receiver.recv(&mut [0; 16]).is_ok()
         });
+        assert_eq!(address(&mut netlink), own, "ports do not change it");
     });
 }
 

@@ -38,7 +38,7 @@ use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::adapter::Adapter;
 use crate::command::{Command, DataHandle, Meeting, News};
@@ -85,6 +85,7 @@ pub struct Prepared {
     news: mpsc::Receiver<News>,
     dht_news: mpsc::Receiver<Vec<DhtNews>>,
     meeting: watch::Receiver<Meeting>,
+    changes: Arc<Notify>,
     ready: ReadyInfo,
 }
 
@@ -112,6 +113,11 @@ impl Prepared {
         self.meeting.clone()
     }
 
+    /// Woken by changes of links, addresses and routes.
+    pub fn changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.changes)
+    }
+
     /// Starts the thread; its end tells why it ended. Beside it: what the thread has to say by itself.
     pub fn start(self) -> Result<(DataThreadHandle, Word), Error> {
         let thread = self.thread;
@@ -134,6 +140,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let tun = create_tun(&settings, &local)?;
     let mut interfaces = Interfaces::open(tun.as_ref().map(Tun::name))?;
     let seen = interfaces.read()?;
+    let changes = interfaces.changes();
     let announced = seen
         .iter()
         .filter(|interface| settings.lan && interface.broadcast);
@@ -201,6 +208,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         news,
         dht_news,
         meeting,
+        changes,
         ready,
     })
 }

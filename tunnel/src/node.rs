@@ -241,7 +241,7 @@ async fn live(
     let (data, info) = (prepared.handle(), prepared.ready().clone());
     let mapped_port = plan.portmap.then(|| udp_port(&info.listen)).flatten();
     let netlink = mapped_port.map(|_| Netlink::open()).transpose()?;
-    let meeting = prepared.meeting();
+    let (meeting, changes) = (prepared.meeting(), prepared.changes());
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
     // The last moment with one thread: all that are started from here on are as confined as this one.
@@ -333,7 +333,7 @@ async fn live(
     let portmap = match (mapped_port, netlink) {
         (Some(port), Some(netlink)) => {
             let found = control.portmap.clone();
-            let keeping = portmap::keep(netlink, port, data.clone(), found, ending);
+            let keeping = portmap::keep(netlink, changes, port, data.clone(), found, ending);
             Some(tokio::spawn(keeping))
         }
         _ => None,

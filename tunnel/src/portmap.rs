@@ -12,7 +12,8 @@ use anode_platform::netlink::Netlink;
 use crab_nat::{InternetProtocol, PortMappingOptions, TimeoutConfig, natpmp, pcp};
 use igd_next::{PortMappingProtocol, SearchOptions};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use crate::command::{Command, DataHandle};
 
@@ -24,8 +25,8 @@ const LEASE: Duration = Duration::from_secs(7200);
 const RENEW_AT_LEAST: Duration = Duration::from_secs(60);
 /// A gateway that knows none of the protocols is asked again after this time.
 const AGAIN: Duration = Duration::from_secs(1800);
-/// Whether the gateway is another one is looked at so often.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Changes of links and routes come in bursts: the way out is looked at so long after the first.
+const SETTLES_IN: Duration = Duration::from_secs(2);
 /// All protocols together.
 const ASK_FOR: Duration = Duration::from_secs(12);
 /// For the search of UPnP.
@@ -84,6 +85,12 @@ impl Portmap {
     }
 }
 
+/// Waits for a change, and for those that come along with it.
+async fn settled(changes: &Notify) {
+    changes.notified().await;
+    tokio::time::sleep(SETTLES_IN).await;
+}
+
 /// Where this machine's packets leave its network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct WayOut {
@@ -120,9 +127,11 @@ enum By {
     Upnp(Box<igd_next::aio::Gateway<igd_next::aio::tokio::Tokio>>),
 }
 
-/// Keeps a port open on whatever gateway there is, until `end` comes; then takes it back. `port`: of our UDP socket.
+/// Keeps a port open on whatever gateway there is, until `end` comes; then takes it back. `port`: of our UDP socket;
+/// `changes`: of links and routes.
 pub async fn keep(
     mut netlink: Netlink,
+    changes: Arc<Notify>,
     port: NonZeroU16,
     data: DataHandle,
     found: Portmap,
@@ -130,11 +139,11 @@ pub async fn keep(
 ) {
     let mut way = None;
     let mut held: Option<Held> = None;
-    let mut wait = Duration::ZERO;
+    let mut due = Instant::now();
     loop {
-        let now = WayOut::find(&mut netlink);
-        if now != way || wait.is_zero() {
-            way = now;
+        let found_way = WayOut::find(&mut netlink);
+        if found_way != way || due <= Instant::now() {
+            way = found_way;
             held = match way {
                 Some(way) => {
                     let asked = tokio::time::timeout(ASK_FOR, open(way, port, held.take(), &found));
@@ -149,12 +158,11 @@ pub async fn keep(
             let external = held.as_ref().map(|held| held.external);
             // A data thread that is busy or gone hears of it the next time, or never needs to.
             let _ = data.send(Command::SetPortMapping(external));
-            wait = held.as_ref().map_or(AGAIN, |held| renew_after(held.lease));
+            due = Instant::now() + held.as_ref().map_or(AGAIN, |held| renew_after(held.lease));
         }
-        let step = wait.min(LOOK_EVERY);
-        wait -= step;
         tokio::select! {
-            () = tokio::time::sleep(step) => {}
+            () = tokio::time::sleep_until(due) => {}
+            () = settled(&changes) => {}
             _ = &mut end => break,
         }
     }

@@ -233,9 +233,16 @@ impl Netlink {
         )
     }
 
-    /// Makes a bridge, down.
+    /// Makes a bridge, down. It keeps its hardware address while ports come and go: left alone it takes the lowest of theirs,
+    /// and whoever has learnt the former one as his gateway's talks to nobody for half a minute.
     pub fn bridge_add(&mut self, name: &str) -> Result<(), PlatformError> {
-        self.link_add(name, InfoKind::Bridge, None)
+        self.link_add(name, InfoKind::Bridge, None)?;
+        let Some(link) = self.link(name)? else {
+            return Ok(());
+        };
+        let own = LinkAttribute::Address(link.hardware_address);
+        self.set_attribute(link.index, own)
+            .map_err(refused(format!("fix the address of bridge {name}")))
     }
 
     fn link_add(

@@ -211,6 +211,8 @@ pub struct Interface {
     pub addresses: Vec<(IpAddr, u8)>,
     /// It can broadcast (IPv4) and multicast (IPv6), and is not a loopback.
     pub broadcast: bool,
+    /// It leads out by a default route of this metric, the lowest first; `None`: it does not, or the choice is not ours.
+    pub uplink: Option<u32>,
 }
 
 impl Interface {

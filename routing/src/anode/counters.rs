@@ -48,6 +48,10 @@ counters! {
     dropped_bad_address,
     /// Seen before (D38).
     dropped_replay,
+    /// Questions over other uplinks than the kernel's, where that gave no answer.
+    tx_other_uplinks,
+    /// Changes to another uplink, and back to the kernel's.
+    uplink_changes,
     /// Forbidden in plain by the policy, or since there is a session (Q23, Q26).
     dropped_policy,
     /// RELOAD messages received.

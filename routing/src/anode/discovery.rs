@@ -1,5 +1,5 @@
 //! How endpoints and addresses are learned: EPC proves, EPI hints, NETID mirrors, WHOIS asks (Anode 0.8 §4.2.4 to §4.2.8, DESIGN §5).
-use super::path::{Origin, Path, Spot, Through, is_dialable};
+use super::path::{Origin, Spot, Through, is_dialable};
 use super::peer::Standing;
 use super::peers::PeerRef;
 use super::receive::Arrival;
@@ -192,29 +192,52 @@ impl Node {
             peer.sources.tracker |= origin == Origin::Tracker;
             peer.add_path(now, from, socket, origin);
         }
-        let of_check = |path: &&mut Path| check.spot.is_same(path);
-        let Some(path) = peer.paths.iter_mut().find(of_check) else {
+        let Some(index) = peer.paths.iter().position(|path| check.spot.is_same(path)) else {
+            self.counters.epc_unexpected += 1;
+            return;
+        };
+        let stays = self.peers.get(sender).is_some_and(|peer| {
+            let path = &peer.paths[index];
+            !path.is_relayed() && !self.moves_over(path, socket, check.sent)
+        });
+        let path = self.peers.get_mut(sender);
+        let path = path.and_then(|peer| peer.paths.get_mut(index));
+        let Some(path) = path.filter(|_| !stays) else {
             self.counters.epc_unexpected += 1;
             return;
         };
         let first = !path.is_proven();
+        let doubted = first || path.is_suspect();
         path.prove(now, now.duration_since(check.sent));
         path.proven_sealed = check.sealed;
         path.peer_id = arrival.sender_peer;
         let relayed = path.is_relayed();
-        if !relayed {
+        let moved = !relayed && path.socket != socket;
+        if moved {
             // Of several sockets the one that the answer came through.
             path.socket = socket;
+            path.size.doubt();
         }
         if relayed {
             path.hops = arrival.hop_count.max(1);
         }
-        let configured = peer.standing == Standing::Kept;
-        self.choose_path(now, sender);
+        if !self.choose_path(now, sender) && doubted {
+            // The used one works again, perhaps by another way: streams need not wait for their timers.
+            let peer = self.peers.get(sender);
+            let used = peer.and_then(|peer| Some((peer.streams, peer.active_path()?)));
+            if used.is_some_and(|(streams, path)| streams > 0 && check.spot.is_same(path)) {
+                self.resume_streams_of(now, sender);
+            }
+        }
+        let peer = self.peers.get(sender);
+        let configured = peer.is_some_and(|peer| peer.standing == Standing::Kept);
         if !relayed {
             self.register_proven(now, sender, &arrival);
             self.follow_relay(now, sender);
             self.candidate_proven(now, sender, &from);
+        }
+        if moved {
+            self.note_way(now, sender, &from, socket);
         }
         if first {
             self.tell_persist();

@@ -22,6 +22,18 @@ pub(super) struct Links {
     budget: Bucket,
 }
 
+impl Links {
+    /// The interfaces that lead out, by their indices; where the kernel's routes lead first.
+    pub fn uplinks(&self) -> impl Iterator<Item = u32> {
+        let known = self.now.iter();
+        let mut uplinks: Vec<(u32, u32)> = known
+            .filter_map(|one| Some((one.uplink?, one.index)))
+            .collect();
+        uplinks.sort_unstable();
+        uplinks.into_iter().map(|(_, index)| index)
+    }
+}
+
 impl Node {
     /// The interfaces, without the overlay's own. A change starts a new round of beacons and questions to everybody, a few
     /// times at once and then once a second.
@@ -50,6 +62,12 @@ impl Node {
         self.links.unfollowed = false;
         self.counters.link_changes += 1;
         self.announce(now);
+        self.follow_uplinks(now);
+        self.moved(now);
+    }
+
+    /// We are elsewhere, or reach the others by another way: they must hear of it, and what is left must be found out.
+    pub(super) fn moved(&mut self, now: Instant) {
         self.check_all_paths(now);
         self.doubt_registrations(now);
         self.network_changed(now);

@@ -354,9 +354,14 @@ impl Node {
         found
     }
 
-    /// The socket that reaches a place: one bound to everything, or to the same kind of address; `None`: we have none of its
-    /// family. What is not UDP finds its way by itself.
+    /// The socket that reaches a place; `None`: we have none of its family. What is not UDP finds its way by itself.
     fn socket_for(&self, to: &Place) -> Option<usize> {
+        let over_way = to.udp().and_then(|to| self.socket_over_way(&to));
+        over_way.or_else(|| self.main_socket_for(to))
+    }
+
+    /// Of the main ones, one bound to everything, or to the same kind of address.
+    fn main_socket_for(&self, to: &Place) -> Option<usize> {
         let Some(to) = to.udp() else {
             return Some(0);
         };
@@ -375,7 +380,7 @@ impl Node {
     fn reaches(&self, socket: usize, to: &Place) -> bool {
         to.udp().is_none_or(|to| {
             if direct::is_extra(socket) {
-                return to.is_ipv4();
+                return self.is_v4_socket(socket) == to.is_ipv4();
             }
             let same_family = |own: &SocketAddr| own.is_ipv4() == to.is_ipv4();
             self.sockets.get(socket).is_some_and(same_family)
@@ -510,6 +515,7 @@ impl Node {
                 Timer::Sockets => self.handle_sockets_timer(now),
                 Timer::Rendezvous => self.handle_rendezvous_timer(now),
                 Timer::Turn => self.handle_turn_timer(now),
+                Timer::Uplinks => self.handle_uplinks_timer(now),
             }
         }
     }
@@ -567,6 +573,7 @@ impl Node {
             }
             index += 1;
         }
+        let silent_again = !asks.is_empty() && peer.paths.iter().any(Path::is_unanswered);
         let suspect = peer.is_suspect() && !was_suspect;
         self.choose_path(now, found);
         let Some(peer) = self.peers.get_mut(found) else {
@@ -577,6 +584,9 @@ impl Node {
         let unanswered = relayed.any(Path::is_unanswered);
         for spot in asks {
             self.send_check(now, found, spot);
+        }
+        if silent_again {
+            self.ask_over_uplinks(now, found);
         }
         self.follow_relay(now, found);
         self.search_packet_size(now, found);
@@ -608,10 +618,10 @@ impl Node {
         self.note_use(now, found, wants_answer);
     }
 
-    /// Chooses the path to a peer that is used; its streams learn that there is another one.
-    fn choose_path(&mut self, now: Instant, found: PeerRef) {
+    /// Chooses the path to a peer that is used; its streams learn that there is another one. True: they did.
+    fn choose_path(&mut self, now: Instant, found: PeerRef) -> bool {
         let Some(peer) = self.peers.get_mut(found) else {
-            return;
+            return false;
         };
         let good = |peer: &Peer| {
             let path = peer.active_path()?;
@@ -620,9 +630,11 @@ impl Node {
         let before = good(peer);
         peer.choose_path(now);
         let after = good(peer);
-        if after.is_some() && after != before && peer.streams > 0 {
+        let resumes = after.is_some() && after != before && peer.streams > 0;
+        if resumes {
             self.resume_streams_of(now, found);
         }
+        resumes
     }
 
     /// Traffic goes to a peer.

@@ -227,6 +227,11 @@ impl Path {
         matches!(self.state, State::Proven { at, .. } if now.duration_since(at) > age)
     }
 
+    /// The last proof is younger than this time.
+    pub fn is_proven_since(&self, since: Instant) -> bool {
+        matches!(self.state, State::Proven { at, .. } if at > since)
+    }
+
     /// It was asked and an answer is overdue.
     pub fn is_suspect(&self) -> bool {
         matches!(self.state, State::Proven { check: Check::Asking { misses, .. }, .. } if misses > 0)

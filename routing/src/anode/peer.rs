@@ -346,7 +346,7 @@ impl Peer {
     }
 
     /// Where the peer was last heard from, sealed, and has not proven itself yet: good for three times what came (Q25).
-    fn unproven_route(&self) -> Option<Route> {
+    pub fn unproven_route(&self) -> Option<Route> {
         let heard = self.paths.iter().filter(|path| path.credit.is_some());
         let path = heard.max_by_key(|path| path.touched)?;
         Some(route_over(path, path.credit))
@@ -463,10 +463,10 @@ impl Peer {
         self.paths.iter().any(Path::is_relayed)
     }
 
-    /// Whether a path over this relay goes elsewhere than to this place.
-    pub fn leads_over(&self, relay: PeerRef, at: &Place) -> bool {
+    /// Whether a path over this relay goes elsewhere than to this place, or through another socket.
+    pub fn strays_from(&self, relay: PeerRef, at: &Place, socket: usize) -> bool {
         let mut over = self.paths.iter().filter(|p| p.relay() == Some(relay));
-        over.any(|path| path.endpoint != *at)
+        over.any(|path| path.endpoint != *at || path.socket != socket)
     }
 
     /// The relay is reached elsewhere now.

@@ -6,7 +6,7 @@ use crate::overlay::{OverlaySink, StreamId};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -91,6 +91,10 @@ pub struct Host {
     pub at: SocketAddr,
     /// Its sockets beside the main one: number and port.
     extra: BTreeMap<usize, u16>,
+    /// A second uplink: its interface and the machine's address there.
+    pub second: Option<(u32, IpAddr)>,
+    /// Those of its sockets that send over it, whatever the routes say.
+    over_second: BTreeSet<usize>,
     next_port: u16,
     pub program: Program,
     pub up: bool,
@@ -103,9 +107,15 @@ pub struct Host {
 impl Host {
     /// The number of its socket at a place.
     fn socket_at(&self, at: &Place) -> Option<usize> {
-        let address = at
-            .address()
-            .filter(|address| address.ip() == self.at.ip())?;
+        let address = at.address()?;
+        if self.second.is_some_and(|(_, ip)| address.ip() == ip) {
+            let mut over = self.over_second.iter();
+            let here = |number: &&usize| self.extra.get(number) == Some(&address.port());
+            return over.find(here).copied();
+        }
+        if address.ip() != self.at.ip() {
+            return None;
+        }
         if address.port() == self.at.port() {
             return Some(0);
         }
@@ -118,13 +128,19 @@ impl Host {
     fn obey_orders(&mut self, now: Instant) {
         while let Some(order) = self.node.poll_socket() {
             match order {
-                SocketOrder::Open(number) => {
+                SocketOrder::Open {
+                    number, interface, ..
+                } => {
                     self.next_port += 1;
+                    if interface.is_some() && interface == self.second.map(|(index, _)| index) {
+                        self.over_second.insert(number);
+                    }
                     self.extra.insert(number, self.next_port);
                     self.node.socket_opened(now, number, true);
                 }
                 SocketOrder::Close(number) => {
                     self.extra.remove(&number);
+                    self.over_second.remove(&number);
                 }
             }
         }
@@ -209,6 +225,7 @@ pub fn lan_interface(at: SocketAddr) -> Interface {
         index: 2,
         addresses: vec![(at.ip(), 24)],
         broadcast: true,
+        uplink: None,
     }
 }
 
@@ -258,6 +275,8 @@ impl Sim {
             node,
             at,
             extra,
+            second: None,
+            over_second: BTreeSet::new(),
             next_port: 30_000,
             program,
             up: true,
@@ -425,6 +444,11 @@ impl Sim {
                         continue;
                     };
                     at.set_port(*port);
+                    if let Some((_, ip)) =
+                        host.second.filter(|_| host.over_second.contains(&socket))
+                    {
+                        at.set_ip(ip);
+                    }
                 }
                 let mut from = Place::over(transport, at).expect("hosts have IP alone");
                 let mut to = to;

@@ -38,6 +38,8 @@ pub(super) enum Timer {
     Rendezvous,
     /// Peers that only a TURN server may lead to.
     Turn,
+    /// Another uplink is used than the kernel's.
+    Uplinks,
 }
 
 #[derive(Default)]

@@ -1,11 +1,11 @@
 //! UDP sockets beside the main ones: those that the node orders for holes in NATs, and the second ones of a relay. They stand
 //! behind one epoll descriptor: some are there for seconds only, and hundreds of them at a time.
 use super::udp::{self, ReceiveBuffers, Refused, UdpSocket};
-use crate::anode::{Received, SECOND_SOCKET, SocketOrder, TransmitBatch};
+use crate::anode::{Interface, Received, SECOND_SOCKET, SocketOrder, TransmitBatch};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// Sockets that are served before others have their turn.
@@ -45,11 +45,24 @@ impl ExtraSockets {
     }
 
     /// Carries out an order. For one that opens: its number, and whether it stands.
-    pub fn obey(&mut self, order: SocketOrder) -> Option<(usize, bool)> {
+    pub fn obey(&mut self, order: SocketOrder, links: &[Interface]) -> Option<(usize, bool)> {
         match order {
-            SocketOrder::Open(number) => {
-                let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                let opened = udp::open_small(any);
+            SocketOrder::Open {
+                number,
+                v4,
+                interface,
+            } => {
+                let any = match v4 {
+                    true => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+                    false => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                let any = SocketAddr::new(any, 0);
+                let device = |index: u32| links.iter().find(|link| link.index == index);
+                let opened = match interface.map(device) {
+                    None => udp::open_small(any),
+                    Some(Some(link)) => udp::open_over(any, &link.name),
+                    Some(None) => Err(io::ErrorKind::NotFound.into()),
+                };
                 let stands = opened.is_ok_and(|socket| self.add(number, socket));
                 Some((number, stands))
             }

@@ -533,7 +533,7 @@ impl AnodeOverlay {
                 self.ordered = None;
                 return;
             };
-            if let Some((number, stands)) = self.extra.obey(order) {
+            if let Some((number, stands)) = self.extra.obey(order, &self.interfaces) {
                 self.node.socket_opened(now, number, stands);
             }
         }

@@ -346,6 +346,7 @@ fn where_datagrams_vanish_a_connection_takes_over_and_hands_back() {
             index: 9,
             addresses: Vec::new(),
             broadcast: false,
+            uplink: None,
         }],
     );
     pair.until("UDP again", |pair| {

@@ -52,6 +52,13 @@ impl UdpSocket {
         })
     }
 
+    /// Asks for room; what the system does not grant is not an error.
+    fn ask_for_buffers(&self) {
+        let (state, socket) = (&self.state, &self.socket);
+        let _ = state.set_recv_buffer_size(socket.into(), SOCKET_BUFFER);
+        let _ = state.set_send_buffer_size(socket.into(), SOCKET_BUFFER);
+    }
+
     /// The address it is bound to.
     pub fn local(&self) -> SocketAddr {
         self.local
@@ -265,6 +272,22 @@ fn open_pair(port: u16) -> io::Result<Vec<UdpSocket>> {
 
 /// One of many, with the buffers that the system gives unasked.
 pub(super) fn open_small(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = unbound(address)?;
+    socket.bind(&address.into())?;
+    UdpSocket::new(socket)
+}
+
+/// One that sends and hears over one interface alone, whatever the routes say; Linux lets everybody do that since 5.7.
+pub(super) fn open_over(address: SocketAddr, device: &str) -> io::Result<UdpSocket> {
+    let socket = unbound(address)?;
+    socket.bind_device(Some(device.as_bytes()))?;
+    socket.bind(&address.into())?;
+    let udp = UdpSocket::new(socket)?;
+    udp.ask_for_buffers();
+    Ok(udp)
+}
+
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -273,31 +296,18 @@ pub(super) fn open_small(address: SocketAddr) -> io::Result<UdpSocket> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.bind(&address.into())?;
-    UdpSocket::new(socket)
+    Ok(socket)
 }
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    } else {
+    let socket = unbound(address)?;
+    if address.is_ipv4() {
         socket.set_broadcast(true)?;
     }
     socket.bind(&address.into())?;
     // Only now: the port is ours alone, and yet beacon sockets (of others, too) may be bound beside it (DESIGN §5).
     socket.set_reuse_address(true)?;
     let udp = UdpSocket::new(socket)?;
-    // What the system does not grant is not an error.
-    let _ = udp
-        .state
-        .set_recv_buffer_size((&udp.socket).into(), SOCKET_BUFFER);
-    let _ = udp
-        .state
-        .set_send_buffer_size((&udp.socket).into(), SOCKET_BUFFER);
+    udp.ask_for_buffers();
     Ok(udp)
 }

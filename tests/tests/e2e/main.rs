@@ -33,6 +33,7 @@ mod real_trackers;
 mod relay;
 mod reload_links;
 mod rendezvous;
+mod round_trips;
 mod sealed;
 mod streams;
 mod tickets;

@@ -15,6 +15,7 @@
 //! | `punch` | one peer's way from relayed to direct, and why it is not there |
 //! | `guess` | ports that nobody has seen yet |
 //! | `sockets` | more sockets than the main ones |
+//! | `uplinks` | other ways out of this machine, when the kernel's is dead |
 //! | `netcheck` | the whole picture, for people |
 //!
 //! Nothing of this decides where traffic goes: a place becomes a path by its EPC alone, and paths are ranked as ever.
@@ -24,6 +25,7 @@ mod offer;
 mod punch;
 mod sockets;
 mod survey;
+mod uplinks;
 
 pub use netcheck::{Filtering, NetReport, RelayReach};
 pub use punch::Relayed;
@@ -45,6 +47,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use survey::Survey;
+use uplinks::Uplinks;
 
 /// NETID_REQs of one source that are answered to it (S21).
 const PER_ASKER: Rate = Rate::per_second(10, 40);
@@ -66,6 +69,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(20);
 pub(super) struct Direct {
     survey: Survey,
     sockets: Sockets,
+    uplinks: Uplinks,
     /// One for each peer that is or was to be reached directly; swept with the peers.
     holes: HashMap<PeerRef, Hole>,
     netcheck: Netcheck,
@@ -85,6 +89,7 @@ impl Direct {
         Self {
             survey: Survey::default(),
             sockets: Sockets::default(),
+            uplinks: Uplinks::default(),
             holes: HashMap::new(),
             netcheck: Netcheck::default(),
             has_second: false,
@@ -108,7 +113,9 @@ impl Node {
         if !stands {
             self.counters.sockets_refused += 1;
         }
+        let uplink = self.direct.sockets.uplink(number).is_some();
         match self.direct.sockets.opened(number, stands) {
+            _ if uplink => self.uplink_opened(now, number),
             Some(owner) => self.note_hole_socket(now, owner, number, stands),
             None => self.note_netcheck_socket(now, number, stands),
         }
@@ -117,6 +124,11 @@ impl Node {
     /// What this socket is there for; `None`: it is closed, and its packets are late.
     pub(super) fn role(&self, socket: usize) -> Option<Role> {
         self.direct.sockets.role(socket)
+    }
+
+    /// Whether a socket that was ordered sends to IPv4 places, and not to IPv6 ones.
+    pub(super) fn is_v4_socket(&self, socket: usize) -> bool {
+        self.direct.sockets.is_v4(socket)
     }
 
     /// Where a peer has said that it may be (NAT_T).

@@ -21,8 +21,15 @@ const HEARD_FOR: Duration = Duration::from_secs(40);
 /// What the owner of the sockets is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SocketOrder {
-    /// Open a UDP socket over IPv4 on any port, under this number; answer by `socket_opened`.
-    Open(usize),
+    /// Open a UDP socket on any port; answer by `socket_opened`.
+    Open {
+        /// Its number from then on.
+        number: usize,
+        /// Over IPv4; else over IPv6.
+        v4: bool,
+        /// It sends and hears over the interface with this index alone; `None`: as the kernel's routes say.
+        interface: Option<u32>,
+    },
     /// Close it.
     Close(usize),
 }
@@ -38,6 +45,8 @@ pub(in crate::anode) enum Role {
     Survey,
     /// A hole in a NAT: everything.
     Hole,
+    /// As a main one, but over one uplink alone: everything.
+    Uplink,
 }
 
 impl Role {
@@ -45,7 +54,7 @@ impl Role {
     pub fn admits(self, packet_kind: u8) -> bool {
         let sealed = packet_kind == sealed::kind::SEALED;
         match self {
-            Self::Main | Self::Hole => true,
+            Self::Main | Self::Hole | Self::Uplink => true,
             Self::Second => sealed || packet_kind == kind::NETID_REQ,
             Self::Survey => sealed || packet_kind == kind::NETID,
         }
@@ -54,7 +63,7 @@ impl Role {
     /// Whether a message is heard.
     pub fn hears(self, message_kind: u8) -> bool {
         match self {
-            Self::Main | Self::Hole => true,
+            Self::Main | Self::Hole | Self::Uplink => true,
             Self::Second => message_kind == kind::NETID_REQ,
             Self::Survey => message_kind == kind::NETID,
         }
@@ -62,13 +71,15 @@ impl Role {
 
     /// Whether its sources are places where peers are.
     pub fn leads_to_peers(self) -> bool {
-        matches!(self, Self::Main | Self::Hole)
+        matches!(self, Self::Main | Self::Hole | Self::Uplink)
     }
 }
 
 struct Slot {
     role: Role,
     owner: Option<PeerRef>,
+    v4: bool,
+    interface: Option<u32>,
     open: bool,
     heard: Option<Instant>,
 }
@@ -79,11 +90,28 @@ pub(in crate::anode) struct Sockets {
     slots: BTreeMap<usize, Slot>,
     next: usize,
     orders: VecDeque<SocketOrder>,
+    /// The uplink that everything goes out over, where that is not for the kernel's routes to say.
+    pub way: Option<u32>,
 }
 
 impl Sockets {
-    /// Orders a socket; `None`: there are too many.
+    /// Orders a socket over IPv4; `None`: there are too many.
     pub fn order(&mut self, role: Role, owner: Option<PeerRef>) -> Option<usize> {
+        self.open(role, owner, true, self.way)
+    }
+
+    /// Orders a socket over one uplink, which belongs to nobody.
+    pub fn order_over(&mut self, interface: u32, v4: bool) -> Option<usize> {
+        self.open(Role::Uplink, None, v4, Some(interface))
+    }
+
+    fn open(
+        &mut self,
+        role: Role,
+        owner: Option<PeerRef>,
+        v4: bool,
+        interface: Option<u32>,
+    ) -> Option<usize> {
         if self.slots.len() >= MAX_SOCKETS {
             return None;
         }
@@ -96,11 +124,17 @@ impl Sockets {
         let slot = Slot {
             role,
             owner,
+            v4,
+            interface,
             open: false,
             heard: None,
         };
         self.slots.insert(number, slot);
-        self.orders.push_back(SocketOrder::Open(number));
+        self.orders.push_back(SocketOrder::Open {
+            number,
+            v4,
+            interface,
+        });
         Some(number)
     }
 
@@ -138,6 +172,33 @@ impl Sockets {
         }
     }
 
+    /// Whether it sends to IPv4 places, and not to IPv6 ones.
+    pub fn is_v4(&self, number: usize) -> bool {
+        self.slots.get(&number).is_none_or(|slot| slot.v4)
+    }
+
+    /// The socket over an uplink, open or ordered.
+    pub fn over(&self, interface: u32, v4: bool) -> Option<usize> {
+        let there = |slot: &Slot| {
+            slot.role == Role::Uplink && slot.interface == Some(interface) && slot.v4 == v4
+        };
+        let mut found = self.slots.iter().filter(|(_, slot)| there(slot));
+        found.next().map(|(number, _)| *number)
+    }
+
+    /// The uplink that this socket is for; `None`: it goes where the kernel's routes, or a search, say.
+    pub fn uplink(&self, number: usize) -> Option<u32> {
+        let slot = self.slots.get(&number)?;
+        slot.interface.filter(|_| slot.role == Role::Uplink)
+    }
+
+    /// The sockets over uplinks that are no uplinks any more.
+    pub fn without_uplink(&self, is_uplink: impl Fn(u32) -> bool) -> Vec<usize> {
+        let slots = self.slots.iter();
+        let lost = slots.filter(|(_, slot)| slot.interface.is_some_and(|index| !is_uplink(index)));
+        lost.map(|(number, _)| *number).collect()
+    }
+
     /// Something authentic has come through it.
     pub fn note_heard(&mut self, now: Instant, number: usize) {
         if number >= FIRST_EXTRA
@@ -164,7 +225,8 @@ impl Sockets {
     ) -> bool {
         let idle = |number: &usize, slot: &Slot| {
             let lately = slot.heard.is_some_and(|at| now < at + HEARD_FOR);
-            !lately && !slot.owner.is_some_and(&is_searching) && !is_used(*number)
+            let needed = slot.role == Role::Uplink && slot.interface == self.way;
+            !needed && !lately && !slot.owner.is_some_and(&is_searching) && !is_used(*number)
         };
         let idle = self
             .slots

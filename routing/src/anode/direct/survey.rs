@@ -298,9 +298,10 @@ impl Node {
         let known = peer.paths.iter().filter(of_family);
         let path = known.min_by_key(|path| !path.is_proven())?;
         let at = path.endpoint.udp()?;
-        let socket = match is_extra(path.socket) {
-            true => self.socket_for(&path.endpoint)?,
-            false => path.socket,
+        let socket = match self.socket_over_way(&at) {
+            Some(socket) => socket,
+            None if is_extra(path.socket) => self.socket_for(&path.endpoint)?,
+            None => path.socket,
         };
         self.reaches(socket, &path.endpoint).then_some((at, socket))
     }

@@ -68,7 +68,7 @@ impl Node {
         let users: Vec<PeerRef> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.leads_over(relay, &place))
+            .filter(|(_, peer)| peer.strays_from(relay, &place, socket))
             .map(|(found, _)| found)
             .collect();
         for found in users {

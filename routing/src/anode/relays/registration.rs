@@ -338,6 +338,8 @@ impl Node {
             State::Away { .. } | State::Registered { .. } => None,
         };
         registration.state = State::Registered { at: now };
+        // Nobody waits for this answer any more.
+        self.timers.cancel(Timer::Registration);
         // It says of the path what an EPC would, too: that one needs no question of its own.
         let peer = self.peers.get_mut(sender);
         if let Some(path) = peer.and_then(|peer| peer.active_path_mut())

@@ -99,6 +99,19 @@ impl Node {
             self.counters.clock_jumps += 1;
             self.sessions.drop_all();
             self.settle_sessions(now.at);
+            self.start_again(now.at);
+        }
+    }
+
+    /// Whoever slept has been forgotten by its NAT, and may be elsewhere; and its peers go on in sessions that it has dropped:
+    /// those that it was talking to hear of it, before they wonder.
+    fn start_again(&mut self, now: Instant) {
+        let peers = self.peers.iter();
+        let talking = peers.filter(|(_, peer)| peer.streams > 0 || peer.is_in_use(now));
+        let talking: Vec<_> = talking.map(|(_, peer)| peer.ipv6).collect();
+        self.moved(now);
+        for target in talking {
+            self.start_contact(now, target, PeerId::ANY);
         }
     }
 

@@ -39,12 +39,20 @@ impl Node {
                     }
                     return self.greet_everywhere(now, found);
                 }
-                let Some(peer) = self.peers.get_mut(found) else {
+                let Some(peer) = self.peers.get(found) else {
                     return;
                 };
-                if let Some(route) = peer.stream_route(pair.peer) {
-                    peer.spend(&route.destination.to, packet.len());
-                    peer.tx_bytes += packet.len() as u64;
+                let used = peer.stream_route(pair.peer);
+                // Whoever has moved, or slept, is not where it was proven to be: also where it was heard.
+                let heard = peer.unproven_route().filter(|heard| {
+                    let elsewhere = used.is_none_or(|used| used.destination != heard.destination);
+                    elsewhere && heard.affords(packet.len())
+                });
+                for route in used.into_iter().chain(heard) {
+                    if let Some(peer) = self.peers.get_mut(found) {
+                        peer.spend(&route.destination.to, packet.len());
+                        peer.tx_bytes += packet.len() as u64;
+                    }
                     self.push_raw(route.destination, &packet);
                 }
             }

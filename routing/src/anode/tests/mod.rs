@@ -19,6 +19,7 @@ mod soak;
 mod streams;
 mod transports;
 mod turn;
+mod uplinks;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

@@ -6,14 +6,14 @@ use super::*;
 use std::net::IpAddr;
 
 /// One-way delays of the underlay: a city, a country, an ocean.
-const DELAYS: [Duration; 3] = [ms(1), ms(10), ms(40)];
+pub(super) const DELAYS: [Duration; 3] = [ms(1), ms(10), ms(40)];
 /// Bytes a second that each line carries.
 const RATE: u64 = 500_000;
 /// DESIGN §7.
 const LIMIT: Duration = secs(1);
 
 /// The longest time between two arrivals of a transfer from `from` to `to` (its host, its number), in which something happens.
-fn pause(
+pub(super) fn pause(
     sim: &mut Sim,
     from: usize,
     (to, number): (usize, u16),
@@ -41,7 +41,7 @@ fn pause(
 }
 
 /// A pair behind two port-restricted NATs that has become direct.
-fn direct_pair(seed: u64, delay: Duration) -> (Sim, usize, usize) {
+pub(super) fn direct_pair(seed: u64, delay: Duration) -> (Sim, usize, usize) {
     let mut sim = relays(seed, 2);
     sim.link.delay = delay;
     let kinds = [Some(Kind::PortRestricted); 2];
@@ -50,7 +50,7 @@ fn direct_pair(seed: u64, delay: Duration) -> (Sim, usize, usize) {
     (sim, a, b)
 }
 
-fn judge(what: &str, delay: Duration, took: Duration, late: &mut Vec<String>) {
+pub(super) fn judge(what: &str, delay: Duration, took: Duration, late: &mut Vec<String>) {
     println!("{what}, {delay:?} one way: longest pause {took:?}");
     if took >= LIMIT {
         late.push(format!("{what}, {delay:?}: {took:?}"));
@@ -204,6 +204,33 @@ fn a_machine_that_sleeps_in_a_transfer_goes_on_within_two_seconds_of_waking() {
             assert!(woken.is_some_and(|took| took < secs(2)), "{woken:?}");
         }
     }
+}
+
+#[test]
+fn a_transfer_pauses_less_than_a_second_when_a_wall_clock_jumps() {
+    // Q17
+    const MINUTE: i64 = 60_000_000;
+    let mut late = Vec::new();
+    for delay in DELAYS {
+        for (what, jump) in [
+            ("set ahead by a minute", MINUTE),
+            ("set back by an hour", -60 * MINUTE),
+        ] {
+            for whose in [0, 1] {
+                let (mut sim, a, b) = direct_pair(119, delay);
+                let host = [a, b][whose];
+                let took = pause(&mut sim, a, (b, 2), secs(6), |sim| {
+                    let mut clock = sim.clock();
+                    clock.wall.0 = clock.wall.0.saturating_add_signed(jump);
+                    sim.hosts[host].node.set_clock(clock);
+                });
+                assert_eq!(sim.counters(host).clock_jumps, 1);
+                let whose = ["sender", "receiver"][whose];
+                judge(&format!("the {whose} is {what}"), delay, took, &mut late);
+            }
+        }
+    }
+    assert!(late.is_empty(), "{late:#?}");
 }
 
 /// Whether a packet goes from the outside of one NAT to that of another.
