@@ -15,6 +15,7 @@ mod frames;
 mod i2p;
 mod interfaces;
 mod joins;
+mod spin;
 mod vnet;
 
 use std::net::{Ipv6Addr, SocketAddr};
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use anode_netstack::Netstack;
 use anode_platform::tun::{Tun, TunConfig, is_gone};
-use anode_platform::wake::{PollFd, PollFlags, Wake, poll};
+use anode_platform::wake::{PollFd, PollFlags, Wake};
 use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
@@ -50,6 +51,7 @@ use control::Control;
 use dht::DhtLine;
 use interfaces::Interfaces;
 use joins::Joins;
+use spin::Spin;
 
 /// The synthetic addresses of all Anode peers (DESIGN §4).
 const PREFIX: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16);
@@ -189,6 +191,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         packet: vec![0; TUN_BUFFER],
         outgoing: Vec::with_capacity(TUN_BUFFER),
         readable: Readable::default(),
+        spin: Spin::default(),
         due: None,
         tun_dropped: 0,
     };
@@ -398,6 +401,7 @@ struct DataThread {
     packet: Vec<u8>,
     outgoing: Vec<u8>,
     readable: Readable,
+    spin: Spin,
     /// The deadline of the last sleep; `None`: nobody has one, or it was not asked for.
     due: Option<Instant>,
     tun_dropped: u64,
@@ -566,7 +570,7 @@ impl DataThread {
         if resting {
             fds[INTERFACES].set_events(PollFlags::empty());
         }
-        if let Err(error) = poll(&mut fds, timeout) {
+        if let Err(error) = self.spin.wait(&mut fds, timeout) {
             tracing::warn!(%error, "waiting for packets");
         }
         let mut found = fds.iter().map(|fd| fd.any() == Some(true));

@@ -88,7 +88,8 @@ impl Flows {
             return None;
         }
         let (socket, seed) = (self.socket(), self.random.random());
-        let live = Live::connecting(socket, self.link, from, to, seed, now)?;
+        let program = (to, self.manners.listens_first(to.port()));
+        let live = Live::connecting(socket, self.link, from, program, seed, now)?;
         self.lingering.remove(&tuple);
         let id = self.insert(tuple, None, Stage::Live(Box::new(live)), outside);
         self.enqueue(id);
@@ -113,6 +114,12 @@ impl Flows {
         let Some(live) = self.live(id) else { return 0 };
         let taken = live.send(now, data);
         if taken > 0 {
+            if live.breaks_silence()
+                && let Some(flow) = self.find(id)
+            {
+                let port = flow.tuple.program.1;
+                self.manners.learn(port, true);
+            }
             self.enqueue(id);
         }
         taken

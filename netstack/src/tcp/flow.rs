@@ -24,11 +24,13 @@ const MIN_MSS: u16 = 48;
 /// What a missing MSS option means (RFC 9293 §3.7.1, for IPv6).
 const DEFAULT_MSS: u16 = 1220;
 
-/// How long the ACK of little data or of a FIN waits for something to ride on: an answer from the same link, or what follows
-/// at once, comes within this time. Each ACK of its own is a packet that the kernel has to digest, and a short connection
-/// has four of them. A program that waits for it (Nagle) waits no longer than this; more than a segment's worth is
-/// acknowledged without delay, and so is a SYN-ACK: a program that accepts wants to know.
-const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_micros(250);
+/// How long the ACK of little data waits for something to ride on: an answer from the same link, or what follows at once,
+/// comes within this time. Each ACK of its own is a packet that the kernel has to digest, and a short connection has four of
+/// them. A program that waits for it (Nagle) waits no longer than this; more than a segment's worth is acknowledged without
+/// delay. A SYN-ACK waits only where the program listens first: there the first data brings the ACK, and accepts.
+const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);
+/// The same for the ACK of a program's FIN, which nobody waits for and which the kernel sends again after 200 ms.
+const FIN_ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(4);
 
 /// smoltcp counts microseconds; its zero is our first `now` less one second, so that no time of ours is its zero.
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,6 +99,15 @@ enum Outgoing {
     Finished,
 }
 
+/// Who has spoken on a connection to a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Silence {
+    /// Nobody; the program is one that listens first, or is not.
+    Lasts { listens_first: bool },
+    /// Somebody, or it is not known who should.
+    Over,
+}
+
 /// How a flow ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -136,8 +147,9 @@ pub(super) struct Live {
     last_sent: Option<(u32, u32)>,
     /// Time stands still for a socket in TIME-WAIT: smoltcp would throw away unread bytes after 10 s.
     time_wait_since: Option<smoltcp::time::Instant>,
-    /// Until when the ACK of the program's FIN waits for ours.
+    /// Until when the ACK of the program's SYN-ACK waits for data, or that of its FIN for ours.
     held_ack: Option<smoltcp::time::Instant>,
+    silence: Silence,
 }
 
 /// A socket with `buffer` bytes in each direction.
@@ -190,6 +202,7 @@ impl Live {
             last_sent: None,
             time_wait_since: None,
             held_ack: None,
+            silence: Silence::Over,
         }
     }
 
@@ -206,12 +219,12 @@ impl Live {
         Some(live)
     }
 
-    /// A socket that connects to a local program.
+    /// A socket that connects to a local program, which lets us speak first or not.
     pub fn connecting(
         socket: tcp::Socket<'static>,
         link: Link,
         ours: SocketAddrV6,
-        program: SocketAddrV6,
+        (program, listens_first): (SocketAddrV6, bool),
         seed: u64,
         now: Instant,
     ) -> Option<Self> {
@@ -220,6 +233,7 @@ impl Live {
             redials: REDIALS,
         };
         let mut live = Self::new(socket, link, ours, seed, phase, now);
+        live.silence = Silence::Lasts { listens_first };
         live.dial(endpoint(ours), endpoint(program)).then_some(live)
     }
 
@@ -333,16 +347,35 @@ impl Live {
         (sent, end)
     }
 
-    /// Whether there is nothing but the ACK of a FIN to send, and it may wait a little for our own FIN.
+    /// Whether there is nothing but an ACK to send, and it may wait a little for something to ride on.
     fn holds_ack(&mut self, time: smoltcp::time::Instant) -> bool {
-        let lone = self.phase == Phase::Open
-            && self.socket().state() == State::CloseWait
-            && self.socket().send_queue() == 0;
-        if !lone {
+        let delay = match (self.phase, self.socket().state(), self.silence) {
+            _ if self.socket().send_queue() > 0 => None,
+            (Phase::Open, State::CloseWait, _) => Some(FIN_ACK_DELAY),
+            (
+                Phase::Open,
+                State::Established,
+                Silence::Lasts {
+                    listens_first: true,
+                },
+            ) => Some(ACK_DELAY),
+            _ => None,
+        };
+        let Some(delay) = delay else {
             self.held_ack = None;
             return false;
-        }
-        time < *self.held_ack.get_or_insert(time + ACK_DELAY)
+        };
+        time < *self.held_ack.get_or_insert(time + delay)
+    }
+
+    /// Whether data were the first of this connection to a program; from now on there are some.
+    pub fn breaks_silence(&mut self) -> bool {
+        std::mem::replace(&mut self.silence, Silence::Over) != Silence::Over
+    }
+
+    /// Whether the program has sent what nobody has taken.
+    pub fn has_unread(&self) -> bool {
+        self.socket().recv_queue() > 0
     }
 
     /// Whether `egress` may have something. Asking costs half of trying, and most flows that are looked at have nothing.

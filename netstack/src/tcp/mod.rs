@@ -4,6 +4,7 @@ mod calls;
 mod device;
 mod flow;
 mod linger;
+mod manners;
 mod segment;
 
 use std::cmp::Reverse;
@@ -19,6 +20,7 @@ use smoltcp::socket::tcp;
 use self::device::Link;
 use self::flow::{Clock, End, Live, Rest};
 use self::linger::Lingering;
+use self::manners::Manners;
 use self::segment::{Segment, Tuple, hold};
 use crate::packet::{Header, Reject};
 use crate::queue::OutQueue;
@@ -61,7 +63,7 @@ struct Flow {
 }
 
 /// A timer that is no longer wanted is taken back if it is so near that the flow will hardly want one by then.
-const SOON: Duration = Duration::from_millis(1);
+const SOON: Duration = Duration::from_millis(4);
 
 pub(crate) struct Flows {
     link: Link,
@@ -79,6 +81,7 @@ pub(crate) struct Flows {
     /// Waiting SYNs by destination.
     opening: HashMap<Ipv6Addr, usize>,
     lingering: Lingering,
+    manners: Manners,
     /// For answers during `ingress`.
     scratch: Vec<u8>,
     /// Sockets of flows that are gone, the last one on top. Short connections so cost no allocation, and no page faults:
@@ -109,6 +112,7 @@ impl Flows {
             generation: 0,
             opening: HashMap::new(),
             lingering: Lingering::default(),
+            manners: Manners::new(),
             scratch: Vec::new(),
             spare: Vec::new(),
         }
@@ -269,6 +273,9 @@ impl Flows {
             return;
         }
         live.observe(id, &mut |event| outside.events.push_back(event));
+        if live.has_unread() && live.breaks_silence() {
+            self.manners.learn(segment.tuple.program.1, false);
+        }
         self.enqueue(id);
     }
 

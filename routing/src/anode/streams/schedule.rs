@@ -14,7 +14,8 @@ use anode_wire::sealed::{PeerKey, SEALED_BODY, SEALED_TAIL};
 use anode_wire::{Message, PeerId};
 use std::time::{Duration, Instant};
 
-/// Packets a stream may send before the next one has its turn.
+/// So many full packets' worth of bytes a stream may send before the next one has its turn: who sends little ones has as
+/// much of the path as who sends large ones, and nobody owes more than a packet.
 const QUANTUM: usize = 16;
 /// Streams whose acknowledgement may leave with another's packet; the others' leave a millisecond later.
 const MAX_COMPANY: usize = 64;
@@ -136,7 +137,7 @@ impl Node {
             if !batch.is_empty() && !batch.has_room(route.max_packet) {
                 break Turn::BatchFull;
             }
-            if sent.packets == QUANTUM {
+            if sent.bytes >= QUANTUM * route.max_packet {
                 break Turn::Over;
             }
             if !route.affords(sent.bytes + route.max_packet) {
@@ -229,7 +230,7 @@ impl Node {
             if !batch.is_empty() && !batch.has_room(route.max_packet) {
                 break Turn::BatchFull;
             }
-            if sent.packets == QUANTUM {
+            if sent.bytes >= QUANTUM * route.max_packet {
                 break Turn::Over;
             }
             let Some(transmit) = stream.poll_transmit(now, max_body) else {

@@ -1,0 +1,174 @@
+//! A look around before going to sleep.
+//!
+//! A thread that sleeps has to be woken, and that costs its waker and itself some 10 µs: while packets come in quick succession,
+//! as much as the rest of a turn. So the data thread then polls for a moment before it sleeps, as a kernel polls before it halts
+//! a processor. Between two looks it yields, so that whoever has work goes first. Where packets are rare, or others want the
+//! processor, it sleeps at once.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use anode_platform::wake::{PollFd, poll};
+
+/// A wait that ends within this time was short. So long is looked at most.
+const SHORT: Duration = Duration::from_micros(100);
+/// The waits that are remembered.
+const LAST: u8 = 0b1111;
+/// So many of them have to be short. Not half of them: where questions come one by one, every second wait is short, and a sleeper
+/// leaves its processor, with warm caches, to the one who answers.
+const MOST: u32 = 3;
+/// Who yields and is away for so long has lost its place to somebody who computes, and would miss its packet: a sleeper is
+/// woken for it. Programs that send and receive need less.
+const AWAY: Duration = Duration::from_millis(1);
+/// The first number of waits without a look after that; doubled each time until a look finds something.
+const PENANCE: u8 = 4;
+
+/// Whether looking pays, by the waits of late.
+#[derive(Debug, Default)]
+struct Habit {
+    /// A bit for each of the last waits, the newest lowest: 1 for a short one.
+    short: u8,
+    /// How many waits the last penance took.
+    penance: u8,
+    /// How many of them are left.
+    left: u8,
+}
+
+impl Habit {
+    /// Whether the wait that begins starts with a look.
+    fn looks(&mut self) -> bool {
+        if self.left > 0 {
+            self.left -= 1;
+            return false;
+        }
+        (self.short & LAST).count_ones() >= MOST
+    }
+
+    fn ended(&mut self, short: bool) {
+        self.short = self.short << 1 | u8::from(short);
+    }
+
+    fn found(&mut self) {
+        self.penance = 0;
+    }
+
+    fn displaced(&mut self) {
+        self.penance = self.penance.saturating_mul(2).max(PENANCE);
+        self.left = self.penance;
+    }
+}
+
+/// Waits for descriptors, with a look around first where that pays.
+#[derive(Debug, Default)]
+pub struct Spin {
+    habit: Habit,
+}
+
+impl Spin {
+    /// As [`poll`].
+    pub fn wait(&mut self, fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usize> {
+        if timeout == Some(Duration::ZERO) {
+            return poll(fds, timeout);
+        }
+        let start = Instant::now();
+        let mut ready = 0;
+        if self.habit.looks() {
+            let longest = timeout.map_or(SHORT, |timeout| timeout.min(SHORT));
+            ready = self.look(fds, start, start + longest)?;
+        }
+        if ready == 0 {
+            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+            ready = poll(fds, left)?;
+        }
+        self.habit.ended(ready > 0 && start.elapsed() < SHORT);
+        Ok(ready)
+    }
+
+    fn look(&mut self, fds: &mut [PollFd<'_>], start: Instant, end: Instant) -> io::Result<usize> {
+        let mut now = start;
+        while now < end {
+            let ready = poll(fds, Some(Duration::ZERO))?;
+            if ready > 0 {
+                self.habit.found();
+                return Ok(ready);
+            }
+            std::thread::yield_now();
+            let back = Instant::now();
+            if back - now > AWAY {
+                self.habit.displaced();
+                break;
+            }
+            now = back;
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use anode_platform::wake::{PollFlags, Wake};
+
+    use super::*;
+
+    fn looks(habit: &mut Habit, times: usize) -> usize {
+        (0..times).filter(|_| habit.looks()).count()
+    }
+
+    #[test]
+    fn it_looks_where_most_of_the_last_waits_were_short() {
+        for (waits, wanted) in [
+            (&[][..], false),
+            (&[true, true], false),
+            (&[true, true, true], true),
+            (&[false, true, true, true], true),
+            (&[true, true, true, false], true),
+            (&[true, true, false, true, false], false),
+            (&[true, false, true, false, true, false], false),
+        ] {
+            let mut habit = Habit::default();
+            waits.iter().for_each(|short| habit.ended(*short));
+            assert_eq!(habit.looks(), wanted, "{waits:?}");
+        }
+    }
+
+    #[test]
+    fn a_busy_processor_keeps_it_from_looking_twice_as_long_each_time() {
+        let mut habit = Habit {
+            short: LAST,
+            ..Habit::default()
+        };
+        for pause in [4, 8, 16, 32, 64, 128, 255, 255] {
+            habit.displaced();
+            assert_eq!(looks(&mut habit, pause), 0);
+            assert!(habit.looks());
+        }
+        habit.found();
+        habit.displaced();
+        assert_eq!(looks(&mut habit, 8), 4, "it had found something in between");
+    }
+
+    #[test]
+    fn it_waits_as_long_as_it_is_told_and_ends_when_something_is_ready() {
+        let wake = Wake::new().unwrap();
+        let mut spin = Spin::default();
+        for habit in [0, LAST] {
+            spin.habit.short = habit;
+            let mut wait = |micros| {
+                let mut fds = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+                let start = Instant::now();
+                let timeout = Some(Duration::from_micros(micros));
+                (spin.wait(&mut fds, timeout).unwrap(), start.elapsed())
+            };
+            for micros in [0, 30, 3_000] {
+                let (ready, took) = wait(micros);
+                assert_eq!(ready, 0);
+                assert!(took >= Duration::from_micros(micros), "{took:?}");
+            }
+            wake.wake();
+            assert_eq!(wait(10_000_000).0, 1);
+            wake.drain();
+        }
+    }
+}
