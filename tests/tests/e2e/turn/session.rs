@@ -92,6 +92,19 @@ impl Session {
         false
     }
 
+    /// Sends so many kilobytes at once to an echo; how many come back within a while.
+    pub fn count_echoes(&mut self, peer: SocketAddr, count: usize, wait: Duration) -> usize {
+        self.payloads.clear();
+        for _ in 0..count {
+            self.send(peer, &[7; 1000]);
+        }
+        let deadline = Instant::now() + wait;
+        while self.payloads.len() < count && Instant::now() < deadline {
+            self.work();
+        }
+        self.payloads.len()
+    }
+
     /// Waits for an event.
     #[track_caller]
     pub fn until(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
