@@ -52,7 +52,7 @@ fn every_vector_is_named_in_a_test() {
         include_str!("fragment.rs"),
         include_str!("security/tests.rs"),
         include_str!("body/mod.rs"),
-        include_str!("body/data.rs"),
+        include_str!("body/data/tests.rs"),
         include_str!("body/connect.rs"),
         include_str!("usage/turn.rs"),
         include_str!("usage/sip.rs"),
