@@ -20,8 +20,12 @@ const MOST: u32 = 3;
 /// Who yields and is away for so long has lost its place to somebody who computes, and would miss its packet: a sleeper is
 /// woken for it. Programs that send and receive need less.
 const AWAY: Duration = Duration::from_millis(1);
-/// The first number of waits without a look after that; doubled each time until a look finds something.
-const PENANCE: u8 = 4;
+/// Waits without a look after that, at first, and as many as they become by doubling: such a loss is some 3 ms, as much as a few
+/// hundred looks gain.
+const PENANCE: u32 = 256;
+const LONGEST_PENANCE: u32 = 16_384;
+/// So many looks in a row that found something let the losses be forgotten.
+const FORGIVEN: u32 = 1024;
 
 /// Whether looking pays, by the waits of late.
 #[derive(Debug, Default)]
@@ -29,9 +33,11 @@ struct Habit {
     /// A bit for each of the last waits, the newest lowest: 1 for a short one.
     short: u8,
     /// How many waits the last penance took.
-    penance: u8,
+    penance: u32,
     /// How many of them are left.
-    left: u8,
+    left: u32,
+    /// Looks that found something since then.
+    found: u32,
 }
 
 impl Habit {
@@ -49,12 +55,16 @@ impl Habit {
     }
 
     fn found(&mut self) {
-        self.penance = 0;
+        self.found = self.found.saturating_add(1);
+        if self.found >= FORGIVEN {
+            self.penance = 0;
+        }
     }
 
     fn displaced(&mut self) {
-        self.penance = self.penance.saturating_mul(2).max(PENANCE);
+        self.penance = (self.penance * 2).clamp(PENANCE, LONGEST_PENANCE);
         self.left = self.penance;
+        self.found = 0;
     }
 }
 
@@ -139,14 +149,17 @@ mod tests {
             short: LAST,
             ..Habit::default()
         };
-        for pause in [4, 8, 16, 32, 64, 128, 255, 255] {
+        for pause in [256, 512, 1024, 2048, 4096, 8192, 16_384, 16_384] {
             habit.displaced();
             assert_eq!(looks(&mut habit, pause), 0);
             assert!(habit.looks());
+            habit.found();
         }
-        habit.found();
+        for _ in 0..FORGIVEN {
+            habit.found();
+        }
         habit.displaced();
-        assert_eq!(looks(&mut habit, 8), 4, "it had found something in between");
+        assert_eq!(looks(&mut habit, 512), 256, "it went well for long");
     }
 
     #[test]

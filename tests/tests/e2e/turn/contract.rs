@@ -88,7 +88,7 @@ fn rates_of_the_file_hold() {
     let mut session = Session::allocated(&client, own);
     session.permit(echo.ip());
     // 60 kB out and as much back.
-    let mut echoed = || session.count_echoes(echo, BURST, Duration::from_millis(700));
+    let mut echoed = || session.count_echoes(echo, BURST, Duration::from_millis(300));
     assert_eq!(echoed(), BURST);
     for rate in ["kbps-per-allocation", "kbps-per-user", "kbps"] {
         server.reread(&lines(&format!("quota = {{ {rate} = 400 }}")));

@@ -92,11 +92,16 @@ impl Session {
         false
     }
 
-    /// Sends so many kilobytes at once to an echo; how many come back within a while.
+    /// Sends so many kilobytes to an echo, one each 10 ms; how many come back within a while.
     pub fn count_echoes(&mut self, peer: SocketAddr, count: usize, wait: Duration) -> usize {
         self.payloads.clear();
         for _ in 0..count {
             self.send(peer, &[7; 1000]);
+            // In a burst, those on the way out would use up what the echoes may pass with.
+            let next = Instant::now() + Duration::from_millis(10);
+            while Instant::now() < next {
+                self.work_for(Duration::from_millis(2));
+            }
         }
         let deadline = Instant::now() + wait;
         while self.payloads.len() < count && Instant::now() < deadline {
@@ -119,11 +124,15 @@ impl Session {
     }
 
     fn work(&mut self) {
+        self.work_for(Duration::from_millis(50));
+    }
+
+    /// Waits so long at most for a datagram.
+    fn work_for(&mut self, wait: Duration) {
         while let Some(bytes) = self.client.poll_transmit() {
             self.socket.send(&bytes).expect("sent");
         }
-        let wait = Some(Duration::from_millis(50));
-        self.socket.set_read_timeout(wait).expect("a timeout");
+        self.socket.set_read_timeout(Some(wait)).expect("a timeout");
         let mut buffer = [0; 65_536];
         if let Ok(length) = self.socket.recv(&mut buffer) {
             let received = self.client.handle(Instant::now(), &buffer[..length]);
