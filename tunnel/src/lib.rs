@@ -21,6 +21,7 @@
 
 pub mod adapter;
 pub mod cli;
+mod clock;
 pub mod command;
 pub mod config;
 pub mod control;

@@ -6,9 +6,10 @@ use crate::Error;
 use crate::control::dht::{
     KeyRequest, Nearest, OverlayStatus, PlaceRequest, PutRequest, Route, Stored,
 };
-use crate::dht::text::{BytesText, KindText, MAX_VALUE, ValueDocument, hex, resource_id};
+use crate::dht::text::{BytesText, KindText, MAX_VALUE, ValueDocument, resource_id};
 use crate::names::short;
 use crate::output::{self, Style};
+use crate::state::book::hex;
 use anode_routing::dht::reload::TypeId;
 
 pub(super) fn run(common: &Common, action: Action) -> Result<Done, Error> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anode_platform::netlink::Netlink;
 use anode_routing::tracker::{
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::args::{Common, RendezvousCommand, TrackerCommand, TrackerEvent, TrackerQuestion};
 use super::{Done, block_on, show};
 use crate::Error;
+use crate::clock;
 use crate::control::rendezvous::Met;
 use crate::output::{self, Style};
 use crate::state::identity;
@@ -386,8 +387,7 @@ pub(super) fn rendezvous(common: &Common, command: RendezvousCommand) -> Result<
     let zone = identity::zone(&dir, configured)?.unwrap_or(Zone::LOCAL);
     let rendezvous = config.rendezvous.unwrap_or_default();
     let own = rendezvous.hashes(zone);
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let unix = since.map_or(0, |since| since.as_secs());
+    let unix = clock::unix();
     let hashes = Hashes {
         zone: zone.to_string(),
         rotate: rendezvous.rotate.as_str(),

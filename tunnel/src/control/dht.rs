@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::api::{Lookup, millis};
 use super::server::{Answer as Reply, Body, Control, Problem};
 use crate::command::{LookupReport, Target};
-use crate::dht::text::{self, BytesText, ValueDocument, hex, resource_id};
+use crate::dht::text::{self, BytesText, ValueDocument, resource_id};
 use crate::dht::{Answer, NoOverlay, PutValue, Question, Refusal, Status};
+use crate::state::book::hex;
 
 /// One of `anode dht status --json`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

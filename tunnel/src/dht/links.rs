@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anode_routing::dht::reload::security::LinkCredentials;
 use anode_routing::dht::reload::{Id, overlay_hash};
@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use super::DhtPlan;
 use super::config::DhtEntry;
 use crate::Error;
+use crate::clock;
 
 /// Events of all overlays that wait for the task.
 const EVENTS: usize = 8192;
@@ -87,10 +88,8 @@ impl DhtPlan {
             DhtSecurity::Address => {
                 let mut serial = [0; 16];
                 UnwrapErr(SysRng).fill_bytes(&mut serial);
-                let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-                let unix = unix.map_or(0, |unix| unix.as_secs());
                 let (identity, policy) = (&self.identity, config.policy());
-                LinkCredentials::self_made(identity, self.digit, policy, serial, unix)
+                LinkCredentials::self_made(identity, self.digit, policy, serial, clock::unix())
                     .map_err(|error| refused(&error))
                     .and_then(|made| LinkSecurity::certificates(made).map_err(|e| refused(&e)))?
             }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anode_routing::dht::reload::config::OverlayConfig;
 use anode_routing::dht::reload::security::Certificate;
@@ -18,6 +18,7 @@ use super::document;
 use super::enroll::{client, server};
 use super::links::OwnLinks;
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
+use crate::clock;
 use crate::command::{Command, DataHandle};
 use crate::state::dht::{CachedAt, CachedPeer};
 use crate::value::Text;
@@ -193,10 +194,9 @@ impl Task {
     }
 
     fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         Now {
             at: self.epoch.elapsed(),
-            unix: wall.map_or(0, |wall| wall.as_secs()),
+            unix: clock::unix(),
         }
     }
 

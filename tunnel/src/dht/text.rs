@@ -7,6 +7,7 @@ use anode_routing::dht::reload::{DataModel, DataValue, Id, TypeId};
 use anode_wire::{Address, PeerId};
 use serde::{Deserialize, Serialize};
 
+use crate::state::book::hex;
 use crate::value::ValueError;
 
 /// Bytes of a value that is given with `@FILE`.
@@ -64,11 +65,6 @@ pub fn unhex(digits: &str) -> Result<Vec<u8>, ValueError> {
     let nibble = |digit: &u8| char::from(*digit).to_digit(16).ok_or_else(wrong);
     let byte = |pair: &[u8]| Ok((nibble(&pair[0])? << 4 | nibble(&pair[1])?) as u8);
     digits.chunks_exact(2).map(byte).collect()
-}
-
-/// Hex digits of bytes.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where a KEY of a kind stands. `own` is the Peer-ID of this node, for whom a bare number names the own TURN pointer.

@@ -2,7 +2,7 @@
 //! costs its peers no more than that moment; losing it costs them up to 25 s.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anode_platform::files::write_atomic;
 use anode_routing::anode::{Destination, Place, Registration};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LockedState, StateDir};
 use crate::Error;
+use crate::clock::unix;
 use crate::value::parse_address;
 
 /// An entry is less than 250 bytes; more than these were never written.
@@ -63,11 +64,6 @@ impl Entry {
     }
 }
 
-fn wall() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
 /// Who was registered, as far as that is still good; empty, with a warning in the log, when the file is of no use.
 pub fn load(dir: &StateDir) -> Vec<Registration> {
     let path = dir.file("registered.toml");
@@ -88,7 +84,7 @@ pub fn load(dir: &StateDir) -> Vec<Registration> {
     };
     match toml::from_str::<File>(&text) {
         Ok(file) => {
-            let now = wall();
+            let now = unix();
             let entries = file.peer.iter();
             entries
                 .filter_map(|entry| entry.registration(now))
@@ -104,7 +100,7 @@ pub fn load(dir: &StateDir) -> Vec<Registration> {
 
 /// Replaces the file. What is reached by a connection is left out: connections do not outlive us.
 pub fn save(state: &LockedState, peers: &[Registration]) -> Result<(), Error> {
-    let now = wall();
+    let now = unix();
     let datagrams = peers.iter().filter(|known| known.at.to.udp().is_some());
     let file = File {
         peer: datagrams.map(|known| Entry::new(known, now)).collect(),

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anode_routing::tracker::{
     Announcer, Cidr, LocalAddress, Names, OwnHashes, Publish, Report, Scope, TlsConfig, TrackerUrl,
@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::{Rendezvous, names};
 use crate::Error;
+use crate::clock::unix;
 use crate::command::{Command, DataHandle, Meeting};
 use crate::zone::Known;
 
@@ -382,11 +383,6 @@ pub fn way_out(remote: IpAddr) -> Option<IpAddr> {
     // The port does not matter: connecting chooses a route.
     socket.connect(SocketAddr::new(remote, 9)).ok()?;
     Some(socket.local_addr().ok()?.ip())
-}
-
-fn unix() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 /// `[rendezvous] deny`, for the data thread.

@@ -26,9 +26,10 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::digest::Challenge;
-use super::{MAX_WORD, REQUEST_TYPE, state_file, unix};
+use super::{MAX_WORD, REQUEST_TYPE, state_file};
 use crate::Error;
-use crate::dht::text::hex;
+use crate::clock::unix;
+use crate::state::book::hex;
 use crate::zone::http;
 use crate::zone::source::Url;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::dht::text::hex;
+use crate::state::book::hex;
 
 /// Fields of one header.
 const MAX_FIELDS: usize = 16;

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::digest::secret;
-use super::{CredentialServerEntry, MAX_WORD, is_user, state_file, unix};
+use super::{CredentialServerEntry, MAX_WORD, is_user, state_file};
 use crate::Error;
-use crate::dht::text::hex;
+use crate::clock::unix;
+use crate::state::book::hex;
 
 /// Bytes of a users file.
 const MAX_USERS_FILE: usize = 4 << 20;

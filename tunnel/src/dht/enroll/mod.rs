@@ -17,7 +17,6 @@ pub mod server;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
@@ -71,11 +70,6 @@ impl CredentialServerEntry {
 pub fn is_user(name: &str) -> bool {
     let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"-._+".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(letters)
-}
-
-fn unix() -> u64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-    unix.map_or(0, |unix| unix.as_secs())
 }
 
 /// What an overlay keeps in the state directory.

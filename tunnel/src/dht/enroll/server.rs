@@ -36,9 +36,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use super::digest::{Challenge, Claim};
 use super::issued::{Authority, Denied};
 use super::multicast::Responder;
-use super::{CERTIFICATE_TYPE, CREDENTIALS_PATH, CredentialServerEntry, state_file, unix};
+use super::{CERTIFICATE_TYPE, CREDENTIALS_PATH, CredentialServerEntry, state_file};
 use crate::Error;
-use crate::dht::text::hex;
+use crate::clock::unix;
+use crate::state::book::hex;
 
 /// Connections at a time; more wait.
 const MAX_CONNECTIONS: usize = 64;
