@@ -393,7 +393,11 @@ impl Live {
         link: Link,
         out: &mut Vec<u8>,
     ) -> bool {
-        let time = self.time(now, clock);
+        let mut time = self.time(now, clock);
+        if self.socket().state() == State::TimeWait {
+            // Nothing follows that an ACK could ride on, and the time it waits for would not come.
+            time += ACK_DELAY;
+        }
         if !self.wants_egress(time) || self.holds_ack(time) {
             return false;
         }

@@ -290,9 +290,13 @@ fn check_once(world: &mut World, first_port: u16, by_peer: &[bool], schedule: &[
         settle(world, &mut pairs);
     }
     // Kernel sockets in TIME-WAIT, and window probes, take their time. In steps shorter than TIME-WAIT: what a probe brings
-    // has to be read before that is over.
+    // has to be read before that is over, and to make room for what follows.
     for _ in 0..26 {
         world.pass(Duration::from_secs(5));
+        for pair in &mut pairs {
+            pair.program_reads(world, 100_000);
+            pair.peer_reads(world, usize::MAX);
+        }
         settle(world, &mut pairs);
     }
     for pair in &mut pairs {
