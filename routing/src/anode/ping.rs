@@ -23,7 +23,7 @@ const TOKEN_LEN: usize = 8;
 /// PINGs under way. The token on the wire is random and ours: nobody can answer what he was not asked.
 #[derive(Default)]
 pub(super) struct Pings {
-    open: HashMap<u64, Outstanding>,
+    open: HashMap<u64, Outstanding, foldhash::fast::RandomState>,
     order: VecDeque<(Instant, u64)>,
 }
 
