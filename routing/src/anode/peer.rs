@@ -140,6 +140,8 @@ pub(super) struct Peer {
     awaiting: Option<Instant>,
     /// Where its traffic last came from: when it changes, the peer may know something of our paths that we do not.
     came_from: Option<Place>,
+    /// The relay that its latest sealed packet came through, unless that is the way that we use.
+    heard_over: Option<Place>,
     /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
     /// side cannot reach us, and only a packet of ours tells it where we are.
     quiet_check: Option<Instant>,
@@ -193,6 +195,7 @@ impl Peer {
             used_by_us: None,
             awaiting: None,
             came_from: None,
+            heard_over: None,
             quiet_check: None,
             quiet_noted: None,
             flowing: 0,
@@ -514,6 +517,27 @@ impl Peer {
             false => self.active_path().filter(proven).unwrap_or(path),
         };
         Some(route_over(path, None).destination)
+    }
+
+    /// A sealed packet has come over a relay (`at`), or by another way; `None` as well: by the one that we use.
+    pub fn note_heard_over(&mut self, at: Option<Place>) {
+        self.heard_over = at;
+    }
+
+    /// Where an answer goes to who was last heard over a relay, while a path is in use that may be dead for it.
+    pub fn heard_over_relay(&self) -> Option<Destination> {
+        self.relay_destination(self.heard_over.as_ref()?)
+    }
+
+    /// The handshake that is complete now has come and gone over a relay of the peer: as good an answer as any.
+    pub fn vouch_for_relay(&mut self, now: Instant) {
+        let Some(at) = self.heard_over else { return };
+        if let Some(path) = self.relay_path_mut(&at).filter(|path| path.relay().is_some())
+            && let Some(rtt) = path.rtt
+        {
+            path.prove(now, rtt);
+            path.proven_sealed = true;
+        }
     }
 
     /// All relays of the peer, for what must come through while one of them is dead.

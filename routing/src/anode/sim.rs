@@ -98,6 +98,10 @@ pub struct Host {
     next_port: u16,
     pub program: Program,
     pub up: bool,
+    /// How long it has slept in all: its clock stands still meanwhile, and that of the day does not.
+    slept: Duration,
+    /// It has slept, and has not looked at its clocks since.
+    wakes: bool,
     /// Packets and bytes it has put on the wire.
     pub sent: (u64, u64),
     /// When its line has nothing left to send.
@@ -123,6 +127,29 @@ impl Host {
         let mut extra = self.extra.iter();
         let found = extra.find(|(_, port)| **port == address.port());
         found.map(|(number, _)| *number)
+    }
+
+    /// One of its addresses.
+    fn is_at(&self, ip: IpAddr) -> bool {
+        self.at.ip() == ip || self.second.is_some_and(|(_, second)| second == ip)
+    }
+
+    /// What its clock shows at a moment.
+    fn clock(&self, now: Instant) -> Instant {
+        now - self.slept
+    }
+
+    /// The moment of its next deadline.
+    fn deadline(&self) -> Option<Instant> {
+        self.node.deadline().map(|(at, _)| at + self.slept)
+    }
+
+    /// Its first look at the clocks after a sleep, as before all that a program does.
+    fn look_at_clocks(&mut self, now: Now) {
+        if std::mem::take(&mut self.wakes) {
+            let at = self.clock(now.at);
+            self.node.set_clock(Now { at, ..now });
+        }
     }
 
     fn obey_orders(&mut self, now: Instant) {
@@ -280,6 +307,8 @@ impl Sim {
             next_port: 30_000,
             program,
             up: true,
+            slept: Duration::ZERO,
+            wakes: false,
             sent: (0, 0),
             line_free: self.now,
         });
@@ -392,7 +421,7 @@ impl Sim {
             && let Some(host) = self
                 .hosts
                 .iter_mut()
-                .find(|host| Some(host.at.ip()) == inside.address().map(|at| at.ip()))
+                .find(|host| inside.address().is_some_and(|at| host.is_at(at.ip())))
         {
             host.line_free = host.line_free.max(self.now)
                 + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / self.link.rate);
@@ -421,18 +450,23 @@ impl Sim {
 
     /// Lets every host send what it has, and tell its programs what happened.
     pub fn pump(&mut self) {
+        let clocks = self.clock();
         for index in 0..self.hosts.len() {
+            if self.hosts[index].up {
+                self.hosts[index].look_at_clocks(clocks);
+            }
             self.run_program(index);
             while self.hosts[index].up {
                 let host = &mut self.hosts[index];
-                host.obey_orders(self.now);
+                let now = host.clock(self.now);
+                host.obey_orders(now);
                 if let Some(turn) = &mut self.turn {
                     while let Some(order) = host.node.poll_turn() {
-                        host.node.turn_stands(self.now, turn.obey(index, order));
+                        host.node.turn_stands(now, turn.obey(index, order));
                     }
                 }
                 self.batch.clear(64);
-                if !host.node.poll_transmit(self.now, &mut self.batch) {
+                if !host.node.poll_transmit(now, &mut self.batch) {
                     break;
                 }
                 let to = self.batch.destination.to;
@@ -493,8 +527,9 @@ impl Sim {
     }
 
     fn run_program(&mut self, index: usize) {
-        let now = self.now;
-        let Host { node, program, .. } = &mut self.hosts[index];
+        let host = &mut self.hosts[index];
+        let now = host.clock(self.now);
+        let Host { node, program, .. } = host;
         while let Some(event) = node.poll_event() {
             match &event {
                 OverlayEvent::StreamIncoming { stream, .. } if program.accepts => {
@@ -510,7 +545,7 @@ impl Sim {
                 }
                 _ => {}
             }
-            program.events.push((now, event));
+            program.events.push((self.now, event));
         }
         program.to_write.retain(|stream, (data, done)| {
             *done += node.write(now, *stream, &data[*done..]);
@@ -529,8 +564,7 @@ impl Sim {
             .hosts
             .iter()
             .filter(|host| host.up)
-            .filter_map(|host| host.node.deadline())
-            .map(|(at, _)| at)
+            .filter_map(Host::deadline)
             .min();
         let Some(next) = [arrival, timers]
             .into_iter()
@@ -550,9 +584,11 @@ impl Sim {
             };
             self.deliver(packet);
         }
+        let clocks = self.clock();
         for host in self.hosts.iter_mut().filter(|host| host.up) {
-            if host.node.deadline().is_some_and(|(at, _)| at <= self.now) {
-                host.node.handle_timeout(self.now);
+            if host.deadline().is_some_and(|at| at <= self.now) {
+                host.look_at_clocks(clocks);
+                host.node.handle_timeout(host.clock(self.now));
             }
         }
         self.pump();
@@ -596,6 +632,7 @@ impl Sim {
         let relayed = turn.filter(|_| to == Place::Udp(Turn::RELAYED));
         let relayed = relayed.filter(|turn| turn.permitted.contains(&near.ip()));
         let client = relayed.and_then(|turn| turn.client);
+        let clocks = self.clock();
         for (index, host) in self.hosts.iter_mut().enumerate() {
             if !host.up {
                 continue;
@@ -618,9 +655,21 @@ impl Sim {
                 segment_size: bytes.len(),
                 bytes: &mut bytes,
             };
+            host.look_at_clocks(clocks);
+            let now = host.clock(self.now);
             host.node
-                .handle_datagram(self.now, received, &mut host.program);
+                .handle_datagram(now, received, &mut host.program);
         }
+    }
+
+    /// A machine sleeps for a time, in which the others go on.
+    pub fn sleep(&mut self, index: usize, time: Duration) {
+        self.hosts[index].up = false;
+        self.run(time);
+        let host = &mut self.hosts[index];
+        host.up = true;
+        host.slept += time;
+        host.wakes = true;
     }
 
     /// Runs for a time.
@@ -648,7 +697,8 @@ impl Sim {
     pub fn ping(&mut self, from: usize, to: Ipv6Addr) -> Result<Duration, Failure> {
         let token = self.rng.random();
         let begin = self.now;
-        self.hosts[from].node.ping(self.now, to, token, b"hello")?;
+        let now = self.hosts[from].clock(self.now);
+        self.hosts[from].node.ping(now, to, token, b"hello")?;
         let until = self.now + Duration::from_secs(20);
         loop {
             self.pump();

@@ -297,6 +297,13 @@ impl Node {
             State::Away { .. } | State::Registered { .. } => self.drive_registration(now, index),
         }
         self.schedule_registrations(now);
+        if matches!(
+            self.registrations.wanted[index].state,
+            State::Asking { .. }
+        ) {
+            // Answers to what follows the PING find us.
+            self.greet_contacts_over_relays(now);
+        }
     }
 
     /// A packet has come over a relay: from now on registrations are renewed more often.
