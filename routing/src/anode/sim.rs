@@ -104,6 +104,8 @@ pub struct Host {
     wakes: bool,
     /// Packets and bytes it has put on the wire.
     pub sent: (u64, u64),
+    /// Packets and timers that it woke for.
+    pub woken: u64,
     /// When its line has nothing left to send.
     line_free: Instant,
 }
@@ -310,6 +312,7 @@ impl Sim {
             slept: Duration::ZERO,
             wakes: false,
             sent: (0, 0),
+            woken: 0,
             line_free: self.now,
         });
         self.hosts.len() - 1
@@ -588,6 +591,7 @@ impl Sim {
         for host in self.hosts.iter_mut().filter(|host| host.up) {
             if host.deadline().is_some_and(|at| at <= self.now) {
                 host.look_at_clocks(clocks);
+                host.woken += 1;
                 host.node.handle_timeout(host.clock(self.now));
             }
         }
@@ -656,9 +660,9 @@ impl Sim {
                 bytes: &mut bytes,
             };
             host.look_at_clocks(clocks);
+            host.woken += 1;
             let now = host.clock(self.now);
-            host.node
-                .handle_datagram(now, received, &mut host.program);
+            host.node.handle_datagram(now, received, &mut host.program);
         }
     }
 

@@ -3,7 +3,8 @@ use crate::anode::output::{Destination, Way};
 use crate::anode::path::{Origin, Through};
 use crate::anode::peers::PeerRef;
 use crate::anode::receive::Arrival;
-use crate::anode::{ASK_AGAIN, Node, Place};
+use crate::anode::upkeep::ASK_AGAIN;
+use crate::anode::{Node, Place};
 use anode_wire::{Address, Message, Packet, Party, PeerId};
 use std::time::Instant;
 
@@ -152,7 +153,7 @@ impl Node {
                 return;
             }
         }
-        if !crate::anode::is_dialable(&way.from, true)
+        if !crate::anode::path::is_dialable(&way.from, true)
             || !peer.nominations.take(now, self.config.limits.nominations)
         {
             self.counters.dropped_nominations += 1;
