@@ -330,8 +330,8 @@ fn an_idle_pair_sends_nothing_to_each_other() {
 }
 
 #[test]
-fn an_idle_node_with_two_relays_wakes_less_than_seven_times_a_minute_and_stays_reachable() {
-    // U17, D40: handshakes that make sessions anew are among it
+fn an_idle_node_with_two_relays_wakes_less_than_ten_times_a_minute_and_stays_reachable() {
+    // U17, D40: one packet at a time here; sessions are made anew among it
     let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
     let (mut sim, a, b) = two(83, 2, kinds);
     sim.ping(a, ipv6(2)).unwrap();
@@ -344,7 +344,7 @@ fn an_idle_node_with_two_relays_wakes_less_than_seven_times_a_minute_and_stays_r
         sim.run(secs(60 * minutes));
         let woken = (sim.hosts[b].woken - before) as f64 / minutes as f64;
         println!("{woken:.2} wake-ups a minute");
-        assert!(forgets || woken < 7.0, "{woken:.2} a minute");
+        assert!(forgets || woken < 10.0, "{woken:.2} a minute");
         // Both of its relays know where it is.
         for relay in [0, 1] {
             sim.hosts[1 - relay].up = false;
