@@ -8,8 +8,6 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use anode_platform::wake::{PollFd, poll};
-
 /// A wait that ends within this time was short. So long is looked at most.
 const SHORT: Duration = Duration::from_micros(100);
 /// The waits that are remembered.
@@ -68,36 +66,43 @@ impl Habit {
     }
 }
 
-/// Waits for descriptors, with a look around first where that pays.
+/// Waits until something is ready or so much time has passed; how many are. `None` waits for ever, no time only looks.
+pub type Poll<'a> = dyn FnMut(Option<Duration>) -> io::Result<usize> + 'a;
+
+/// Waits, with a look around first where that pays.
 #[derive(Debug, Default)]
 pub struct Spin {
     habit: Habit,
 }
 
 impl Spin {
-    /// As [`poll`].
-    pub fn wait(&mut self, fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usize> {
+    /// As `poll`, from `start` on.
+    pub fn wait(
+        &mut self,
+        poll: &mut Poll<'_>,
+        start: Instant,
+        timeout: Option<Duration>,
+    ) -> io::Result<usize> {
         if timeout == Some(Duration::ZERO) {
-            return poll(fds, timeout);
+            return poll(timeout);
         }
-        let start = Instant::now();
-        let mut ready = 0;
+        let (mut ready, mut left) = (0, timeout);
         if self.habit.looks() {
             let longest = timeout.map_or(SHORT, |timeout| timeout.min(SHORT));
-            ready = self.look(fds, start, start + longest)?;
+            ready = self.look(poll, start, start + longest)?;
+            left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
         }
         if ready == 0 {
-            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-            ready = poll(fds, left)?;
+            ready = poll(left)?;
         }
         self.habit.ended(ready > 0 && start.elapsed() < SHORT);
         Ok(ready)
     }
 
-    fn look(&mut self, fds: &mut [PollFd<'_>], start: Instant, end: Instant) -> io::Result<usize> {
+    fn look(&mut self, poll: &mut Poll<'_>, start: Instant, end: Instant) -> io::Result<usize> {
         let mut now = start;
         while now < end {
-            let ready = poll(fds, Some(Duration::ZERO))?;
+            let ready = poll(Some(Duration::ZERO))?;
             if ready > 0 {
                 self.habit.found();
                 return Ok(ready);
@@ -116,9 +121,8 @@ impl Spin {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
-    use anode_platform::wake::{PollFlags, Wake};
+    use anode_platform::wait::WaitSet;
+    use anode_platform::wake::Wake;
 
     use super::*;
 
@@ -164,15 +168,16 @@ mod tests {
 
     #[test]
     fn it_waits_as_long_as_it_is_told_and_ends_when_something_is_ready() {
-        let wake = Wake::new().unwrap();
+        let (wake, mut set) = (Wake::new().unwrap(), WaitSet::new().unwrap());
+        set.watch(&wake, 0).unwrap();
         let mut spin = Spin::default();
         for habit in [0, LAST] {
             spin.habit.short = habit;
             let mut wait = |micros| {
-                let mut fds = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
                 let start = Instant::now();
                 let timeout = Some(Duration::from_micros(micros));
-                (spin.wait(&mut fds, timeout).unwrap(), start.elapsed())
+                let ready = spin.wait(&mut |timeout| set.wait(timeout), start, timeout);
+                (ready.unwrap(), start.elapsed())
             };
             for micros in [0, 30, 3_000] {
                 let (ready, took) = wait(micros);
