@@ -8,9 +8,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-/// A wait that ends within this time was short. So long is looked at most.
-const SHORT: Duration = Duration::from_micros(100);
-/// The waits that are remembered.
+/// A sleep that ends within this time was short: the processor was somebody else's for part of it, perhaps.
+const SHORT: Duration = Duration::from_micros(300);
+/// So long is looked at most, without what others did meanwhile.
+const LOOK: Duration = Duration::from_micros(100);
+/// A yield that took longer has let somebody else work.
+const ALONE: Duration = Duration::from_micros(5);
+/// The waits that are remembered. A look that finds nothing wipes the memory.
 const LAST: u8 = 0b1111;
 /// So many of them have to be short. Not half of them: where questions come one by one, every second wait is short, and a sleeper
 /// leaves its processor, with warm caches, to the one who answers.
@@ -52,7 +56,12 @@ impl Habit {
         self.short = self.short << 1 | u8::from(short);
     }
 
+    fn missed(&mut self) {
+        self.short = 0;
+    }
+
     fn found(&mut self) {
+        self.ended(true);
         self.found = self.found.saturating_add(1);
         if self.found >= FORGIVEN {
             self.penance = 0;
@@ -86,22 +95,27 @@ impl Spin {
         if timeout == Some(Duration::ZERO) {
             return poll(timeout);
         }
-        let (mut ready, mut left) = (0, timeout);
-        if self.habit.looks() {
-            let longest = timeout.map_or(SHORT, |timeout| timeout.min(SHORT));
-            ready = self.look(poll, start, start + longest)?;
-            left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+        if !self.habit.looks() {
+            let ready = poll(timeout)?;
+            self.habit.ended(ready > 0 && start.elapsed() < SHORT);
+            return Ok(ready);
         }
-        if ready == 0 {
-            ready = poll(left)?;
+        let ready = self.look(poll, start, timeout)?;
+        if ready > 0 {
+            return Ok(ready);
         }
-        self.habit.ended(ready > 0 && start.elapsed() < SHORT);
-        Ok(ready)
+        poll(timeout.map(|timeout| timeout.saturating_sub(start.elapsed())))
     }
 
-    fn look(&mut self, poll: &mut Poll<'_>, start: Instant, end: Instant) -> io::Result<usize> {
+    fn look(
+        &mut self,
+        poll: &mut Poll<'_>,
+        start: Instant,
+        timeout: Option<Duration>,
+    ) -> io::Result<usize> {
+        let mut spent = Duration::ZERO;
         let mut now = start;
-        while now < end {
+        while spent < LOOK && timeout.is_none_or(|timeout| now - start < timeout) {
             let ready = poll(Some(Duration::ZERO))?;
             if ready > 0 {
                 self.habit.found();
@@ -109,12 +123,15 @@ impl Spin {
             }
             std::thread::yield_now();
             let back = Instant::now();
-            if back - now > AWAY {
+            let away = back - now;
+            if away > AWAY {
                 self.habit.displaced();
                 break;
             }
+            spent += away.min(ALONE);
             now = back;
         }
+        self.habit.missed();
         Ok(0)
     }
 }
@@ -145,6 +162,21 @@ mod tests {
             waits.iter().for_each(|short| habit.ended(*short));
             assert_eq!(habit.looks(), wanted, "{waits:?}");
         }
+    }
+
+    #[test]
+    fn a_look_that_finds_nothing_is_not_repeated_at_once() {
+        let mut habit = Habit {
+            short: LAST,
+            ..Habit::default()
+        };
+        assert!(habit.looks());
+        habit.missed();
+        for _ in 0..MOST {
+            assert!(!habit.looks());
+            habit.ended(true);
+        }
+        assert!(habit.looks());
     }
 
     #[test]
