@@ -3,6 +3,8 @@ mod choice;
 mod liveness;
 mod relayed;
 
+pub use liveness::Use;
+
 use super::Place;
 use super::lan::Heard;
 use super::limits::Bucket;

@@ -1,7 +1,7 @@
 //! The paths of peers over time: when they are asked, which one is used, what is done when one is silent, lost or new
 //! (DESIGN §7, D24, Q25).
 use super::path::{Action, Path, is_dialable};
-use super::peer::Peer;
+use super::peer::{Peer, Use};
 use super::peers::PeerRef;
 use super::{Node, Origin, Place, Timer};
 use crate::anode::output::Way;
@@ -134,15 +134,25 @@ impl Node {
         let Some(peer) = self.peers.get_mut(found) else {
             return;
         };
-        if peer.note_use(now, wants_answer) {
-            if peer.is_stale(now) {
-                // After a long silence the NAT may have forgotten us, or the peer may be elsewhere: ask while the traffic flows.
-                peer.paths.iter_mut().for_each(|path| path.check(now));
+        let stale = peer.is_stale(now);
+        match peer.note_use(now, wants_answer) {
+            Use::Known => return,
+            // The most frequent case by far: one timer alone depends on it.
+            Use::Asked if !stale => {
+                if let Some(at) = peer.silence_deadline() {
+                    self.timers.set(Timer::Peer(found), at, "path check");
+                }
+                return;
             }
-            self.schedule_peer(now, found);
-            self.consider_direct(now, found);
-            self.consider_turn(now, found);
+            Use::Asked | Use::Renewed => {}
         }
+        if stale {
+            // After a long silence the NAT may have forgotten us, or the peer may be elsewhere: ask while the traffic flows.
+            peer.paths.iter_mut().for_each(|path| path.check(now));
+        }
+        self.schedule_peer(now, found);
+        self.consider_direct(now, found);
+        self.consider_turn(now, found);
     }
 
     /// A packet came from where the peer was not known to be, or is still being asked (A2, D24, Q25): ask there. `earned`:

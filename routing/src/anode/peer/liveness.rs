@@ -19,6 +19,17 @@ const ANSWER_KEPT: Duration = Duration::from_millis(25);
 /// Every packet of a transfer is noted, and most of them cost one comparison.
 const QUIET_STEP: Duration = Duration::from_millis(50);
 
+/// What a packet to a peer changes for its timers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// None of them.
+    Known,
+    /// [`Peer::silence_deadline`] alone: an answer is awaited now.
+    Asked,
+    /// Perhaps all of them: no use was noted for a second.
+    Renewed,
+}
+
 impl Peer {
     /// Traffic of this peer has come from a place. True: from another one than before.
     pub fn has_moved_traffic(&mut self, from: Place) -> bool {
@@ -46,8 +57,8 @@ impl Peer {
         any
     }
 
-    /// Traffic goes to this peer; `wants_answer`: something must come back. True if its timers may have to change.
-    pub fn note_use(&mut self, now: Instant, wants_answer: bool) -> bool {
+    /// Traffic goes to this peer; `wants_answer`: something must come back.
+    pub fn note_use(&mut self, now: Instant, wants_answer: bool) -> Use {
         self.touched = now;
         let stale = self
             .last_used
@@ -59,7 +70,11 @@ impl Peer {
         if first_question {
             self.awaiting = Some(now);
         }
-        stale || first_question
+        match (stale, first_question) {
+            (true, _) => Use::Renewed,
+            (false, true) => Use::Asked,
+            (false, false) => Use::Known,
+        }
     }
 
     /// Something authentic came from it.
