@@ -6,10 +6,9 @@ use anode_turn::Transport;
 use anode_turn::client::{Config as ClientConfig, Credentials};
 use anode_turn::resolve::Server as At;
 use anode_turn::server::RelayAddress;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use dimpl::Output;
 use std::net::UdpSocket as StdSocket;
+use x509_cert::der::pem::{LineEnding, encode_string};
 
 fn settings(shards: usize) -> Settings {
     let ip: IpAddr = "127.0.0.1".parse().unwrap();
@@ -54,10 +53,7 @@ fn allocate(address: SocketAddr, transport: Transport, check: Option<Check>) -> 
 fn with_dtls(min: MinVersion) -> (TurnServer, Check) {
     let ip: IpAddr = "127.0.0.1".parse().unwrap();
     let made = rcgen::generate_simple_self_signed(vec![ip.to_string()]).unwrap();
-    let pem = |label: &str, der: &[u8]| {
-        let body = STANDARD.encode(der);
-        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
-    };
+    let pem = |label: &str, der: &[u8]| encode_string(label, LineEnding::LF, der).unwrap();
     let certificate = pem("CERTIFICATE", made.cert.der());
     let key = pem("PRIVATE KEY", &made.signing_key.serialize_der());
     let mut settings = settings(1);

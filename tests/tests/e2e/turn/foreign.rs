@@ -214,13 +214,13 @@ fn our_client_works_on_coturn() {
         return;
     };
     let mut server = coturn(&world);
-    let deadline = std::time::Instant::now() + LIMIT;
+    let deadline = Instant::now() + LIMIT;
     let ip = world.ip();
     let ca = &world.authority.certificate;
     let plain = format!("turn:{ip}:13478");
     while check(&world.client, &plain, ca)["ok"] != true {
         assert!(
-            server.running() && std::time::Instant::now() < deadline,
+            server.running() && Instant::now() < deadline,
             "{}",
             server.stdout()
         );
