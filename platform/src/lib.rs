@@ -54,6 +54,7 @@ mod prefix;
 pub mod privileges;
 pub mod process;
 pub mod tun;
+pub mod wait;
 pub mod wake;
 
 pub use error::PlatformError;

@@ -6,7 +6,7 @@ use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::sealing::{Channel, Lane};
 use super::{Node, Sender};
-use crate::overlay::{Failure, OverlayEvent, PathKind, Via};
+use crate::overlay::{Failure, OverlayEvent, PathKind, Via, ViaEndpoint};
 use anode_wire::address::split_digit;
 use anode_wire::packet::FULL_SENDER_HEADER;
 use anode_wire::{Message, PeerId};
@@ -187,7 +187,7 @@ impl Node {
         };
         let via = Via {
             kind,
-            endpoint: arrival.way.from.to_string(),
+            endpoint: ViaEndpoint::Place(arrival.way.from),
             hops,
         };
         let rtt = now.duration_since(ping.sent);

@@ -345,7 +345,7 @@ pub fn millis(duration: Duration) -> f64 {
 
 impl Path {
     fn new(report: &PathReport) -> Self {
-        let endpoint = report.via.endpoint.clone();
+        let endpoint = report.via.endpoint.to_string();
         let transport = match endpoint.split_once("://") {
             Some(("eth", _)) => "ethernet",
             Some((scheme, _)) => scheme,
