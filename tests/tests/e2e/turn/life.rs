@@ -86,7 +86,7 @@ fn a_server_without_clients_ends_at_once() {
     assert!(status.success());
 }
 
-/// An ordinary user with no rights, no home and no state directory.
+// U3, U13: an ordinary user with no rights, no home and no state directory; one line is all that is said
 #[test]
 fn anybody_may_run_a_server() {
     let Some(ground) = Ground::open(Family::V4) else {

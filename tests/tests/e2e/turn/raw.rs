@@ -81,7 +81,7 @@ fn nobody_is_flooded_through_the_server() {
     );
 }
 
-// A flood of Allocates gets a bounded number of answers, and keeps nobody else out
+// U15: a flood of Allocates gets a bounded number of answers, and keeps nobody else out
 #[test]
 fn a_flood_without_credentials_is_answered_sparingly() {
     let Some(mut world) = World::start(Family::V4, "") else {
@@ -303,7 +303,7 @@ fn hello(random: u8) -> Vec<u8> {
     words
 }
 
-// First words over DTLS cost no memory, and little else, before a cookie has come back; whoever brings it gets in meanwhile
+// U15: first words over DTLS cost no memory, and little else, before a cookie has come back; whoever brings it gets in meanwhile
 #[test]
 fn a_flood_of_dtls_hellos_is_answered_briefly_and_forgotten() {
     let Some(world) = World::start(Family::V4, "") else {
