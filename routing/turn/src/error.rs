@@ -44,6 +44,14 @@ pub enum TurnError {
     /// A key of static credentials that is no hexadecimal of the right length.
     #[error("a key must be {0} hexadecimal digits")]
     Key(usize),
+    /// Of two users each lacks the key that the other one has. Which digest is used is settled before the name is told.
+    #[error("{md5_only:?} has no sha256 and {sha256_only:?} no md5: write both for one of them")]
+    Digests {
+        /// Because of whom SHA-256 is not offered.
+        md5_only: String,
+        /// Who can do nothing else.
+        sha256_only: String,
+    },
     /// A setting that cannot work.
     #[error("{0}")]
     Config(&'static str),

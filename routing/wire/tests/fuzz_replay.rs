@@ -1,6 +1,8 @@
 //! The fuzz targets of `tests/fuzz` without libFuzzer: the committed corpus is replayed, and mutated from a fixed seed.
 #![allow(clippy::unwrap_used)] // helpers of tests: a panic is the report
 
+#[path = "../../../tests/fuzz/src/replay.rs"]
+mod replay;
 #[path = "../../../tests/fuzz/src/sealed.rs"]
 mod sealed;
 #[path = "../../../tests/fuzz/src/wire.rs"]
@@ -11,24 +13,15 @@ use anode_wire::message::{StreamMessage, encode_ack};
 use anode_wire::sealed::Timestamp;
 use anode_wire::sealed::ticket::{Join, Joined, Status, Ticket};
 use anode_wire::{Endpoint, Identity, Message, Packet, PeerId, Zone};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use replay::{Corpus, MUTATIONS, Target};
 
 const SEALED_VECTORS: &str = include_str!("../../../docs/vectors/sealed.json");
 const ZONE_VECTORS: &str = include_str!("../../../docs/vectors/zonefile.json");
 const VECTORS: &str = include_str!("vectors/anode-vectors.json");
-/// Of each codec, whose runs take microseconds.
-const MUTATIONS: usize = 28_000;
 /// Of each target that shakes hands, which takes about a millisecond.
 const HANDSHAKE_MUTATIONS: usize = 1_000;
-/// Set to write the seeds below into the corpus.
-const WRITE: &str = "ANODE_WRITE_CORPUS";
-
-/// Name of the corpus, body, mutations.
-type Target = (String, fn(&[u8]), usize);
-
 fn targets() -> Vec<Target> {
     let codecs = wire::TARGETS.map(|(name, body)| (format!("wire_{name}"), body, MUTATIONS));
     let sealed = sealed::TARGETS.map(|(name, body)| {
@@ -39,29 +32,6 @@ fn targets() -> Vec<Target> {
         (format!("sealed_{name}"), body, mutations)
     });
     codecs.into_iter().chain(sealed).collect()
-}
-
-/// The corpus of each target, by file name.
-type Corpus = BTreeMap<String, Vec<u8>>;
-
-fn directory(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fuzz/corpus")
-        .join(target)
-}
-
-fn committed(target: &str) -> Corpus {
-    let files =
-        std::fs::read_dir(directory(target)).unwrap_or_else(|error| panic!("{target}: {error}"));
-    files
-        .map(|file| {
-            let file = file.unwrap();
-            (
-                file.file_name().into_string().unwrap(),
-                std::fs::read(file.path()).unwrap(),
-            )
-        })
-        .collect()
 }
 
 /// One valid input of every kind: what the mutations start from.
@@ -415,72 +385,18 @@ fn hex(text: String) -> Vec<u8> {
 #[test]
 fn the_committed_corpus_holds_every_seed() {
     for (target, ..) in targets() {
-        let target = target.as_str();
-        let seeds = seeds(target);
-        assert!(seeds.len() > 2, "{target}");
-        if std::env::var_os(WRITE).is_some() {
-            std::fs::create_dir_all(directory(target)).unwrap();
-            for (name, input) in &seeds {
-                std::fs::write(directory(target).join(name), input).unwrap();
-            }
-        }
-        let committed = committed(target);
-        for (name, input) in seeds {
-            assert_eq!(
-                committed.get(&name),
-                Some(&input),
-                "{target}/{name}: run once with {WRITE}=1"
-            );
-        }
+        replay::expect_seeds(&target, seeds(&target));
     }
 }
 
 // S1
 #[test]
 fn every_target_survives_its_corpus_and_its_truncations() {
-    for (target, body, mutations) in targets() {
-        // Of a long run of handshakes not every beginning.
-        let step = MUTATIONS / mutations;
-        for input in committed(&target).values() {
-            body(input);
-            for len in (0..=input.len()).step_by(step) {
-                body(&input[..len]);
-            }
-        }
-    }
+    replay::replay(targets());
 }
 
 // S1, S2
 #[test]
 fn every_target_survives_mutations_of_its_corpus() {
-    let mut rng = StdRng::seed_from_u64(0x0a0d_e008);
-    for (target, body, mutations) in targets() {
-        let corpus: Vec<Vec<u8>> = committed(&target).into_values().collect();
-        for _ in 0..mutations {
-            let mut input = corpus[rng.random_range(0..corpus.len())].clone();
-            for _ in 0..rng.random_range(1..4) {
-                mutate(&mut input, &corpus, &mut rng);
-            }
-            body(&input);
-        }
-    }
-}
-
-fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut impl Rng) {
-    const INTERESTING: [u8; 12] = [0, 1, 2, 3, 27, 28, 40, 0x7f, 0x80, 0xfe, 0xff, b'\\'];
-    let at = rng.random_range(0..=input.len());
-    match rng.random_range(0..7) {
-        0 if at < input.len() => input[at] ^= 1 << rng.random_range(0..8),
-        1 if at < input.len() => input[at] = INTERESTING[rng.random_range(0..INTERESTING.len())],
-        2 if at < input.len() => input[at] = rng.random(),
-        3 => input.insert(at, rng.random()),
-        4 if at < input.len() => drop(input.remove(at)),
-        5 => input.truncate(at),
-        _ => {
-            // the end of another input behind the start of this one
-            let other = &corpus[rng.random_range(0..corpus.len())];
-            input.truncate(at);
-            input.extend_from_slice(&other[rng.random_range(0..=other.len())..]);
-        }
-    }
+    replay::mutations(targets());
 }

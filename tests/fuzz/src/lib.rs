@@ -3,4 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod sealed;
+pub mod turn;
 pub mod wire;

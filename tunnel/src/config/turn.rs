@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use anode_routing::turn::certificate::{CertificateError, MinVersion, ServerCertificate};
 use anode_routing::turn::server::Settings;
+use anode_turn::TurnError;
 use anode_turn::policy::PeerPolicy;
 use anode_turn::server::config::{Alternate, AlternateWhen};
 use anode_turn::server::{Config, Keys, RelayAddress, Users};
@@ -234,9 +235,13 @@ impl Turn {
             }
         }
         match self.config() {
-            Ok(config) => config
-                .check()
-                .or_else(|error| wrong("realm", &error.to_string())),
+            Ok(config) => config.check().or_else(|error| {
+                let key = match error {
+                    TurnError::Digests { .. } => "users",
+                    _ => "realm",
+                };
+                wrong(key, &error.to_string())
+            }),
             Err(problem) => wrong("users", &problem),
         }
     }

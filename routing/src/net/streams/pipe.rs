@@ -129,11 +129,18 @@ impl Pipe {
 
     /// Takes plain bytes as far as there is room.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.write_record(bytes);
+        self.flush_tls()?;
+        taken
+    }
+
+    /// The same, but TLS keeps what it has made of them until [`Self::flush_tls`]: a record of their own, where they fit
+    /// into one.
+    pub fn write_record(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
             return self.raw.socket.write(bytes);
         };
         let taken = tls.writer().write(bytes)?;
-        self.flush_tls()?;
         if taken == 0 && !bytes.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }

@@ -133,6 +133,14 @@ impl<T> Connections<T> {
         }
     }
 
+    /// The same of a message.
+    pub fn push_message(&mut self, index: usize, parts: &[&[u8]]) {
+        if let Some(one) = self.all.get_mut(index) {
+            one.output.push_message(parts);
+            self.dirty.push(index);
+        }
+    }
+
     /// Ends it when what is queued has left.
     pub fn close_after(&mut self, now: Instant, index: usize) {
         if let Some(one) = self.all.get_mut(index) {

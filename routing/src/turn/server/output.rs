@@ -1,5 +1,6 @@
 //! Bytes on their way into a connection.
 
+use std::collections::VecDeque;
 use std::io;
 
 use crate::net::streams::pipe::Pipe;
@@ -9,6 +10,8 @@ use crate::net::streams::pipe::Pipe;
 pub(super) struct Output {
     bytes: Vec<u8>,
     start: usize,
+    /// Where messages end in `bytes`, beyond `start`.
+    ends: VecDeque<usize>,
 }
 
 impl Output {
@@ -20,27 +23,54 @@ impl Output {
         self.len() == 0
     }
 
+    /// Bytes of a stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// A message made of these parts. In TLS it gets a record of its own: coturn's client takes a record for a message,
+    /// and loses what else is in it.
+    pub fn push_message(&mut self, parts: &[&[u8]]) {
+        parts.iter().for_each(|part| self.push(part));
+        self.ends.push_back(self.bytes.len());
     }
 
     /// Writes what the connection takes. `Ok(true)`: all of it, what TLS holds included.
     pub fn flush(&mut self, pipe: &mut Pipe) -> io::Result<bool> {
         while !self.is_empty() {
-            match pipe.write(&self.bytes[self.start..]) {
-                Ok(taken) => self.start += taken,
+            let end = match self.ends.front() {
+                Some(end) if pipe.is_tls() => *end,
+                _ => self.bytes.len(),
+            };
+            match pipe.write_record(&self.bytes[self.start..end]) {
+                Ok(taken) => self.taken(taken),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.bytes.drain(..self.start);
-                    self.start = 0;
-                    return Ok(false);
+                    pipe.flush_tls()?;
+                    if !pipe.is_tls() || pipe.wants_write() {
+                        self.close_up();
+                        return Ok(false);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.bytes.clear();
-        self.start = 0;
+        self.close_up();
         pipe.flush_tls()?;
         Ok(!pipe.wants_write())
+    }
+
+    fn taken(&mut self, count: usize) {
+        self.start += count;
+        while self.ends.front().is_some_and(|end| *end <= self.start) {
+            self.ends.pop_front();
+        }
+    }
+
+    /// What was taken makes room.
+    fn close_up(&mut self) {
+        self.bytes.drain(..self.start);
+        self.ends.iter_mut().for_each(|end| *end -= self.start);
+        self.start = 0;
     }
 }

@@ -25,9 +25,9 @@ use crate::turn::certificate::{MinVersion, ServerCertificate};
 /// Sessions of one shard.
 const SESSIONS: usize = 16_384;
 /// Of these, so many that nobody has answered from yet, and so many without an allocation.
-const STRANGERS: usize = 1024;
+pub(super) const STRANGERS: usize = 1024;
 /// Of each of these, of one source.
-const STRANGERS_OF_ONE: usize = 64;
+pub(super) const STRANGERS_OF_ONE: usize = 64;
 /// No DTLS record that we make or take is larger.
 const RECORD: usize = 17_000;
 /// dimpl gives no deadline when nothing is due; then it is looked at after this time.

@@ -162,8 +162,7 @@ impl Streams {
         let found = self.of(client);
         match found.and_then(|index| Some((index, self.all.get(index)?))) {
             Some((index, stream)) if stream.output.len() + length <= WAITING => {
-                parts.iter().for_each(|part| stream.output.push(part));
-                self.all.touch(index);
+                self.all.push_message(index, parts);
             }
             _ => self.dropped += 1,
         }
@@ -174,7 +173,7 @@ impl Streams {
         let Some(index) = self.of(client) else {
             return;
         };
-        self.all.push(index, bytes);
+        self.all.push_message(index, &[bytes]);
         if let Some(stream) = self.all.get(index)
             && stream.output.len() > PATIENCE
         {

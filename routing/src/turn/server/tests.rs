@@ -1,3 +1,4 @@
+use super::sessions::{STRANGERS, STRANGERS_OF_ONE};
 use super::*;
 use crate::turn::certificate::{Authorities, MinVersion, Name, connect_dtls};
 use crate::turn::client::{Blocking, Check};
@@ -5,10 +6,9 @@ use anode_turn::Transport;
 use anode_turn::client::{Config as ClientConfig, Credentials};
 use anode_turn::resolve::Server as At;
 use anode_turn::server::RelayAddress;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use dimpl::Output;
 use std::net::UdpSocket as StdSocket;
+use x509_cert::der::pem::{LineEnding, encode_string};
 
 fn settings(shards: usize) -> Settings {
     let ip: IpAddr = "127.0.0.1".parse().unwrap();
@@ -53,10 +53,7 @@ fn allocate(address: SocketAddr, transport: Transport, check: Option<Check>) -> 
 fn with_dtls(min: MinVersion) -> (TurnServer, Check) {
     let ip: IpAddr = "127.0.0.1".parse().unwrap();
     let made = rcgen::generate_simple_self_signed(vec![ip.to_string()]).unwrap();
-    let pem = |label: &str, der: &[u8]| {
-        let body = STANDARD.encode(der);
-        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
-    };
+    let pem = |label: &str, der: &[u8]| encode_string(label, LineEnding::LF, der).unwrap();
     let certificate = pem("CERTIFICATE", made.cert.der());
     let key = pem("PRIVATE KEY", &made.signing_key.serialize_der());
     let mut settings = settings(1);
@@ -161,6 +158,46 @@ fn dtls_1_3_alone_is_served_where_it_is_wanted() {
     let client = allocate(server.listening().secure[0], Transport::Dtls, Some(check));
     assert_eq!(server.allocations(), 1);
     client.close().unwrap();
+}
+
+// For DTLS 1.3 there is a session before its cookie has come back: so many of one source, so many in all, and whoever
+// answers is not pushed out
+#[test]
+fn sessions_that_nobody_has_answered_for_are_bounded() {
+    let (server, check) = with_dtls(MinVersion::V13);
+    let at = server.listening().secure[0];
+    let honest = allocate(at, Transport::Dtls, Some(check.clone()));
+    let hello = first_words();
+    let speak = |source: u8| {
+        let socket = StdSocket::bind(SocketAddr::from(([127, 0, 1, source], 0))).unwrap();
+        socket.send_to(&hello, at).unwrap();
+        socket
+    };
+    // Each waits for its turn: what a full socket loses would not be counted.
+    let heard = |socket: &StdSocket| {
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        socket.recv(&mut [0; 2048]).unwrap()
+    };
+    let of_one: Vec<StdSocket> = (0..STRANGERS_OF_ONE + 20).map(|_| speak(1)).collect();
+    for socket in &of_one[..STRANGERS_OF_ONE] {
+        let length = heard(socket);
+        assert!(length <= 3 * hello.len(), "{length} for {}", hello.len());
+    }
+    let counted = server.snapshot();
+    assert_eq!(counted.sessions, 1 + STRANGERS_OF_ONE);
+    assert_eq!(counted.io.refused_sessions, 20);
+    for source in 2..=20 {
+        for _ in 0..STRANGERS_OF_ONE {
+            heard(&speak(source));
+        }
+    }
+    assert_eq!(server.snapshot().sessions, 1 + STRANGERS);
+    let second = allocate(at, Transport::Dtls, Some(check));
+    assert_eq!(server.allocations(), 2);
+    honest.close().unwrap();
+    second.close().unwrap();
 }
 
 // T7: clients are spread over the threads, and each thread serves its own alone; T37: through the waiting client

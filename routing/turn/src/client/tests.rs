@@ -1,6 +1,9 @@
 //! Scripted servers that misbehave, our own server that does not, and a clock turned by hand.
 
-mod scripted;
+mod credentials;
+mod payload;
+mod refusals;
+mod timing;
 mod together;
 
 use super::*;

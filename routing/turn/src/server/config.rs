@@ -90,6 +90,13 @@ impl Users {
         Ok(())
     }
 
+    /// A user without a key of this digest, if there is one.
+    fn lacking(&self, digest: KeyDigest) -> Option<&str> {
+        let lacks = |keys: &Vec<Keys>| keys.iter().all(|keys| keys.get(digest).is_none());
+        let found = self.by_name.iter().find(|(_, keys)| lacks(keys));
+        found.map(|(name, _)| name.as_str())
+    }
+
     pub(super) fn keys(&self, name: &str) -> Option<&[Keys]> {
         self.by_name.get(name).map(Vec::as_slice)
     }
@@ -192,7 +199,7 @@ pub struct Config {
     pub rest_secrets: Vec<Zeroizing<Vec<u8>>>,
     /// Users that something else knows.
     pub authority: Option<Arc<dyn Authority>>,
-    /// Offer RFC 8489's SHA-256 family (T44).
+    /// Offer RFC 8489's SHA-256 family (T44), if every one of `users` has a key for it.
     pub sha256: bool,
     /// How long a nonce is good; at most an hour (RFC 8656 §5).
     pub nonce_ttl: Duration,
@@ -257,10 +264,17 @@ impl Config {
         }
     }
 
+    /// As it is used: SHA-256 is offered if every user can have it. Clients choose from what is offered before they say
+    /// who they are (RFC 8489 §9.2.3), and take the better one.
+    pub(super) fn settled(mut self) -> Self {
+        self.sha256 &= self.users.lacking(KeyDigest::Sha256).is_none();
+        self
+    }
+
     /// Refuses what cannot work.
     ///
     /// # Errors
-    /// [`TurnError::Config`] or [`TurnError::Text`], with what is wrong.
+    /// [`TurnError::Config`], [`TurnError::Digests`] or [`TurnError::Text`], with what is wrong.
     pub fn check(&self) -> Result<(), TurnError> {
         if Text::Realm.sent(&self.realm)?.is_empty() {
             return Err(TurnError::Text(Text::Realm, "is empty"));
@@ -270,6 +284,15 @@ impl Config {
             return Err(TurnError::Config(
                 "the realm is not in the form that SASLprep (RFC 4013) gives it",
             ));
+        }
+        let lacking = |digest| self.users.lacking(digest).map(str::to_owned);
+        if let (Some(md5_only), Some(sha256_only)) =
+            (lacking(KeyDigest::Sha256), lacking(KeyDigest::Md5))
+        {
+            return Err(TurnError::Digests {
+                md5_only,
+                sha256_only,
+            });
         }
         if self.ports.is_empty() || *self.ports.start() < 1024 {
             return Err(TurnError::Config(

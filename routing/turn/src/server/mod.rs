@@ -88,7 +88,7 @@ impl Server {
     /// any of them takes, the same `nonce_secret`.
     ///
     /// # Errors
-    /// [`TurnError::Config`] if the configuration cannot work.
+    /// What [`Config::check`] finds.
     pub fn new(
         config: Config,
         shared: Arc<Shared>,
@@ -96,6 +96,7 @@ impl Server {
         nonce_secret: [u8; 32],
     ) -> Result<Self, TurnError> {
         config.check()?;
+        let config = config.settled();
         shared.set_rates(&config.quota);
         let mut random = StdRng::from_seed(seed);
         let seed = Seed::new([random.next_u64(), random.next_u64()]);
@@ -400,9 +401,10 @@ impl Server {
     /// Takes a new configuration. Allocations stay; permissions and channels that the new policy refuses go.
     ///
     /// # Errors
-    /// [`TurnError::Config`] if it cannot work; then the old one stays.
+    /// What [`Config::check`] finds; then the old one stays.
     pub fn reload(&mut self, config: Config) -> Result<(), TurnError> {
         config.check()?;
+        let config = config.settled();
         self.shared.set_rates(&config.quota);
         self.sources.set_rate(config.bounds.refusals_per_source);
         self.relay_ips = relay_ips(&config);

@@ -1,6 +1,7 @@
 //! Raw probes: a client that writes its bytes itself, a clock that is turned by hand, sockets that always open.
 
 mod allocations;
+mod attributes;
 mod authentication;
 mod hostile;
 mod relaying;

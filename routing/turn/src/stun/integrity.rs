@@ -148,7 +148,7 @@ impl Key {
     }
 
     /// The value of an integrity attribute that will stand at the end of `bytes`.
-    pub(super) fn sign(&self, mac: Mac, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, mac: Mac, bytes: &[u8]) -> Vec<u8> {
         let size = if mac == Mac::Sha1 { 20 } else { 32 };
         self.hmac(mac, bytes, bytes.len(), 4 + size)[..size].to_vec()
     }

@@ -63,7 +63,7 @@ fn only_the_right_certificate_is_believed() {
         ] {
             let ca = &world.authority.certificate;
             // The reload takes a moment.
-            let deadline = std::time::Instant::now() + LIMIT;
+            let deadline = Instant::now() + LIMIT;
             let said = loop {
                 let said = complaint(&world, &uri, ca);
                 let fits = match (expected, &said) {
@@ -71,7 +71,7 @@ fn only_the_right_certificate_is_believed() {
                     (Some(part), Some(said)) => said.to_lowercase().contains(part),
                     _ => false,
                 };
-                if fits || std::time::Instant::now() > deadline {
+                if fits || Instant::now() > deadline {
                     break said;
                 }
                 std::thread::sleep(Duration::from_millis(50));

@@ -8,7 +8,6 @@ use anode_wire::{Address, Identity, Zone};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::thread;
-use std::time::Instant;
 
 const REALM: &str = "example.org";
 
@@ -49,14 +48,12 @@ fn answer(client: &Host, at: SocketAddr, (name, password): (String, String)) -> 
 // RD: Anode keys as long-term credentials (docs/spec/reload.md): of members, of the trusted, of nobody
 #[test]
 fn members_of_the_zone_get_allocations_by_their_keys_and_strangers_do_not() {
-    let Some(lab) = Lab::open() else {
+    let Some(ground) = Ground::open(Family::V4) else {
         return;
     };
-    let lan = Lan::new(&lab, Family::V4);
-    let (host, client) = (lan.host("relay"), lan.host("client"));
-    let at = SocketAddr::new(host.ip_address(), PORT);
+    let (host, at) = (&ground.at, ground.own());
     let [member, trusted, stranger] = [2, 3, 4].map(somebody);
-    let zone = lab.directory().join("zone");
+    let zone = ground.lab.directory().join("zone");
     let relay_at = format!("{}:8737", host.v4());
     let new = [
         "zone",
@@ -67,18 +64,18 @@ fn members_of_the_zone_get_allocations_by_their_keys_and_strangers_do_not() {
         "--relay",
         &relay_at,
     ];
-    anode(&host, &new).expect_ok();
+    anode(host, &new).expect_ok();
     let file = zone.join("zone");
     let listed = fs::read_to_string(&file).expect("the zone file")
         + &format!("member.laptop={}\r\n", member.address());
     fs::write(&file, listed).expect("written");
-    anode(&host, &["zone", "sign", text(&zone)]).expect_ok();
+    anode(host, &["zone", "sign", text(&zone)]).expect_ok();
     let turn = |users: &str| {
         format!(
             "zone-file = {file:?}\n[turn]\nlisten = [\"{at}\"]\nrealm = \"{REALM}\"\nanode-users = \"{users}\"\n[relay]\n"
         )
     };
-    let mut relay = Node::on(&host, lab.directory(), "relay")
+    let mut relay = Node::on(host, ground.lab.directory(), "relay")
         .relay()
         .args(&["--zone", "2a"])
         .args(&["--listen", &format!("udp://{relay_at}")])
@@ -88,12 +85,12 @@ fn members_of_the_zone_get_allocations_by_their_keys_and_strangers_do_not() {
         .cli(&["trust", &trusted.address().to_string(), "friend"])
         .expect_ok();
     let own = relay.address().to_owned();
-    let asked = |who: &Identity| answer(&client, at, credentials(who, &own));
+    let asked = |who: &Identity| answer(&ground.client, at, credentials(who, &own));
     assert_eq!(relay.json(&["zone", "show"])["file"]["members"], 1);
     assert_eq!([&member, &trusted, &stranger].map(asked), [0, 0, 401]);
     // Each with its own key alone: another one's name is no use.
     let stolen = (member.address().to_string(), credentials(&stranger, &own).1);
-    assert_eq!(answer(&client, at, stolen), 401);
+    assert_eq!(answer(&ground.client, at, stolen), 401);
 
     let config = relay.state().with_extension("toml");
     let before = fs::read_to_string(&config).expect("the configuration");

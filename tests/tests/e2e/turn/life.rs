@@ -4,11 +4,6 @@ use super::session::Session;
 use super::*;
 use anode_turn::client::{Event, Why};
 use std::thread;
-use std::time::Instant;
-
-fn server_at(world: &World) -> SocketAddr {
-    SocketAddr::new(world.ip(), PORT)
-}
 
 fn refusal(event: &Event) -> Option<u16> {
     match event {
@@ -26,7 +21,7 @@ fn a_reload_keeps_allocations() {
     let Some(mut world) = World::start(Family::V4, "") else {
         return;
     };
-    let mut session = Session::allocated(&world.client, server_at(&world));
+    let mut session = Session::allocated(&world.client, world.own());
     let peer = world.peer_at();
     session.permit(peer.ip());
     assert!(session.echoes(peer, b"before"));
@@ -39,7 +34,7 @@ fn a_reload_keeps_allocations() {
     reloaded.unwrap_or_else(|why| panic!("{why}"));
     let deadline = Instant::now() + LIMIT;
     loop {
-        let mut second = Session::start(&world.client, server_at(&world), "alice");
+        let mut second = Session::start(&world.client, world.own(), "alice");
         let event = second.until(|e| matches!(e, Event::Allocated { .. } | Event::Ended { .. }));
         // T3: the second allocation of one name
         if refusal(&event) == Some(486) {
@@ -65,13 +60,13 @@ fn a_server_drains_before_it_ends() {
     let Some(mut world) = World::start(Family::V4, "drain-s = 3") else {
         return;
     };
-    let mut session = Session::allocated(&world.client, server_at(&world));
+    let mut session = Session::allocated(&world.client, world.own());
     let peer = world.peer_at();
     session.permit(peer.ip());
     let asked = Instant::now();
     world.server.signal(Signal::SIGTERM);
     thread::sleep(Duration::from_millis(300));
-    let mut second = Session::start(&world.client, server_at(&world), "alice");
+    let mut second = Session::start(&world.client, world.own(), "alice");
     let event = second.until(|e| matches!(e, Event::Ended { .. }));
     assert_eq!(refusal(&event), Some(508));
     assert!(session.echoes(peer, b"while it drains"));
@@ -91,20 +86,17 @@ fn a_server_without_clients_ends_at_once() {
     assert!(status.success());
 }
 
-/// An ordinary user with no rights, no home and no state directory.
+// U3, U13: an ordinary user with no rights, no home and no state directory; one line is all that is said
 #[test]
 fn anybody_may_run_a_server() {
-    let Some(lab) = Lab::open() else {
+    let Some(ground) = Ground::open(Family::V4) else {
         return;
     };
-    let lan = Lan::new(&lab, Family::V4);
-    let (at, client) = (lan.host("turn"), lan.host("client"));
-    let config = lab.directory().join("turn.toml");
-    let lines = format!(
-        "[turn]\nlisten = [\"{}:{PORT}\"]\nusers = {{ alice = \"secret\" }}\n",
-        at.ip_address()
-    );
-    fs::write(&config, lines).expect("written");
+    let Ground { at, client, .. } = &ground;
+    let config = ground.file(&format!(
+        "[turn]\nlisten = [\"{}\"]\nusers = {{ alice = \"secret\" }}\n",
+        ground.own()
+    ));
     let mut relay = command("setpriv");
     relay
         .args([
@@ -125,9 +117,9 @@ fn anybody_may_run_a_server() {
     let uri = format!("turn:{}:{PORT}", at.ip_address());
     let mut arguments = vec!["turn", "check", &uri, "--json"];
     arguments.extend(ALICE);
-    assert_eq!(json(&anode(&client, &arguments))["ok"], true);
+    assert_eq!(json(&anode(client, &arguments))["ok"], true);
     // T2: the port is taken now, and that is said with the address
-    let second = anode(&at, &["relay", "-c", text(&config)]);
+    let second = anode(at, &["relay", "-c", text(&config)]);
     assert_eq!(second.code(), 1);
     assert!(
         second
@@ -141,17 +133,14 @@ fn anybody_may_run_a_server() {
 // No line of a log and no message holds a password or a secret
 #[test]
 fn passwords_are_never_written() {
-    let Some(lab) = Lab::open() else {
+    let Some(ground) = Ground::open(Family::V4) else {
         return;
     };
-    let lan = Lan::new(&lab, Family::V4);
-    let (at, client) = (lan.host("turn"), lan.host("client"));
-    let config = lab.directory().join("turn.toml");
-    let lines = |users: &str| {
-        let ip = at.ip_address();
-        format!("[turn]\nlisten = [\"{ip}:{PORT}\"]\nrest-secret = \"hunter1\"\n{users}\n")
-    };
-    fs::write(&config, lines("users = { alice = \"hunter2\" }")).expect("written");
+    let Ground { at, client, .. } = &ground;
+    let own = ground.own();
+    let lines =
+        |users: &str| format!("[turn]\nlisten = [\"{own}\"]\nrest-secret = \"hunter1\"\n{users}\n");
+    let config = ground.file(&lines("users = { alice = \"hunter2\" }"));
     let mut relay = command(anode_binary());
     relay.args(["relay", "-c", text(&config), "--log", "trace"]);
     let mut server = at.start(relay);
@@ -175,12 +164,12 @@ fn passwords_are_never_written() {
                 password,
             ];
             arguments.extend(form);
-            let done = anode(&client, &arguments);
+            let done = anode(client, &arguments);
             said += &(done.stdout() + &done.stderr);
         }
     }
     let with_password = format!("turn:alice:hunter5@{}", at.ip_address());
-    let done = anode(&client, &["turn", "check", &with_password]);
+    let done = anode(client, &["turn", "check", &with_password]);
     assert_eq!(done.code(), 2, "{}", done.stderr);
     said += &done.stderr;
     // A reload that fails tells of it.

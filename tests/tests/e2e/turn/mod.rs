@@ -4,14 +4,18 @@ mod alpn;
 mod beside;
 mod certificates;
 mod chromium;
+mod command;
 mod contract;
 mod dns;
 mod foreign;
 mod keys;
 mod life;
 mod paths;
+mod peers;
+mod probe;
 mod raw;
 mod session;
+mod users;
 mod ways;
 
 use anode_tests::lab::{Done, Family, Host, Lab, Lan, Proc, anode_binary, command};
@@ -21,8 +25,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const PORT: u16 = 3478;
@@ -110,43 +115,118 @@ impl Authority {
     }
 }
 
-/// A server, a client's host and a peer that echoes, on one LAN. Dropped in this order.
+/// Where a server is to stand, and its client. Dropped in this order.
+struct Ground {
+    at: Host,
+    client: Host,
+    lan: Lan,
+    lab: Lab,
+}
+
+impl Ground {
+    fn open(family: Family) -> Option<Self> {
+        let lab = Lab::open()?;
+        let lan = Lan::new(&lab, family);
+        Some(Self {
+            at: lan.host("turn"),
+            client: lan.host("client"),
+            lan,
+            lab,
+        })
+    }
+
+    fn ip(&self) -> IpAddr {
+        self.at.ip_address()
+    }
+
+    /// Where the server listens.
+    fn own(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(), PORT)
+    }
+
+    fn file(&self, lines: &str) -> PathBuf {
+        let config = self.lab.directory().join("turn.toml");
+        fs::write(&config, lines).expect("written");
+        config
+    }
+
+    /// A server of one user, and of these lines below its `[turn]`.
+    fn serve(&self, more: &str) -> Changing {
+        let own = self.own();
+        let head = format!("[turn]\nlisten = [\"{own}\"]\nusers = {{ alice = \"secret\" }}\n");
+        self.serve_with(head, more)
+    }
+
+    /// The same with another beginning.
+    fn serve_with(&self, head: String, more: &str) -> Changing {
+        let config = self.file(&format!("{head}{more}\n"));
+        let server = serve(&self.at, &config);
+        Changing {
+            server,
+            config,
+            head,
+        }
+    }
+}
+
+/// A server whose file changes, after lines that stay.
+struct Changing {
+    server: Proc,
+    config: PathBuf,
+    head: String,
+}
+
+impl Changing {
+    fn reread(&mut self, more: &str) {
+        let logged = |server: &mut Proc| server.stderr().matches("reloaded").count();
+        let before = logged(&mut self.server);
+        fs::write(&self.config, format!("{}{more}\n", self.head)).expect("written");
+        self.server.signal(Signal::SIGHUP);
+        let deadline = Instant::now() + LIMIT;
+        while logged(&mut self.server) == before {
+            assert!(Instant::now() < deadline, "{}", self.server.stderr());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A server, and a peer that echoes. Dropped in this order.
 struct World {
     server: Proc,
     _echoes: [UdpEcho; 2],
     authority: Authority,
     config: PathBuf,
-    client: Host,
     peer: Host,
-    at: Host,
-    _lan: Lan,
-    lab: Lab,
+    ground: Ground,
+}
+
+impl Deref for World {
+    type Target = Ground;
+
+    fn deref(&self) -> &Ground {
+        &self.ground
+    }
 }
 
 impl World {
     /// `more` stands below `[turn]`, whose addresses, users and certificate are there.
     fn start(family: Family, more: &str) -> Option<Self> {
-        let lab = Lab::open()?;
-        let lan = Lan::new(&lab, family);
-        let (at, client, peer) = (lan.host("turn"), lan.host("client"), lan.host("peer"));
-        let authority = Authority::new(lab.directory(), "authority");
-        let ip = at.ip_address();
+        let ground = Ground::open(family)?;
+        let peer = ground.lan.host("peer");
+        let authority = Authority::new(ground.lab.directory(), "authority");
+        let ip = ground.ip();
         let names = format!("DNS:turn.test,IP:{ip}");
         let leaf = authority.leaf("leaf", &names, 2, &EC);
-        let config = lab.directory().join("turn.toml");
-        fs::write(&config, Self::config(ip, &leaf, more)).expect("written");
-        let server = serve(&at, &config);
+        let config = ground.file(&Self::config(ip, &leaf, more));
+        let server = serve(&ground.at, &config);
         let echo = |port| UdpEcho::start(&peer, SocketAddr::new(peer.ip_address(), port));
         Some(Self {
             server,
             _echoes: [echo(ECHO), echo(ECHO + 1)],
             authority,
             config,
-            client,
             peer,
-            at,
-            _lan: lan,
-            lab,
+            ground,
         })
     }
 
@@ -163,10 +243,6 @@ impl World {
                 "fc00::/7"
             },
         )
-    }
-
-    fn ip(&self) -> IpAddr {
-        self.at.ip_address()
     }
 
     fn peer_at(&self) -> SocketAddr {

@@ -166,7 +166,7 @@ fn a_transfer_goes_from_direct_over_the_relay_to_turn_and_back_to_direct() {
     assert!(gap < GAP, "{gap:?}");
 }
 
-// DESIGN §7, T35: nothing but connections to port 443 gets out
+// DESIGN §7, T35, U5: nothing but connections to port 443 gets out
 #[test]
 fn turns_on_443_crosses_a_network_that_blocks_everything_else() {
     let Some(internet) = Internet::new(0) else {

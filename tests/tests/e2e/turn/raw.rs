@@ -7,16 +7,13 @@ use anode_turn::client::Event;
 use anode_turn::stun::{Class, Writer, attr, method};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::UdpSocket;
-use std::time::Instant;
 
 /// IPv4 and UDP headers.
 const HEADERS: usize = 28;
 
 fn stranger(world: &World) -> UdpSocket {
     let socket = traffic::udp(&world.client, SocketAddr::new(world.client.ip_address(), 0));
-    socket
-        .connect(SocketAddr::new(world.ip(), PORT))
-        .expect("a way there");
+    socket.connect(world.own()).expect("a way there");
     socket
 }
 
@@ -84,7 +81,7 @@ fn nobody_is_flooded_through_the_server() {
     );
 }
 
-// A flood of Allocates gets a bounded number of answers, and keeps nobody else out
+// U15: a flood of Allocates gets a bounded number of answers, and keeps nobody else out
 #[test]
 fn a_flood_without_credentials_is_answered_sparingly() {
     let Some(mut world) = World::start(Family::V4, "") else {
@@ -163,7 +160,7 @@ fn unreachable_peers_disturb_nobody() {
     let Some(world) = World::start(Family::V4, "") else {
         return;
     };
-    let mut session = Session::allocated(&world.client, SocketAddr::new(world.ip(), PORT));
+    let mut session = Session::allocated(&world.client, world.own());
     let peer = world.peer_at();
     let nowhere: SocketAddr = "203.0.113.77:9".parse().expect("an address");
     session.permit(peer.ip());
@@ -185,26 +182,20 @@ fn unreachable_peers_disturb_nobody() {
 // T2, T20: every relay address is used, and ports show no sequence
 #[test]
 fn relays_are_spread_over_addresses_and_ports() {
-    let Some(lab) = Lab::open() else {
+    let Some(ground) = Ground::open(Family::V4) else {
         return;
     };
-    let lan = Lan::new(&lab, Family::V4);
-    let (at, client) = (lan.host("turn"), lan.host("client"));
     let second: IpAddr = "10.99.0.1".parse().expect("an address");
-    at.address_add(second, 32);
-    let config = lab.directory().join("turn.toml");
-    let lines = format!(
-        "[turn]\nlisten = [\"{0}:{PORT}\"]\nrelay = [\"{0}\", \"{second}\"]\nport-range = [50000, 59999]\nrealm = \"example.org\"\nusers = {{ alice = \"secret\" }}\n",
-        at.ip_address()
-    );
-    fs::write(&config, lines).expect("written");
-    let _server = serve(&at, &config);
-    let server = SocketAddr::new(at.ip_address(), PORT);
+    ground.at.address_add(second, 32);
+    let _server = ground.serve(&format!(
+        "relay = [\"{}\", \"{second}\"]\nport-range = [50000, 59999]",
+        ground.ip()
+    ));
     let sessions: Vec<Session> = (0..60)
-        .map(|_| Session::allocated(&client, server))
+        .map(|_| Session::allocated(&ground.client, ground.own()))
         .collect();
     let relayed: Vec<SocketAddr> = sessions.iter().map(Session::relayed).collect();
-    for ip in [at.ip_address(), second] {
+    for ip in [ground.ip(), second] {
         let count = relayed.iter().filter(|relay| relay.ip() == ip).count();
         assert!(count >= 15, "{count} of 60 on {ip}");
     }
@@ -312,7 +303,7 @@ fn hello(random: u8) -> Vec<u8> {
     words
 }
 
-// First words over DTLS cost no memory, and little else, before a cookie has come back; whoever brings it gets in meanwhile
+// U15: first words over DTLS cost no memory, and little else, before a cookie has come back; whoever brings it gets in meanwhile
 #[test]
 fn a_flood_of_dtls_hellos_is_answered_briefly_and_forgotten() {
     let Some(world) = World::start(Family::V4, "") else {

@@ -3,7 +3,6 @@
 use super::*;
 use anode_turn::client::{Client, Config, Credentials, Event, Outgoing};
 use std::net::UdpSocket;
-use std::time::Instant;
 
 pub struct Session {
     socket: UdpSocket,

@@ -15,8 +15,6 @@ use anode_routing::dht::reload::config::{
 };
 use anode_routing::dht::reload::security::{Certificate, request_for};
 use anode_wire::Identity;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -32,6 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use x509_cert::der::pem::{LineEnding, encode_string};
 
 use super::digest::{Challenge, Claim};
 use super::issued::{Authority, Denied};
@@ -159,11 +158,9 @@ impl Prepared {
             .map_err(|error| refused(&error))?;
         // What an operator hands to others: the document, and the root for browsers and the like.
         write_atomic(&state_file(state, overlay, "xml"), text.as_bytes(), 0o644)?;
-        write_atomic(
-            &state_file(state, overlay, "pem"),
-            pem(&root).as_bytes(),
-            0o644,
-        )?;
+        let root = encode_string("CERTIFICATE", LineEnding::LF, &root);
+        let root = root.map_err(|error| refused(&error))?;
+        write_atomic(&state_file(state, overlay, "pem"), root.as_bytes(), 0o644)?;
         let request = request_for(identity, &[]).map_err(|error| refused(&error))?;
         let certificate = authority
             .issue("", &request)
@@ -221,16 +218,6 @@ fn bind(at: &SocketAddr) -> io::Result<TcpListener> {
     }?;
     bound.set_nonblocking(true)?;
     Ok(bound)
-}
-
-fn pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
-    let lines: Vec<_> = lines.collect();
-    format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-        lines.join("\n")
-    )
 }
 
 async fn accept(listener: TcpListener, tls: TlsAcceptor, desk: Arc<Desk>, room: Arc<Semaphore>) {

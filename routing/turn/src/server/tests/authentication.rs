@@ -296,6 +296,40 @@ fn sha256_family() {
     assert_eq!(old.allocate(&client(1)).code(), 0);
 }
 
+// T44: what is offered is what every user can, since it is chosen before the name is told
+#[test]
+fn sha256_is_offered_if_every_user_has_a_key_for_it() {
+    let of = |digest, name: &str| Key::long_term(digest, name, REALM, "secret").unwrap();
+    let old = Keys {
+        md5: Some(of(KeyDigest::Md5, "old")),
+        sha256: None,
+    };
+    let new = Keys {
+        md5: None,
+        sha256: Some(of(KeyDigest::Sha256, "new")),
+    };
+    let offered = |users: &[(&str, &Keys)]| {
+        let mut config = config();
+        for (name, keys) in users {
+            let added = config.users.add_keys(REALM, name, (*keys).clone());
+            added.unwrap();
+        }
+        config.check()?;
+        let mut lab = Lab::new(config);
+        let request = Writer::new(Class::Request, method::ALLOCATE, [1; 12]).finish();
+        let answer = lab.raw(&client(1), &request).expect("a challenge");
+        Ok(answer.message().has(attr::PASSWORD_ALGORITHMS))
+    };
+    assert_eq!(offered(&[]), Ok(true), "passwords make keys of both");
+    assert_eq!(offered(&[("new", &new)]), Ok(true));
+    assert_eq!(offered(&[("old", &old)]), Ok(false));
+    let neither = TurnError::Digests {
+        md5_only: "old".into(),
+        sha256_only: "new".into(),
+    };
+    assert_eq!(offered(&[("old", &old), ("new", &new)]), Err(neither));
+}
+
 // Keys instead of passwords; an authority
 #[test]
 fn keys_and_authorities() {

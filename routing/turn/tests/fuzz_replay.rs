@@ -1,0 +1,197 @@
+//! The fuzz targets of `tests/fuzz` without libFuzzer: the committed corpus is replayed, and mutated from a fixed seed.
+#![allow(clippy::unwrap_used)] // helpers of tests: a panic is the report
+
+#[path = "../../../tests/fuzz/src/replay.rs"]
+mod replay;
+#[path = "../../../tests/fuzz/src/turn.rs"]
+mod turn;
+
+use anode_turn::Transport;
+use anode_turn::frame::{Channel, Header};
+use anode_turn::stun::{Class, Key, Mac, Writer, attr, method};
+use replay::{Corpus, MUTATIONS, Target};
+
+/// Of the target that makes a server each time.
+const SERVER_MUTATIONS: usize = 4_000;
+
+fn targets() -> Vec<Target> {
+    let named = turn::TARGETS.map(|(name, body)| {
+        let mutations = match name {
+            "strangers" => SERVER_MUTATIONS,
+            _ => MUTATIONS,
+        };
+        (format!("turn_{name}"), body as fn(&[u8]), mutations)
+    });
+    named.into()
+}
+
+/// One valid input of every kind: what the mutations start from.
+fn seeds(target: &str) -> Corpus {
+    match target {
+        "turn_hello" => hellos(),
+        "turn_message" => messages(),
+        "turn_frames" => streams(),
+        "turn_strangers" => talks(),
+        unknown => panic!("no seeds for {unknown}"),
+    }
+}
+
+fn corpus<const N: usize>(inputs: [(&str, Vec<u8>); N]) -> Corpus {
+    inputs.map(|(name, input)| (name.to_owned(), input)).into()
+}
+
+/// As OpenSSL and others send it: two suites, extensions as given.
+fn hello(version: [u8; 2], session: &[u8], cookie: &[u8], extensions: &[u8]) -> Vec<u8> {
+    let mut body = version.to_vec();
+    body.extend((0..32).map(|byte| byte * 3));
+    for short in [session, cookie] {
+        body.push(short.len() as u8);
+        body.extend(short);
+    }
+    body.extend([0, 4, 0xC0, 0x2B, 0xC0, 0x2C, 1, 0]);
+    if !extensions.is_empty() {
+        body.extend((extensions.len() as u16).to_be_bytes());
+        body.extend(extensions);
+    }
+    let length = body.len() as u8;
+    let record = [22, 0xFE, 0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0, length + 12];
+    let message = [1, 0, 0, length, 0, 0, 0, 0, 0, 0, 0, length];
+    [&record[..], &message, &body].concat()
+}
+
+fn hellos() -> Corpus {
+    const OLD: [u8; 2] = [0xFE, 0xFF];
+    const NEW: [u8; 2] = [0xFE, 0xFD];
+    // extended_master_secret; supported_versions: 1.3 and 1.2, 1.3 alone
+    const BOTH: [u8; 13] = [0, 23, 0, 0, 0, 43, 0, 5, 4, 0xFE, 0xFC, 0xFE, 0xFD];
+    const ALONE: [u8; 7] = [0, 43, 0, 3, 2, 0xFE, 0xFC];
+    corpus([
+        ("dtls-1.0", hello(OLD, &[], &[], &[])),
+        ("dtls-1.2", hello(NEW, &[], &[], &[])),
+        ("dtls-1.2-session", hello(NEW, &[9; 32], &[], &BOTH[..4])),
+        ("dtls-1.2-cookie", hello(NEW, &[], &[5; 32], &BOTH[..4])),
+        ("dtls-1.3-or-1.2", hello(NEW, &[], &[], &BOTH)),
+        ("dtls-1.3-alone", hello(NEW, &[], &[], &ALONE)),
+    ])
+}
+
+fn request(method: u16) -> Writer {
+    Writer::new(Class::Request, method, [7; 12])
+}
+
+fn allocate() -> Writer {
+    request(method::ALLOCATE).raw(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+}
+
+fn signed(writer: Writer, mac: Mac) -> Vec<u8> {
+    writer
+        .raw(attr::USERNAME, b"alice")
+        .raw(attr::REALM, b"example.org")
+        .raw(attr::NONCE, b"obMatJos2AAAA0123456789")
+        .sign(&Key::from_bytes(b"a key of some bytes"), mac)
+        .fingerprint()
+        .finish()
+}
+
+fn channel_data(payload: usize, transport: Transport) -> Vec<u8> {
+    let channel = Channel::new(0x4000).unwrap();
+    let header = Header::channel(channel, payload, transport).unwrap();
+    let padding = &[0; 3][..header.padding()];
+    [header.bytes(), &vec![1; payload], padding].concat()
+}
+
+fn messages() -> Corpus {
+    let peer = "198.51.100.7:9000".parse().unwrap();
+    let peer6 = "[2001:db8::7]:9000".parse().unwrap();
+    let header = Header::send([3; 12], peer6, 4, true).unwrap();
+    corpus([
+        ("binding", request(method::BINDING).fingerprint().finish()),
+        ("allocate", allocate().finish()),
+        ("allocate-signed", signed(allocate(), Mac::Sha1)),
+        ("allocate-sha256", signed(allocate(), Mac::Sha256)),
+        ("permission", {
+            let both = request(method::CREATE_PERMISSION)
+                .xor_address(attr::XOR_PEER_ADDRESS, peer)
+                .xor_address(attr::XOR_PEER_ADDRESS, peer6);
+            signed(both, Mac::Sha1)
+        }),
+        ("error", {
+            let error = Writer::error(method::ALLOCATE, [7; 12], 420);
+            error.raw(attr::UNKNOWN_ATTRIBUTES, &[0, 26]).finish()
+        }),
+        ("send", {
+            let mut bytes = [header.bytes(), b"data"].concat();
+            bytes.resize(bytes.len() + header.padding(), 0);
+            bytes
+        }),
+        ("channel-data", channel_data(101, Transport::Udp)),
+    ])
+}
+
+fn streams() -> Corpus {
+    let several = |piece: u8| {
+        let sizes = [0, 1, 101, 203, 4];
+        let data = sizes.map(|size| channel_data(size, Transport::Tcp));
+        [&[piece], data.concat().as_slice(), &allocate().finish()].concat()
+    };
+    corpus([
+        ("whole", several(255)),
+        ("pieces", several(7)),
+        ("too-long", {
+            [&[9], channel_data(LONG, Transport::Tcp).as_slice()].concat()
+        }),
+    ])
+}
+
+/// More than the target's streams may hold.
+const LONG: usize = 400;
+
+/// Datagrams behind their lengths.
+fn talks() -> Corpus {
+    let talk = |datagrams: &[Vec<u8>]| -> Vec<u8> {
+        let one = |datagram: &Vec<u8>| [&[datagram.len() as u8], datagram.as_slice()].concat();
+        datagrams.iter().flat_map(one).collect()
+    };
+    let refresh = request(method::REFRESH).number(attr::LIFETIME, 0);
+    corpus([
+        ("polite", {
+            let binding = request(method::BINDING).finish();
+            talk(&[binding, allocate().finish(), signed(allocate(), Mac::Sha1)])
+        }),
+        ("insistent", talk(&vec![allocate().finish(); 60])),
+        ("as-if-let-in", {
+            let peer = "198.51.100.7:9000".parse().unwrap();
+            let permission = request(method::CREATE_PERMISSION);
+            let permission = permission.xor_address(attr::XOR_PEER_ADDRESS, peer);
+            talk(&[
+                signed(refresh, Mac::Sha256),
+                signed(permission, Mac::Sha1),
+                channel_data(20, Transport::Udp),
+            ])
+        }),
+        ("rfc-3489", {
+            let classic = [&[0, 1, 0, 0][..], &[9; 16]].concat();
+            talk(&[classic.clone(), classic])
+        }),
+    ])
+}
+
+/// Set `ANODE_WRITE_CORPUS=1` to write the seeds after a change of the codecs.
+#[test]
+fn the_committed_corpus_holds_every_seed() {
+    for (target, ..) in targets() {
+        replay::expect_seeds(&target, seeds(&target));
+    }
+}
+
+// S1
+#[test]
+fn every_target_survives_its_corpus_and_its_truncations() {
+    replay::replay(targets());
+}
+
+// S1, S2
+#[test]
+fn every_target_survives_mutations_of_its_corpus() {
+    replay::mutations(targets());
+}
