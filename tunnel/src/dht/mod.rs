@@ -11,6 +11,7 @@
 //! The protocol is `anode_routing::dht`, without sockets; signatures cost half a millisecond each, so it runs on the control
 //! thread and not on the data thread.
 
+pub mod applications;
 pub mod config;
 mod discover;
 pub mod document;
@@ -87,6 +88,8 @@ pub struct DhtPlan {
     enrolling: Vec<Option<Enrolling>>,
     /// The certificate of each entry that has one by now.
     certificates: Vec<Option<Certificate>>,
+    /// Forwards of this node, whose sockets are open.
+    forwards: Vec<applications::OpenForward>,
     /// Credential servers of this node, not started yet.
     servers: Vec<server::Prepared>,
     /// Where this machine's TURN server is reached.
@@ -180,11 +183,13 @@ impl DhtPlan {
             false => Fetcher::plain(),
         };
         let keys = links::read_keys(&entries)?;
+        let forwards = applications::open_forwards(&entries)?;
         let random_id = links::random_id();
         let none = entries.len();
         let mut plan = Self {
             enrolling: vec![None; none],
             certificates: vec![None; none],
+            forwards,
             servers: Vec::new(),
             turn: None,
             identity,
@@ -293,6 +298,12 @@ impl DhtPlan {
         self.documents.get(place)?.as_ref()
     }
 
+    /// The program behind an application of an overlay.
+    fn program(&self, overlay: &str, application: u16) -> Option<SocketAddr> {
+        let mut served = self.entry_of(overlay)?.application.iter();
+        served.find(|it| it.port == application).map(|it| it.to)
+    }
+
     fn overlay_of(&self, place: usize, entry: &DhtEntry) -> String {
         let of_document = self.document(place).map(|document| &document.name);
         match (&entry.overlay, of_document.or(self.zone.name.as_ref())) {
@@ -374,6 +385,8 @@ impl DhtPlan {
                 groups: self
                     .document(place)
                     .map_or(Vec::new(), |it| it.multicast.clone()),
+                applications: entry.application.iter().map(|it| it.port).collect(),
+                users: entry.users(),
                 own_links: self.targets(place, entry),
             })
             .collect()

@@ -14,6 +14,7 @@ use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::applications::{Applications, Said};
 use super::document;
 use super::enroll::{client, server};
 use super::links::OwnLinks;
@@ -39,6 +40,7 @@ pub struct Task {
     plan: DhtPlan,
     dhts: Vec<Dht>,
     links: OwnLinks,
+    applications: Applications,
     data: DataHandle,
     epoch: Instant,
     places: Option<OwnPlaces>,
@@ -57,8 +59,13 @@ pub struct Task {
 
 impl Task {
     /// In the overlays of the plan.
-    pub fn new(plan: DhtPlan, data: DataHandle, turn: watch::Sender<Vec<FoundTurn>>) -> Self {
+    pub fn new(
+        mut plan: DhtPlan,
+        data: DataHandle,
+        turn: watch::Sender<Vec<FoundTurn>>,
+    ) -> Self {
         let mut task = Self {
+            applications: Applications::new(std::mem::take(&mut plan.forwards)),
             plan,
             dhts: Vec::new(),
             links: OwnLinks::new(),
@@ -104,6 +111,7 @@ impl Task {
                     None => return,
                 },
                 Some((overlay, event)) = self.links.next_event() => self.hear_link(overlay, event),
+                Some(said) = self.applications.next() => self.say(said),
                 Some((place, certificate)) = certificates.recv() => self.certify(place, certificate),
                 Some((place, document)) = documents.recv() => {
                     if let Some(known) = self.plan.documents.get_mut(place) {
@@ -304,6 +312,35 @@ impl Task {
         }
     }
 
+    /// What a local program says: to its peer, with whom a conversation is begun where there is none.
+    fn say(&mut self, said: Said) {
+        let now = self.now();
+        let name = match self.applications.conversation(&said) {
+            Ok(name) => Some(name),
+            Err(None) => None,
+            Err(Some((place, application, callee))) => {
+                let entry = &self.plan.entries[place];
+                let overlay = self.plan.overlay_of(place, entry);
+                let dht = self.dhts.iter_mut().find(|dht| dht.overlay() == overlay);
+                dht.filter(|dht| dht.is_in()).and_then(|dht| {
+                    let id = dht.open(now, application, &callee)?;
+                    Some((dht.overlay_hash(), id))
+                })
+            }
+        };
+        let dht = name.and_then(|(overlay, _)| {
+            let mut dhts = self.dhts.iter_mut();
+            dhts.find(|dht| dht.overlay_hash() == overlay)
+        });
+        match (name, dht) {
+            (Some(name), Some(dht)) => {
+                self.applications.opened(&said, name);
+                dht.say(now, name.1, said.bytes);
+            }
+            _ => self.applications.lost += 1,
+        }
+    }
+
     fn hear_link(&mut self, overlay: u32, event: LinkEvent) {
         let now = self.now();
         let mut dhts = self.dhts.iter_mut();
@@ -378,6 +415,14 @@ impl Task {
                         self.turn.send_replace(all.collect());
                     }
                     Output::Links(command) => self.links.tell(dht.overlay_hash(), command),
+                    Output::Application {
+                        conversation,
+                        heard,
+                    } => {
+                        let name = (dht.overlay_hash(), conversation);
+                        let program = |port| self.plan.program(dht.overlay(), port);
+                        self.applications.hear(name, heard, program);
+                    }
                     output => batch.push(output),
                 }
             }
@@ -407,7 +452,11 @@ impl Task {
     }
 
     fn counters(&self) -> Vec<(String, u64)> {
-        let mut all = vec![("anode_dht_batches_lost_total".to_owned(), self.lost)];
+        let lost = |name: &str, count| (format!("anode_dht_{name}_lost_total"), count);
+        let mut all = vec![
+            lost("batches", self.lost),
+            lost("datagrams", self.applications.lost),
+        ];
         for dht in &self.dhts {
             let (here, node, status) = (dht.counters(), dht.node_counters(), dht.status());
             let overlay = dht.overlay();
@@ -419,6 +468,11 @@ impl Task {
             add("own_links_failed_total", own.handshakes_failed);
             add("own_links_ignored_total", own.ignored);
             add("own_links_unsent_total", own.unsent + own.events_dropped);
+            let application = dht.application_counters();
+            add("applications_tunnelled_total", application.tunnelled);
+            add("applications_connected_total", application.connected);
+            add("applications_lost_total", application.lost);
+            add("applications_refused_total", application.refused);
             add("joined", status.joined.into());
             add("links", status.links as u64);
             add("stored_values", status.stored as u64);
