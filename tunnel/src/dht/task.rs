@@ -13,11 +13,13 @@ use rand::CryptoRng;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
 use super::applications::{Applications, Said};
-use super::document;
+use super::document::{self, Chosen, DocumentFrom};
 use super::enroll::{client, server};
 use super::links::OwnLinks;
+use super::migration::{self, Ways};
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
 use crate::clock;
 use crate::command::{Command, DataHandle};
@@ -45,6 +47,10 @@ pub struct Task {
     epoch: Instant,
     places: Option<OwnPlaces>,
     waiting: HashMap<u64, Waiting>,
+    /// Questions to the next overlay, for the old one if nothing is found there.
+    then: HashMap<u64, (String, Question)>,
+    /// Who reads the documents, and from where, by the place of their `[[dht]]`.
+    readers: HashMap<usize, (DocumentFrom, AbortHandle)>,
     next_token: u64,
     /// What the data thread was told of being in a DHT.
     told_in: bool,
@@ -73,6 +79,8 @@ impl Task {
             epoch: Instant::now(),
             places: None,
             waiting: HashMap::new(),
+            then: HashMap::new(),
+            readers: HashMap::new(),
             next_token: 0,
             told_in: false,
             enrolled: HashMap::new(),
@@ -90,7 +98,8 @@ impl Task {
         mut news: mpsc::Receiver<Vec<DhtNews>>,
         mut asks: mpsc::Receiver<Ask>,
     ) {
-        let mut documents = self.keep_documents();
+        let (tell_document, mut documents) = mpsc::channel(DOCUMENTS);
+        self.keep_documents(&tell_document);
         std::mem::take(&mut self.plan.servers)
             .into_iter()
             .for_each(server::Prepared::start);
@@ -122,6 +131,11 @@ impl Task {
                 }
                 ask = asks.recv() => match ask {
                     Some(Ask::Leave(done)) => return self.leave(&mut news, done).await,
+                    Some(Ask::Zone(zone)) => {
+                        self.plan.zone = zone;
+                        self.keep_documents(&tell_document);
+                        self.follow_plan();
+                    }
                     Some(ask) => self.answer(ask),
                     None => return,
                 },
@@ -133,20 +147,38 @@ impl Task {
         }
     }
 
-    /// Configuration documents, as they come and as they change.
-    fn keep_documents(&self) -> mpsc::Receiver<(usize, OverlayConfig)> {
-        let (tell, documents) = mpsc::channel(DOCUMENTS);
-        for (place, entry) in self.plan.entries.iter().enumerate() {
-            let Some(Text(from)) = entry.config.as_ref().filter(|_| entry.enabled) else {
+    /// Configuration documents, as they come and as they change, from where they are now.
+    fn keep_documents(&mut self, tell: &mpsc::Sender<(usize, Chosen)>) {
+        let wanted: HashMap<usize, (DocumentFrom, Option<String>, bool)> = self
+            .plan
+            .wanted()
+            .iter()
+            .filter_map(|(place, entry)| {
+                let from = self.plan.source(entry)?;
+                let own = entry.overlay.as_ref().map(|Text(name)| name.0.clone());
+                let of_zone = || self.plan.zone.name.clone().filter(|_| entry.config.is_none());
+                Some((*place, (from, own.or_else(of_zone), entry.user.is_some())))
+            })
+            .collect();
+        let (plan, readers) = (&mut self.plan, &mut self.readers);
+        readers.retain(|place, (from, reader)| {
+            let stays = wanted.get(place).is_some_and(|(now, ..)| now == from);
+            if !stays {
+                reader.abort();
+                if let Some(known) = plan.documents.get_mut(*place) {
+                    *known = None;
+                }
+            }
+            stays
+        });
+        for (place, (from, overlay, enrolls)) in wanted {
+            if readers.contains_key(&place) {
                 continue;
-            };
-            let overlay = entry.overlay.as_ref().map(|Text(name)| name.0.clone());
-            let (from, fetcher) = (from.clone(), self.plan.fetcher.clone());
-            let enrolls = entry.user.is_some();
-            let keep = document::keep(from, overlay, enrolls, fetcher, place, tell.clone());
-            tokio::spawn(keep);
+            }
+            let (fetcher, tell) = (plan.fetcher.clone(), tell.clone());
+            let keep = document::keep(from.clone(), overlay, enrolls, fetcher, place, tell);
+            readers.insert(place, (from, tokio::spawn(keep).abort_handle()));
         }
-        documents
     }
 
     /// Asks for certificates where documents are there; who has one already is told of a newer document.
@@ -294,7 +326,10 @@ impl Task {
                 }
             }
             DhtNews::Wanted(target) => {
-                self.dhts.iter_mut().for_each(|dht| dht.search(now, target));
+                let plan = &self.plan;
+                let read = self.dhts.iter_mut();
+                let read = read.filter(|dht| !plan.is_only_written(dht.overlay()));
+                read.for_each(|dht| dht.search(now, target));
             }
             DhtNews::Places(endpoints) => {
                 let places = OwnPlaces { endpoints };
@@ -360,35 +395,55 @@ impl Task {
             Ask::Cacheable(reply) => {
                 let _ = reply.send(self.cacheable());
             }
-            Ask::Zone(zone) => {
-                self.plan.zone = zone;
-                self.follow_plan();
-            }
             Ask::Question {
                 overlay,
                 question,
                 reply,
             } => self.ask(overlay, question, reply),
-            Ask::Leave(_) => {}
+            Ask::Zone(_) | Ask::Leave(_) => {}
         }
     }
 
     fn ask(&mut self, overlay: Option<String>, question: Question, reply: Waiting) {
-        let now = self.now();
-        let mut dhts = self.dhts.iter_mut();
-        let dht = match &overlay {
-            Some(name) => dhts.find(|dht| dht.overlay() == name),
-            None => dhts.next(),
-        };
-        let Some(dht) = dht else {
+        let asked = overlay.clone().or_else(|| {
+            let first = self.dhts.first();
+            first.map(|dht| dht.overlay().to_owned())
+        });
+        let is_there = |name: &str| self.dhts.iter().any(|dht| dht.overlay() == name);
+        let Some(name) = asked.filter(|name| is_there(name)) else {
             let none = overlay.map_or(NoOverlay::None, NoOverlay::Named);
             // Who asked may have gone.
             let _ = reply.send(Err(none));
             return;
         };
-        let token = self.next_token;
-        self.next_token += 1;
+        let token = self.token();
         self.waiting.insert(token, reply);
+        match self.plan.ways(&name, &question) {
+            Ways::Also(next) => {
+                // What the old overlay says is the answer; nobody waits for the next one.
+                let unheard = self.token();
+                self.ask_overlay(&next, question.clone(), unheard);
+                self.ask_overlay(&name, question, token);
+            }
+            Ways::First(next) if self.dhts.iter().any(|dht| dht.overlay() == next) => {
+                self.then.insert(token, (name, question.clone()));
+                self.ask_overlay(&next, question, token);
+            }
+            Ways::Alone | Ways::First(_) => self.ask_overlay(&name, question, token),
+        }
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    fn ask_overlay(&mut self, overlay: &str, question: Question, token: u64) {
+        let now = self.now();
+        let mut dhts = self.dhts.iter_mut();
+        let Some(dht) = dhts.find(|dht| dht.overlay() == overlay) else {
+            return;
+        };
         match question {
             Question::Get { kind, resource } => dht.get(now, TypeId(kind), Id(resource), token),
             Question::Put(put) => dht.put(now, *put, token),
@@ -401,11 +456,15 @@ impl Task {
     /// Carries outputs to where they count.
     fn flush(&mut self) {
         let mut batch = Vec::new();
+        let mut again = Vec::new();
         for dht in &mut self.dhts {
             while let Some(output) = dht.poll_output() {
                 match output {
                     Output::Answer { token, answer } => {
-                        if let Some(reply) = self.waiting.remove(&token) {
+                        let then = self.then.remove(&token);
+                        if let Some((old, question)) = then.filter(|_| migration::is_empty(&answer)) {
+                            again.push((old, question, token));
+                        } else if let Some(reply) = self.waiting.remove(&token) {
                             let _ = reply.send(Ok(answer));
                         }
                     }
@@ -427,6 +486,16 @@ impl Task {
                 }
             }
         }
+        if !again.is_empty() {
+            for (old, question, token) in again {
+                self.ask_overlay(&old, question, token);
+            }
+            return self.flush_with(batch);
+        }
+        self.flush_with(batch);
+    }
+
+    fn flush_with(&mut self, batch: Vec<Output>) {
         let is_in = self.dhts.iter().any(Dht::is_in);
         if is_in != self.told_in && self.data.send(Command::InDht(is_in)).is_ok() {
             self.told_in = is_in;
