@@ -5,7 +5,7 @@
 //!      ┌───────────┬────────────┬───────────┬──────────┐              │
 //!  ┌───▼───┐   ┌───▼────┐  ┌────▼─────┐ ┌───▼────┐ ┌───▼──┐   ┌───────▼───────┐
 //!  │  tun  │   │ files  │  │privileges│ │ notify │ │ wake │   │ netns         │
-//!  │ create│   │ atomic │  │ has,     │ │ systemd│ │ poll │   │ new, run,     │
+//!  │ create│   │ atomic │  │ has,     │ │ systemd│ │ wait │   │ new, run,     │
 //!  │ recv  │   │ secret │  │ confine, │ └────────┘ └──────┘   │ command, named│
 //!  │ send  │   │ lock   │  │ peers    │                       └───────┬───────┘
 //!  └─┬───┬─┘   └────────┘  └──────────┘                               │
@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Everything here is synchronous and acts on the calling thread's network namespace. Only [`tun::Tun::recv`],
-//! [`tun::Tun::send`] and [`wake`] are meant for the data path: they neither allocate nor lock.
+//! [`tun::Tun::send`], [`wait`] and [`wake`] are meant for the data path: they neither allocate nor lock.
 //!
 //! The interface needs CAP_NET_ADMIN and nothing else:
 //!
@@ -54,6 +54,7 @@ mod prefix;
 pub mod privileges;
 pub mod process;
 pub mod tun;
+pub mod wait;
 pub mod wake;
 
 pub use error::PlatformError;

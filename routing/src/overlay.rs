@@ -1,6 +1,8 @@
 //! The one trait between the program and an overlay: flows in, flows out, all synchronous and in batches.
+use crate::anode::Place;
 use anode_wire::{Address, PeerId};
 use std::any::Any;
+use std::fmt;
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -38,10 +40,26 @@ pub enum Failure {
 pub struct Via {
     /// Direct or over a relay.
     pub kind: PathKind,
-    /// The underlay endpoint in text form, `udp://192.0.2.1:8737`.
-    pub endpoint: String,
+    /// The underlay endpoint.
+    pub endpoint: ViaEndpoint,
     /// Relays passed.
     pub hops: u8,
+}
+/// See [`Via`]; in text form `udp://192.0.2.1:8737`. Most are never read, so the text is made when it is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ViaEndpoint {
+    /// One of Anode's.
+    Place(Place),
+    /// In text form.
+    Text(String),
+}
+impl fmt::Display for ViaEndpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Place(place) => place.fmt(out),
+            Self::Text(text) => text.fmt(out),
+        }
+    }
 }
 /// See [`Via`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -220,6 +238,10 @@ pub trait Overlay: Any {
     fn local(&self) -> Vec<Ipv6Addr>;
     /// File descriptors whose readability should lead to `receive`.
     fn fds<'a>(&'a self, each: &mut dyn FnMut(BorrowedFd<'a>));
+    /// How often `fds` has come to name others; these are asked for only then.
+    fn fds_changes(&self) -> u64 {
+        0
+    }
     /// Drains those of the sockets that are `ready` (bounded per call: true if more is waiting).
     fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool;
     /// Sends what flows and timers have made ready.

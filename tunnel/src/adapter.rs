@@ -400,7 +400,7 @@ impl<A: Overlay> Adapter<A> {
     }
 
     /// The overlays in order, for the file descriptors whose readability should lead to [`Adapter::receive`].
-    pub fn overlays(&self) -> impl Iterator<Item = &dyn Overlay> {
+    pub fn overlays(&self) -> impl Iterator<Item = &dyn Overlay> + Clone {
         let others = self.overlays.others.iter();
         std::iter::once(&self.overlays.first as &dyn Overlay)
             .chain(others.map(|overlay| overlay.as_ref() as &dyn Overlay))

@@ -17,9 +17,9 @@ mod interfaces;
 mod joins;
 mod spin;
 mod vnet;
+mod waits;
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
@@ -27,13 +27,13 @@ use std::time::{Duration, Instant};
 
 use anode_netstack::Netstack;
 use anode_platform::tun::{Tun, TunConfig, is_gone};
-use anode_platform::wake::{PollFd, PollFlags, Wake};
+use anode_platform::wake::Wake;
 use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
 use anode_routing::i2p::PREFIX as I2P_PREFIX;
 use anode_routing::net::{PlaceName, ServedZone, StreamConfig, StreamLimits};
-use anode_routing::overlay::{Overlay, Ready, sooner};
+use anode_routing::overlay::{Overlay, sooner};
 use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::{Endpoint, PeerId};
 use rand::TryRng;
@@ -51,7 +51,7 @@ use control::Control;
 use dht::DhtLine;
 use interfaces::Interfaces;
 use joins::Joins;
-use spin::Spin;
+use waits::{Readable, Watch, Watched};
 
 /// The synthetic addresses of all Anode peers (DESIGN §4).
 const PREFIX: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfda0, 0, 0, 0, 0, 0, 0, 0), 16);
@@ -63,14 +63,10 @@ const TUN_BATCH: usize = 64;
 const ECHOES: usize = 4;
 /// Turns in a row that take one packet each; with more packets than turns it is bulk.
 const LONE_READS: u8 = 2;
-/// Descriptors of a node with a few sockets.
-const FEW_FDS: usize = 16;
 /// The largest packet of the interface: 64 KiB and the headers in front.
 const TUN_BUFFER: usize = 66 * 1024;
 /// Names tried for an interface that was not named.
 const INTERFACE_NAMES: u32 = 100;
-/// Place of the watch over interfaces among what is waited for.
-const INTERFACES: usize = 1;
 
 /// The running data thread; its end tells why it ended.
 pub type DataThreadHandle = JoinHandle<Result<(), Error>>;
@@ -198,7 +194,7 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         packet: vec![0; TUN_BUFFER],
         outgoing: Vec::with_capacity(TUN_BUFFER),
         readable: Readable::default(),
-        spin: Spin::default(),
+        watch: Watch::new()?,
         due: None,
         tun_dropped: 0,
     };
@@ -409,23 +405,10 @@ struct DataThread {
     packet: Vec<u8>,
     outgoing: Vec<u8>,
     readable: Readable,
-    spin: Spin,
+    watch: Watch,
     /// The deadline of the last sleep; `None`: nobody has one, or it was not asked for.
     due: Option<Instant>,
     tun_dropped: u64,
-}
-
-/// What the last look at the descriptors has found.
-#[derive(Default)]
-struct Readable {
-    /// There are commands.
-    wake: bool,
-    tun: bool,
-    /// For how many turns in a row the interface was readable, and no read of theirs found nothing.
-    tun_turns: u8,
-    /// How many descriptors each overlay has.
-    counts: Vec<usize>,
-    overlays: Vec<Ready>,
 }
 
 impl DataThread {
@@ -555,66 +538,37 @@ impl DataThread {
     /// Until something is readable or due; with more work waiting, only a look at what is readable.
     fn wait(&mut self, more: bool) {
         self.due = None;
+        let now = Instant::now();
         let resting = self.interfaces.rests_until().is_some();
         let timeout = if more {
             Some(Duration::ZERO)
         } else {
-            self.until_deadline()
+            self.until_deadline(now)
         };
-        let mut fds = Vec::with_capacity(FEW_FDS);
-        let mut watch = |fd| fds.push(PollFd::new(fd, PollFlags::POLLIN));
-        watch(self.wake.as_fd());
-        watch(self.interfaces.as_fd());
-        self.tun.iter().for_each(|tun| watch(tun.as_fd()));
-        self.readable.counts.clear();
-        for overlay in self.adapter.overlays() {
-            let mut count = 0;
-            overlay.fds(&mut |fd| {
-                watch(fd);
-                count += 1;
-            });
-            self.readable.counts.push(count);
-        }
-        if resting {
-            fds[INTERFACES].set_events(PollFlags::empty());
-        }
-        if let Err(error) = self.spin.wait(&mut fds, timeout) {
-            tracing::warn!(%error, "waiting for packets");
-        }
-        let mut found = fds.iter().map(|fd| fd.any() == Some(true));
-        let mut next = || found.next().unwrap_or(true);
-        let changed;
-        (self.readable.wake, changed) = (next(), next());
-        let tun = self.tun.is_some() && next();
-        self.readable.tun_turns = if tun {
-            self.readable.tun_turns.saturating_add(1)
-        } else {
-            0
+        let watched = Watched {
+            wake: &self.wake,
+            interfaces: &self.interfaces,
+            resting,
+            tun: self.tun.as_ref(),
+            overlays: self.adapter.overlays(),
         };
-        self.readable.tun = tun;
-        self.readable.overlays.clear();
-        for count in &self.readable.counts {
-            let mut ready = Ready::NONE;
-            (0..*count).for_each(|index| ready.add(index, next()));
-            self.readable.overlays.push(ready);
-        }
-        drop(fds);
+        self.watch.wait(watched, now, timeout, &mut self.readable);
         if self.readable.wake {
             self.wake.drain();
         }
-        if changed {
+        if self.readable.interfaces {
             self.read_interfaces();
             // The sockets that hear beacons may be others now.
             self.readable.overlays.clear();
         }
     }
 
-    fn until_deadline(&mut self) -> Option<Duration> {
+    fn until_deadline(&mut self, now: Instant) -> Option<Duration> {
         let rest = self.interfaces.rests_until().map(|at| (at, "links"));
         let parts = sooner(self.adapter.deadline(), self.control.deadline());
         let (at, reason) = sooner(parts, rest)?;
         self.due = Some(at);
-        let left = at.saturating_duration_since(Instant::now());
+        let left = at.saturating_duration_since(now);
         tracing::trace!(?left, reason, "sleep");
         Some(left)
     }

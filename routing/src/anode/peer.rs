@@ -1,12 +1,13 @@
 //! One peer: its key, its paths, and what it was last seen doing.
+mod choice;
 mod liveness;
+mod relayed;
 
+use super::Place;
 use super::lan::Heard;
 use super::limits::Bucket;
 use super::output::{Destination, Route, Way};
 use super::path::{CHECK_AFTER, Origin, Path, Through};
-use super::peers::PeerRef;
-use super::{Place, Transport};
 use anode_wire::sealed::PeerKey;
 use anode_wire::{Address, AddressId, Identity, MacKey, PeerId};
 use std::net::{IpAddr, Ipv6Addr};
@@ -113,9 +114,6 @@ pub(super) enum Speech {
     Draft { try_again: Instant },
 }
 
-/// What one path is better in than another, the smaller the better: overdue, what stands on the way, transport, round trip.
-type Rank = (bool, u8, Transport, Duration);
-
 pub(super) struct Peer {
     pub address: Address,
     pub id: AddressId,
@@ -140,6 +138,8 @@ pub(super) struct Peer {
     awaiting: Option<Instant>,
     /// Where its traffic last came from: when it changes, the peer may know something of our paths that we do not.
     came_from: Option<Place>,
+    /// The relay that its latest sealed packet came through, unless that is the way that we use.
+    heard_over: Option<Place>,
     /// Stream data was flowing in: when its silence is worth one question. If our NAT has given us another port, the other
     /// side cannot reach us, and only a packet of ours tells it where we are.
     quiet_check: Option<Instant>,
@@ -193,6 +193,7 @@ impl Peer {
             used_by_us: None,
             awaiting: None,
             came_from: None,
+            heard_over: None,
             quiet_check: None,
             quiet_noted: None,
             flowing: 0,
@@ -427,101 +428,6 @@ impl Peer {
         self.paths.last_mut()
     }
 
-    /// The paths over its relays are these; others, of an earlier zone file, go.
-    pub fn drop_relay_paths_except(&mut self, now: Instant, relays: &[PeerRef]) {
-        let stale = |path: &Path| {
-            path.origin == Origin::Relay
-                && path.relay().is_none_or(|relay| !relays.contains(&relay))
-        };
-        while let Some(index) = self.paths.iter().position(stale) {
-            self.remove_path(index);
-            self.choose_path(now);
-        }
-    }
-
-    /// A path over one of its relays, if there is none yet. It is no better than any candidate until the peer has answered.
-    pub fn add_relay_path(&mut self, now: Instant, relay: PeerRef, at: Place, socket: usize) {
-        if self.paths.iter().any(|path| path.relay() == Some(relay)) {
-            return;
-        }
-        // The relay that packets came through before it was known as one of the peer's.
-        let anonymous = |path: &Path| path.through == Through::Relay(None) && path.endpoint == at;
-        if let Some(index) = self.paths.iter().position(anonymous) {
-            self.paths[index].through = Through::Relay(Some(relay));
-            self.paths[index].origin = Origin::Relay;
-            return;
-        }
-        if let Some(path) = self.add_path(now, at, socket, Origin::Relay)
-            && path.origin == Origin::Relay
-        {
-            path.through = Through::Relay(Some(relay));
-            path.hops = 1;
-        }
-    }
-
-    pub fn has_relay_path(&self) -> bool {
-        self.paths.iter().any(Path::is_relayed)
-    }
-
-    /// Whether a path over this relay goes elsewhere than to this place, or through another socket.
-    pub fn strays_from(&self, relay: PeerRef, at: &Place, socket: usize) -> bool {
-        let mut over = self.paths.iter().filter(|p| p.relay() == Some(relay));
-        over.any(|path| path.endpoint != *at || path.socket != socket)
-    }
-
-    /// The relay is reached elsewhere now.
-    pub fn move_relay_path(&mut self, relay: PeerRef, at: Place, socket: usize) {
-        for path in &mut self.paths {
-            if path.relay() == Some(relay) {
-                path.endpoint = at;
-                path.socket = socket;
-                // What was asked where the relay was is asked where it is.
-                path.ask_again();
-            }
-        }
-    }
-
-    /// The relay path that a packet from this place stands for: the one that leads there, else the best.
-    fn relay_path_index(&self, at: &Place) -> Option<usize> {
-        let relayed = (0..self.paths.len()).filter(|index| self.paths[*index].is_relayed());
-        relayed.min_by_key(|index| {
-            let path = &self.paths[*index];
-            (path.endpoint != *at, !path.is_proven(), path.rtt)
-        })
-    }
-
-    /// See [`Self::relay_path_index`].
-    pub fn relay_path_mut(&mut self, at: &Place) -> Option<&mut Path> {
-        let index = self.relay_path_index(at)?;
-        self.paths.get_mut(index)
-    }
-
-    /// The path that a packet took.
-    pub fn path_taken(&mut self, way: &Way) -> Option<&mut Path> {
-        match way.hops {
-            0 => self.path_mut(&way.from),
-            _ => self.relay_path_mut(&way.from),
-        }
-    }
-
-    /// Where an answer to a relayed packet goes: over the relay that it came through if that is one of the peer's, as it is
-    /// alive; else over the used path, if that is proven; else over the best.
-    pub fn relay_destination(&self, at: &Place) -> Option<Destination> {
-        let proven = |path: &&Path| path.is_relayed() && path.is_proven();
-        let path = &self.paths[self.relay_path_index(at)?];
-        let path = match path.endpoint == *at {
-            true => path,
-            false => self.active_path().filter(proven).unwrap_or(path),
-        };
-        Some(route_over(path, None).destination)
-    }
-
-    /// All relays of the peer, for what must come through while one of them is dead.
-    pub fn relay_destinations(&self) -> impl Iterator<Item = Destination> {
-        let relayed = self.paths.iter().filter(|path| path.is_relayed());
-        relayed.map(|path| route_over(path, None).destination)
-    }
-
     fn remove_path(&mut self, index: usize) {
         self.paths.remove(index);
         self.active = match self.active {
@@ -637,48 +543,6 @@ impl Peer {
         if matches!(self.paths[index].origin, Origin::Nominated | Origin::Hint) {
             self.remove_path(index);
         }
-    }
-
-    /// Chooses the path that is used: direct before relayed, datagrams before streams (A25), then the lower round
-    /// trip, and a change only for a clear gain (D24, S17).
-    pub fn choose_path(&mut self, now: Instant) {
-        let best = (0..self.paths.len())
-            .filter(|index| self.paths[*index].is_proven())
-            .min_by_key(|index| self.rank(*index, now));
-        let keep = match (self.active, best) {
-            (Some(active), Some(best)) if self.paths[active].is_proven() => {
-                let (old, new) = (self.rank(active, now), self.rank(best, now));
-                // Asked at the same time as the newcomer and slower to answer: then the newcomer is the way the peer is at now.
-                let overtaken = self.paths[active].asked_since().is_some()
-                    && self.paths[best].asked_since().is_none();
-                let coarse = |rank: &Rank| (rank.0, rank.1, rank.2);
-                !overtaken && coarse(&new) >= coarse(&old) && new.3 * 5 >= old.3 * 4
-            }
-            _ => false,
-        };
-        if !keep {
-            self.active = best;
-        }
-        if let Some(path) = self.active_path() {
-            self.last_resort = Some((path.endpoint, path.socket));
-        }
-    }
-
-    fn rank(&self, index: usize, now: Instant) -> Rank {
-        let path = &self.paths[index];
-        let waiting = path
-            .asked_since()
-            .map_or(Duration::ZERO, |since| now.duration_since(since));
-        let rtt = path.rtt.unwrap_or(Duration::MAX / 8);
-        // IPv6 first, unless IPv4 is half as fast again: there is no NAT in between that forgets (DESIGN §7).
-        let is_v4 = path.endpoint.udp().is_some_and(|at| at.is_ipv4());
-        let rtt = rtt + if is_v4 { rtt / 2 } else { Duration::ZERO };
-        (
-            path.is_suspect(),
-            path.distance(),
-            path.endpoint.transport(),
-            rtt.max(waiting),
-        )
     }
 
     /// When its paths want attention.

@@ -1,6 +1,7 @@
 //! The peer table. The full address is the identity; a short id is a hint, and the MAC decides (D12, D22).
 use super::peer::{Peer, Standing};
 use anode_wire::{Address, AddressId};
+use foldhash::quality::RandomState;
 use slab::Slab;
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
@@ -19,9 +20,9 @@ pub(super) struct PeerRef {
 pub(super) struct PeerTable {
     peers: Slab<(u32, Peer)>,
     tenants: u32,
-    by_address: HashMap<[u8; Address::LEN], PeerRef>,
-    by_id: HashMap<AddressId, Vec<PeerRef>>,
-    by_ipv6: HashMap<Ipv6Addr, PeerRef>,
+    by_address: HashMap<[u8; Address::LEN], PeerRef, RandomState>,
+    by_id: HashMap<AddressId, Vec<PeerRef>, RandomState>,
+    by_ipv6: HashMap<Ipv6Addr, PeerRef, RandomState>,
     /// Peers per standing.
     count: [usize; 3],
     pub evicted: u64,

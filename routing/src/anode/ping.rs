@@ -6,7 +6,7 @@ use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::sealing::{Channel, Lane};
 use super::{Node, Sender};
-use crate::overlay::{Failure, OverlayEvent, PathKind, Via};
+use crate::overlay::{Failure, OverlayEvent, PathKind, Via, ViaEndpoint};
 use anode_wire::address::split_digit;
 use anode_wire::packet::FULL_SENDER_HEADER;
 use anode_wire::{Message, PeerId};
@@ -23,7 +23,7 @@ const TOKEN_LEN: usize = 8;
 /// PINGs under way. The token on the wire is random and ours: nobody can answer what he was not asked.
 #[derive(Default)]
 pub(super) struct Pings {
-    open: HashMap<u64, Outstanding>,
+    open: HashMap<u64, Outstanding, foldhash::fast::RandomState>,
     order: VecDeque<(Instant, u64)>,
 }
 
@@ -187,7 +187,7 @@ impl Node {
         };
         let via = Via {
             kind,
-            endpoint: arrival.way.from.to_string(),
+            endpoint: ViaEndpoint::Place(arrival.way.from),
             hops,
         };
         let rtt = now.duration_since(ping.sent);

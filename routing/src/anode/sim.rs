@@ -1,5 +1,8 @@
 //! Nodes on a simulated underlay and virtual time. Everything follows from the seed.
+mod config;
+mod host;
 mod nat;
+mod turn;
 
 use super::*;
 use crate::overlay::{OverlaySink, StreamId};
@@ -10,7 +13,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+pub use config::{
+    DRAFT, address, draft, draft_knows, home, identity, ipv6, knows, lan_interface, quiet,
+};
+pub use host::{Host, Program};
 pub use nat::{Kind, Nat, behind};
+pub use turn::Turn;
 
 /// What the underlay does to packets.
 #[derive(Clone, Copy, Debug)]
@@ -54,125 +62,6 @@ pub struct Flying {
     pub bytes: Vec<u8>,
 }
 
-/// What the node's programs have seen.
-#[derive(Default)]
-pub struct Program {
-    pub events: Vec<(Instant, OverlayEvent)>,
-    pub datagrams: Vec<(Ipv6Addr, u16, Ipv6Addr, u16, Vec<u8>)>,
-    pub others: Vec<(Ipv6Addr, u8, Vec<u8>)>,
-    /// Bytes read, per stream.
-    pub read: BTreeMap<StreamId, Vec<u8>>,
-    /// Bytes still to write, per stream; the stream is finished after them.
-    pub to_write: BTreeMap<StreamId, (Vec<u8>, usize)>,
-    pub accepted: Vec<StreamId>,
-    /// What it does with incoming streams.
-    pub accepts: bool,
-}
-
-impl OverlaySink for Program {
-    fn datagram(
-        &mut self,
-        from: Ipv6Addr,
-        from_port: u16,
-        to: Ipv6Addr,
-        to_port: u16,
-        payload: &[u8],
-    ) {
-        self.datagrams
-            .push((from, from_port, to, to_port, payload.to_vec()));
-    }
-    fn other(&mut self, from: Ipv6Addr, _to: Ipv6Addr, next_header: u8, payload: &[u8]) {
-        self.others.push((from, next_header, payload.to_vec()));
-    }
-}
-
-pub struct Host {
-    pub node: Node,
-    pub at: SocketAddr,
-    /// Its sockets beside the main one: number and port.
-    extra: BTreeMap<usize, u16>,
-    /// A second uplink: its interface and the machine's address there.
-    pub second: Option<(u32, IpAddr)>,
-    /// Those of its sockets that send over it, whatever the routes say.
-    over_second: BTreeSet<usize>,
-    next_port: u16,
-    pub program: Program,
-    pub up: bool,
-    /// Packets and bytes it has put on the wire.
-    pub sent: (u64, u64),
-    /// When its line has nothing left to send.
-    line_free: Instant,
-}
-
-impl Host {
-    /// The number of its socket at a place.
-    fn socket_at(&self, at: &Place) -> Option<usize> {
-        let address = at.address()?;
-        if self.second.is_some_and(|(_, ip)| address.ip() == ip) {
-            let mut over = self.over_second.iter();
-            let here = |number: &&usize| self.extra.get(number) == Some(&address.port());
-            return over.find(here).copied();
-        }
-        if address.ip() != self.at.ip() {
-            return None;
-        }
-        if address.port() == self.at.port() {
-            return Some(0);
-        }
-        at.udp()?;
-        let mut extra = self.extra.iter();
-        let found = extra.find(|(_, port)| **port == address.port());
-        found.map(|(number, _)| *number)
-    }
-
-    fn obey_orders(&mut self, now: Instant) {
-        while let Some(order) = self.node.poll_socket() {
-            match order {
-                SocketOrder::Open {
-                    number, interface, ..
-                } => {
-                    self.next_port += 1;
-                    if interface.is_some() && interface == self.second.map(|(index, _)| index) {
-                        self.over_second.insert(number);
-                    }
-                    self.extra.insert(number, self.next_port);
-                    self.node.socket_opened(now, number, true);
-                }
-                SocketOrder::Close(number) => {
-                    self.extra.remove(&number);
-                    self.over_second.remove(&number);
-                }
-            }
-        }
-    }
-
-    /// Sockets beside the main one.
-    pub fn extra_sockets(&self) -> usize {
-        self.extra.len()
-    }
-}
-
-/// A TURN server with one client.
-#[derive(Default)]
-pub struct Turn {
-    /// The host whose allocation stands.
-    pub client: Option<usize>,
-    permitted: Vec<IpAddr>,
-}
-
-impl Turn {
-    /// The address it relays from.
-    pub const RELAYED: SocketAddr =
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), 50_000);
-
-    fn obey(&mut self, index: usize, order: TurnOrder) -> Vec<SocketAddr> {
-        let wanted = order == TurnOrder::Allocate;
-        self.client = wanted.then_some(index);
-        self.permitted.clear();
-        self.client.map(|_| Self::RELAYED).into_iter().collect()
-    }
-}
-
 pub struct Sim {
     start: Instant,
     pub now: Instant,
@@ -197,36 +86,6 @@ pub struct Sim {
     sequence: u64,
     rng: StdRng,
     batch: TransmitBatch,
-}
-
-/// The identity with this number as private key.
-pub fn identity(number: u16) -> Identity {
-    let mut scalar = [0; 32];
-    scalar[30..].copy_from_slice(&number.to_be_bytes());
-    Identity::from_scalar(anode_wire::Zone(0), &scalar).unwrap()
-}
-
-pub fn address(number: u16) -> Address {
-    *identity(number).address()
-}
-
-pub fn ipv6(number: u16) -> Ipv6Addr {
-    address(number).ipv6(PeerId::ANY)
-}
-
-/// Host `number` lives at 192.0.2.number.
-pub fn home(number: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::new(192, 0, 2, number as u8), 8737))
-}
-
-pub fn lan_interface(at: SocketAddr) -> Interface {
-    Interface {
-        name: "eth0".into(),
-        index: 2,
-        addresses: vec![(at.ip(), 24)],
-        broadcast: true,
-        uplink: None,
-    }
 }
 
 impl Sim {
@@ -280,7 +139,10 @@ impl Sim {
             next_port: 30_000,
             program,
             up: true,
+            slept: Duration::ZERO,
+            wakes: false,
             sent: (0, 0),
+            woken: 0,
             line_free: self.now,
         });
         self.hosts.len() - 1
@@ -392,7 +254,7 @@ impl Sim {
             && let Some(host) = self
                 .hosts
                 .iter_mut()
-                .find(|host| Some(host.at.ip()) == inside.address().map(|at| at.ip()))
+                .find(|host| inside.address().is_some_and(|at| host.is_at(at.ip())))
         {
             host.line_free = host.line_free.max(self.now)
                 + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / self.link.rate);
@@ -421,18 +283,23 @@ impl Sim {
 
     /// Lets every host send what it has, and tell its programs what happened.
     pub fn pump(&mut self) {
+        let clocks = self.clock();
         for index in 0..self.hosts.len() {
+            if self.hosts[index].up {
+                self.hosts[index].look_at_clocks(clocks);
+            }
             self.run_program(index);
             while self.hosts[index].up {
                 let host = &mut self.hosts[index];
-                host.obey_orders(self.now);
+                let now = host.clock(self.now);
+                host.obey_orders(now);
                 if let Some(turn) = &mut self.turn {
                     while let Some(order) = host.node.poll_turn() {
-                        host.node.turn_stands(self.now, turn.obey(index, order));
+                        host.node.turn_stands(now, turn.obey(index, order));
                     }
                 }
                 self.batch.clear(64);
-                if !host.node.poll_transmit(self.now, &mut self.batch) {
+                if !host.node.poll_transmit(now, &mut self.batch) {
                     break;
                 }
                 let to = self.batch.destination.to;
@@ -493,8 +360,9 @@ impl Sim {
     }
 
     fn run_program(&mut self, index: usize) {
-        let now = self.now;
-        let Host { node, program, .. } = &mut self.hosts[index];
+        let host = &mut self.hosts[index];
+        let now = host.clock(self.now);
+        let Host { node, program, .. } = host;
         while let Some(event) = node.poll_event() {
             match &event {
                 OverlayEvent::StreamIncoming { stream, .. } if program.accepts => {
@@ -510,7 +378,7 @@ impl Sim {
                 }
                 _ => {}
             }
-            program.events.push((now, event));
+            program.events.push((self.now, event));
         }
         program.to_write.retain(|stream, (data, done)| {
             *done += node.write(now, *stream, &data[*done..]);
@@ -529,8 +397,7 @@ impl Sim {
             .hosts
             .iter()
             .filter(|host| host.up)
-            .filter_map(|host| host.node.deadline())
-            .map(|(at, _)| at)
+            .filter_map(Host::deadline)
             .min();
         let Some(next) = [arrival, timers]
             .into_iter()
@@ -550,9 +417,12 @@ impl Sim {
             };
             self.deliver(packet);
         }
+        let clocks = self.clock();
         for host in self.hosts.iter_mut().filter(|host| host.up) {
-            if host.node.deadline().is_some_and(|(at, _)| at <= self.now) {
-                host.node.handle_timeout(self.now);
+            if host.deadline().is_some_and(|at| at <= self.now) {
+                host.look_at_clocks(clocks);
+                host.woken += 1;
+                host.node.handle_timeout(host.clock(self.now));
             }
         }
         self.pump();
@@ -596,6 +466,7 @@ impl Sim {
         let relayed = turn.filter(|_| to == Place::Udp(Turn::RELAYED));
         let relayed = relayed.filter(|turn| turn.permitted.contains(&near.ip()));
         let client = relayed.and_then(|turn| turn.client);
+        let clocks = self.clock();
         for (index, host) in self.hosts.iter_mut().enumerate() {
             if !host.up {
                 continue;
@@ -618,9 +489,21 @@ impl Sim {
                 segment_size: bytes.len(),
                 bytes: &mut bytes,
             };
-            host.node
-                .handle_datagram(self.now, received, &mut host.program);
+            host.look_at_clocks(clocks);
+            host.woken += 1;
+            let now = host.clock(self.now);
+            host.node.handle_datagram(now, received, &mut host.program);
         }
+    }
+
+    /// A machine sleeps for a time, in which the others go on.
+    pub fn sleep(&mut self, index: usize, time: Duration) {
+        self.hosts[index].up = false;
+        self.run(time);
+        let host = &mut self.hosts[index];
+        host.up = true;
+        host.slept += time;
+        host.wakes = true;
     }
 
     /// Runs for a time.
@@ -648,7 +531,8 @@ impl Sim {
     pub fn ping(&mut self, from: usize, to: Ipv6Addr) -> Result<Duration, Failure> {
         let token = self.rng.random();
         let begin = self.now;
-        self.hosts[from].node.ping(self.now, to, token, b"hello")?;
+        let now = self.hosts[from].clock(self.now);
+        self.hosts[from].node.ping(now, to, token, b"hello")?;
         let until = self.now + Duration::from_secs(20);
         loop {
             self.pump();
@@ -707,44 +591,3 @@ impl Sim {
             .map(|path| path.endpoint.to_string())
     }
 }
-
-/// No LAN, nobody configured.
-pub fn quiet() -> NodeConfig {
-    NodeConfig {
-        lan: false,
-        ..NodeConfig::default()
-    }
-}
-
-/// No LAN; these are configured at their homes.
-pub fn knows(numbers: &[u16]) -> NodeConfig {
-    let peers = numbers.iter().map(|number| ConfiguredPeer {
-        address: address(*number),
-        places: vec![home(*number).into()],
-    });
-    NodeConfig {
-        peers: peers.collect(),
-        ..quiet()
-    }
-}
-
-/// Nothing sealed, no LAN, nobody configured.
-pub fn draft() -> NodeConfig {
-    NodeConfig {
-        security: DRAFT,
-        ..quiet()
-    }
-}
-
-/// Nothing sealed, no LAN; these are configured at their homes.
-pub fn draft_knows(numbers: &[u16]) -> NodeConfig {
-    NodeConfig {
-        security: DRAFT,
-        ..knows(numbers)
-    }
-}
-
-pub const DRAFT: Security = Security {
-    plain: Plain::Only,
-    pq: Pq::Off,
-};

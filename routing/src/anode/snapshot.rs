@@ -167,7 +167,7 @@ impl Node {
             for endpoint in pin
                 .endpoints
                 .iter()
-                .filter(|endpoint| super::is_dialable(endpoint, true))
+                .filter(|endpoint| super::path::is_dialable(endpoint, true))
             {
                 let Some(socket) = self.socket_for(endpoint) else {
                     continue;

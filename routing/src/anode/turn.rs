@@ -305,7 +305,7 @@ impl Node {
     pub(super) fn asked_over_turn(&mut self, now: Instant, found: PeerRef, from: &Place) {
         if self.is_turned(found, from)
             && let Some(peer) = self.peers.get_mut(found)
-            && peer.question_other_paths(now, from)
+            && peer.question_paths(now, Some(from))
         {
             self.handle_peer_timer(now, found);
         }

@@ -51,7 +51,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::Ipv6Addr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::overlay::{OverlayEvent, PathKind, StreamId, Via};
+use crate::overlay::{OverlayEvent, PathKind, StreamId, Via, ViaEndpoint};
 use local::{Dialler, Local};
 use names::Questions;
 use table::{Origin, Table};
@@ -310,7 +310,7 @@ impl I2pOverlay {
     fn via(&self) -> Via {
         Via {
             kind: PathKind::I2p,
-            endpoint: format!("i2p://{}", self.dialler.router.place),
+            endpoint: ViaEndpoint::Text(format!("i2p://{}", self.dialler.router.place)),
             hops: 0,
         }
     }

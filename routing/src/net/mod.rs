@@ -83,6 +83,8 @@ pub struct AnodeOverlay {
     /// `batch` holds packets that the socket did not take yet.
     blocked: Option<Instant>,
     interfaces: Vec<Interface>,
+    /// See [`Overlay::fds_changes`].
+    fds_changes: u64,
 }
 
 impl AnodeOverlay {
@@ -135,6 +137,7 @@ impl AnodeOverlay {
             ordered: None,
             blocked: None,
             interfaces,
+            fds_changes: 0,
         })
     }
 
@@ -170,6 +173,7 @@ impl AnodeOverlay {
         config: StreamConfig,
     ) -> Result<(), NetError> {
         self.streams = Streams::new(now, config)?;
+        self.fds_changes += 1;
         Ok(())
     }
 
@@ -184,6 +188,7 @@ impl AnodeOverlay {
     /// Packets to and from `eth://` places go over this link from now on.
     pub fn add_link(&mut self, link: Box<dyn FrameLink>) {
         self.links.add(link);
+        self.fds_changes += 1;
     }
 
     /// A TURN server's clients come to some of our ports, too: they are told apart inside TLS, whose certificate is its own there.
@@ -221,6 +226,7 @@ impl AnodeOverlay {
     /// The machine's interfaces have changed; without the overlay's own.
     pub fn set_interfaces(&mut self, now: Instant, interfaces: Vec<Interface>) {
         self.beacons.follow(&interfaces);
+        self.fds_changes += 1;
         self.interfaces.clone_from(&interfaces);
         self.node.set_interfaces(now, interfaces);
     }
@@ -574,6 +580,10 @@ impl Overlay for AnodeOverlay {
         self.links.fds().for_each(&mut *each);
         each(self.extra.fd());
         each(self.turn.fd());
+    }
+
+    fn fds_changes(&self) -> u64 {
+        self.fds_changes
     }
 
     fn receive(&mut self, now: Instant, ready: Ready, sink: &mut dyn OverlaySink) -> bool {

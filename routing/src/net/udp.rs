@@ -12,7 +12,7 @@ pub(super) const PORT: u16 = 8737;
 /// Kernel buffers asked for; a system that grants less is served with less.
 const SOCKET_BUFFER: usize = 7 << 20;
 /// Buffers offered to a socket that was not full.
-const FEW: usize = 8;
+const FEW: usize = 4;
 /// What one receive call may put into one buffer (GRO).
 const RECEIVE_BUFFER: usize = 65_535;
 
@@ -201,7 +201,10 @@ impl ReceiveBuffers {
     ) -> io::Result<usize> {
         let mut chunks = self.bytes.chunks_exact_mut(RECEIVE_BUFFER);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
-            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+            std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        for slice in &mut slices[..wanted] {
+            *slice = IoSliceMut::new(chunks.next().unwrap_or_default());
+        }
         let count = socket.state.recv(
             (&socket.socket).into(),
             &mut slices[..wanted],

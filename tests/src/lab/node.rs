@@ -257,12 +257,21 @@ impl Node {
 
     /// Runs a command of the program on this node's state.
     pub fn cli(&self, arguments: &[&str]) -> Done {
+        self.builder.ns.finish(self.asking(arguments), PATIENCE)
+    }
+
+    /// The same for one that goes on until it is dropped.
+    pub fn in_background(&self, arguments: &[&str]) -> Proc {
+        self.builder.ns.start(self.asking(arguments))
+    }
+
+    fn asking(&self, arguments: &[&str]) -> Command {
         let mut command = command(anode_binary());
         command
             .args(arguments)
             .arg("--state")
             .arg(&self.builder.state);
-        self.builder.ns.finish(command, PATIENCE)
+        command
     }
 
     /// Runs a command with `--json` and reads its answer: exit status 0 and exactly one document.

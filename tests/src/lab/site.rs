@@ -5,6 +5,7 @@ use super::{Family, Host, Lab, Lan, Nat, NatKind, Node, NodeBuilder, Ns, Proc, c
 use crate::programs;
 use anode_platform::netlink::Route;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 /// What stands between a machine and the internet.
@@ -94,6 +95,12 @@ pub struct Place {
 const PROXY: u16 = 3128;
 
 impl Internet {
+    /// With so many relays, and no other heavy test beside it while the guard is kept. `None` if the lab is switched off.
+    pub fn alone(relays: usize) -> Option<(Self, MutexGuard<'static, ()>)> {
+        let alone = super::heavy();
+        Some((Self::new(relays)?, alone))
+    }
+
     /// With so many relays. `None` if the lab is switched off.
     pub fn new(relays: usize) -> Option<Self> {
         let lab = Lab::open()?;

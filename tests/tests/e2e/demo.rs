@@ -49,6 +49,9 @@ fn the_demo_does_the_main_job_and_leaves_nothing() {
     assert!(told("relayed").contains("203.0.113.2:"), "{report}");
     // The first answer may already come past the relay.
     assert!(told("direct").contains("203.0.113.2:"), "{report}");
+    // Both with their times.
+    assert!(told("meet").contains("s after the start"), "{report}");
+    assert!(told("direct").contains("after the first echo"), "{report}");
     assert_eq!(traces(&ns), before, "it removed all that it made");
 }
 

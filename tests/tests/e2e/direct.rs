@@ -1,7 +1,7 @@
 //! Direct paths in life: relayed first, then direct, back when that dies, and a running transfer through all of it.
 
 use anode_tests::flow::{Flow, short};
-use anode_tests::lab::{Internet, Nat, NatKind, Node, Ns, Site, heavy};
+use anode_tests::lab::{Internet, Nat, NatKind, Node, Ns, Proc, Site};
 use anode_tests::matrix::{Pair, Pinging, kind};
 use serde_json::Value;
 use std::net::IpAddr;
@@ -10,13 +10,26 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
 
+/// The documents that a running `anode paths --watch --json` has shown of a peer.
+fn watched(watch: &Proc, peer: &Node) -> Vec<Value> {
+    let text = watch.stdout();
+    // A line that is still being written is none yet.
+    let lines = text
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'));
+    let documents = lines.map(|line| serde_json::from_str(line).expect("one document a line"));
+    documents
+        .filter(|document: &Value| document["address"] == peer.address())
+        .collect()
+}
+
 #[test]
 fn ping_and_paths_show_the_relay_first_and_then_the_direct_path() {
-    let Some(mut internet) = Internet::new(2) else {
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
     let pair = Pair::start(&mut internet, [Site::Port, Site::Port]);
+    let watch = pair.a.in_background(&["paths", "--watch", "--json"]);
     let answer = pair
         .a
         .json(&["ping", pair.b.address(), "-c", "25", "-i", "0.1"]);
@@ -29,19 +42,35 @@ fn ping_and_paths_show_the_relay_first_and_then_the_direct_path() {
         shown.contains("direct") && shown.contains("standby"),
         "{shown}"
     );
+
+    // The way is lost and found again: whoever watches sees it happen.
+    let last = |kind: &str| {
+        let seen = watched(&watch, &pair.b);
+        seen.last().is_some_and(|seen| seen["path"]["kind"] == kind)
+    };
+    pair.a.wait("the watcher sees it", SOON, || last("direct"));
+    let pinging = pair.pinging();
+    pinging.first(SOON);
+    let far = IpAddr::from(pair.places[1].nats[0].address());
+    pair.places[0].nats[0].block(far);
+    pair.a.wait("the relay is shown, and why", SOON, || {
+        let seen = watched(&watch, &pair.b);
+        let reason = seen.last().map(|seen| seen["path"]["reason"].clone());
+        last("relay") && reason.is_some_and(|reason| reason.is_string())
+    });
+    let seen = watched(&watch, &pair.b);
+    let times = seen.iter().map(|seen| seen["after_s"].as_f64());
+    assert!(times.is_sorted(), "{seen:?}");
 }
 
 #[test]
 fn a_transfer_outlives_the_direct_path_and_comes_back_to_it() {
     // DESIGN §7
-    let Some(mut internet) = Internet::new(2) else {
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
-    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
-    let flow = Flow::start(&pair.a, &pair.b);
+    let (pair, flow) = Pair::busy(&mut internet, [Site::Port, Site::Port]);
     let pinging = pair.pinging();
-    thread::sleep(Duration::from_secs(1));
     let far = IpAddr::from(pair.places[1].nats[0].address());
     pair.places[0].nats[0].block(far);
     thread::sleep(Duration::from_secs(3));
@@ -59,13 +88,10 @@ fn a_transfer_outlives_the_direct_path_and_comes_back_to_it() {
 
 #[test]
 fn nats_that_forget_everything_and_relays_that_die_do_not_end_a_transfer() {
-    let Some(mut internet) = Internet::new(2) else {
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
-    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
-    let flow = Flow::start(&pair.a, &pair.b);
-    thread::sleep(Duration::from_secs(1));
+    let (pair, flow) = Pair::busy(&mut internet, [Site::Port, Site::Port]);
     pair.places[0].nats[0].forget();
     thread::sleep(Duration::from_secs(3));
     let back = pair.await_direct(SOON);
@@ -94,23 +120,18 @@ fn switch_uplink(internet: &Internet, machine: &Ns, number: u8, kind: NatKind) -
 
 #[test]
 fn a_machine_and_then_both_at_once_change_their_network_under_a_transfer() {
-    // A2, D24
-    let Some(mut internet) = Internet::new(2) else {
+    // A2, D24, U10
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
-    let pair = Pair::direct(&mut internet, [Site::Port, Site::Full]);
-    let flow = Flow::start(&pair.a, &pair.b);
-    thread::sleep(Duration::from_secs(1));
+    let (pair, flow) = Pair::busy(&mut internet, [Site::Port, Site::Full]);
     let _new = switch_uplink(&internet, &pair.places[0].ns, 60, NatKind::Port);
     thread::sleep(Duration::from_secs(2));
     let direct = pair.await_direct(SOON);
     assert!(direct.is_some(), "{:?}", kind(&pair.a, &pair.b));
     short(flow.finish(), "one side has moved");
 
-    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
-    let flow = Flow::start(&pair.a, &pair.b);
-    thread::sleep(Duration::from_secs(1));
+    let (pair, flow) = Pair::busy(&mut internet, [Site::Port, Site::Port]);
     let places = [61, 62].into_iter().zip(&pair.places);
     let _new: Vec<Nat> = places
         .map(|(number, place)| switch_uplink(&internet, &place.ns, number, NatKind::Port))
@@ -123,10 +144,9 @@ fn a_machine_and_then_both_at_once_change_their_network_under_a_transfer() {
 
 #[test]
 fn two_machines_behind_one_nat_find_the_short_way() {
-    let Some(internet) = Internet::new(2) else {
+    let Some((internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
     let nat = internet.nat(1, NatKind::Port);
     let machines = ["a", "b"].map(|name| nat.machine(name));
     let [a, b] = ["a", "b"].map(|name| {
@@ -156,10 +176,9 @@ fn two_machines_behind_one_nat_find_the_short_way() {
 #[test]
 fn netcheck_tells_what_stands_before_a_machine() {
     // the contract of the command line
-    let Some(mut internet) = Internet::new(2) else {
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
     let cases = [
         (Site::Open, true, "none", "endpoint-independent"),
         (
@@ -205,6 +224,12 @@ fn netcheck_tells_what_stands_before_a_machine() {
         assert_eq!(found["mapping"], mapping, "{name}: {found}");
         assert_eq!(found["filtering"], filtering, "{name}: {found}");
         assert!(found["portmap"].is_null(), "{name}: {found}");
+        // Those of the kernel do not turn round what is sent to their own outside.
+        let turns = match mapping {
+            "none" | "unknown" => Value::Null,
+            _ => Value::Bool(false),
+        };
+        assert_eq!(found["hairpin"], turns, "{name}: {found}");
         assert!(
             found["verdict"]
                 .as_str()

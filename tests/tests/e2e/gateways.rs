@@ -1,7 +1,7 @@
 //! Ports that a gateway opens: found and used when it is honest, dropped and counted when it cannot be.
 
 use anode_tests::gateway::{nat_pmp, pcp, pcp_for_another, serve, serve_upnp};
-use anode_tests::lab::{Internet, Nat, Node, Site, command, heavy};
+use anode_tests::lab::{Internet, Nat, Node, Site, command};
 use anode_tests::matrix::{Pinging, kind};
 use anode_tests::programs;
 use std::net::Ipv4Addr;
@@ -31,10 +31,9 @@ fn mapping(node: &Node) -> serde_json::Value {
 
 #[test]
 fn a_port_that_the_gateway_opens_makes_two_symmetric_nats_direct() {
-    let Some(mut internet) = Internet::new(2) else {
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
     for protocol in ["pcp", "nat-pmp", "upnp"] {
         let places = [Site::Random, Site::Random].map(|site| internet.place(site));
         let nat = &places[0].nats[0];
@@ -90,10 +89,9 @@ fn hostile(nat: &Nat, what: &str) -> f64 {
 #[test]
 fn a_hostile_gateway_changes_nothing() {
     // S16
-    let Some(mut internet) = Internet::new(2) else {
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
     let names = [
         "noise",
         "empty",

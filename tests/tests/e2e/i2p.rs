@@ -256,7 +256,7 @@ fn pings_are_answered_with_all_of_their_payload() {
         })
     });
     assert_eq!((token, back), (42, payload));
-    assert_eq!(via, format!("i2p://{}", router.place()));
+    assert_eq!(via.to_string(), format!("i2p://{}", router.place()));
 }
 
 #[test]

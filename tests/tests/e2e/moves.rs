@@ -3,7 +3,7 @@
 use anode_platform::Prefix;
 use anode_platform::netlink::Route;
 use anode_tests::flow::{Flow, GAP, short};
-use anode_tests::lab::{Internet, Nat, NatKind, Ns, Site, command, heavy};
+use anode_tests::lab::{Internet, Nat, NatKind, Ns, Site, command};
 use anode_tests::matrix::{Pair, kind};
 use anode_tests::programs;
 use nix::sys::signal::Signal;
@@ -48,11 +48,10 @@ fn second_uplink(internet: &Internet, pair: &Pair) -> (Ipv4Addr, Nat) {
 
 #[test]
 fn an_uplink_that_dies_without_a_word_is_left_for_the_other_one() {
-    // A2: the link stays up and its gateway answers, but nothing comes through
-    let Some(mut internet) = Internet::new(2) else {
+    // A2, U10: the link stays up and its gateway answers, but nothing comes through
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
     let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let (_, radio) = second_uplink(&internet, &pair);
     let flow = Flow::start(&pair.a, &pair.b);
@@ -72,10 +71,9 @@ fn an_uplink_that_dies_without_a_word_is_left_for_the_other_one() {
 #[test]
 fn of_two_uplinks_one_is_lost_under_a_transfer_and_comes_back() {
     // A2
-    let Some(mut internet) = Internet::new(2) else {
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
     let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let (first, _radio) = second_uplink(&internet, &pair);
     let machine = &pair.places[0].ns;
@@ -99,14 +97,11 @@ fn of_two_uplinks_one_is_lost_under_a_transfer_and_comes_back() {
 
 #[test]
 fn a_network_that_no_longer_carries_udp_is_left_for_connections_and_taken_up_again() {
-    // A25
-    let Some(mut internet) = Internet::new(2) else {
+    // A25, U5
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
-    let pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
-    let flow = Flow::start(&pair.a, &pair.b);
-    thread::sleep(Duration::from_secs(1));
+    let (pair, flow) = Pair::busy(&mut internet, [Site::Port, Site::Port]);
     let mut nft = command(programs::need("nft"));
     nft.arg("insert rule inet filter forward meta l4proto udp drop");
     pair.places[0].nats[0].ns().finish(nft, SOON).expect_ok();
@@ -117,14 +112,11 @@ fn a_network_that_no_longer_carries_udp_is_left_for_connections_and_taken_up_aga
 
 #[test]
 fn a_machine_that_slept_goes_on_where_it_was() {
-    // Q17: its NAT has forgotten it, its peers have asked in vain
-    let Some(mut internet) = Internet::new(2) else {
+    // Q17, U10: its NAT has forgotten it, its peers have asked in vain
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
-    let mut pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
-    let flow = Flow::start(&pair.a, &pair.b);
-    thread::sleep(Duration::from_secs(1));
+    let (mut pair, flow) = Pair::busy(&mut internet, [Site::Port, Site::Port]);
     pair.a.process().signal(Signal::SIGSTOP);
     thread::sleep(ASLEEP);
     pair.places[0].nats[0].forget();
@@ -148,10 +140,9 @@ fn a_machine_that_slept_goes_on_where_it_was() {
 #[test]
 fn a_link_that_flaps_hundreds_of_times_a_second_costs_little() {
     // S20
-    let Some(mut internet) = Internet::new(2) else {
+    let Some((mut internet, _alone)) = Internet::alone(2) else {
         return;
     };
-    let _alone = heavy();
     let mut pair = Pair::direct(&mut internet, [Site::Port, Site::Port]);
     let machine = pair.places[0].ns.clone();
     let other = internet.nat(60, NatKind::Port);

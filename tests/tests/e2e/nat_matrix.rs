@@ -2,8 +2,8 @@
 //!
 //! Twelve telling cells; `tests/bench matrix` runs all of them, and those that guess ports twenty times.
 
-use anode_tests::lab::{Internet, Site, heavy};
-use anode_tests::matrix::{Expected, expected, judge, try_pair};
+use anode_tests::lab::{Internet, Site};
+use anode_tests::matrix::{Expected, Pair, expected, judge, kind, try_pair};
 use std::time::Duration;
 
 /// Relays, as most zones have: two, so that the mapping can be told.
@@ -15,10 +15,9 @@ const FIRST_REPLY: Duration = Duration::from_secs(1);
 
 #[track_caller]
 fn cells(cells: &[[Site; 2]]) {
-    let Some(mut internet) = Internet::new(RELAYS) else {
+    let Some((mut internet, _alone)) = Internet::alone(RELAYS) else {
         return;
     };
-    let _alone = heavy();
     for sites in cells {
         let [a, b] = sites.map(Site::as_str);
         // Where ports are guessed one try may miss; two never should.
@@ -60,13 +59,14 @@ fn a_symmetric_nat_is_direct_with_whoever_filters_by_address_at_most() {
 
 #[test]
 fn ports_of_symmetric_nats_are_guessed_where_that_can_be_done() {
-    // Q28
+    // Q28, U6
     use Site::{Port, Random, Sequence};
     cells(&[[Sequence, Port], [Sequence, Sequence], [Port, Random]]);
 }
 
 #[test]
 fn who_can_only_be_relayed_is_told_why() {
+    // U5, U6
     use Site::{NoUdp, Open, Port, Proxy, Random};
     cells(&[[Random, Random], [NoUdp, Open], [Proxy, Port]]);
 }
@@ -75,4 +75,29 @@ fn who_can_only_be_relayed_is_told_why() {
 fn firewalls_of_ipv6_are_opened_like_nats() {
     use Site::{Firewall6, Open, Port};
     cells(&[[Firewall6, Firewall6], [Open, Firewall6], [Firewall6, Port]]);
+}
+
+#[test]
+fn no_ports_are_guessed_where_one_side_has_ipv4_alone_and_the_other_ipv6() {
+    // Q28
+    let Some((mut internet, _alone)) = Internet::alone(RELAYS) else {
+        return;
+    };
+    let pair = Pair::start(&mut internet, [Site::Firewall6, Site::Random]);
+    let pinging = pair.pinging();
+    pinging.first(Duration::from_secs(10));
+    let told = || {
+        let shown = pair.a.cli(&["paths"]).expect_ok().stdout();
+        shown.contains("is relayed: the one has IPv4 alone, the other IPv6 alone")
+    };
+    pair.a.wait("the reason", Duration::from_secs(20), told);
+    let (kind, reason) = kind(&pair.a, &pair.b);
+    assert_eq!(
+        (kind.as_str(), reason.as_deref()),
+        ("relay", Some("no-common-ip"))
+    );
+    // Five rounds of both, to the places that each has named; a search would be a thousand packets.
+    let packets = pair.punches();
+    println!("{packets} packets to places that peers had named");
+    assert!(packets <= 60, "{packets}");
 }

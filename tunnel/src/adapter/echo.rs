@@ -31,7 +31,7 @@ pub struct Echo {
 /// The requests that wait, by token.
 #[derive(Default)]
 pub struct Echoes {
-    waiting: HashMap<u64, Echo>,
+    waiting: HashMap<u64, Echo, foldhash::fast::RandomState>,
     order: VecDeque<(Instant, u64)>,
     next: u64,
     message: Vec<u8>,

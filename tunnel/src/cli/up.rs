@@ -508,7 +508,7 @@ fn met(book: &Book, report: &PeerReport, seconds: f64) {
         .paths
         .iter()
         .find(|path| path.active)
-        .map_or("?", |path| path.via.endpoint.as_str());
+        .map_or_else(|| "?".to_owned(), |path| path.via.endpoint.to_string());
     eprintln!(
         "{}  {} at {place} after {seconds:.1} s",
         Style::stderr().dim("found    "),

@@ -296,7 +296,7 @@ pub struct Path {
     /// Whether traffic takes it now.
     pub active: bool,
     /// Why the peer is relayed, of an active path over a relay: `trying`, `stranger`, `no-answer`, `no-udp`,
-    /// `no-udp-there`, `both-symmetric`, `nothing-through`, `not-hit`, `over-budget`.
+    /// `no-udp-there`, `both-symmetric`, `no-common-ip`, `nothing-through`, `not-hit`, `over-budget`.
     #[serde(default)]
     pub reason: Option<String>,
 }
@@ -345,7 +345,7 @@ pub fn millis(duration: Duration) -> f64 {
 
 impl Path {
     fn new(report: &PathReport) -> Self {
-        let endpoint = report.via.endpoint.clone();
+        let endpoint = report.via.endpoint.to_string();
         let transport = match endpoint.split_once("://") {
             Some(("eth", _)) => "ethernet",
             Some((scheme, _)) => scheme,

@@ -144,6 +144,10 @@ pub fn relayed_text(word: &str) -> &'static str {
             "both NATs give each destination another port, and not both in a sequence: nobody can guess them",
         ),
         (
+            Relayed::NoCommonFamily,
+            "the one has IPv4 alone, the other IPv6 alone: nothing leads from one to the other",
+        ),
+        (
             Relayed::NothingThrough,
             "both sides tried, and nothing came through: a firewall, or a NAT that nobody has told us enough of",
         ),
@@ -228,6 +232,7 @@ mod tests {
             Relayed::Stranger,
             Relayed::NotHit,
             Relayed::BothSymmetric,
+            Relayed::NoCommonFamily,
         ] {
             assert_ne!(relayed_text(why.as_str()), "");
         }

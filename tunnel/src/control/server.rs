@@ -461,7 +461,7 @@ async fn ping(
         Ok(report) => PingAnswer::Reply {
             rtt_ms: millis(report.rtt),
             path: report.via.kind.into(),
-            via: report.via.endpoint,
+            via: report.via.endpoint.to_string(),
             hops: report.via.hops,
         },
         Err(failure) => PingAnswer::Failed {

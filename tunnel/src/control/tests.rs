@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anode_platform::privileges::{Capability, Confined, Landlock};
 use anode_platform::wake::Wake;
 use anode_routing::anode::Place;
-use anode_routing::overlay::{Failure, PathKind, Via};
+use anode_routing::overlay::{Failure, PathKind, Via, ViaEndpoint};
 use anode_wire::sealed::ticket::Status;
 use anode_wire::{Address, Identity, PeerId, Zone};
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ fn address(number: u8) -> Address {
 fn via() -> Via {
     Via {
         kind: PathKind::Direct,
-        endpoint: "udp://192.0.2.1:8737".into(),
+        endpoint: ViaEndpoint::Text("udp://192.0.2.1:8737".into()),
         hops: 0,
     }
 }

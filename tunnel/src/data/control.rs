@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anode_routing::anode::{Lookup, NetReport, PathSnapshot, PeerSnapshot, Place};
-use anode_routing::overlay::Failure;
+use anode_routing::overlay::{Failure, Via, ViaEndpoint};
 use anode_routing::{AnodeOverlay, I2pOverlay};
 use anode_wire::sealed::kind;
 use anode_wire::sealed::ticket::MAX_ENTRIES;
@@ -437,9 +437,9 @@ fn report(peer: PeerSnapshot) -> PeerReport {
         address: peer.address,
         paths: paths
             .map(|path| PathReport {
-                via: anode_routing::overlay::Via {
+                via: Via {
                     kind: path.kind,
-                    endpoint: super::frames::text(&path.endpoint),
+                    endpoint: ViaEndpoint::Text(super::frames::text(&path.endpoint)),
                     hops: path.hops,
                 },
                 rtt: path.rtt,

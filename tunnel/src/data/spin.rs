@@ -8,11 +8,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use anode_platform::wake::{PollFd, poll};
-
-/// A wait that ends within this time was short. So long is looked at most.
-const SHORT: Duration = Duration::from_micros(100);
-/// The waits that are remembered.
+/// A sleep that ends within this time was short: the processor was somebody else's for part of it, perhaps.
+const SHORT: Duration = Duration::from_micros(300);
+/// So long is looked at most, without what others did meanwhile.
+const LOOK: Duration = Duration::from_micros(100);
+/// A yield that took longer has let somebody else work.
+const ALONE: Duration = Duration::from_micros(5);
+/// The waits that are remembered. A look that finds nothing wipes the memory.
 const LAST: u8 = 0b1111;
 /// So many of them have to be short. Not half of them: where questions come one by one, every second wait is short, and a sleeper
 /// leaves its processor, with warm caches, to the one who answers.
@@ -54,7 +56,12 @@ impl Habit {
         self.short = self.short << 1 | u8::from(short);
     }
 
+    fn missed(&mut self) {
+        self.short = 0;
+    }
+
     fn found(&mut self) {
+        self.ended(true);
         self.found = self.found.saturating_add(1);
         if self.found >= FORGIVEN {
             self.penance = 0;
@@ -68,57 +75,71 @@ impl Habit {
     }
 }
 
-/// Waits for descriptors, with a look around first where that pays.
+/// Waits until something is ready or so much time has passed; how many are. `None` waits for ever, no time only looks.
+pub type Poll<'a> = dyn FnMut(Option<Duration>) -> io::Result<usize> + 'a;
+
+/// Waits, with a look around first where that pays.
 #[derive(Debug, Default)]
 pub struct Spin {
     habit: Habit,
 }
 
 impl Spin {
-    /// As [`poll`].
-    pub fn wait(&mut self, fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usize> {
+    /// As `poll`, from `start` on.
+    pub fn wait(
+        &mut self,
+        poll: &mut Poll<'_>,
+        start: Instant,
+        timeout: Option<Duration>,
+    ) -> io::Result<usize> {
         if timeout == Some(Duration::ZERO) {
-            return poll(fds, timeout);
+            return poll(timeout);
         }
-        let start = Instant::now();
-        let mut ready = 0;
-        if self.habit.looks() {
-            let longest = timeout.map_or(SHORT, |timeout| timeout.min(SHORT));
-            ready = self.look(fds, start, start + longest)?;
+        if !self.habit.looks() {
+            let ready = poll(timeout)?;
+            self.habit.ended(ready > 0 && start.elapsed() < SHORT);
+            return Ok(ready);
         }
-        if ready == 0 {
-            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-            ready = poll(fds, left)?;
+        let ready = self.look(poll, start, timeout)?;
+        if ready > 0 {
+            return Ok(ready);
         }
-        self.habit.ended(ready > 0 && start.elapsed() < SHORT);
-        Ok(ready)
+        poll(timeout.map(|timeout| timeout.saturating_sub(start.elapsed())))
     }
 
-    fn look(&mut self, fds: &mut [PollFd<'_>], start: Instant, end: Instant) -> io::Result<usize> {
+    fn look(
+        &mut self,
+        poll: &mut Poll<'_>,
+        start: Instant,
+        timeout: Option<Duration>,
+    ) -> io::Result<usize> {
+        let mut spent = Duration::ZERO;
         let mut now = start;
-        while now < end {
-            let ready = poll(fds, Some(Duration::ZERO))?;
+        while spent < LOOK && timeout.is_none_or(|timeout| now - start < timeout) {
+            let ready = poll(Some(Duration::ZERO))?;
             if ready > 0 {
                 self.habit.found();
                 return Ok(ready);
             }
             std::thread::yield_now();
             let back = Instant::now();
-            if back - now > AWAY {
+            let away = back - now;
+            if away > AWAY {
                 self.habit.displaced();
                 break;
             }
+            spent += away.min(ALONE);
             now = back;
         }
+        self.habit.missed();
         Ok(0)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
-    use anode_platform::wake::{PollFlags, Wake};
+    use anode_platform::wait::WaitSet;
+    use anode_platform::wake::Wake;
 
     use super::*;
 
@@ -144,6 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn a_look_that_finds_nothing_is_not_repeated_at_once() {
+        let mut habit = Habit {
+            short: LAST,
+            ..Habit::default()
+        };
+        assert!(habit.looks());
+        habit.missed();
+        for _ in 0..MOST {
+            assert!(!habit.looks());
+            habit.ended(true);
+        }
+        assert!(habit.looks());
+    }
+
+    #[test]
     fn a_busy_processor_keeps_it_from_looking_twice_as_long_each_time() {
         let mut habit = Habit {
             short: LAST,
@@ -164,15 +200,16 @@ mod tests {
 
     #[test]
     fn it_waits_as_long_as_it_is_told_and_ends_when_something_is_ready() {
-        let wake = Wake::new().unwrap();
+        let (wake, mut set) = (Wake::new().unwrap(), WaitSet::new().unwrap());
+        set.watch(&wake, 0).unwrap();
         let mut spin = Spin::default();
         for habit in [0, LAST] {
             spin.habit.short = habit;
             let mut wait = |micros| {
-                let mut fds = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
                 let start = Instant::now();
                 let timeout = Some(Duration::from_micros(micros));
-                (spin.wait(&mut fds, timeout).unwrap(), start.elapsed())
+                let ready = spin.wait(&mut |timeout| set.wait(timeout), start, timeout);
+                (ready.unwrap(), start.elapsed())
             };
             for micros in [0, 30, 3_000] {
                 let (ready, took) = wait(micros);

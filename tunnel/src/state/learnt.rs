@@ -71,7 +71,7 @@ pub fn from_reports(reports: &[PeerReport]) -> Vec<PeerEndpoint> {
             .filter(|path| path.via.kind == PathKind::Direct && path.via.hops == 0);
         for path in direct {
             // The other end of a connection may be a port that only lived as long as that.
-            if let Ok(EndpointText::Udp(endpoint)) = path.via.endpoint.parse() {
+            if let Ok(EndpointText::Udp(endpoint)) = path.via.endpoint.to_string().parse() {
                 let endpoint = Place::Udp(endpoint);
                 peers.push(PeerEndpoint {
                     address: report.address,

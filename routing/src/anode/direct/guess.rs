@@ -136,6 +136,9 @@ impl Node {
         let Some(peer) = self.peers.get(found) else {
             return false;
         };
+        if !self.has_common_family(found) {
+            return false;
+        }
         let (own, theirs) = (self.own_ports(), hole.their_ports);
         let begin = self.own.address.as_bytes() < peer.address.as_bytes();
         match (own, theirs) {
@@ -344,6 +347,10 @@ impl Node {
             hole.note_their_token(offer.token);
         }
         match (offer.ports, own) {
+            // One that has not heard where we are aims at what leads nowhere.
+            _ if !self.has_common_family(found) => {
+                self.rest(now, found, Relayed::NoCommonFamily);
+            }
             (Ports::Random, Ports::Random | Ports::Sequence) => {
                 self.rest(now, found, Relayed::BothSymmetric);
             }

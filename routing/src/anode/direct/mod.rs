@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `survey` | where others see us, and what that says of the NAT |
 //! | `offer` | the messages between the two sides |
+//! | `places` | where we may be, and whether two can meet at all |
 //! | `punch` | one peer's way from relayed to direct, and why it is not there |
 //! | `guess` | ports that nobody has seen yet |
 //! | `sockets` | more sockets than the main ones |
@@ -22,6 +23,7 @@
 mod guess;
 mod netcheck;
 mod offer;
+mod places;
 mod punch;
 mod sockets;
 mod survey;

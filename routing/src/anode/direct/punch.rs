@@ -1,6 +1,6 @@
 //! One peer's way from relayed to direct: both sides tell each other over the relay where they are, and ask there at the same
 //! time, so that each NAT or firewall sees its own side speak first.
-use super::offer::{MAX_PLACES, MODE, Offer, Op, Ports};
+use super::offer::{MODE, Offer, Op, Ports};
 use crate::anode::discovery::Candidate;
 use crate::anode::limits::{Bucket, Rate};
 use crate::anode::path::{Origin, Path, is_dialable};
@@ -11,7 +11,7 @@ use crate::anode::sealing::Channel;
 use crate::anode::{Node, Place, Plain, Sender, Timer};
 use anode_wire::{Endpoint, Message, PeerId};
 use rand_core::Rng as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Times between the rounds of questions (D26: five in two seconds), without the round trip.
@@ -46,6 +46,8 @@ pub enum Relayed {
     NoDatagramsThere,
     /// Both NATs give each destination another port that nobody can guess.
     BothSymmetric,
+    /// The one has IPv4 alone, the other IPv6, or an IPv4 that leads nowhere.
+    NoCommonFamily,
     /// Both sides asked, and nothing came through.
     NothingThrough,
     /// The ports of the symmetric NAT were not hit.
@@ -64,6 +66,7 @@ impl Relayed {
             Self::NoDatagrams => "no-udp",
             Self::NoDatagramsThere => "no-udp-there",
             Self::BothSymmetric => "both-symmetric",
+            Self::NoCommonFamily => "no-common-ip",
             Self::NothingThrough => "nothing-through",
             Self::NotHit => "not-hit",
             Self::OverBudget => "over-budget",
@@ -387,17 +390,18 @@ impl Node {
 
     /// Nothing came of it: it stays relayed for a while, and here is why.
     pub(super) fn rest(&mut self, now: Instant, found: PeerRef, why: Relayed) {
-        let own = self.own_ports();
+        let (own, meets) = (self.own_ports(), self.has_common_family(found));
         let Some(hole) = self.direct.holes.get_mut(&found) else {
             return;
         };
         let why = match (own, hole.their_ports) {
             (Ports::None, _) => Relayed::NoDatagrams,
             (_, Ports::None) => Relayed::NoDatagramsThere,
+            _ if !meets && why != Relayed::NoAnswer => Relayed::NoCommonFamily,
             _ => why,
         };
         let rest = match why {
-            Relayed::BothSymmetric => HOPELESS_FOR,
+            Relayed::BothSymmetric | Relayed::NoCommonFamily => HOPELESS_FOR,
             _ => Duration::from_secs(RESTS_S[hole.failures.min(RESTS_S.len() - 1)]),
         };
         hole.failures += 1;
@@ -448,39 +452,6 @@ impl Node {
         };
         self.counters.tx_offers += 1;
         self.send_control(now, found, route.destination, Sender::Short, &message);
-    }
-
-    /// Where we may be, the most promising first: as the gateway or others see us, then as we see ourselves.
-    pub(super) fn own_places(&self) -> Vec<SocketAddr> {
-        let survey = &self.direct.survey;
-        let mut seen = survey.external();
-        seen.reverse();
-        let mut places: Vec<SocketAddr> = survey.mapped.into_iter().chain(seen).collect();
-        let interfaces = self.links.now.iter().flat_map(|one| &one.addresses);
-        let mut own: Vec<IpAddr> = interfaces
-            .map(|(ip, _)| *ip)
-            .filter(|ip| is_offered(*ip))
-            .collect();
-        // IPv6 first, and global addresses before private ones.
-        own.sort_by_key(|ip| (ip.is_ipv4(), is_private(*ip)));
-        for socket in &self.sockets {
-            let of_socket = own.iter().filter(|ip| ip.is_ipv4() == socket.is_ipv4());
-            let bound =
-                (!socket.ip().is_unspecified() && is_offered(socket.ip())).then_some(socket.ip());
-            let ips: Vec<IpAddr> = match socket.ip().is_unspecified() {
-                true => of_socket.copied().collect(),
-                false => bound.into_iter().collect(),
-            };
-            places.extend(ips.into_iter().map(|ip| SocketAddr::new(ip, socket.port())));
-        }
-        let mut each: Vec<SocketAddr> = Vec::new();
-        for place in places {
-            if !each.contains(&place) {
-                each.push(place);
-            }
-        }
-        each.truncate(MAX_PLACES);
-        each
     }
 
     /// A peer tells where it is (NAT_T). Heard only sealed, from whoever we trust or talk to (Q28).
@@ -608,27 +579,6 @@ impl Node {
 /// Whether packets are sent to third places on this peer's word (Q28).
 pub(in crate::anode) fn is_willing(peer: &Peer, now: Instant) -> bool {
     peer.standing == Standing::Kept || peer.streams > 0 || peer.is_used_by_us(now)
-}
-
-/// Whether an address of an interface is of any use to others.
-fn is_offered(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
-        IpAddr::V6(ip) => {
-            let overlay = matches!(ip.segments()[0], 0xfda0 | 0xfda1);
-            !overlay && !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified()
-        }
-    }
-}
-
-pub(super) fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            ip.is_private() || ip.is_link_local() || a == 100 && b & 0xc0 == 64
-        }
-        IpAddr::V6(ip) => ip.is_unique_local(),
-    }
 }
 
 #[cfg(test)]

@@ -25,26 +25,14 @@ impl Peer {
         self.came_from != Some(from) && self.came_from.replace(from).is_some()
     }
 
-    /// It asks over a path that stands by: what is used may be dead for it, and what would be used next with it. True if
-    /// there is something to ask.
-    pub fn question_other_paths(&mut self, now: Instant, asked_over: &Place) -> bool {
-        let used = self.active_path();
-        if used.is_none_or(|path| path.endpoint == *asked_over) {
+    /// The peer questions its paths, or uses another one than before: ours may be as dead as its. `over`: the path that it
+    /// asks over, which is alive by that; where it is the one that we use, nothing is in doubt. True if there is something
+    /// to ask.
+    pub fn question_paths(&mut self, now: Instant, over: Option<&Place>) -> bool {
+        let used = self.active_path().map(|path| path.endpoint);
+        if over.is_some_and(|over| used.is_none_or(|used| used == *over)) {
             return false;
         }
-        let mut any = false;
-        for path in &mut self.paths {
-            if path.endpoint != *asked_over && path.proven_before(now, QUESTION_AGAIN) {
-                path.check(now);
-                any = true;
-            }
-        }
-        any
-    }
-
-    /// The peer questions its paths, or uses another one than before: ours may be as dead as its. True if there is something
-    /// to ask.
-    pub fn question_paths(&mut self, now: Instant) -> bool {
         let mut any = false;
         for path in &mut self.paths {
             let asks = match path.state {
@@ -53,7 +41,7 @@ impl Peer {
                 State::Probing { .. } => false,
                 State::Proven { .. } => path.proven_before(now, QUESTION_AGAIN),
             };
-            any |= asks && path.question(now);
+            any |= asks && over != Some(&path.endpoint) && path.question(now);
         }
         any
     }

@@ -3,7 +3,8 @@ use crate::anode::output::{Destination, Way};
 use crate::anode::path::{Origin, Through};
 use crate::anode::peers::PeerRef;
 use crate::anode::receive::Arrival;
-use crate::anode::{ASK_AGAIN, Node, Place};
+use crate::anode::upkeep::ASK_AGAIN;
+use crate::anode::{Node, Place};
 use anode_wire::{Address, Message, Packet, Party, PeerId};
 use std::time::Instant;
 
@@ -92,13 +93,28 @@ impl Node {
         }
     }
 
-    /// The HELLO under way goes over the relays of its recipient once more.
+    /// Whoever is being looked for, and greeted, is greeted over its relays once more.
+    pub(super) fn greet_contacts_over_relays(&mut self, now: Instant) {
+        for target in self.contacts.targets() {
+            if let Some(found) = self.peers.find_ipv6(&target) {
+                self.greet_over_relays(now, found);
+            }
+        }
+    }
+
+    /// The HELLO under way goes over the relays of its recipient once more: the answer to the last one may have been lost.
     fn greet_over_relays(&mut self, now: Instant, found: PeerRef) {
-        let Some(peer) = self.peers.get(found).filter(|peer| !peer.is_sealed()) else {
+        let peer = self.peers.get_mut(found);
+        let Some(peer) = peer.filter(|peer| !peer.is_sealed()) else {
             return;
         };
-        let relayed = peer.paths.iter().filter(|path| path.is_relayed());
-        let relayed: Vec<_> = relayed.map(|path| (path.endpoint, path.socket)).collect();
+        let relayed = peer.paths.iter_mut().filter(|path| path.is_relayed());
+        let relayed: Vec<_> = relayed
+            .map(|path| {
+                path.greeted = None;
+                (path.endpoint, path.socket)
+            })
+            .collect();
         for (place, socket) in relayed {
             self.greet(now, found, place, socket);
         }
@@ -137,7 +153,7 @@ impl Node {
                 return;
             }
         }
-        if !crate::anode::is_dialable(&way.from, true)
+        if !crate::anode::path::is_dialable(&way.from, true)
             || !peer.nominations.take(now, self.config.limits.nominations)
         {
             self.counters.dropped_nominations += 1;
@@ -198,7 +214,7 @@ impl Node {
             None => self.reply(now, found, arrival, answer),
         }
         if let Some(peer) = self.peers.get_mut(found)
-            && peer.question_paths(now)
+            && peer.question_paths(now, None)
         {
             self.handle_peer_timer(now, found);
         }
@@ -270,7 +286,7 @@ impl Node {
             if self
                 .peers
                 .get_mut(relay)
-                .is_some_and(|peer| peer.question_paths(now))
+                .is_some_and(|peer| peer.question_paths(now, None))
             {
                 self.handle_peer_timer(now, relay);
             }

@@ -3,11 +3,11 @@
 use crate::anode::peers::PeerRef;
 use crate::anode::sealing::{Channel, Lane};
 use crate::anode::{Node, Sender, Timer};
-use anode_wire::{Address, Message, PeerId};
+use anode_wire::{Address, Endpoint, Message, PeerId};
 use rand_core::Rng as _;
 use std::time::{Duration, Instant};
 
-/// A registration is renewed this often: NAT bindings live 30 s (D40).
+/// A relay hears of us this often: NAT bindings live 30 s (D40). With two, and nobody else, each is asked every other time.
 const RENEW_EVERY: Duration = Duration::from_secs(25);
 /// The same while peers talk to us over relays: one that has lost its memory must not cost them more than seconds.
 const RENEW_IN_USE: Duration = Duration::from_secs(3);
@@ -40,8 +40,8 @@ enum State {
         /// The relay answered the last time, too.
         renewal: bool,
     },
-    /// The relay has answered.
-    Registered { at: Instant },
+    /// The relay has answered, when it was last asked; `at`: when it last heard of us.
+    Registered { at: Instant, answered: Instant },
 }
 
 impl State {
@@ -49,7 +49,7 @@ impl State {
     fn deadline(&self, heard: Option<Instant>) -> Instant {
         match self {
             Self::Away { next, .. } | Self::Asking { next, .. } => *next,
-            Self::Registered { at } => match heard {
+            Self::Registered { at, .. } => match heard {
                 Some(heard) if *at < heard + IN_USE_FOR => *at + RENEW_IN_USE,
                 _ => *at + RENEW_EVERY,
             },
@@ -178,14 +178,54 @@ impl Node {
             true if !self.registrations.is_in_use(now) => TOGETHER,
             _ => Duration::ZERO,
         };
+        // Idle, the relays are asked in turn: the others hear that we are there, and answer nothing that we would wake for.
+        let answered = |(index, one): (usize, &Registration)| match one.state {
+            State::Registered { answered, .. } if due(within)(one) => Some((answered, index)),
+            _ => None,
+        };
+        let idle = within > Duration::ZERO;
+        let next = all.enumerate().filter_map(answered).min();
+        let turn = next.filter(|_| idle).map(|(_, index)| index);
         for index in 0..self.registrations.wanted.len() {
             let one = &self.registrations.wanted[index];
             let soon = matches!(one.state, State::Registered { .. }) && due(within)(one);
+            if soon && turn.is_some_and(|turn| turn != index) && self.keep_open(now, index) {
+                continue;
+            }
+            let one = &self.registrations.wanted[index];
             if soon || due(Duration::ZERO)(one) {
                 self.drive_registration(now, index);
             }
         }
         self.schedule_registrations(now);
+    }
+
+    /// Sends a relay a packet that wants no answer, for the NATs and firewalls in between. False: it could not be sent.
+    fn keep_open(&mut self, now: Instant, index: usize) -> bool {
+        let Registration { relay, state, .. } = self.registrations.wanted[index];
+        let presence = Message::Epi {
+            endpoint: Endpoint::Unspecified,
+            nat_mode: 0,
+            options: &[],
+        };
+        let Some(Channel::Sealed(key)) = self.channel(relay, PeerId::ANY) else {
+            return false;
+        };
+        let route = self
+            .peers
+            .get(relay)
+            .and_then(|peer| peer.route(PeerId::ANY));
+        let sent = route.is_some_and(|route| {
+            let destination = route.destination;
+            self.push_sealed(now, relay, key, destination, Lane::Control, &presence)
+                .is_ok()
+        });
+        if let State::Registered { answered, .. } = state
+            && sent
+        {
+            self.registrations.wanted[index].state = State::Registered { at: now, answered };
+        }
+        sent
     }
 
     /// The next step of one registration.
@@ -297,6 +337,10 @@ impl Node {
             State::Away { .. } | State::Registered { .. } => self.drive_registration(now, index),
         }
         self.schedule_registrations(now);
+        if matches!(self.registrations.wanted[index].state, State::Asking { .. }) {
+            // Answers to what follows the PING find us.
+            self.greet_contacts_over_relays(now);
+        }
     }
 
     /// A packet has come over a relay: from now on registrations are renewed more often.
@@ -337,7 +381,10 @@ impl Node {
             }
             State::Away { .. } | State::Registered { .. } => None,
         };
-        registration.state = State::Registered { at: now };
+        registration.state = State::Registered {
+            at: now,
+            answered: now,
+        };
         // Nobody waits for this answer any more.
         self.timers.cancel(Timer::Registration);
         // It says of the path what an EPC would, too: that one needs no question of its own.

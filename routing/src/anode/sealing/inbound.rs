@@ -3,6 +3,7 @@ use super::places::{SOURCE_LEN, encode_source};
 use crate::anode::Node;
 use crate::anode::limits::source_prefix;
 use crate::anode::output::Way;
+use crate::anode::path::Path;
 use crate::anode::peer::{Speech, Standing, Tunnel};
 use crate::anode::peers::PeerRef;
 use crate::anode::receive::{Arrival, carries_traffic};
@@ -120,7 +121,9 @@ impl Node {
             self.note_relayed(now);
         }
         let peer = self.peers.get_mut(found)?;
-        if peer.is_used_way(way, digit) && peer.is_sealed() {
+        let used = peer.is_used_way(way, digit);
+        peer.note_heard_over((way.hops > 0 && !used).then_some(way.from));
+        if used && peer.is_sealed() {
             return Some((found, digit));
         }
         if !peer.is_sealed() {
@@ -150,7 +153,7 @@ impl Node {
     fn note_traffic(&mut self, now: Instant, sender: PeerRef, way: &Way) {
         if let Some(peer) = self.peers.get_mut(sender)
             && peer.has_moved_traffic(way.from)
-            && peer.question_paths(now)
+            && peer.question_paths(now, None)
         {
             self.handle_peer_timer(now, sender);
         }
@@ -272,6 +275,9 @@ impl Node {
         peer.speech = Speech::Unknown;
         if !rekeyed {
             peer.demote_paths(now);
+            // What was asked in plain has no answer from who expects it sealed.
+            peer.paths.iter_mut().for_each(Path::ask_again);
+            peer.vouch_for_relay(now);
             self.handle_peer_timer(now, found);
         }
         self.contact_made(now, found);

@@ -48,12 +48,16 @@ impl Node {
                     let elsewhere = used.is_none_or(|used| used.destination != heard.destination);
                     elsewhere && heard.affords(packet.len())
                 });
-                for route in used.into_iter().chain(heard) {
+                let routes = used.into_iter().chain(heard);
+                let mut ways: Vec<Destination> = routes.map(|route| route.destination).collect();
+                let over_relay = peer.heard_over_relay();
+                ways.extend(over_relay.filter(|over| !ways.contains(over)));
+                for way in ways {
                     if let Some(peer) = self.peers.get_mut(found) {
-                        peer.spend(&route.destination.to, packet.len());
+                        peer.spend(&way.to, packet.len());
                         peer.tx_bytes += packet.len() as u64;
                     }
-                    self.push_raw(route.destination, &packet);
+                    self.push_raw(way, &packet);
                 }
             }
         }

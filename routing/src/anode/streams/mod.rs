@@ -517,7 +517,7 @@ impl Node {
             && self
                 .peers
                 .get_mut(found)
-                .is_some_and(|peer| peer.question_paths(now))
+                .is_some_and(|peer| peer.question_paths(now, None))
         {
             // Something else of the peer may still come through: it is not silent, and yet does not hear us.
             self.handle_peer_timer(now, found);

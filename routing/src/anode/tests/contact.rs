@@ -165,7 +165,7 @@ fn a_dead_peer_is_noticed_while_traffic_flows() {
 
 #[test]
 fn an_idle_node_is_silent_and_sleeps() {
-    // D24: re-checks only in use
+    // D24, U17: re-checks only in use
     let mut sim = Sim::draft_pair(8);
     sim.ping(0, ipv6(2)).unwrap();
     sim.run(secs(120));
@@ -311,7 +311,7 @@ fn a_short_sender_is_used_for_60_seconds_after_an_answer() {
 
 #[test]
 fn what_is_larger_than_the_path_is_refused_with_what_fits() {
-    // D36
+    // D36, U8
     let mut sim = Sim::draft_pair(13);
     sim.ping(0, ipv6(2)).unwrap();
     let now = sim.now;

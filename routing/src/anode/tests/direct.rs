@@ -1,7 +1,6 @@
 //! From relayed to direct through NATs of every kind, on virtual time (RFC 4787, D24 to D26, Q28, DESIGN §7).
 use super::relay::*;
 use super::*;
-use crate::anode::direct::{Offer, Op, Ports};
 use std::net::IpAddr;
 
 const KINDS: [Kind; 5] = [
@@ -243,100 +242,6 @@ fn a_direct_path_that_dies_is_left_for_the_relay_within_a_second() {
 }
 
 #[test]
-fn a_stranger_is_not_asked_where_it_is_and_its_word_sends_nobody_anywhere() {
-    // Q28, S16
-    let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
-    let (mut sim, a, b) = two(23, 1, kinds);
-    let now = sim.now;
-    // b does not know a: what a says is not followed.
-    sim.hosts[b].node.remove_peer(now, &address(1));
-    assert_eq!(time_to_direct(&mut sim, a, b, secs(4)), None);
-    assert_eq!(sim.peer(a, 2).relayed, Some(Relayed::NoAnswer));
-    assert!(sim.counters(b).refused_offers > 0);
-    assert_eq!(sim.counters(b).tx_punches, 0);
-}
-
-#[test]
-fn third_parties_get_no_more_than_the_budget_whatever_a_peer_names() {
-    // Q28, S16, S20, S21
-    let (mut sim, a, b) = two(29, 1, [Some(Kind::PortRestricted), None]);
-    sim.ping(a, ipv6(2)).unwrap();
-    let victim = IpAddr::from([203, 0, 113, 9]);
-    let forbidden = [
-        "127.0.0.1:9",
-        "224.0.0.1:9",
-        "0.0.0.0:9",
-        "[fda0::1]:9",
-        "[::1]:9",
-        "240.0.0.1:9",
-    ];
-    sim.record = Some(Vec::new());
-    for round in 0..200u32 {
-        let places: Vec<SocketAddr> = match round % 2 {
-            0 => (0..8)
-                .map(|port| SocketAddr::new(victim, 1000 + port))
-                .collect(),
-            _ => forbidden.iter().map(|at| at.parse().unwrap()).collect(),
-        };
-        for op in [Op::Request, Op::Aim, Op::Aimed, Op::Ready] {
-            let ports = [Ports::Stable, Ports::Sequence, Ports::Random][round as usize % 3];
-            let offer = Offer {
-                op,
-                token: round,
-                places: places.clone(),
-                ports,
-                step: 1,
-                window: u16::MAX,
-            };
-            let now = sim.now;
-            sim.hosts[a]
-                .node
-                .send_offer_for_test(now, &address(2), &offer);
-        }
-        sim.run(ms(50));
-    }
-    let all = sim.record.iter().flatten();
-    let to_victim = all
-        .clone()
-        .filter(|(_, flying)| flying.to.ip() == victim)
-        .count();
-    // 120 at once and 20 a second for ten seconds, and one search.
-    assert!(
-        to_victim <= 120 + 10 * 20 + 1024 + 32,
-        "{to_victim} packets"
-    );
-    for text in forbidden {
-        let at: SocketAddr = text.parse().unwrap();
-        assert_eq!(sent_to(&sim, at), 0, "{text}");
-    }
-    let counters = sim.counters(b);
-    assert!(counters.refused_endpoints > 0 && counters.refused_offers > 0);
-    // And the two still talk.
-    assert!(sim.ping(a, ipv6(2)).is_ok());
-}
-
-#[test]
-fn all_peers_together_have_one_budget_for_each_address() {
-    // Q28, S20
-    let mut sim = Sim::pair(43);
-    let now = sim.now;
-    let target = |last: u8| IpAddr::from([203, 0, 113, last]);
-    let node = &mut sim.hosts[0].node;
-    let granted = |node: &mut Node, at: IpAddr, now| {
-        (0..10_000)
-            .filter(|_| node.affords_for_test(now, at, 1))
-            .count()
-    };
-    assert_eq!(granted(node, target(1), now), 120);
-    assert_eq!(granted(node, target(1), now + secs(1)), 20);
-    let of_all: usize = (2..100)
-        .map(|last| granted(node, target(last), now + secs(1)))
-        .sum();
-    assert!(of_all <= 1000 + 200, "{of_all} to all addresses together");
-    assert!(sim.counters(0).dropped_punches > 0);
-}
-
-#[test]
 fn a_netcheck_tells_every_kind_of_nat() {
     // RFC 4787 §4.1, §5, §6
     use Kind::{AddressRestricted, FullCone, PortRestricted, Random, Sequence};
@@ -405,24 +310,8 @@ fn a_netcheck_tells_every_kind_of_nat() {
 }
 
 #[test]
-fn answers_to_netid_that_nobody_asked_for_change_nothing() {
-    // S20, S21
-    let (mut sim, a, _) = two(37, 2, [Some(Kind::PortRestricted), None]);
-    let before = sim.hosts[a].node.external_endpoints();
-    for id in 0..500 {
-        let lie = Message::Netid {
-            id,
-            endpoint: Endpoint::Udp("203.0.113.66:1".parse().unwrap()),
-        };
-        let bytes = packet(2, 1, &lie, true);
-        sim.inject(home(2), behind(1, 1), bytes);
-    }
-    sim.run(secs(2));
-    assert_eq!(sim.hosts[a].node.external_endpoints(), before);
-}
-
-#[test]
 fn an_idle_pair_sends_nothing_to_each_other() {
+    // U17
     let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
     let (mut sim, a, b) = two(41, 1, kinds);
     assert!(time_to_direct(&mut sim, a, b, secs(5)).is_some());
@@ -438,6 +327,33 @@ fn an_idle_pair_sends_nothing_to_each_other() {
     assert_eq!(all.filter(|(_, flying)| between(flying)).count(), 0);
     // And it is reached at once when it is wanted again.
     assert!(sim.ping(a, ipv6(2)).is_ok());
+}
+
+#[test]
+fn an_idle_node_with_two_relays_wakes_less_than_ten_times_a_minute_and_stays_reachable() {
+    // U17, D40: one packet at a time here; sessions are made anew among it
+    let kinds = [Some(Kind::PortRestricted), Some(Kind::PortRestricted)];
+    let (mut sim, a, b) = two(83, 2, kinds);
+    sim.ping(a, ipv6(2)).unwrap();
+    sim.run(secs(120));
+    for (minutes, forgets) in [(20, false), (2, true)] {
+        if forgets {
+            sim.nats[1].forget();
+        }
+        let before = sim.hosts[b].woken;
+        sim.run(secs(60 * minutes));
+        let woken = (sim.hosts[b].woken - before) as f64 / minutes as f64;
+        println!("{woken:.2} wake-ups a minute");
+        assert!(forgets || woken < 10.0, "{woken:.2} a minute");
+        // Both of its relays know where it is.
+        for relay in [0, 1] {
+            sim.hosts[1 - relay].up = false;
+            let took = sim.ping(a, ipv6(2)).expect("over the other relay");
+            assert!(took < secs(2), "{took:?}");
+            sim.hosts[1 - relay].up = true;
+            sim.run(secs(60));
+        }
+    }
 }
 
 /// The longest time without an answer while pings go every 50 ms and something happens a second later.

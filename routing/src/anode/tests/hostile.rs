@@ -610,7 +610,7 @@ fn a_flood_of_beacons_is_bounded_and_costs_no_key_agreement() {
 
 #[test]
 fn a_hundred_nodes_boot_on_one_lan_without_a_storm() {
-    // S32
+    // S32, U16
     let mut sim = Sim::new(32);
     for number in 1..=100 {
         sim.lan_host_with(number, DRAFT);

@@ -10,6 +10,7 @@ use std::time::Duration;
 mod contact;
 mod direct;
 mod hostile;
+mod lies;
 mod packet_size;
 mod pauses;
 mod relay;

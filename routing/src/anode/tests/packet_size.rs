@@ -64,7 +64,7 @@ fn a_path_that_nobody_uses_is_not_asked() {
 
 #[test]
 fn a_transfer_survives_a_way_that_has_become_narrower() {
-    // D36, N9
+    // D36, N9, U8
     let mut sim = wide(Sim::pair(74), 1452);
     sim.ping(0, ipv6(2)).unwrap();
     sim.run(secs(2));

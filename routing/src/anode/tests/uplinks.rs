@@ -64,6 +64,22 @@ fn a_transfer_to_whose_uplink_dies_goes_on_over_the_other_one_and_back_when_the_
 }
 
 #[test]
+fn a_transfer_from_whose_uplink_dies_goes_on_over_the_other_one() {
+    // A2, D24
+    let mut late = Vec::new();
+    for delay in DELAYS {
+        let (mut sim, a, b) = direct_pair(127, delay);
+        second_uplink(&mut sim, a);
+        let took = pause(&mut sim, a, (b, 2), secs(6), |sim| {
+            sim.meddler = Some(cable_is_dead);
+        });
+        judge("the uplink of the sender dies", delay, took, &mut late);
+        assert_eq!(sim.counters(a).uplink_changes, 1);
+    }
+    assert!(late.is_empty(), "{late:#?}");
+}
+
+#[test]
 fn a_peer_that_dies_makes_nobody_leave_an_uplink() {
     let (mut sim, a, b) = direct_pair(131, ms(10));
     second_uplink(&mut sim, a);

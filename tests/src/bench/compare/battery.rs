@@ -18,6 +18,8 @@ const MIB: f64 = 1024.0;
 const FIRST_REPLY_WITHIN: Duration = Duration::from_secs(20);
 /// Handshakes, rekeying at the start and discovery are over.
 const SETTLE: Duration = Duration::from_millis(500);
+/// After connections were opened.
+const REST: Duration = Duration::from_secs(5);
 /// Idle TCP connections beside a busy one.
 const IDLE_FLOWS: usize = 10_000;
 
@@ -242,7 +244,8 @@ fn idle_flows(running: &Running<'_>, length: Duration, note: Note<'_>) {
         Better::More,
         flows.opened_per_second(),
     );
-    thread::sleep(SETTLE);
+    // What was opened has timers of its own for some seconds.
+    thread::sleep(REST);
     let cpu = running.processes_seconds();
     thread::sleep(length);
     let share = (running.processes_seconds() - cpu) / length.as_secs_f64() * 100.0;
