@@ -414,7 +414,9 @@ impl Topology for Chord {
         }
         let first = self.predecessors.first().copied();
         let nearest = match (first, self.told_predecessor) {
-            (Some(a), Some(b)) if b.peer.distance_to(self.id) < a.distance_to(self.id) => Some(b.peer),
+            (Some(a), Some(b)) if b.peer.distance_to(self.id) < a.distance_to(self.id) => {
+                Some(b.peer)
+            }
             (a, b) => a.or(b.map(|told| told.peer)),
         };
         Some((nearest.unwrap_or(self.id), self.id))

@@ -92,7 +92,12 @@ impl Net {
             turn: self.turn.filter(|_| n == 0),
             turn_density: 2,
             groups: vec![],
-            applications: self.served.iter().filter(|(node, _)| *node == n).map(|(_, it)| *it).collect(),
+            applications: self
+                .served
+                .iter()
+                .filter(|(node, _)| *node == n)
+                .map(|(_, it)| *it)
+                .collect(),
             users: vec![],
             own_links: None,
         };
@@ -593,7 +598,10 @@ fn an_application_is_tunnelled_and_then_connected() {
     assert_eq!(units(&net, 1).len(), 12);
     for node in [1, 3] {
         let counters = net.nodes[node].application_counters();
-        assert!(counters.tunnelled >= 4 && counters.connected >= 10, "{counters:?}");
+        assert!(
+            counters.tunnelled >= 4 && counters.connected >= 10,
+            "{counters:?}"
+        );
         assert_eq!(counters.lost, 0);
     }
     // What is too long for a session goes in a tunnel, whole.
@@ -633,7 +641,10 @@ fn an_application_that_nobody_serves_is_refused_and_clients_are_answered() {
     net.nodes[client].say(now, bad, b"there?".to_vec());
     net.drain(client);
     net.run(Duration::from_secs(3));
-    assert!(net.heard.contains(&(client, bad, Heard::Over(Ended::NotServed))));
+    assert!(
+        net.heard
+            .contains(&(client, bad, Heard::Over(Ended::NotServed)))
+    );
     assert_eq!(units(&net, 2), [b"there?"]);
     let (_, theirs, _) = net.heard.iter().find(|(node, ..)| *node == 2).unwrap();
     let theirs = *theirs;

@@ -57,7 +57,11 @@ impl Caller {
                 }
             }
             let logs = || nodes.iter().map(|node| node.log()).collect::<Vec<_>>();
-            assert!(begin.elapsed() < SOON, "{text}: no answer\n{}", logs().join("\n---\n"));
+            assert!(
+                begin.elapsed() < SOON,
+                "{text}: no answer\n{}",
+                logs().join("\n---\n")
+            );
         }
     }
 
@@ -72,7 +76,8 @@ impl Caller {
 }
 
 fn count(node: &Node, what: &str) -> f64 {
-    node.metrics().sum(&format!("anode_dht_applications_{what}_total"))
+    node.metrics()
+        .sum(&format!("anode_dht_applications_{what}_total"))
 }
 
 /// The call has begun in TUNNELs, and gone over to a connection.
@@ -82,14 +87,22 @@ fn begun_tunnelled_then_connected(nodes: &[&Node], caller: &Caller, name: &str) 
     while nodes.iter().any(|node| count(node, "connected") < 3.0) {
         caller.call(1, name, nodes);
         let logs = || nodes.iter().map(|node| node.log()).collect::<Vec<_>>();
-        assert!(begin.elapsed() < SOON, "no connection\n{}", logs().join("\n---\n"));
+        assert!(
+            begin.elapsed() < SOON,
+            "no connection\n{}",
+            logs().join("\n---\n")
+        );
     }
     for node in nodes {
         assert!(count(node, "tunnelled") >= 2.0);
     }
     let before = count(nodes[0], "tunnelled");
     caller.call(5, name, nodes);
-    assert_eq!(count(nodes[0], "tunnelled"), before, "the connection serves");
+    assert_eq!(
+        count(nodes[0], "tunnelled"),
+        before,
+        "the connection serves"
+    );
 }
 
 // R61 to R63, R100, R133, R134: a program speaks to that of another machine, by its address alone
@@ -108,7 +121,11 @@ fn programs_speak_through_the_sessions_of_a_zone() {
             .start()
     };
     let first = node(0, "first", "create = true\n");
-    let bootstrap = format!("bootstrap = [\"{}@{}:8737\"]\n", first.address(), hosts[0].v4());
+    let bootstrap = format!(
+        "bootstrap = [\"{}@{}:8737\"]\n",
+        first.address(),
+        hosts[0].v4()
+    );
     let served = format!("{bootstrap}[[dht.application]]\nport = 5060\nto = \"{PROGRAM}\"");
     let bob = node(1, "bob", &served);
     let forward = format!(
@@ -182,7 +199,13 @@ fn a_user_is_called_by_his_sip_address() {
     begun_tunnelled_then_connected(&[&alice, &bob], &caller, "bob");
     // Nobody registers under the name of another.
     let value = format!("hex:{}", registered[0]["hex"].as_str().expect("a value"));
-    let put = ["dht", "put", "SIP-REGISTRATION", "sip:bob@home.example", &value];
+    let put = [
+        "dht",
+        "put",
+        "SIP-REGISTRATION",
+        "sip:bob@home.example",
+        &value,
+    ];
     let stolen = alice.cli(&put);
     assert_ne!(stolen.code(), 0, "{}", stolen.stderr);
     caller.0.send(b"over").expect("sent");

@@ -144,7 +144,9 @@ fn a_peer_comes_back_by_those_it_knew() {
     let other = world.status(2)["node"].clone();
     world.nodes[1].wait("the other one as a neighbour", SOON, || {
         let neighbours = world.status(1)["neighbours"].clone();
-        neighbours.as_array().is_some_and(|all| all.contains(&other))
+        neighbours
+            .as_array()
+            .is_some_and(|all| all.contains(&other))
     });
 }
 
@@ -305,9 +307,17 @@ fn an_overlay_moves_to_another_one() {
     let (old, new) = (["--overlay", "test.example"], ["--overlay", "new.example"]);
     put(writes, &[], "both");
     let reader = &world.nodes[0];
-    reader.wait("the value in both", SOON, || finds(0, &old, "both") && finds(0, &new, "both"));
+    reader.wait("the value in both", SOON, || {
+        finds(0, &old, "both") && finds(0, &new, "both")
+    });
     put(0, &old, "old");
     put(0, &new, "new");
-    assert!(finds(writes, &[], "old") && !finds(writes, &[], "new"), "stage 1 reads the old one");
-    assert!(finds(reads, &[], "old") && finds(reads, &[], "new"), "stage 2 reads both");
+    assert!(
+        finds(writes, &[], "old") && !finds(writes, &[], "new"),
+        "stage 1 reads the old one"
+    );
+    assert!(
+        finds(reads, &[], "old") && finds(reads, &[], "new"),
+        "stage 2 reads both"
+    );
 }

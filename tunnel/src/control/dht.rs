@@ -232,7 +232,9 @@ async fn places_of(control: &Control, request: &KeyRequest) -> Result<Vec<Id>, P
 /// This node's Peer-ID in an overlay; where a credential server chose it, no address leads to it.
 async fn own_id(control: &Control, overlay: Option<&str>) -> Id {
     let all = control.dht.status().await;
-    let mut named = all.iter().filter(|it| overlay.is_none_or(|name| it.overlay == name));
+    let mut named = all
+        .iter()
+        .filter(|it| overlay.is_none_or(|name| it.overlay == name));
     let by_address = || Id::of_address(&control.address, control.digit);
     named.next().map_or_else(by_address, |it| it.node)
 }

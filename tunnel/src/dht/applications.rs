@@ -66,7 +66,9 @@ pub struct ForwardEntry {
 
 fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     match u16::deserialize(deserializer)? {
-        0 => Err(serde::de::Error::custom("an application has a number from 1 to 65535")),
+        0 => Err(serde::de::Error::custom(
+            "an application has a number from 1 to 65535",
+        )),
         taken if TAKEN.contains(&taken) => Err(serde::de::Error::custom(format!(
             "{taken} is not an application's: the overlay itself uses it"
         ))),
@@ -120,7 +122,9 @@ impl FromStr for Peer {
             Callee::Route(vec![id?])
         } else if let Some(gruu) = text.strip_prefix("gruu:") {
             let route = sip::parse_gruu(gruu);
-            Callee::Route(route.map_err(|error| ValueError::new(format!("peer {text:?}: {error}")))?)
+            Callee::Route(
+                route.map_err(|error| ValueError::new(format!("peer {text:?}: {error}")))?,
+            )
         } else if let Ok(SipUri(uri)) = text.parse() {
             Callee::Uri(uri)
         } else if let Ok(address) = text.parse::<Address>() {
@@ -185,7 +189,10 @@ pub fn open_forwards(entries: &[DhtEntry]) -> Result<Vec<OpenForward>, Error> {
         let made = StdSocket::bind(entry.listen)
             .and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
         let socket = made.map_err(|error| {
-            Error::refused(format!("[[dht.forward]]: cannot listen at {}: {error}", entry.listen))
+            Error::refused(format!(
+                "[[dht.forward]]: cannot listen at {}: {error}",
+                entry.listen
+            ))
         })?;
         Ok(OpenForward {
             place,
@@ -436,13 +443,19 @@ mod tests {
             (application("port = 0"), ":3: ", "1 to 65535"),
             (application("port = 8737"), ":3: ", "overlay itself"),
             (application("to = \"0.0.0.0:5060\""), ":3: ", "one address"),
-            (application("users = [\"alice\"]"), ":3: ", "sip:USER@OVERLAY"),
+            (
+                application("users = [\"alice\"]"),
+                ":3: ",
+                "sip:USER@OVERLAY",
+            ),
             (application("port = 9"), ":2: ", "to"),
             (forward("bob"), ":5: ", "bob"),
             (forward("gruu:x"), ":5: ", "gruu:x"),
             (forward("hex:00"), ":5: ", "16 bytes"),
         ];
-        let cases = cases.each_ref().map(|(text, at, why)| (text.as_str(), *at, *why));
+        let cases = cases
+            .each_ref()
+            .map(|(text, at, why)| (text.as_str(), *at, *why));
         refused(&cases);
     }
 }

@@ -106,11 +106,7 @@ impl DocumentFrom {
     ///
     /// # Errors
     /// It cannot be read, or says nothing of the overlay.
-    pub fn read(
-        &self,
-        overlay: Option<&str>,
-        enrolls: bool,
-    ) -> Option<Result<Chosen, Error>> {
+    pub fn read(&self, overlay: Option<&str>, enrolls: bool) -> Option<Result<Chosen, Error>> {
         let Self::Path(path) = self else {
             return None;
         };
@@ -189,7 +185,10 @@ fn choose(bytes: &[u8], overlay: Option<&str>, enrolls: bool) -> Result<Chosen, 
         format!("it is about {}", names.join(", "))
     })?;
     let next = found.migration.as_ref().and_then(|(next, _)| about(next));
-    let next = next.cloned().map(|next| usable(next, enrolls)).transpose()?;
+    let next = next
+        .cloned()
+        .map(|next| usable(next, enrolls))
+        .transpose()?;
     let own = usable(found, enrolls)?;
     Ok(Chosen { own, next })
 }
@@ -198,7 +197,9 @@ fn choose(bytes: &[u8], overlay: Option<&str>, enrolls: bool) -> Result<Chosen, 
 fn usable(document: OverlayConfig, enrolls: bool) -> Result<OverlayConfig, String> {
     if document.dht != "chord-128-2-8" {
         let other = document.dht;
-        return Err(format!("its DHT is {other:?}, and only chord-128-2-8 is known"));
+        return Err(format!(
+            "its DHT is {other:?}, and only chord-128-2-8 is known"
+        ));
     }
     let issued = !document.credential_servers.is_empty() && !document.roots.is_empty();
     match (document.needs_certificate(), issued, enrolls) {

@@ -25,7 +25,9 @@ pub fn is_empty(answer: &Answer) -> bool {
     match answer {
         Answer::Got(values) => values.as_ref().map_or(true, Vec::is_empty),
         Answer::Found(found) => found.is_empty(),
-        Answer::Nearest(found) => found.as_ref().map_or(true, |(closest, _)| closest.is_none()),
+        Answer::Nearest(found) => found
+            .as_ref()
+            .map_or(true, |(closest, _)| closest.is_none()),
         Answer::Put(_) | Answer::Route(_) => false,
     }
 }
@@ -51,7 +53,8 @@ impl DhtPlan {
             return None;
         }
         let targets = document.map(|it| it.bootstrap.iter().map(|at| Target::Dtls(*at)).collect());
-        let own_links = targets.filter(|it: &Vec<Target>| !it.is_empty() || config.own_links.is_some());
+        let own_links =
+            targets.filter(|it: &Vec<Target>| !it.is_empty() || config.own_links.is_some());
         Some(DhtConfig {
             overlay,
             chord: document.map(|it| it.chord()),

@@ -178,7 +178,10 @@ impl DhtPlan {
             let enrolls = entry.user.is_some();
             let document = from.and_then(|Text(from)| from.read(name, enrolls));
             let document = document.transpose()?;
-            if let Some(key) = document.as_ref().and_then(|it| it.own.shared_key_file.clone()) {
+            if let Some(key) = document
+                .as_ref()
+                .and_then(|it| it.own.shared_key_file.clone())
+            {
                 entry.shared_key_file.get_or_insert(key.into());
             }
             documents.push(document);
@@ -237,9 +240,9 @@ impl DhtPlan {
         let of_zone = self.zone.config.as_ref();
         of_zone.is_some_and(DocumentFrom::needs_names)
             || entries.any(|entry| {
-            let from = entry.config.as_ref();
-            entry.user.is_some() || from.is_some_and(|Text(from)| from.needs_names())
-        })
+                let from = entry.config.as_ref();
+                entry.user.is_some() || from.is_some_and(|Text(from)| from.needs_names())
+            })
     }
 
     /// Directories of files that are read again while the node runs.
@@ -322,7 +325,9 @@ impl DhtPlan {
         }
         let enabled = self.entries.iter().enumerate();
         let enabled = enabled.filter(|(_, entry)| entry.enabled);
-        enabled.map(|(place, entry)| (place, Cow::Borrowed(entry))).collect()
+        enabled
+            .map(|(place, entry)| (place, Cow::Borrowed(entry)))
+            .collect()
     }
 
     /// Where an entry's document is to be had: as it says itself, else as the zone's file says of the zone's overlay.

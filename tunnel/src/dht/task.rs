@@ -65,11 +65,7 @@ pub struct Task {
 
 impl Task {
     /// In the overlays of the plan.
-    pub fn new(
-        mut plan: DhtPlan,
-        data: DataHandle,
-        turn: watch::Sender<Vec<FoundTurn>>,
-    ) -> Self {
+    pub fn new(mut plan: DhtPlan, data: DataHandle, turn: watch::Sender<Vec<FoundTurn>>) -> Self {
         let mut task = Self {
             applications: Applications::new(std::mem::take(&mut plan.forwards)),
             plan,
@@ -156,7 +152,13 @@ impl Task {
             .filter_map(|(place, entry)| {
                 let from = self.plan.source(entry)?;
                 let own = entry.overlay.as_ref().map(|Text(name)| name.0.clone());
-                let of_zone = || self.plan.zone.name.clone().filter(|_| entry.config.is_none());
+                let of_zone = || {
+                    self.plan
+                        .zone
+                        .name
+                        .clone()
+                        .filter(|_| entry.config.is_none())
+                };
                 Some((*place, (from, own.or_else(of_zone), entry.user.is_some())))
             })
             .collect();
@@ -462,7 +464,8 @@ impl Task {
                 match output {
                     Output::Answer { token, answer } => {
                         let then = self.then.remove(&token);
-                        if let Some((old, question)) = then.filter(|_| migration::is_empty(&answer)) {
+                        if let Some((old, question)) = then.filter(|_| migration::is_empty(&answer))
+                        {
                             again.push((old, question, token));
                         } else if let Some(reply) = self.waiting.remove(&token) {
                             let _ = reply.send(Ok(answer));

@@ -252,7 +252,8 @@ fn a_predecessor_that_was_named_and_is_not_there_bounds_no_range() {
     let own = |mut chord: Chord| {
         assert_eq!(chord.range(), Some((id(300), id(500))));
         assert_eq!(chord.next_hop(id(350), &[]), Hop::Here);
-        let copied = |action: &Action| matches!(action, Action::Replicate { to, .. } if *to == id(600));
+        let copied =
+            |action: &Action| matches!(action, Action::Replicate { to, .. } if *to == id(600));
         assert!(actions(&mut chord).iter().any(copied));
     };
     let mut unreachable = joined();

@@ -148,7 +148,12 @@ impl Dht {
         body: &ConnectBody,
         token: Option<Token>,
     ) {
-        let Some(route) = self.applications.all.get(&id).and_then(|it| it.routes.front()) else {
+        let Some(route) = self
+            .applications
+            .all
+            .get(&id)
+            .and_then(|it| it.routes.front())
+        else {
             return;
         };
         // R133: only the peer at the route's end may answer; the node sees to that.
@@ -279,7 +284,10 @@ impl Dht {
     pub(in crate::dht) fn application_up(&mut self, id: ConversationId, link: LinkKey) {
         match self.applications.all.get_mut(&id) {
             Some(it) => {
-                tracing::debug!(application = it.application, "a connection for an application");
+                tracing::debug!(
+                    application = it.application,
+                    "a connection for an application"
+                );
                 it.way = Way::Link(link);
             }
             None => self.tell_links(Command::Close(link)),
@@ -370,9 +378,15 @@ mod tests {
             unit: b"OPTIONS",
         };
         let bytes = frame.emit(0x0102_0304);
-        assert_eq!(bytes, [&[4, 1, 2, 3, 4, 0x13, 0xC4, 2][..], b"OPTIONS"].concat());
+        assert_eq!(
+            bytes,
+            [&[4, 1, 2, 3, 4, 0x13, 0xC4, 2][..], b"OPTIONS"].concat()
+        );
         let read = Frame::parse(&bytes).unwrap();
-        assert_eq!((read.application, read.what, read.unit), (5060, UNIT, &b"OPTIONS"[..]));
+        assert_eq!(
+            (read.application, read.what, read.unit),
+            (5060, UNIT, &b"OPTIONS"[..])
+        );
         for wrong in [
             &bytes[..7],
             &[3, 1, 2, 3, 4, 0x13, 0xC4, 2],

@@ -429,12 +429,7 @@ impl Dht {
         self.registration_answered(now, request, &result);
     }
 
-    fn tunnel_answered(
-        &mut self,
-        now: Now,
-        sent: Tunnelled,
-        result: &Result<Answer, ReloadError>,
-    ) {
+    fn tunnel_answered(&mut self, now: Now, sent: Tunnelled, result: &Result<Answer, ReloadError>) {
         let Err(error) = result else {
             return;
         };
@@ -521,7 +516,9 @@ impl Dht {
         self.applications.counters.lost += gone.waiting.len() as u64;
         match gone.way {
             Way::Link(link) => self.tell_links(Command::Close(link)),
-            Way::Connecting(Connecting::Described(token, _) | Connecting::Asked(_, Some(token))) => {
+            Way::Connecting(
+                Connecting::Described(token, _) | Connecting::Asked(_, Some(token)),
+            ) => {
                 self.own_links.forget(token);
                 self.tell_links(Command::Forget(token));
             }

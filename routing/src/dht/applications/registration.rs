@@ -104,7 +104,14 @@ impl Dht {
         let key = self.node.id().0.to_vec();
         let value = DataValue::Dictionary { key, value };
         let time = self.next_time(now);
-        self.store_signed(now, resource, TypeId::SIP_REGISTRATION, value, time, LIFETIME)
+        self.store_signed(
+            now,
+            resource,
+            TypeId::SIP_REGISTRATION,
+            value,
+            time,
+            LIFETIME,
+        )
     }
 
     /// Takes them back; nobody waits for the answers.
@@ -132,7 +139,11 @@ impl Dht {
         match result {
             Ok(_) => it.copy.stored(now, self.rng.next_u32()),
             Err(error) => {
-                tracing::warn!("DHT {}: {} is not registered: {error}", self.config.overlay, it.uri);
+                tracing::warn!(
+                    "DHT {}: {} is not registered: {error}",
+                    self.config.overlay,
+                    it.uri
+                );
                 it.copy.failed(now);
             }
         }
