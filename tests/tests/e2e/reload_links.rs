@@ -126,30 +126,6 @@ fn a_ring_over_tls_alone() {
     world.stores(1, 0);
 }
 
-// R128, R129: the first peer is gone for good, and those of an earlier run lead back into the ring
-#[test]
-fn a_peer_comes_back_by_those_it_knew() {
-    let Some(mut world) = World::start() else {
-        return;
-    };
-    world.node("test.example", "create = true");
-    let bootstrap = world.first("dtls");
-    for _ in 0..2 {
-        world.node("test.example", &bootstrap);
-    }
-    world.closed(3);
-    world.nodes[1].terminate();
-    world.nodes[0].kill();
-    world.nodes[1].start();
-    let other = world.status(2)["node"].clone();
-    world.nodes[1].wait("the other one as a neighbour", SOON, || {
-        let neighbours = world.status(1)["neighbours"].clone();
-        neighbours
-            .as_array()
-            .is_some_and(|all| all.contains(&other))
-    });
-}
-
 /// A server that has one document, for whoever asks.
 fn serve(host: &Host, document: String) -> SocketAddr {
     let at = SocketAddr::new(host.v4().into(), 8080);
