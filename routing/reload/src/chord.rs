@@ -47,6 +47,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 const JOIN_STEP: Duration = Duration::from_secs(35);
 /// The admitting peer gives a joining peer this long (RD47).
 const HANDOVER: Duration = Duration::from_secs(30);
+/// A predecessor that was named, and not reached, bounds the own range for so long (RD73: a dead one is known by then).
+const TOLD_FOR: Duration = Duration::from_secs(45);
 /// Attempts to join through one bootstrap peer.
 const JOIN_ATTEMPTS: u32 = 4;
 /// Peers remembered as wanted or unreachable.
@@ -114,6 +116,14 @@ struct Peer {
     quiet_until: Duration,
 }
 
+/// The predecessor that the admitting peer has named, until there is a link to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Told {
+    peer: Id,
+    /// Who has not been reached by then was dead when it was named.
+    until: Duration,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Finger {
     /// Who; `None`: not known yet.
@@ -139,7 +149,7 @@ pub struct Chord {
     predecessors: Vec<Id>,
     successors: Vec<Id>,
     /// The predecessor that the admitting peer named, until there is a link to it.
-    told_predecessor: Option<Id>,
+    told_predecessor: Option<Told>,
     fingers: BTreeMap<u8, Finger>,
     /// Peers that are being connected (`None`), or could not be, and until when they rest.
     wanted: BTreeMap<Id, Option<Duration>>,
@@ -270,6 +280,7 @@ impl Topology for Chord {
             Input::Lost(peer) => self.on_lost(now, peer),
             Input::Unreachable(peer) => {
                 self.wanted.insert(peer, Some(now.at + COOLDOWN));
+                self.forget_told(now, peer);
                 for finger in self.fingers.values_mut() {
                     if finger.peer == Some(peer) && !self.peers.contains_key(&peer) {
                         *finger = Finger {
@@ -351,7 +362,8 @@ impl Topology for Chord {
         let timers = joined.then(|| self.next_update.min(self.next_ping));
         let admitting = self.admitting.map(|(_, until)| until);
         let again = self.copy_again_at.filter(|_| self.stage == Stage::Joined);
-        [stage, asks, timers, admitting, self.update_at, again]
+        let told = self.told_predecessor.map(|told| told.until);
+        [stage, asks, timers, admitting, self.update_at, again, told]
             .into_iter()
             .flatten()
             .min()
@@ -361,6 +373,9 @@ impl Topology for Chord {
         self.run_join_timer(now);
         if self.admitting.is_some_and(|(_, until)| until <= now.at) {
             self.admitting = None;
+        }
+        if let Some(told) = self.told_predecessor.filter(|told| told.until <= now.at) {
+            self.forget_told(now, told.peer);
         }
         if self.update_at.is_some_and(|at| at <= now.at) {
             self.flush_updates();
@@ -399,8 +414,10 @@ impl Topology for Chord {
         }
         let first = self.predecessors.first().copied();
         let nearest = match (first, self.told_predecessor) {
-            (Some(a), Some(b)) if b.distance_to(self.id) < a.distance_to(self.id) => Some(b),
-            (a, b) => a.or(b),
+            (Some(a), Some(b)) if b.peer.distance_to(self.id) < a.distance_to(self.id) => {
+                Some(b.peer)
+            }
+            (a, b) => a.or(b.map(|told| told.peer)),
         };
         Some((nearest.unwrap_or(self.id), self.id))
     }

@@ -53,7 +53,7 @@ fn parse_candidate(text: &str) -> Option<SocketAddr> {
     usable.then(|| SocketAddr::new(ip, port))
 }
 
-fn places_of(body: &ConnectBody) -> Vec<crate::anode::Place> {
+pub(super) fn places_of(body: &ConnectBody) -> Vec<crate::anode::Place> {
     let candidates = body.candidates.iter().take(MAX_CANDIDATES);
     udp_places(
         candidates
@@ -63,7 +63,7 @@ fn places_of(body: &ConnectBody) -> Vec<crate::anode::Place> {
 }
 
 impl Dht {
-    fn connect_body(&self, application: u16, role: Role) -> ConnectBody {
+    pub(super) fn connect_body(&self, application: u16, role: Role) -> ConnectBody {
         let udp = self.publisher.endpoints().iter().filter_map(|at| match at {
             Endpoint::Udp(at) => Some(*at),
             _ => None,
@@ -116,7 +116,10 @@ impl Dht {
             return self.node.answer_connect(now, offer, None);
         };
         if !matches!(body.application, ConnectBody::RELOAD | ConnectBody::ANODE) {
-            return self.node.answer_connect(now, offer, None);
+            if !self.application_offered(now, offer, (who, digit), body) {
+                self.node.answer_connect(now, offer, None);
+            }
+            return;
         }
         tracing::debug!(%who, application = body.application, "CONNECT");
         let answer = self.connect_body(body.application, Role::Active);

@@ -164,6 +164,7 @@ impl Dht {
         self.tell_own_membership();
         self.publisher.store_again(now);
         self.turn.joined(now);
+        self.register_again(now);
     }
 
     /// There is a link to a member of the ring.
@@ -181,6 +182,7 @@ impl Dht {
                 let _ = self.node.join(now, link);
                 if self.access() != self.publisher.access {
                     self.publisher.store_changed(now);
+                    self.register_again(now);
                 }
             }
             Stage::In => {

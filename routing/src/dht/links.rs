@@ -1,7 +1,8 @@
 //! Links inside sealed sessions: who is at the other end the session has proven; whether it is there, keep-alives tell (RD73).
 //!
 //! A message 0x4B is either a RELOAD message, which begins with its magic `RELO`, or one of three frames of six bytes:
-//! kind (1 ASK, 2 ANSWER, 3 CLOSE), hash of the overlay's name (4), flags (1: part of the ring).
+//! kind (1 ASK, 2 ANSWER, 3 CLOSE), hash of the overlay's name (4), flags (1: part of the ring). Kind 4 is of applications.
+use super::applications::APPLICATION;
 use super::{Dht, End, Output, Role};
 use anode_reload::route_log::LogTransport;
 use anode_reload::{Id, LinkId, LinkInfo, Now, overlay_hash};
@@ -80,6 +81,7 @@ impl Frame {
 pub(super) fn overlay_of(body: &[u8]) -> Option<u32> {
     let at = match body {
         [ASK..=CLOSE, ..] if body.len() == FRAME_LEN => 1,
+        [APPLICATION, ..] => 1,
         _ if body.starts_with(MAGIC) => MAGIC.len(),
         _ => return None,
     };
@@ -346,6 +348,7 @@ impl Dht {
         if self.config.role == Role::Client {
             // Its record names the way to it.
             self.publisher.store_changed(now);
+            self.register_again(now);
         }
     }
 

@@ -13,6 +13,7 @@
 //!
 //! Sans-IO as everything here: messages, time and randomness come in, [`Output`]s and the next deadline come out. The sessions
 //! are the overlay's business: a message to somebody without one begins one.
+mod applications;
 mod connect;
 mod entry;
 mod links;
@@ -23,6 +24,7 @@ mod search;
 mod turn;
 
 pub use anode_reload as reload;
+pub use applications::{ApplicationCounters, Callee, ConversationId, Ended, Heard, Registered};
 pub use entry::Bootstrap;
 pub use people::{Answer, Hop, PutValue, Refusal, Value};
 pub use publish::OwnPlaces;
@@ -37,6 +39,7 @@ use anode_reload::{
     Chord, Credentials, Event, Id, Node, NodeConfig, Now, ReloadError, Security, SharedKey,
 };
 use anode_wire::{Address, Identity, PeerId};
+use applications::Applications;
 use connect::Connects;
 use entry::Entry;
 use links::{Frame, Links};
@@ -89,6 +92,10 @@ pub struct DhtConfig {
     pub turn_density: u8,
     /// Multicast groups in which its links of RELOAD's own look for members (RD60).
     pub groups: Vec<SocketAddr>,
+    /// Applications that this node serves, by port (R61).
+    pub applications: Vec<u16>,
+    /// `sip:` URIs of its users (R131).
+    pub users: Vec<String>,
     /// It has links of RELOAD's own ([`crate::links`]), which these peers are asked over first. `None`: it has not.
     pub own_links: Option<Vec<Target>>,
 }
@@ -162,6 +169,13 @@ pub enum Output {
     },
     /// TURN servers that the overlay knows; those told before may be gone.
     TurnServers(Vec<FoundTurn>),
+    /// Something of an application's conversation.
+    Application {
+        /// Which.
+        conversation: ConversationId,
+        /// What.
+        heard: Heard,
+    },
     /// Something for [`crate::links`].
     Links(Command),
     /// The answer to a question of [`Dht::get`] and its like.
@@ -236,6 +250,7 @@ pub struct Dht {
     publisher: Publisher,
     searches: Searches,
     turn: Turn,
+    applications: Applications,
     people: People,
     rng: Box<dyn CryptoRng + Send>,
     outputs: VecDeque<Output>,
@@ -276,6 +291,7 @@ impl Dht {
         let node = Node::new(
             NodeConfig {
                 kinds: Kinds::standard(),
+                tunnels: config.applications.iter().copied().collect(),
                 ..NodeConfig::new(&config.overlay)
             },
             security,
@@ -297,6 +313,7 @@ impl Dht {
             publisher: Publisher::default(),
             searches: Searches::default(),
             turn: Turn::new(config.turn, config.turn_density),
+            applications: Applications::new(&config.applications, &config.users),
             people: People::default(),
             rng,
             outputs: VecDeque::new(),
@@ -354,6 +371,11 @@ impl Dht {
         self.counters
     }
 
+    /// What was counted of applications.
+    pub fn application_counters(&self) -> ApplicationCounters {
+        self.applications.counters()
+    }
+
     /// What the RELOAD node has counted.
     pub fn node_counters(&self) -> anode_reload::node::Counters {
         self.node.counters()
@@ -379,9 +401,10 @@ impl Dht {
             self.counters.ignored += 1;
             return;
         }
-        match Frame::parse(body) {
-            Some(frame) => self.handle_frame(now, from, network, frame),
-            None => {
+        match (Frame::parse(body), applications::Frame::parse(body)) {
+            (Some(frame), _) => self.handle_frame(now, from, network, frame),
+            (None, Some(frame)) => self.handle_application(now, from, &frame),
+            (None, None) => {
                 // Whoever has lost sight of the link is told of it by its traffic, not only by the next keep-alive.
                 if self.links.heard(now, from).is_none() && !self.link_up(now, from, network, false)
                 {
@@ -406,6 +429,7 @@ impl Dht {
         self.run_publisher(now);
         self.run_searches(now);
         self.run_turn(now);
+        self.run_applications(now);
         self.settle(now);
     }
 
@@ -419,6 +443,7 @@ impl Dht {
             self.publisher.deadline(self.is_in()),
             self.searches.deadline(),
             self.turn.deadline().filter(|_| self.is_in()),
+            self.applications.deadline(self.is_in()),
         ]
         .into_iter()
         .flatten()
@@ -435,6 +460,7 @@ impl Dht {
         if self.config.publish {
             self.withdraw(now);
         }
+        self.unregister(now);
         self.node.leave(now);
         self.settle(now);
     }
@@ -524,18 +550,19 @@ impl Dht {
                 identity,
                 body,
             } => {
-                if !self.own_offered(offer, peer, &body) {
+                if !self.own_offered(now, offer, peer, &body) {
                     self.connect_offered(now, offer, &identity, &body);
                 }
             }
             Event::Close(link) => self.close(link),
-            // No application is registered: TUNNELs are answered 404 by the node itself.
-            Event::Tunnel { .. } => {}
+            Event::Tunnel { from, back, tunnel } => self.tunnelled(now, &from, back, tunnel),
             Event::Answered { request, result } => {
                 if let Some(asked) = self.people.take(request) {
                     self.tell(now, asked, result);
                 } else if self.connects.is_asked(request) {
                     self.direct_answered(request, result);
+                } else if self.applications.is_asked(request) {
+                    self.application_answered(now, request, result);
                 } else if !self.publish_answered(now, request, &result)
                     && !self.turn_answered(now, request, &result)
                 {

@@ -1,6 +1,6 @@
 //! Links of RELOAD's own: DTLS and TLS to peers that no session of ours reaches, by [`crate::links`]. Here is what they are
 //! for: bootstrap, CONNECTs of the ring, and whose messages they carry.
-use super::{Dht, Output, Role};
+use super::{ConversationId, Dht, Output, Role};
 use crate::links::{Command, LinkEvent, LinkKey, LinkTransport, Made, Target, Token};
 use anode_reload::body::{ConnectBody, PingRequest};
 use anode_reload::contents::{Contents, Kind, Method, emit_contents};
@@ -53,9 +53,12 @@ enum Connect {
     Theirs(OfferId),
     /// Answered: the link may come.
     Coming,
+    /// It is for a conversation of an application; the offer is to be answered.
+    Application(ConversationId, Option<OfferId>),
 }
 
 struct Standing {
+    peer: Id,
     /// It may be a way into the ring: whoever has dialled this node may look for one himself.
     way_in: bool,
     /// Where its other end may be dialled another time.
@@ -144,6 +147,26 @@ impl Own {
         ways_in.map(|(key, _)| link_id(*key))
     }
 
+    /// The Peer-IDs of these.
+    pub fn peers(&self) -> impl Iterator<Item = Id> {
+        let ways_in = self.links.values().filter(|link| link.way_in);
+        ways_in.map(|link| link.peer)
+    }
+
+    /// For a connection of an application's conversation.
+    pub fn application_token(
+        &mut self,
+        conversation: ConversationId,
+        offer: Option<OfferId>,
+    ) -> Token {
+        self.token(Connect::Application(conversation, offer))
+    }
+
+    /// It has come to nothing.
+    pub fn forget(&mut self, token: Token) {
+        self.connects.remove(&token);
+    }
+
     fn token(&mut self, connect: Connect) -> Token {
         self.next += 1;
         self.connects.insert(self.next, connect);
@@ -220,13 +243,18 @@ impl Dht {
     /// Somebody wants a link by ICE. False: not this one, or not here.
     pub(super) fn own_offered(
         &mut self,
+        now: Now,
         offer: OfferId,
         peer: Option<Id>,
         body: &ConnectBody,
     ) -> bool {
-        let wanted = body.application == ConnectBody::RELOAD && !body.ufrag.is_empty();
-        if !wanted || !self.own_links.enabled {
+        if body.ufrag.is_empty() || !self.own_links.enabled {
             return false;
+        }
+        match body.application {
+            ConnectBody::RELOAD => {}
+            ConnectBody::ANODE => return false,
+            _ => return self.application_offered_by_ice(now, offer, peer, body),
         }
         let token = self.own_links.token(Connect::Theirs(offer));
         self.tell_links(Command::Answer(token, body.clone(), peer));
@@ -243,6 +271,14 @@ impl Dht {
                 transport,
                 at,
             } => {
+                if let Made::Connected(token) = made
+                    && let Some(Connect::Application(id, _)) = self.own_links.connects.get(&token)
+                {
+                    let id = *id;
+                    self.own_links.connects.remove(&token);
+                    self.application_up(id, link);
+                    return self.settle(now);
+                }
                 let nameless = Nameless {
                     transaction: self.rng.next_u64(),
                     transport,
@@ -258,7 +294,10 @@ impl Dht {
                 None if self.own_links.links.contains_key(&link) => {
                     self.node.handle(now, link_id(link), &bytes);
                 }
-                None => self.counters.ignored += 1,
+                None => match self.application_of(link) {
+                    Some(id) => self.application_said(now, id, bytes),
+                    None => self.counters.ignored += 1,
+                },
                 Some(nameless) => {
                     if let Some(peer) = name_in(&bytes, nameless.transaction)
                         && let Some(nameless) = self.own_links.nameless.remove(&link)
@@ -267,10 +306,13 @@ impl Dht {
                     }
                 }
             },
-            LinkEvent::Down { link } => {
-                self.counters.links_lost += 1;
-                self.own_down(now, link);
-            }
+            LinkEvent::Down { link } => match self.application_of(link) {
+                Some(id) => self.application_failed(now, id),
+                None => {
+                    self.counters.links_lost += 1;
+                    self.own_down(now, link);
+                }
+            },
             LinkEvent::DialFailed { target, why } => {
                 tracing::debug!("DHT: {target:?}: {why}");
                 let mut all = self.own_links.bootstrap.iter_mut();
@@ -289,6 +331,17 @@ impl Dht {
                     self.own_links.connects.insert(token, Connect::Coming);
                     self.node.answer_connect(now, offer, Some(&body));
                 }
+                Some(Connect::Application(id, None)) => {
+                    let id = *id;
+                    self.application_described(now, id, token, &body);
+                }
+                Some(Connect::Application(id, Some(offer))) => {
+                    let (id, offer) = (*id, *offer);
+                    self.own_links
+                        .connects
+                        .insert(token, Connect::Application(id, None));
+                    self.node.answer_connect(now, offer, Some(&body));
+                }
                 Some(Connect::Coming) | None => {}
             },
             LinkEvent::ConnectFailed { token, why } => {
@@ -296,6 +349,12 @@ impl Dht {
                 match self.own_links.connects.remove(&token) {
                     Some(Connect::Ours(peer)) => self.node.connect_failed(now, peer),
                     Some(Connect::Theirs(offer)) => self.node.answer_connect(now, offer, None),
+                    Some(Connect::Application(id, offer)) => {
+                        if let Some(offer) = offer {
+                            self.node.answer_connect(now, offer, None);
+                        }
+                        self.application_failed(now, id);
+                    }
                     Some(Connect::Coming) | None => {}
                 }
             }
@@ -324,7 +383,11 @@ impl Dht {
             (_, LinkTransport::Dtls) => Target::Dtls(how.at),
             (_, LinkTransport::Tls) => Target::Tls(how.at),
         };
-        let standing = Standing { way_in, target };
+        let standing = Standing {
+            peer,
+            way_in,
+            target,
+        };
         self.own_links.links.insert(link, standing);
         let info = LinkInfo {
             peer,

@@ -134,28 +134,35 @@ impl Dht {
 
     /// All values of a kind at a resource.
     pub fn get(&mut self, now: Now, kind: TypeId, resource: Id, token: u64) {
-        let model = self.node.kinds().model(kind);
-        let sent = match model {
-            Some(model) => {
-                let request = References {
-                    resource,
-                    types: vec![FetchType {
-                        kind,
-                        generation: 0,
-                        reference: Reference::all(model),
-                    }],
-                };
-                // R80: where signers are known by certificates, theirs come along.
-                let request = match self.config.is_sealed() {
-                    true => request,
-                    false => request.with_certificates(),
-                };
-                self.ready()
-                    .and_then(|()| Ok(self.node.ask(now, &Fetch(&request), OPTIONS)?))
-            }
-            None => Err(ReloadError::UnknownType(kind).into()),
-        };
+        let sent = self
+            .ready()
+            .and_then(|()| Ok(self.fetch_all(now, kind, resource, OPTIONS)?));
         self.asked(now, token, Question::Get, resource, sent);
+    }
+
+    pub(super) fn fetch_all(
+        &mut self,
+        now: Now,
+        kind: TypeId,
+        resource: Id,
+        options: RequestOptions,
+    ) -> Result<RequestId, ReloadError> {
+        let model = self.node.kinds().model(kind);
+        let model = model.ok_or(ReloadError::UnknownType(kind))?;
+        let request = References {
+            resource,
+            types: vec![FetchType {
+                kind,
+                generation: 0,
+                reference: Reference::all(model),
+            }],
+        };
+        // R80: where signers are known by certificates, theirs come along.
+        let request = match self.config.is_sealed() {
+            true => request,
+            false => request.with_certificates(),
+        };
+        self.node.ask(now, &Fetch(&request), options)
     }
 
     /// Stores a value in this node's name.

@@ -38,6 +38,11 @@ pub(super) struct Copy {
 }
 
 impl Copy {
+    /// The overlay has had it at least once.
+    pub fn is_stored(&self) -> bool {
+        self.stored
+    }
+
     /// It is to be stored at this time.
     pub fn due(&mut self, at: Duration) {
         self.next = Some(at);
@@ -188,7 +193,7 @@ impl Dht {
         }
     }
 
-    fn next_time(&mut self, now: Now) -> u32 {
+    pub(super) fn next_time(&mut self, now: Now) -> u32 {
         let wall = u32::try_from(now.unix).unwrap_or(u32::MAX);
         self.publisher.last_time = wall.max(self.publisher.last_time + 1);
         self.publisher.last_time
@@ -229,6 +234,7 @@ impl Dht {
         named
             .find_map(|address| self.links.member((address, PeerId::ANY)))
             .or_else(|| self.links.members().next())
+            .or_else(|| self.own_links.peers().next())
     }
 
     fn store_record(
@@ -245,8 +251,8 @@ impl Dht {
         self.store_signed(now, resource, TypeId::ANODE_RECORD, value, time, LIFETIME)
     }
 
-    /// Signs a value, and stores it: as the address, which needs no certificate, but where its place follows from a Peer-ID
-    /// that a credential server has chosen.
+    /// Signs a value, and stores it: as the address, which needs no certificate, but where its place follows from a Peer-ID or
+    /// a user's name that a credential server has given.
     pub(super) fn store_signed(
         &mut self,
         now: Now,
@@ -263,7 +269,11 @@ impl Dht {
             signature: None,
         };
         let identity = match kind {
-            TypeId::TURN_SERVICE if !self.config.is_sealed() => self.node.security().identity(true),
+            TypeId::TURN_SERVICE | TypeId::SIP_REGISTRATION | TypeId::CERTIFICATE
+                if !self.config.is_sealed() =>
+            {
+                self.node.security().identity(true)
+            }
             _ => SignerIdentity::Anode(self.own.0),
         };
         let input = data.signature_input(resource, kind, &identity)?;

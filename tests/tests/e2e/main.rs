@@ -10,6 +10,7 @@ mod common;
 mod datagrams;
 mod demo;
 mod dht;
+mod dht_applications;
 mod dht_enroll;
 mod direct;
 mod extended_trackers;

@@ -44,6 +44,12 @@ impl World {
         self.nodes.len() - 1
     }
 
+    /// Where the first machine will be: a host that is there already, or the next one of this network.
+    fn lan_address(&self) -> std::net::Ipv4Addr {
+        let first = self.hosts.first().map(Host::v4);
+        first.unwrap_or(std::net::Ipv4Addr::new(192, 0, 2, 1))
+    }
+
     /// `bootstrap = […]` for the first one.
     fn first(&self, scheme: &str) -> String {
         let at = self.hosts[0].v4();
@@ -228,4 +234,66 @@ fn a_multicast_group_leads_to_the_ring() {
     }
     world.closed(3);
     world.stores(1, 2);
+}
+
+// R14, RD70: an overlay moves to another one: written to both, read from the first, then from the second
+#[test]
+fn an_overlay_moves_to_another_one() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    let document = |world: &World, stage: u8| {
+        let at = world.lan_address();
+        let overlay = |name: &str, port: u16, more: &str| {
+            format!(
+                "<overlay name=\"{name}\"><bootstrap-peer address=\"{at}\" port=\"{port}\"/>\
+                 <self-signed-permitted>true</self-signed-permitted>{more}</overlay>"
+            )
+        };
+        let migration = format!("<migration overlay=\"new.example\" stage=\"{stage}\"/>");
+        let both = overlay("test.example", PORT, &migration) + &overlay("new.example", 6184, "");
+        let file = world.lab.directory().join(format!("stage{stage}.xml"));
+        std::fs::write(&file, format!("<overlays>{both}</overlays>")).expect("written");
+        format!("config = \"{}\"", file.display())
+    };
+    // The first peer has tables for both, so that there is somebody to ask in each.
+    let at = world.lan_address();
+    let second = format!(
+        "create = true\n[[dht]]\noverlay = \"new.example\"\ncreate = true\nlisten = [\"{at}:6184\"]"
+    );
+    world.node("test.example", &second);
+    let (one, two) = (document(&world, 1), document(&world, 2));
+    let writes = world.node("test.example", &one);
+    let reads = world.node("test.example", &two);
+    for node in [writes, reads] {
+        world.nodes[node].wait("both overlays", SOON, || {
+            let all = world.nodes[node].json(&["dht", "status"]);
+            let all = all.as_array().cloned().unwrap_or_default();
+            all.len() == 2 && all.iter().all(|one| one["joined"] == true)
+        });
+    }
+    let put = |node: usize, overlay: &[&str], key: &str| {
+        let put = [&["dht", "put", "0xF00010", key, "a value"], overlay].concat();
+        world.nodes[node].cli(&put).expect_ok();
+    };
+    let finds = |node: usize, overlay: &[&str], key: &str| {
+        let get = [&["dht", "get", "0xF00010", key], overlay].concat();
+        world.nodes[node].cli(&get).code() == 0
+    };
+    let (old, new) = (["--overlay", "test.example"], ["--overlay", "new.example"]);
+    put(writes, &[], "both");
+    let reader = &world.nodes[0];
+    reader.wait("the value in both", SOON, || {
+        finds(0, &old, "both") && finds(0, &new, "both")
+    });
+    put(0, &old, "old");
+    put(0, &new, "new");
+    assert!(
+        finds(writes, &[], "old") && !finds(writes, &[], "new"),
+        "stage 1 reads the old one"
+    );
+    assert!(
+        finds(reads, &[], "old") && finds(reads, &[], "new"),
+        "stage 2 reads both"
+    );
 }

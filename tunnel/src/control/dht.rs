@@ -225,11 +225,18 @@ async fn places_of(control: &Control, request: &KeyRequest) -> Result<Vec<Id>, P
         }
         return Ok(anode::resources(target.ipv6()).into());
     }
-    Ok(vec![text::resource(kind, &request.key, own_id(control))?])
+    let own = own_id(control, request.overlay.as_deref()).await;
+    Ok(vec![text::resource(kind, &request.key, own)?])
 }
 
-fn own_id(control: &Control) -> Id {
-    Id::of_address(&control.address, control.digit)
+/// This node's Peer-ID in an overlay; where a credential server chose it, no address leads to it.
+async fn own_id(control: &Control, overlay: Option<&str>) -> Id {
+    let all = control.dht.status().await;
+    let mut named = all
+        .iter()
+        .filter(|it| overlay.is_none_or(|name| it.overlay == name));
+    let by_address = || Id::of_address(&control.address, control.digit);
+    named.next().map_or_else(by_address, |it| it.node)
 }
 
 pub(super) async fn put(
@@ -244,11 +251,12 @@ pub(super) async fn put(
         key: request.key,
     };
     let mut stored = None;
+    let own = own_id(&control, request.overlay.as_deref()).await;
     for resource in places_of(&control, &key).await? {
         let put = PutValue {
             kind,
             resource,
-            value: text::value(kind, bytes.clone(), (control.address, control.digit)),
+            value: text::value(kind, bytes.clone(), (control.address, control.digit), own),
             lifetime: text::lifetime(kind),
         };
         let question = Question::Put(Box::new(put));

@@ -55,7 +55,10 @@ impl DhtLine {
                     }
                 }
                 Output::Found { who, places } => overlay.add_found(now, who, &places),
-                Output::Answer { .. } | Output::Links(_) | Output::TurnServers(_) => {}
+                Output::Answer { .. }
+                | Output::Application { .. }
+                | Output::Links(_)
+                | Output::TurnServers(_) => {}
             }
         }
     }

@@ -9,6 +9,7 @@ use anode_routing::dht::{Bootstrap, Role};
 use anode_routing::links::Target;
 use serde::Deserialize;
 
+use super::applications::{ApplicationEntry, ForwardEntry};
 use super::document::DocumentFrom;
 use super::enroll::{CredentialServerEntry, is_user};
 use crate::value::{PeerEndpoint, Text, ValueError};
@@ -48,6 +49,10 @@ pub struct DhtEntry {
     pub password_file: Option<PathBuf>,
     /// `[dht.credential-server]`: this node issues the overlay's certificates.
     pub credential_server: Option<CredentialServerEntry>,
+    /// `[[dht.application]]`: programs of this machine that peers speak to.
+    pub application: Vec<ApplicationEntry>,
+    /// `[[dht.forward]]`: peers that programs of this machine speak to.
+    pub forward: Vec<ForwardEntry>,
     /// `publish = false`: store no record of where this node is.
     pub publish: bool,
 }
@@ -66,6 +71,8 @@ impl Default for DhtEntry {
             user: None,
             password_file: None,
             credential_server: None,
+            application: Vec::new(),
+            forward: Vec::new(),
             publish: true,
         }
     }
@@ -130,6 +137,7 @@ impl DhtEntry {
     /// # Errors
     /// In words.
     pub fn check(&self) -> Result<(), &'static str> {
+        self.check_applications()?;
         let server = self.credential_server.is_some();
         match (&self.user, &self.password_file) {
             (Some(_), None) => Err("user needs a password-file"),

@@ -22,6 +22,15 @@ const EVERY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(10);
 const MAX_RETRY: Duration = Duration::from_secs(600);
 
+/// What a document says of an overlay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// Its part about the overlay.
+    pub own: OverlayConfig,
+    /// Its part about the overlay that this one moves to, if it has one (RD70).
+    pub next: Option<OverlayConfig>,
+}
+
 /// Where it is to be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DocumentFrom {
@@ -97,11 +106,7 @@ impl DocumentFrom {
     ///
     /// # Errors
     /// It cannot be read, or says nothing of the overlay.
-    pub fn read(
-        &self,
-        overlay: Option<&str>,
-        enrolls: bool,
-    ) -> Option<Result<OverlayConfig, Error>> {
+    pub fn read(&self, overlay: Option<&str>, enrolls: bool) -> Option<Result<Chosen, Error>> {
         let Self::Path(path) = self else {
             return None;
         };
@@ -115,7 +120,7 @@ impl DocumentFrom {
         fetcher: &Fetcher,
         overlay: Option<&str>,
         enrolls: bool,
-    ) -> Result<OverlayConfig, String> {
+    ) -> Result<Chosen, String> {
         let url = match self {
             Self::Path(path) => {
                 let bytes = fs::read(path).map_err(|error| error.to_string())?;
@@ -164,27 +169,38 @@ async fn discovered(fetcher: &Fetcher, overlay: &str) -> Result<Vec<u8>, String>
 }
 
 /// The part about one overlay, or the first. `enrolls`: this node can ask for a certificate.
-fn choose(bytes: &[u8], overlay: Option<&str>, enrolls: bool) -> Result<OverlayConfig, String> {
+fn choose(bytes: &[u8], overlay: Option<&str>, enrolls: bool) -> Result<Chosen, String> {
     if bytes.len() > MAX_DOCUMENT {
         return Err("it has more than 256 KiB".to_owned());
     }
     let text = str::from_utf8(bytes).map_err(|_| "it is not in UTF-8".to_owned())?;
     let all = parse(text).map_err(|error| error.to_string())?;
-    let names: Vec<String> = all.iter().map(|one| one.name.clone()).collect();
-    let is_wanted =
-        |one: &OverlayConfig| overlay.is_none_or(|name| one.name.eq_ignore_ascii_case(name));
-    let found = all.into_iter().find(is_wanted);
-    let found = found.ok_or_else(|| format!("it is about {}", names.join(", ")))?;
-    match found.dht.as_str() {
-        "chord-128-2-8" => usable(found, enrolls),
-        other => Err(format!(
-            "its DHT is {other:?}, and only chord-128-2-8 is known"
-        )),
-    }
+    let about = |name: &str| all.iter().find(|one| one.name.eq_ignore_ascii_case(name));
+    let found = match overlay {
+        Some(name) => about(name),
+        None => all.first(),
+    };
+    let found = found.cloned().ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
+        format!("it is about {}", names.join(", "))
+    })?;
+    let next = found.migration.as_ref().and_then(|(next, _)| about(next));
+    let next = next
+        .cloned()
+        .map(|next| usable(next, enrolls))
+        .transpose()?;
+    let own = usable(found, enrolls)?;
+    Ok(Chosen { own, next })
 }
 
 /// Whether this node can be a member at all.
 fn usable(document: OverlayConfig, enrolls: bool) -> Result<OverlayConfig, String> {
+    if document.dht != "chord-128-2-8" {
+        let other = document.dht;
+        return Err(format!(
+            "its DHT is {other:?}, and only chord-128-2-8 is known"
+        ));
+    }
     let issued = !document.credential_servers.is_empty() && !document.roots.is_empty();
     match (document.needs_certificate(), issued, enrolls) {
         (true, false, _) => Err(
@@ -206,14 +222,14 @@ pub async fn keep(
     enrolls: bool,
     fetcher: Fetcher,
     place: usize,
-    tell: mpsc::Sender<(usize, OverlayConfig)>,
+    tell: mpsc::Sender<(usize, Chosen)>,
 ) {
     let mut retry = RETRY;
     loop {
         let wait = match from.fetch(&fetcher, overlay.as_deref(), enrolls).await {
             Ok(document) => {
                 retry = RETRY;
-                let wait = document.expiration.max(EVERY);
+                let wait = document.own.expiration.max(EVERY);
                 if tell.send((place, document)).await.is_err() {
                     return;
                 }
@@ -241,8 +257,8 @@ mod tests {
              <overlay name=\"b.example\"><bootstrap-peer address=\"192.0.2.1\" port=\"6084\"/>\
              <self-signed-permitted>true</self-signed-permitted></overlay><overlay name=\"c.example\"/></overlays>";
         let of = |name| choose(text.as_bytes(), name, false);
-        assert_eq!(of(None).unwrap().name, "a.example");
-        assert_eq!(of(Some("B.example")).unwrap().bootstrap.len(), 1);
+        assert_eq!(of(None).unwrap().own.name, "a.example");
+        assert_eq!(of(Some("B.example")).unwrap().own.bootstrap.len(), 1);
         assert!(
             of(Some("c.example"))
                 .unwrap_err()
@@ -260,6 +276,23 @@ mod tests {
                 .contains("kademlia")
         );
         assert!(choose(b"\xff", None, true).is_err() && choose(b"<x/>", None, true).is_err());
+    }
+
+    // R14, RD70
+    #[test]
+    fn a_migration_names_the_next_overlay() {
+        let text = |next: &str| {
+            format!(
+                "<overlays><overlay name=\"a\"><self-signed-permitted>true</self-signed-permitted>\
+                 <migration overlay=\"B\" stage=\"1\"/></overlay>{next}</overlays>"
+            )
+        };
+        let chosen = choose(text("").as_bytes(), Some("a"), false).unwrap();
+        assert_eq!(chosen.next, None);
+        let own = "<overlay name=\"b\"><self-signed-permitted>1</self-signed-permitted></overlay>";
+        let chosen = choose(text(own).as_bytes(), Some("a"), false).unwrap();
+        assert_eq!(chosen.next.unwrap().name, "b");
+        assert!(choose(text("<overlay name=\"b\"/>").as_bytes(), Some("a"), false).is_err());
     }
 
     #[test]

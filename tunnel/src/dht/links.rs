@@ -65,7 +65,7 @@ pub fn random_id() -> Id {
 }
 
 impl DhtPlan {
-    fn entry_of(&self, overlay: &str) -> Option<&DhtEntry> {
+    pub(super) fn entry_of(&self, overlay: &str) -> Option<&DhtEntry> {
         let mut entries = self.entries.iter().enumerate();
         let found = entries
             .find(|(place, entry)| entry.enabled && self.overlay_of(*place, entry) == overlay);

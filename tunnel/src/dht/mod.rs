@@ -11,11 +11,13 @@
 //! The protocol is `anode_routing::dht`, without sockets; signatures cost half a millisecond each, so it runs on the control
 //! thread and not on the data thread.
 
+pub mod applications;
 pub mod config;
 mod discover;
 pub mod document;
 pub mod enroll;
 mod links;
+mod migration;
 pub mod task;
 pub mod text;
 
@@ -36,8 +38,10 @@ use crate::value::Text;
 use crate::zone::http::Fetcher;
 use crate::zone::{Known, Relays};
 use config::DhtEntry;
+use document::{Chosen, DocumentFrom};
 use enroll::client::Enrolling;
 use enroll::server;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,12 +85,14 @@ pub struct DhtPlan {
     /// This node's name where a key is shared (RD61).
     random_id: Id,
     /// The document of each entry that has one, as it was last read.
-    documents: Vec<Option<OverlayConfig>>,
+    documents: Vec<Option<Chosen>>,
     fetcher: Fetcher,
     /// How each entry gets a certificate, if it does.
     enrolling: Vec<Option<Enrolling>>,
     /// The certificate of each entry that has one by now.
     certificates: Vec<Option<Certificate>>,
+    /// Forwards of this node, whose sockets are open.
+    forwards: Vec<applications::OpenForward>,
     /// Credential servers of this node, not started yet.
     servers: Vec<server::Prepared>,
     /// Where this machine's TURN server is reached.
@@ -98,6 +104,8 @@ pub struct DhtPlan {
 pub struct ZoneDht {
     name: Option<String>,
     bootstrap: Vec<Bootstrap>,
+    /// Where the overlay's document is.
+    config: Option<DocumentFrom>,
 }
 
 impl ZoneDht {
@@ -106,8 +114,12 @@ impl ZoneDht {
         let of_file = known.map(Known::relays);
         let relays = of_file.as_ref().or(relays);
         let bootstrap = relays.iter().flat_map(|relays| &relays.relays);
+        let dht = known.and_then(|known| known.file.dht());
+        let config = dht.and_then(|dht| dht.config.as_ref()?.parse().ok());
         Self {
-            name: known.and_then(|known| Some(known.file.dht()?.name.clone())),
+            name: dht.map(|dht| dht.name.clone()),
+            // A zone's file names servers, never files of this machine.
+            config: config.filter(|from| matches!(from, DocumentFrom::Url(_))),
             bootstrap: bootstrap
                 .map(|relay| Bootstrap {
                     address: relay.address,
@@ -166,25 +178,33 @@ impl DhtPlan {
             let enrolls = entry.user.is_some();
             let document = from.and_then(|Text(from)| from.read(name, enrolls));
             let document = document.transpose()?;
-            if let Some(key) = document.as_ref().and_then(|it| it.shared_key_file.clone()) {
+            if let Some(key) = document
+                .as_ref()
+                .and_then(|it| it.own.shared_key_file.clone())
+            {
                 entry.shared_key_file.get_or_insert(key.into());
             }
             documents.push(document);
         }
+        // The entry that a zone's file implies may have a document, too.
+        documents.resize(documents.len().max(1), None);
         let secure = |entry: &DhtEntry| {
             let from = entry.config.as_ref().filter(|_| entry.enabled);
             from.is_some_and(|Text(from)| from.needs_tls())
         };
-        let fetcher = match entries.iter().any(secure) {
+        let of_zone = zone.config.as_ref().is_some_and(DocumentFrom::needs_tls);
+        let fetcher = match of_zone || entries.iter().any(secure) {
             true => Fetcher::with_tls()?,
             false => Fetcher::plain(),
         };
         let keys = links::read_keys(&entries)?;
+        let forwards = applications::open_forwards(&entries)?;
         let random_id = links::random_id();
         let none = entries.len();
         let mut plan = Self {
             enrolling: vec![None; none],
             certificates: vec![None; none],
+            forwards,
             servers: Vec::new(),
             turn: None,
             identity,
@@ -217,10 +237,12 @@ impl DhtPlan {
     /// Whether host names are looked up: of documents, and of the credential servers that they name.
     pub fn needs_names(&self) -> bool {
         let mut entries = self.enabled();
-        entries.any(|entry| {
-            let from = entry.config.as_ref();
-            entry.user.is_some() || from.is_some_and(|Text(from)| from.needs_names())
-        })
+        let of_zone = self.zone.config.as_ref();
+        of_zone.is_some_and(DocumentFrom::needs_names)
+            || entries.any(|entry| {
+                let from = entry.config.as_ref();
+                entry.user.is_some() || from.is_some_and(|Text(from)| from.needs_names())
+            })
     }
 
     /// Directories of files that are read again while the node runs.
@@ -261,7 +283,10 @@ impl DhtPlan {
                     server::Prepared::new(server, &overlay, &entry.listen, &self.identity, state);
                 let (server, own) = made?;
                 self.servers.push(server);
-                self.documents[place] = Some(own.document);
+                self.documents[place] = Some(Chosen {
+                    own: own.document,
+                    next: None,
+                });
                 self.certificates[place] = Some(own.certificate);
             }
         }
@@ -290,7 +315,36 @@ impl DhtPlan {
     }
 
     fn document(&self, place: usize) -> Option<&OverlayConfig> {
-        self.documents.get(place)?.as_ref()
+        Some(&self.documents.get(place)?.as_ref()?.own)
+    }
+
+    /// The entries of the configuration, or the one that the zone's file implies.
+    fn wanted(&self) -> Vec<(usize, Cow<'_, DhtEntry>)> {
+        if self.entries.is_empty() && self.zone.name.is_some() {
+            return vec![(0, Cow::Owned(DhtEntry::default()))];
+        }
+        let enabled = self.entries.iter().enumerate();
+        let enabled = enabled.filter(|(_, entry)| entry.enabled);
+        enabled
+            .map(|(place, entry)| (place, Cow::Borrowed(entry)))
+            .collect()
+    }
+
+    /// Where an entry's document is to be had: as it says itself, else as the zone's file says of the zone's overlay.
+    fn source(&self, entry: &DhtEntry) -> Option<DocumentFrom> {
+        let zone = self.zone.name.as_deref();
+        let name = entry.overlay.as_ref().map(|Text(name)| name.0.as_str());
+        let of_zone = name.is_none_or(|name| zone.is_some_and(|it| it.eq_ignore_ascii_case(name)));
+        let own = entry.config.as_ref().map(|Text(from)| from);
+        let implied = self.zone.config.as_ref();
+        let implied = implied.filter(|_| of_zone && entry.credential_server.is_none());
+        own.or(implied).cloned()
+    }
+
+    /// The program behind an application of an overlay.
+    fn program(&self, overlay: &str, application: u16) -> Option<SocketAddr> {
+        let mut served = self.entry_of(overlay)?.application.iter();
+        served.find(|it| it.port == application).map(|it| it.to)
     }
 
     fn overlay_of(&self, place: usize, entry: &DhtEntry) -> String {
@@ -344,19 +398,17 @@ impl DhtPlan {
 
     /// The overlays that this node shall be in.
     fn overlays(&self) -> Vec<DhtConfig> {
-        // On by default in a zone whose file names a DHT.
-        let implied = self.entries.is_empty() && self.zone.name.is_some();
-        let default = [DhtEntry::default()];
-        let entries = if implied { &default[..] } else { &self.entries };
         // An overlay whose document or certificate has not come yet is not entered.
         let ready = |place: usize, entry: &DhtEntry| {
             let certified = || matches!(self.certificates.get(place), Some(Some(_)));
-            (entry.config.is_none() || self.document(place).is_some())
+            (self.source(entry).is_none() || self.document(place).is_some())
                 && (!self.needs_certificate(place) || certified())
         };
-        let enabled = entries.iter().enumerate();
-        enabled
-            .filter(|(place, entry)| entry.enabled && ready(*place, entry))
+        let wanted = self.wanted();
+        let mut all: Vec<DhtConfig> = wanted
+            .iter()
+            .filter(|(place, entry)| ready(*place, entry))
+            .map(|(place, entry)| (*place, entry.as_ref()))
             .map(|(place, entry)| DhtConfig {
                 overlay: self.overlay_of(place, entry),
                 role: entry.role.into(),
@@ -374,14 +426,23 @@ impl DhtPlan {
                 groups: self
                     .document(place)
                     .map_or(Vec::new(), |it| it.multicast.clone()),
+                applications: entry.application.iter().map(|it| it.port).collect(),
+                users: entry.users(),
                 own_links: self.targets(place, entry),
             })
-            .collect()
+            .collect();
+        let moving: Vec<DhtConfig> = all.iter().filter_map(|one| self.next_of(one)).collect();
+        for next in moving {
+            if !all.iter().any(|one| one.overlay == next.overlay) {
+                all.push(next);
+            }
+        }
+        all
     }
 }
 
 /// What people want to know of a DHT.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Question {
     /// Values of a kind.
     Get {

@@ -13,10 +13,13 @@ use rand::CryptoRng;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
-use super::document;
+use super::applications::{Applications, Said};
+use super::document::{self, Chosen, DocumentFrom};
 use super::enroll::{client, server};
 use super::links::OwnLinks;
+use super::migration::{self, Ways};
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
 use crate::clock;
 use crate::command::{Command, DataHandle};
@@ -39,10 +42,15 @@ pub struct Task {
     plan: DhtPlan,
     dhts: Vec<Dht>,
     links: OwnLinks,
+    applications: Applications,
     data: DataHandle,
     epoch: Instant,
     places: Option<OwnPlaces>,
     waiting: HashMap<u64, Waiting>,
+    /// Questions to the next overlay, for the old one if nothing is found there.
+    then: HashMap<u64, (String, Question)>,
+    /// Who reads the documents, and from where, by the place of their `[[dht]]`.
+    readers: HashMap<usize, (DocumentFrom, AbortHandle)>,
     next_token: u64,
     /// What the data thread was told of being in a DHT.
     told_in: bool,
@@ -57,8 +65,9 @@ pub struct Task {
 
 impl Task {
     /// In the overlays of the plan.
-    pub fn new(plan: DhtPlan, data: DataHandle, turn: watch::Sender<Vec<FoundTurn>>) -> Self {
+    pub fn new(mut plan: DhtPlan, data: DataHandle, turn: watch::Sender<Vec<FoundTurn>>) -> Self {
         let mut task = Self {
+            applications: Applications::new(std::mem::take(&mut plan.forwards)),
             plan,
             dhts: Vec::new(),
             links: OwnLinks::new(),
@@ -66,6 +75,8 @@ impl Task {
             epoch: Instant::now(),
             places: None,
             waiting: HashMap::new(),
+            then: HashMap::new(),
+            readers: HashMap::new(),
             next_token: 0,
             told_in: false,
             enrolled: HashMap::new(),
@@ -83,7 +94,8 @@ impl Task {
         mut news: mpsc::Receiver<Vec<DhtNews>>,
         mut asks: mpsc::Receiver<Ask>,
     ) {
-        let mut documents = self.keep_documents();
+        let (tell_document, mut documents) = mpsc::channel(DOCUMENTS);
+        self.keep_documents(&tell_document);
         std::mem::take(&mut self.plan.servers)
             .into_iter()
             .for_each(server::Prepared::start);
@@ -104,6 +116,7 @@ impl Task {
                     None => return,
                 },
                 Some((overlay, event)) = self.links.next_event() => self.hear_link(overlay, event),
+                Some(said) = self.applications.next() => self.say(said),
                 Some((place, certificate)) = certificates.recv() => self.certify(place, certificate),
                 Some((place, document)) = documents.recv() => {
                     if let Some(known) = self.plan.documents.get_mut(place) {
@@ -114,6 +127,11 @@ impl Task {
                 }
                 ask = asks.recv() => match ask {
                     Some(Ask::Leave(done)) => return self.leave(&mut news, done).await,
+                    Some(Ask::Zone(zone)) => {
+                        self.plan.zone = zone;
+                        self.keep_documents(&tell_document);
+                        self.follow_plan();
+                    }
                     Some(ask) => self.answer(ask),
                     None => return,
                 },
@@ -125,20 +143,44 @@ impl Task {
         }
     }
 
-    /// Configuration documents, as they come and as they change.
-    fn keep_documents(&self) -> mpsc::Receiver<(usize, OverlayConfig)> {
-        let (tell, documents) = mpsc::channel(DOCUMENTS);
-        for (place, entry) in self.plan.entries.iter().enumerate() {
-            let Some(Text(from)) = entry.config.as_ref().filter(|_| entry.enabled) else {
+    /// Configuration documents, as they come and as they change, from where they are now.
+    fn keep_documents(&mut self, tell: &mpsc::Sender<(usize, Chosen)>) {
+        let wanted: HashMap<usize, (DocumentFrom, Option<String>, bool)> = self
+            .plan
+            .wanted()
+            .iter()
+            .filter_map(|(place, entry)| {
+                let from = self.plan.source(entry)?;
+                let own = entry.overlay.as_ref().map(|Text(name)| name.0.clone());
+                let of_zone = || {
+                    self.plan
+                        .zone
+                        .name
+                        .clone()
+                        .filter(|_| entry.config.is_none())
+                };
+                Some((*place, (from, own.or_else(of_zone), entry.user.is_some())))
+            })
+            .collect();
+        let (plan, readers) = (&mut self.plan, &mut self.readers);
+        readers.retain(|place, (from, reader)| {
+            let stays = wanted.get(place).is_some_and(|(now, ..)| now == from);
+            if !stays {
+                reader.abort();
+                if let Some(known) = plan.documents.get_mut(*place) {
+                    *known = None;
+                }
+            }
+            stays
+        });
+        for (place, (from, overlay, enrolls)) in wanted {
+            if readers.contains_key(&place) {
                 continue;
-            };
-            let overlay = entry.overlay.as_ref().map(|Text(name)| name.0.clone());
-            let (from, fetcher) = (from.clone(), self.plan.fetcher.clone());
-            let enrolls = entry.user.is_some();
-            let keep = document::keep(from, overlay, enrolls, fetcher, place, tell.clone());
-            tokio::spawn(keep);
+            }
+            let (fetcher, tell) = (plan.fetcher.clone(), tell.clone());
+            let keep = document::keep(from.clone(), overlay, enrolls, fetcher, place, tell);
+            readers.insert(place, (from, tokio::spawn(keep).abort_handle()));
         }
-        documents
     }
 
     /// Asks for certificates where documents are there; who has one already is told of a newer document.
@@ -286,7 +328,10 @@ impl Task {
                 }
             }
             DhtNews::Wanted(target) => {
-                self.dhts.iter_mut().for_each(|dht| dht.search(now, target));
+                let plan = &self.plan;
+                let read = self.dhts.iter_mut();
+                let read = read.filter(|dht| !plan.is_only_written(dht.overlay()));
+                read.for_each(|dht| dht.search(now, target));
             }
             DhtNews::Places(endpoints) => {
                 let places = OwnPlaces { endpoints };
@@ -301,6 +346,35 @@ impl Task {
                 }
                 self.places = Some(places);
             }
+        }
+    }
+
+    /// What a local program says: to its peer, with whom a conversation is begun where there is none.
+    fn say(&mut self, said: Said) {
+        let now = self.now();
+        let name = match self.applications.conversation(&said) {
+            Ok(name) => Some(name),
+            Err(None) => None,
+            Err(Some((place, application, callee))) => {
+                let entry = &self.plan.entries[place];
+                let overlay = self.plan.overlay_of(place, entry);
+                let dht = self.dhts.iter_mut().find(|dht| dht.overlay() == overlay);
+                dht.filter(|dht| dht.is_in()).and_then(|dht| {
+                    let id = dht.open(now, application, &callee)?;
+                    Some((dht.overlay_hash(), id))
+                })
+            }
+        };
+        let dht = name.and_then(|(overlay, _)| {
+            let mut dhts = self.dhts.iter_mut();
+            dhts.find(|dht| dht.overlay_hash() == overlay)
+        });
+        match (name, dht) {
+            (Some(name), Some(dht)) => {
+                self.applications.opened(&said, name);
+                dht.say(now, name.1, said.bytes);
+            }
+            _ => self.applications.lost += 1,
         }
     }
 
@@ -323,35 +397,55 @@ impl Task {
             Ask::Cacheable(reply) => {
                 let _ = reply.send(self.cacheable());
             }
-            Ask::Zone(zone) => {
-                self.plan.zone = zone;
-                self.follow_plan();
-            }
             Ask::Question {
                 overlay,
                 question,
                 reply,
             } => self.ask(overlay, question, reply),
-            Ask::Leave(_) => {}
+            Ask::Zone(_) | Ask::Leave(_) => {}
         }
     }
 
     fn ask(&mut self, overlay: Option<String>, question: Question, reply: Waiting) {
-        let now = self.now();
-        let mut dhts = self.dhts.iter_mut();
-        let dht = match &overlay {
-            Some(name) => dhts.find(|dht| dht.overlay() == name),
-            None => dhts.next(),
-        };
-        let Some(dht) = dht else {
+        let asked = overlay.clone().or_else(|| {
+            let first = self.dhts.first();
+            first.map(|dht| dht.overlay().to_owned())
+        });
+        let is_there = |name: &str| self.dhts.iter().any(|dht| dht.overlay() == name);
+        let Some(name) = asked.filter(|name| is_there(name)) else {
             let none = overlay.map_or(NoOverlay::None, NoOverlay::Named);
             // Who asked may have gone.
             let _ = reply.send(Err(none));
             return;
         };
-        let token = self.next_token;
-        self.next_token += 1;
+        let token = self.token();
         self.waiting.insert(token, reply);
+        match self.plan.ways(&name, &question) {
+            Ways::Also(next) => {
+                // What the old overlay says is the answer; nobody waits for the next one.
+                let unheard = self.token();
+                self.ask_overlay(&next, question.clone(), unheard);
+                self.ask_overlay(&name, question, token);
+            }
+            Ways::First(next) if self.dhts.iter().any(|dht| dht.overlay() == next) => {
+                self.then.insert(token, (name, question.clone()));
+                self.ask_overlay(&next, question, token);
+            }
+            Ways::Alone | Ways::First(_) => self.ask_overlay(&name, question, token),
+        }
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    fn ask_overlay(&mut self, overlay: &str, question: Question, token: u64) {
+        let now = self.now();
+        let mut dhts = self.dhts.iter_mut();
+        let Some(dht) = dhts.find(|dht| dht.overlay() == overlay) else {
+            return;
+        };
         match question {
             Question::Get { kind, resource } => dht.get(now, TypeId(kind), Id(resource), token),
             Question::Put(put) => dht.put(now, *put, token),
@@ -364,11 +458,16 @@ impl Task {
     /// Carries outputs to where they count.
     fn flush(&mut self) {
         let mut batch = Vec::new();
+        let mut again = Vec::new();
         for dht in &mut self.dhts {
             while let Some(output) = dht.poll_output() {
                 match output {
                     Output::Answer { token, answer } => {
-                        if let Some(reply) = self.waiting.remove(&token) {
+                        let then = self.then.remove(&token);
+                        if let Some((old, question)) = then.filter(|_| migration::is_empty(&answer))
+                        {
+                            again.push((old, question, token));
+                        } else if let Some(reply) = self.waiting.remove(&token) {
                             let _ = reply.send(Ok(answer));
                         }
                     }
@@ -378,10 +477,28 @@ impl Task {
                         self.turn.send_replace(all.collect());
                     }
                     Output::Links(command) => self.links.tell(dht.overlay_hash(), command),
+                    Output::Application {
+                        conversation,
+                        heard,
+                    } => {
+                        let name = (dht.overlay_hash(), conversation);
+                        let program = |port| self.plan.program(dht.overlay(), port);
+                        self.applications.hear(name, heard, program);
+                    }
                     output => batch.push(output),
                 }
             }
         }
+        if !again.is_empty() {
+            for (old, question, token) in again {
+                self.ask_overlay(&old, question, token);
+            }
+            return self.flush_with(batch);
+        }
+        self.flush_with(batch);
+    }
+
+    fn flush_with(&mut self, batch: Vec<Output>) {
         let is_in = self.dhts.iter().any(Dht::is_in);
         if is_in != self.told_in && self.data.send(Command::InDht(is_in)).is_ok() {
             self.told_in = is_in;
@@ -407,7 +524,11 @@ impl Task {
     }
 
     fn counters(&self) -> Vec<(String, u64)> {
-        let mut all = vec![("anode_dht_batches_lost_total".to_owned(), self.lost)];
+        let lost = |name: &str, count| (format!("anode_dht_{name}_lost_total"), count);
+        let mut all = vec![
+            lost("batches", self.lost),
+            lost("datagrams", self.applications.lost),
+        ];
         for dht in &self.dhts {
             let (here, node, status) = (dht.counters(), dht.node_counters(), dht.status());
             let overlay = dht.overlay();
@@ -419,6 +540,11 @@ impl Task {
             add("own_links_failed_total", own.handshakes_failed);
             add("own_links_ignored_total", own.ignored);
             add("own_links_unsent_total", own.unsent + own.events_dropped);
+            let application = dht.application_counters();
+            add("applications_tunnelled_total", application.tunnelled);
+            add("applications_connected_total", application.connected);
+            add("applications_lost_total", application.lost);
+            add("applications_refused_total", application.refused);
             add("joined", status.joined.into());
             add("links", status.links as u64);
             add("stored_values", status.stored as u64);

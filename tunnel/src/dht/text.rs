@@ -85,8 +85,8 @@ pub fn resource(kind: TypeId, key: &str, own: Id) -> Result<Id, ValueError> {
     }
 }
 
-/// A value as this node would store it under its own name.
-pub fn value(kind: TypeId, bytes: Vec<u8>, own: (Address, PeerId)) -> DataValue {
+/// A value as this node would store it under its own name: its address, or its Peer-ID in the overlay.
+pub fn value(kind: TypeId, bytes: Vec<u8>, own: (Address, PeerId), peer: Id) -> DataValue {
     let kinds = Kinds::standard();
     match kinds.model(kind) {
         Some(DataModel::Single) | None => DataValue::Single(bytes),
@@ -96,7 +96,7 @@ pub fn value(kind: TypeId, bytes: Vec<u8>, own: (Address, PeerId)) -> DataValue 
         },
         Some(DataModel::Dictionary) => DataValue::Dictionary {
             key: match kind {
-                TypeId::SIP_REGISTRATION => Id::of_address(&own.0, own.1).0.to_vec(),
+                TypeId::SIP_REGISTRATION => peer.0.to_vec(),
                 _ => anode::key(&own.0, own.1),
             },
             value: bytes,

@@ -1,5 +1,5 @@
 //! The way into the ring (R113): look for the successor, connect, JOIN, and be named by the one who admits.
-use super::{Chord, JOIN_ATTEMPTS, JOIN_STEP, Purpose, Stage};
+use super::{Chord, JOIN_ATTEMPTS, JOIN_STEP, Purpose, Stage, TOLD_FOR, Told};
 use crate::Now;
 use crate::body::ChordUpdate;
 use crate::topology::{Action, Topology};
@@ -75,7 +75,7 @@ impl Chord {
     pub(super) fn become_member(&mut self, now: Now, update: &ChordUpdate) {
         self.stage = Stage::Joined;
         let mut before = update.predecessors.iter();
-        self.told_predecessor = before
+        let told = before
             .by_ref()
             .find(|id| **id == self.id)
             .and_then(|_| before.next())
@@ -85,6 +85,10 @@ impl Chord {
                 .iter()
                 .find(|id| **id != self.id)
                 .copied());
+        self.told_predecessor = told.map(|peer| Told {
+            peer,
+            until: now.at + TOLD_FOR,
+        });
         self.rebuild_tables();
         // they hold the copies already: the admitting peer was responsible, its successor a replica
         self.replicated = self

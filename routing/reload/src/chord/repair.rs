@@ -1,7 +1,7 @@
 //! What peers tell and what is lost: UPDATEs, dead peers, gaps (R116, R117, R121).
 use super::{COALESCE, CORRECT_EVERY, Chord, Finger, Purpose, SETTLE, Stage};
 use crate::body::ChordUpdate;
-use crate::topology::Action;
+use crate::topology::{Action, Topology};
 use crate::{Id, Now};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 impl Chord {
     pub(super) fn on_lost(&mut self, now: Now, peer: Id) {
         self.wanted.remove(&peer);
+        self.forget_told(now, peer);
         if self.peers.remove(&peer).is_none() {
             return;
         }
@@ -19,9 +20,6 @@ impl Chord {
                     ask_at: now.at,
                 };
             }
-        }
-        if self.told_predecessor == Some(peer) {
-            self.told_predecessor = None;
         }
         self.refresh(now);
         match self.stage {
@@ -41,6 +39,16 @@ impl Chord {
             _ => self.settle(now),
         }
         self.ask_fingers(now);
+    }
+
+    /// The predecessor that was named is not there: its range is this node's. Else nobody would own it, and its two neighbours
+    /// would send messages for it to and fro.
+    pub(super) fn forget_told(&mut self, now: Now, peer: Id) {
+        if self.told_predecessor.is_some_and(|told| told.peer == peer) {
+            let old_range = self.range();
+            self.told_predecessor = None;
+            self.move_copies(now, old_range);
+        }
     }
 
     pub(super) fn on_update(&mut self, now: Now, from: Id, body: &[u8]) {

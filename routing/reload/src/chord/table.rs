@@ -52,7 +52,7 @@ impl Chord {
             let nearer = self
                 .predecessors
                 .first()
-                .is_some_and(|first| first.distance_to(self.id) <= told.distance_to(self.id));
+                .is_some_and(|first| first.distance_to(self.id) <= told.peer.distance_to(self.id));
             if nearer {
                 self.told_predecessor = None;
             }

@@ -227,6 +227,47 @@ fn a_node_joins_in_the_order_of_the_draft() {
     assert!(updated(600) && updated(900), "all of its routing table");
 }
 
+// R113, R116: the predecessor that the admitting peer named was dead already, and nobody else would own its range
+#[test]
+fn a_predecessor_that_was_named_and_is_not_there_bounds_no_range() {
+    let joined = || {
+        let mut chord = Chord::new(id(500), Config::default(), 1);
+        chord.handle(at(0), Input::Connected(id(600)));
+        chord.handle(at(0), Input::Join(id(600)));
+        let successor = Input::Pinged {
+            key: id(501),
+            peer: Some(id(600)),
+        };
+        chord.handle(at(0), successor);
+        chord.handle_timeout(at(6));
+        chord.handle_timeout(at(7));
+        give_update(&mut chord, 8, 600, &update(&[500, 400, 300], &[900]));
+        chord.handle(at(8), Input::Connected(id(300)));
+        give_update(&mut chord, 8, 300, &update(&[], &[500]));
+        actions(&mut chord);
+        assert_eq!(chord.range(), Some((id(400), id(500))), "as it was told");
+        assert_eq!(chord.next_hop(id(350), &[]), Hop::To(id(300)));
+        chord
+    };
+    let own = |mut chord: Chord| {
+        assert_eq!(chord.range(), Some((id(300), id(500))));
+        assert_eq!(chord.next_hop(id(350), &[]), Hop::Here);
+        let copied =
+            |action: &Action| matches!(action, Action::Replicate { to, .. } if *to == id(600));
+        assert!(actions(&mut chord).iter().any(copied));
+    };
+    let mut unreachable = joined();
+    unreachable.handle(at(9), Input::Unreachable(id(400)));
+    own(unreachable);
+    let mut left = joined();
+    left.handle(at(9), Input::Lost(id(400)));
+    own(left);
+    let mut silent = joined();
+    assert!(silent.deadline().is_some_and(|due| due <= at(53).at));
+    silent.handle_timeout(at(53));
+    own(silent);
+}
+
 fn member(own: u128, peers: &[u128]) -> Chord {
     let mut chord = Chord::new(id(own), Config::default(), 1);
     chord.handle(at(0), Input::Create);

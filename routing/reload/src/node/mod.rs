@@ -154,6 +154,8 @@ pub enum Event {
     Tunnel {
         /// Whom its signature proves.
         from: Signer,
+        /// A way back to him: a client's leads through the peer that it came in by.
+        back: Vec<Id>,
         /// What it is.
         tunnel: TunnelRequest,
     },
@@ -272,6 +274,11 @@ impl Node {
     /// Where it is, for route logs; `None` hides it (RD18).
     pub fn set_address(&mut self, address: Option<SocketAddr>) {
         self.config.address = address;
+    }
+
+    /// TUNNELs of this application are taken from now on (R61).
+    pub fn take_tunnels(&mut self, application: u16) {
+        self.config.tunnels.insert(application);
     }
 
     /// Kinds it serves.

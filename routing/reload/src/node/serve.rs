@@ -39,6 +39,21 @@ struct Asked<'a> {
     link: Option<LinkId>,
 }
 
+impl Asked<'_> {
+    /// A source route to whoever has asked, which answers of applications take: the signer, behind the first peer on the
+    /// way, for a client is nobody's neighbour (R8). A via list that was made shorter names the signer alone.
+    fn way_back(&self) -> Vec<Id> {
+        let via = &self.header.via;
+        match (via.first(), self.signer.peers().first()) {
+            (Some(first), _) if self.signer.is_peer(*first) => {
+                via.get(1).copied().into_iter().chain([*first]).collect()
+            }
+            (_, Some(signer)) => vec![*signer],
+            (_, None) => Vec::new(),
+        }
+    }
+}
+
 /// What serving came to.
 enum Served {
     Reply(Vec<u8>),
@@ -288,6 +303,7 @@ impl Node {
         }
         self.emit(Event::Tunnel {
             from: asked.signer.clone(),
+            back: asked.way_back(),
             tunnel,
         });
         Ok(Served::Reply(Vec::new()))

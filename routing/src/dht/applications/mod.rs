@@ -1,0 +1,540 @@
+//! Applications over the overlay: what a local program says goes to a peer in TUNNELs, and over a connection of its own where
+//! a conversation is a long one (R61 to R63, R100, R133, R134).
+//!
+//! ```text
+//!  open(URI) ─▶ Resolving ─▶ Tunnelled ──CONNECT──▶ Connecting ─▶ Connected: a sealed session, or DTLS by ICE
+//!  open(route) ────────────▶    ▲ TUNNELs of a peer      │ comes to nothing        │ falls silent
+//!                               └────────────────────────┴─────────────────────────┘
+//! ```
+//!
+//! Application and peer name a conversation, so both sides mean the same one, and an answer finds whoever was asked. What
+//! belongs to which dialog within it is the application's (SIP has its Call-ID). Units are datagrams: they may be lost, and
+//! those of a tunnel may overtake those of a connection.
+
+mod connection;
+mod registration;
+
+use super::{Dht, End, Output};
+use crate::links::{Command, LinkKey, Token};
+use anode_reload::body::TunnelRequest;
+use anode_reload::node::{Answer, AnswerBody, RequestId, RequestOptions};
+use anode_reload::security::Signer;
+use anode_reload::usage::sip::{Resolver, SipRegistration, gruu, wants_connect};
+use anode_reload::{Code, Id, Now, ReloadError, TypeId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+pub(super) use connection::{APPLICATION, Frame};
+pub use registration::Registered;
+
+/// Conversations at a time.
+const MAX_CONVERSATIONS: usize = 256;
+/// Of these, such as one peer has begun.
+const MAX_OF_PEER: usize = 8;
+/// TUNNELs that wait for their confirmations.
+const MAX_TUNNELLED: usize = 256;
+/// Units that wait until a name is resolved.
+const MAX_WAITING: usize = 8;
+/// A conversation in which nobody says anything is over.
+const IDLE: Duration = Duration::from_secs(180);
+/// A CONNECT that came to nothing is not repeated before this.
+const CONNECT_AGAIN: Duration = Duration::from_secs(60);
+/// How long one TUNNEL, or one look at a registration, is waited for.
+const OPTIONS: RequestOptions = RequestOptions {
+    budget: Duration::from_secs(8),
+    log: false,
+};
+
+/// Names a conversation, within one overlay and for good.
+pub type ConversationId = u64;
+
+/// Whom an application's conversation is with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Callee {
+    /// Along this route; its last id is the peer.
+    Route(Vec<Id>),
+    /// Wherever the registrations of this `sip:` URI lead (R131).
+    Uri(String),
+}
+
+/// What comes out of a conversation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// A peer has begun it.
+    Begun {
+        /// Of which application.
+        application: u16,
+        /// Who.
+        peer: Id,
+    },
+    /// A unit for the local program.
+    Unit(Vec<u8>),
+    /// There is no more of it.
+    Over(Ended),
+}
+
+/// Why a conversation is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Ended {
+    /// Nobody has said anything for a while.
+    #[error("nobody has said anything for {} s", IDLE.as_secs())]
+    Idle,
+    /// The URI leads nowhere.
+    #[error("nobody is registered under this URI")]
+    NoRegistration,
+    /// No route leads to somebody who takes it.
+    #[error("the peer is not there, or does not serve this application")]
+    NotServed,
+}
+
+/// What was counted of applications.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ApplicationCounters {
+    /// Units that came or went in TUNNELs.
+    pub tunnelled: u64,
+    /// Units that came or went over connections.
+    pub connected: u64,
+    /// Units for which there was no room, no route or no conversation.
+    pub lost: u64,
+    /// Conversations for which there was no room.
+    pub refused: u64,
+}
+
+/// How units get to the peer.
+enum Way {
+    /// The peer is being looked for.
+    Resolving(Box<Resolver>, Option<(RequestId, usize)>),
+    /// In TUNNELs; a CONNECT may follow from this time on.
+    Tunnelled(Duration),
+    /// In TUNNELs, until the connection is proven.
+    Connecting(Connecting),
+    /// Inside a session. Since when units went there without anything coming back.
+    Session(End, Option<Duration>),
+    /// Over DTLS on a path that ICE has found.
+    Link(LinkKey),
+}
+
+/// How far a connection is.
+enum Connecting {
+    /// ICE describes this side, or checks.
+    Described(Token, Duration),
+    /// The CONNECT is on its way.
+    Asked(RequestId, Option<Token>),
+    /// Both sides have agreed; whoever hears the other has a connection.
+    Proving {
+        end: End,
+        next: Duration,
+        until: Duration,
+    },
+}
+
+struct Conversation {
+    application: u16,
+    /// Who; none yet while a name is resolved.
+    peer: Option<Id>,
+    /// The route in use first, then others that may lead to the same user.
+    routes: VecDeque<Vec<Id>>,
+    way: Way,
+    waiting: Vec<Vec<u8>>,
+    /// Said and heard since it began, or since a connection was lost.
+    units: usize,
+    used: Duration,
+    theirs: bool,
+}
+
+/// A unit on its way, for another route if this one fails.
+struct Tunnelled {
+    conversation: ConversationId,
+    unit: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Applications {
+    served: BTreeSet<u16>,
+    all: BTreeMap<ConversationId, Conversation>,
+    tunnelled: BTreeMap<RequestId, Tunnelled>,
+    registrations: Vec<registration::Registration>,
+    next: ConversationId,
+    counters: ApplicationCounters,
+}
+
+impl Applications {
+    pub fn new(served: &[u16], uris: &[String]) -> Self {
+        Self {
+            served: served.iter().copied().collect(),
+            registrations: registration::of(uris),
+            ..Self::default()
+        }
+    }
+
+    pub fn counters(&self) -> ApplicationCounters {
+        self.counters
+    }
+
+    pub fn deadline(&self, is_in: bool) -> Option<Duration> {
+        let conversations = self.all.values().map(|it| {
+            let idle = it.used + IDLE;
+            match &it.way {
+                Way::Connecting(Connecting::Proving { next, until, .. }) => {
+                    idle.min(*next).min(*until)
+                }
+                Way::Connecting(Connecting::Described(_, until)) => idle.min(*until),
+                _ => idle,
+            }
+        });
+        let due = self.registrations.iter().filter_map(|it| it.due());
+        conversations.chain(due.filter(|_| is_in)).min()
+    }
+
+    fn with(&self, application: u16, peer: Id) -> Option<ConversationId> {
+        let mut all = self.all.iter();
+        let ours = |it: &Conversation| it.application == application && it.peer == Some(peer);
+        all.find(|(_, it)| ours(it)).map(|(id, _)| *id)
+    }
+
+    /// Whether the answer to a request is for an application.
+    pub fn is_asked(&self, request: RequestId) -> bool {
+        self.tunnelled.contains_key(&request)
+            || self.registrations.iter().any(|it| it.is_asked(request))
+            || self.asking(request).is_some()
+    }
+
+    fn asking(&self, request: RequestId) -> Option<ConversationId> {
+        let asks = |it: &Conversation| match &it.way {
+            Way::Resolving(_, Some((asked, _))) => *asked == request,
+            Way::Connecting(Connecting::Asked(asked, _)) => *asked == request,
+            _ => false,
+        };
+        let mut all = self.all.iter();
+        all.find(|(_, it)| asks(it)).map(|(id, _)| *id)
+    }
+}
+
+impl Dht {
+    /// Begins a conversation of an application, or goes on with the one there is. `None`: there are too many.
+    pub fn open(&mut self, now: Now, application: u16, callee: &Callee) -> Option<ConversationId> {
+        // What the other side says comes as TUNNELs of its own (R62).
+        self.node.take_tunnels(application);
+        let opened = match callee {
+            Callee::Route(route) => {
+                let peer = *route.last()?;
+                match self.applications.with(application, peer) {
+                    Some(known) => Some(known),
+                    None => self.begin(now, application, Some(peer), vec![route.clone()], false),
+                }
+            }
+            Callee::Uri(uri) => {
+                let id = self.begin(now, application, None, Vec::new(), false)?;
+                let resolver = Box::new(Resolver::new(&self.config.overlay, uri));
+                if let Some(it) = self.applications.all.get_mut(&id) {
+                    it.way = Way::Resolving(resolver, None);
+                }
+                self.resolve(now, id);
+                Some(id)
+            }
+        };
+        self.settle(now);
+        opened
+    }
+
+    /// What the local program says.
+    pub fn say(&mut self, now: Now, conversation: ConversationId, unit: Vec<u8>) {
+        self.say_on(now, conversation, unit);
+        self.settle(now);
+    }
+
+    fn begin(
+        &mut self,
+        now: Now,
+        application: u16,
+        peer: Option<Id>,
+        routes: Vec<Vec<Id>>,
+        theirs: bool,
+    ) -> Option<ConversationId> {
+        let all = &self.applications.all;
+        let begun = |it: &&Conversation| it.theirs && it.peer == peer;
+        let of_peer = all.values().filter(begun).count();
+        if all.len() >= MAX_CONVERSATIONS || (theirs && of_peer >= MAX_OF_PEER) {
+            self.applications.counters.refused += 1;
+            return None;
+        }
+        let id = self.applications.next;
+        self.applications.next += 1;
+        let new = Conversation {
+            application,
+            peer,
+            routes: routes.into(),
+            way: Way::Tunnelled(now.at),
+            waiting: Vec::new(),
+            units: 0,
+            used: now.at,
+            theirs,
+        };
+        self.applications.all.insert(id, new);
+        Some(id)
+    }
+
+    /// The conversation with a peer: the one there is, or a new one, if this node serves the application.
+    fn conversation_with(
+        &mut self,
+        now: Now,
+        application: u16,
+        peer: Id,
+        back: Vec<Id>,
+    ) -> Option<ConversationId> {
+        if let Some(known) = self.applications.with(application, peer) {
+            return Some(known);
+        }
+        if !self.applications.served.contains(&application) {
+            return None;
+        }
+        let id = self.begin(now, application, Some(peer), vec![back], true)?;
+        self.heard_of(id, Heard::Begun { application, peer });
+        Some(id)
+    }
+
+    fn heard_of(&mut self, conversation: ConversationId, heard: Heard) {
+        self.out(Output::Application {
+            conversation,
+            heard,
+        });
+    }
+
+    /// A unit has come to this node (R61).
+    pub(super) fn tunnelled(
+        &mut self,
+        now: Now,
+        from: &Signer,
+        back: Vec<Id>,
+        tunnel: TunnelRequest,
+    ) {
+        let conversation = match (back.last(), from.peers().first()) {
+            (Some(peer), _) | (None, Some(peer)) => {
+                self.conversation_with(now, tunnel.application, *peer, back.clone())
+            }
+            (None, None) => None,
+        };
+        let Some(id) = conversation else {
+            self.applications.counters.lost += 1;
+            return;
+        };
+        self.applications.counters.tunnelled += 1;
+        if let Some(it) = self.applications.all.get_mut(&id) {
+            // A client may have come in by another peer since.
+            if it.theirs && it.routes.front() != Some(&back) {
+                it.routes = [back].into();
+            }
+        }
+        self.hear_unit(now, id, tunnel.pdu);
+    }
+
+    fn hear_unit(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
+        if let Some(it) = self.applications.all.get_mut(&id) {
+            it.units += 1;
+            it.used = now.at;
+            self.heard_of(id, Heard::Unit(unit));
+        }
+    }
+
+    fn say_on(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
+        let Some(it) = self.applications.all.get_mut(&id) else {
+            self.applications.counters.lost += 1;
+            return;
+        };
+        it.units += 1;
+        it.used = now.at;
+        if matches!(it.way, Way::Resolving(..)) {
+            match it.waiting.len() < MAX_WAITING {
+                true => it.waiting.push(unit),
+                false => self.applications.counters.lost += 1,
+            }
+            return;
+        }
+        let Some(unit) = self.say_connected(now, id, unit) else {
+            return;
+        };
+        self.say_tunnelled(now, id, unit);
+        self.connect_if_long(now, id);
+    }
+
+    /// R134: the destination's GRUU is the dialog's name.
+    fn say_tunnelled(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
+        let counters = &mut self.applications.counters;
+        let Some(it) = self.applications.all.get(&id) else {
+            return;
+        };
+        let Some(route) = it.routes.front().cloned() else {
+            counters.lost += 1;
+            return;
+        };
+        if self.applications.tunnelled.len() >= MAX_TUNNELLED {
+            counters.lost += 1;
+            return;
+        }
+        let body = TunnelRequest {
+            application: it.application,
+            dialog: gruu(&route),
+            pdu: unit,
+        };
+        match self.node.tunnel(now, route, &body, OPTIONS) {
+            Ok(request) => {
+                counters.tunnelled += 1;
+                let unit = body.pdu;
+                let sent = Tunnelled {
+                    conversation: id,
+                    unit,
+                };
+                self.applications.tunnelled.insert(request, sent);
+            }
+            Err(_) => counters.lost += 1,
+        }
+    }
+
+    /// R134: a long conversation is worth a connection.
+    fn connect_if_long(&mut self, now: Now, id: ConversationId) {
+        let Some(it) = self.applications.all.get(&id) else {
+            return;
+        };
+        let long = wants_connect(it.units);
+        if long && matches!(it.way, Way::Tunnelled(from) if from <= now.at) {
+            self.begin_connection(now, id);
+        }
+    }
+
+    /// The connection comes to nothing, or is no more: TUNNELs serve.
+    fn unconnected(&mut self, now: Now, id: ConversationId) {
+        if let Some(it) = self.applications.all.get_mut(&id) {
+            it.way = Way::Tunnelled(now.at + CONNECT_AGAIN);
+            it.units = 0;
+        }
+    }
+
+    /// The answer to something that was asked for an application.
+    pub(super) fn application_answered(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        result: Result<Answer, ReloadError>,
+    ) {
+        if let Some(sent) = self.applications.tunnelled.remove(&request) {
+            return self.tunnel_answered(now, sent, &result);
+        }
+        if let Some(id) = self.applications.asking(request) {
+            return match self.applications.all.get(&id).map(|it| &it.way) {
+                Some(Way::Resolving(..)) => self.registrations_found(now, id, result),
+                _ => self.connection_answered(now, id, result),
+            };
+        }
+        self.registration_answered(now, request, &result);
+    }
+
+    fn tunnel_answered(&mut self, now: Now, sent: Tunnelled, result: &Result<Answer, ReloadError>) {
+        let Err(error) = result else {
+            return;
+        };
+        tracing::debug!(%error, "a unit was not taken");
+        let id = sent.conversation;
+        let Some(it) = self.applications.all.get_mut(&id) else {
+            return;
+        };
+        if it.routes.len() > 1 {
+            it.routes.pop_front();
+            it.peer = it.routes.front().and_then(|route| route.last()).copied();
+            return self.say_tunnelled(now, id, sent.unit);
+        }
+        self.applications.counters.lost += 1;
+        if *error == ReloadError::Refused(Code::NOT_FOUND) {
+            self.end(id, Ended::NotServed);
+        }
+    }
+
+    /// Looks at the next registration on the way from a URI to routes; bounded by the resolver (R145).
+    fn resolve(&mut self, now: Now, id: ConversationId) {
+        while let Some(it) = self.applications.all.get_mut(&id)
+            && let Way::Resolving(resolver, _) = &mut it.way
+            && let Some((resource, depth)) = resolver.next_fetch()
+        {
+            let sent = self.fetch_all(now, TypeId::SIP_REGISTRATION, resource, OPTIONS);
+            if let Ok(request) = sent
+                && let Some(it) = self.applications.all.get_mut(&id)
+                && let Way::Resolving(_, asked) = &mut it.way
+            {
+                *asked = Some((request, depth));
+                return;
+            }
+        }
+        let Some(it) = self.applications.all.get_mut(&id) else {
+            return;
+        };
+        let Way::Resolving(resolver, _) = &mut it.way else {
+            return;
+        };
+        it.routes = std::mem::take(&mut resolver.routes).into();
+        it.routes.retain(|route| !route.is_empty());
+        it.peer = it.routes.front().and_then(|route| route.last()).copied();
+        it.way = Way::Tunnelled(now.at);
+        if it.peer.is_none() {
+            return self.end(id, Ended::NoRegistration);
+        }
+        for unit in std::mem::take(&mut it.waiting) {
+            self.say_tunnelled(now, id, unit);
+        }
+    }
+
+    fn registrations_found(
+        &mut self,
+        now: Now,
+        id: ConversationId,
+        result: Result<Answer, ReloadError>,
+    ) {
+        let Some(it) = self.applications.all.get_mut(&id) else {
+            return;
+        };
+        let Way::Resolving(resolver, asked) = &mut it.way else {
+            return;
+        };
+        let depth = asked.take().map_or(0, |(_, depth)| depth);
+        if let Ok(Answer {
+            body: AnswerBody::Values { found, .. },
+            ..
+        }) = result
+        {
+            // The first kind is the one that was asked for; certificates may follow it.
+            let values = found.into_iter().take(1).flat_map(|one| one.values);
+            let values = values.filter(|data| !data.value.bytes().is_empty());
+            let parsed = values.filter_map(|data| SipRegistration::parse(data.value.bytes()).ok());
+            resolver.found(depth, parsed);
+        }
+        self.resolve(now, id);
+    }
+
+    fn end(&mut self, id: ConversationId, why: Ended) {
+        let Some(gone) = self.applications.all.remove(&id) else {
+            return;
+        };
+        self.applications.counters.lost += gone.waiting.len() as u64;
+        match gone.way {
+            Way::Link(link) => self.tell_links(Command::Close(link)),
+            Way::Connecting(
+                Connecting::Described(token, _) | Connecting::Asked(_, Some(token)),
+            ) => {
+                self.own_links.forget(token);
+                self.tell_links(Command::Forget(token));
+            }
+            _ => {}
+        }
+        self.heard_of(id, Heard::Over(why));
+    }
+
+    pub(super) fn run_applications(&mut self, now: Now) {
+        let idle = self.applications.all.iter();
+        let idle = idle.filter(|(_, it)| it.used + IDLE <= now.at);
+        let idle: Vec<ConversationId> = idle.map(|(id, _)| *id).collect();
+        for id in idle {
+            self.end(id, Ended::Idle);
+        }
+        self.run_connections(now);
+        self.run_registrations(now);
+    }
+}
