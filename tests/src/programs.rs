@@ -80,33 +80,31 @@ pub fn ping(ns: &Ns, target: IpAddr, size: usize, count: u32) -> Pinged {
 /// The same, `interval` apart.
 pub fn ping_every(ns: &Ns, target: IpAddr, size: usize, count: u32, interval: Duration) -> Pinged {
     let mut command = command(need("ping"));
-    command.args(["-n", "-W", "2", "-i", &interval.as_secs_f64().to_string()]);
-    command.args([
-        "-c",
-        &count.to_string(),
-        "-s",
-        &size.to_string(),
-        &target.to_string(),
-    ]);
+    // Without a deadline ping waits for two round trips after its last packet, once anything has been answered: a machine that
+    // is busy for some milliseconds then loses that one. With one it waits, and goes on sending meanwhile; those are not counted.
+    let deadline = (interval * count + Duration::from_secs(2)).as_secs() + 1;
+    command.args(["-n", "-i", &interval.as_secs_f64().to_string()]);
+    command.args(["-c", &count.to_string(), "-w", &deadline.to_string()]);
+    command.args(["-s", &size.to_string(), &target.to_string()]);
     let done = ns.finish(command, Duration::from_secs(20) + interval * count);
     assert!(done.code() <= 1, "{done}");
-    let text = done.stdout();
-    let time = |line: &str| {
-        line.split("time=")
-            .nth(1)?
-            .split_whitespace()
-            .next()?
-            .parse()
-            .ok()
+    let field = |line: &str, name: &str| {
+        let value = line.split(name).nth(1)?.split_whitespace().next()?;
+        value.parse::<f64>().ok()
     };
-    // Without room for a timestamp (16 bytes) ping measures nothing, but counts.
-    let received = text
+    let text = done.stdout();
+    let replies: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("bytes from"))
-        .count() as u32;
+        .filter(|line| field(line, "icmp_seq=").is_some_and(|sequence| sequence <= count.into()))
+        .collect();
     Pinged {
-        received,
-        rtt_ms: text.lines().filter_map(time).collect(),
+        received: replies.len() as u32,
+        // Without room for a timestamp (16 bytes) ping measures nothing, but counts.
+        rtt_ms: replies
+            .iter()
+            .filter_map(|line| field(line, "time="))
+            .collect(),
     }
 }
 
