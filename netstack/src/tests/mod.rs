@@ -1,5 +1,7 @@
 //! The whole crate against a second TCP.
 
+mod errors;
+mod fragments;
 mod model;
 mod packets;
 mod tcp;
