@@ -58,6 +58,14 @@ pub enum PlatformError {
         /// What is wrong with it.
         why: String,
     },
+    /// An interface that was to be used as it is cannot be.
+    #[error("interface {name} cannot be used: {why}")]
+    NotGiven {
+        /// Its name.
+        name: String,
+        /// Why not.
+        why: String,
+    },
     /// A capability is missing.
     #[error("{what}: no permission, this needs {capability}; run as root or through the service")]
     NoPermission {
@@ -134,6 +142,14 @@ impl PlatformError {
             Self::Io { source, .. }
             | Self::TunDenied { source, .. }
             | Self::NamespaceDenied { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+
+    /// The system's error number, where there is one.
+    pub(crate) fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }

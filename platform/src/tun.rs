@@ -3,6 +3,9 @@
 //! The interface is silent: it carries no link-local address and no multicast, so that the kernel sends nothing over it
 //! on its own. It lives as long as the descriptor; its addresses and routes go with it, also when the process is killed.
 
+mod given;
+mod sharing;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,8 +14,10 @@ use std::path::PathBuf;
 
 use crate::PlatformError;
 use crate::ioctl::{self, Features};
-use crate::netlink::{Link, Netlink, Route};
+use crate::netlink::{Link, Netlink};
 use crate::prefix::Prefix;
+
+pub use sharing::Sharing;
 
 /// What a buffer for [`Tun::recv`] holds at least: the largest super-packet (64 KiB with its headers) and some room.
 pub const RECEIVE_BUFFER: usize = 65 * 1024;
@@ -103,6 +108,8 @@ pub struct Tun {
     /// Whether each packet comes with a [`VnetHeader`].
     header: bool,
     offloads: Offloads,
+    /// The interface of another node that has the routes.
+    beside: Option<String>,
 }
 
 impl Tun {
@@ -111,6 +118,11 @@ impl Tun {
     /// Refuses a name or a route that is in use. Needs CAP_NET_ADMIN; the interface is made in the calling thread's
     /// network namespace.
     pub fn create(config: &TunConfig) -> Result<Self, PlatformError> {
+        Self::create_beside(config, &Sharing::default())
+    }
+
+    /// The same on a machine that may have other nodes: who has the routes keeps them, see [`Sharing`].
+    pub fn create_beside(config: &TunConfig, sharing: &Sharing) -> Result<Self, PlatformError> {
         check_name(&config.name)?;
         check_mtu(config.mtu)?;
         let mut netlink = Netlink::open()?;
@@ -119,16 +131,10 @@ impl Tun {
         }
         netlink.refuse_conflicts(&prefixes(&config.routes)?, None)?;
 
-        let device = open_device(&config.name, config.offload)?;
-        let tun = Self::from_device(device, config.offload)?;
-        tun.configure(config)?;
+        let device = make_device(&config.name, config.offload)?;
+        let mut tun = Self::from_device(device, config.offload)?;
+        tun.configure_beside(config, sharing)?;
         Ok(tun)
-    }
-
-    /// Takes a TUN device that was opened elsewhere (a container's runtime, a launcher with more rights). Its settings
-    /// stay as they are, see [`Self::configure`]; offloads are switched on where it has a virtio-net header.
-    pub fn from_fd(fd: OwnedFd) -> Result<Self, PlatformError> {
-        Self::from_device(fd.into(), true)
     }
 
     fn from_device(device: File, offload: bool) -> Result<Self, PlatformError> {
@@ -167,12 +173,21 @@ impl Tun {
             index,
             header,
             offloads,
+            beside: None,
         })
     }
 
     /// Gives the interface its MTU, addresses and routes, and switches it on; IPv6 addresses that it has are lost.
     /// [`Self::create`] has done this.
-    pub fn configure(&self, config: &TunConfig) -> Result<(), PlatformError> {
+    pub fn configure(&mut self, config: &TunConfig) -> Result<(), PlatformError> {
+        self.configure_beside(config, &Sharing::default())
+    }
+
+    fn configure_beside(
+        &mut self,
+        config: &TunConfig,
+        sharing: &Sharing,
+    ) -> Result<(), PlatformError> {
         check_mtu(config.mtu)?;
         let addresses = prefixes(&config.addresses)?;
         let routes = prefixes(&config.routes)?;
@@ -194,16 +209,7 @@ impl Tun {
                 .address_add(self.index, address)
                 .map_err(|e| self.ipv6_off(e))?;
         }
-        for &destination in &routes {
-            netlink.route_add(&Route {
-                // With several addresses the kernel would choose by the longest match with the destination.
-                source: addresses
-                    .iter()
-                    .map(Prefix::address)
-                    .find(|address| destination.contains(*address)),
-                ..Route::to_link(destination, self.index)
-            })?;
-        }
+        self.beside = sharing::route(&mut netlink, self.index, &routes, &addresses, sharing)?;
         Ok(())
     }
 
@@ -215,6 +221,11 @@ impl Tun {
     /// The interface's index in its namespace.
     pub fn index(&self) -> u32 {
         self.index
+    }
+
+    /// The interface of another node that has the routes; `None`: this one has them.
+    pub fn beside(&self) -> Option<&str> {
+        self.beside.as_deref()
     }
 
     /// Whether super-packets and partial checksums cross it.
@@ -346,7 +357,7 @@ fn prefixes(list: &[(Ipv6Addr, u8)]) -> Result<Vec<Prefix>, PlatformError> {
         .collect()
 }
 
-/// Opens the driver and attaches a new, not persistent, interface to it.
+/// Opens the driver and attaches to the interface of that name, which is made if there is none.
 fn open_device(name: &str, header: bool) -> Result<File, PlatformError> {
     probe_driver()?;
     let mut config = tun::Configuration::default();
@@ -356,19 +367,25 @@ fn open_device(name: &str, header: bool) -> Result<File, PlatformError> {
         platform.vnet_hdr(header);
     });
     let device = tun::create(&config).map_err(|error| {
-        let error = io::Error::from(error);
-        match error.raw_os_error() {
-            Some(nix::libc::EPERM) => PlatformError::NoPermission {
-                what: format!("make interface {name}"),
-                capability: "CAP_NET_ADMIN",
-            },
-            // Somebody was faster since the name was looked up: EINVAL when theirs is of another kind.
-            Some(nix::libc::EBUSY | nix::libc::EINVAL) => name_taken(name),
-            _ => PlatformError::io(format!("make interface {name}"), error),
-        }
+        PlatformError::io(format!("make interface {name}"), io::Error::from(error))
     })?;
     // SAFETY: `into_raw_fd` gives the descriptor up to us, and nobody else has it.
-    let device = File::from(unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) });
+    Ok(File::from(unsafe {
+        OwnedFd::from_raw_fd(device.into_raw_fd())
+    }))
+}
+
+/// The same for an interface that is new, and not persistent.
+fn make_device(name: &str, header: bool) -> Result<File, PlatformError> {
+    let device = open_device(name, header).map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::EPERM) => PlatformError::NoPermission {
+            what: format!("make interface {name}"),
+            capability: "CAP_NET_ADMIN",
+        },
+        // Somebody was faster since the name was looked up: EINVAL when theirs is of another kind.
+        Some(nix::libc::EBUSY | nix::libc::EINVAL) => name_taken(name),
+        _ => error,
+    })?;
     // An interface that waits for a process belongs to somebody: the driver attaches to it instead of making one.
     let attached =
         ioctl::attached(&device).map_err(|e| PlatformError::io("ask for the interface", e))?;

@@ -16,7 +16,7 @@ use anode_platform::PlatformError;
 use anode_platform::netlink::{Netlink, Route, TABLE_MAIN, guard_add, guard_remove};
 use anode_platform::netns::NetNs;
 use anode_platform::privileges::{self, Capability};
-use anode_platform::tun::{RECEIVE_BUFFER, Tun, TunConfig, VnetHeader, is_gone};
+use anode_platform::tun::{RECEIVE_BUFFER, Sharing, Tun, TunConfig, VnetHeader, is_gone};
 use anode_platform::wake::{PollFd, PollFlags, poll};
 use common::packet::{ICMPV6, ICMPV6_CHECKSUM, Packet, UDP, UDP_CHECKSUM, udp};
 use common::{
@@ -403,6 +403,45 @@ fn a_route_in_the_way_is_refused_by_its_text() {
     }
 }
 
+// U11
+#[test]
+fn a_second_node_takes_what_comes_from_its_address_and_new_flows_to_its_peers() {
+    in_netns(|| {
+        const OTHER: Ipv6Addr = Ipv6Addr::new(0xfda0, 2, 0, 0, 0, 0, 0, 0xc0);
+        const ITS_PEER: Ipv6Addr = Ipv6Addr::new(0xfda0, 9, 0, 0, 0, 0, 0, 0xd0);
+        let first = Tun::create(&config("anode0")).unwrap();
+        let second = TunConfig {
+            addresses: vec![(OTHER, 128)],
+            ..config("anode1")
+        };
+        let sharing = Sharing {
+            leave: false,
+            peers: vec!["fda0:9::/112".parse().unwrap()],
+        };
+        let second = Tun::create_beside(&second, &sharing).unwrap();
+        assert_eq!((first.beside(), second.beside()), (None, Some("anode0")));
+        let any = Ipv6Addr::UNSPECIFIED;
+        let cases = [
+            (any, THERE, &first, HERE),
+            (HERE, THERE, &first, HERE),
+            (OTHER, THERE, &second, OTHER),
+            (any, ITS_PEER, &second, OTHER),
+            (HERE, ITS_PEER, &first, HERE),
+            (OTHER, ITS_PEER, &second, OTHER),
+        ];
+        for (from, to, tun, source) in cases {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            socket.send_to(b"hello", (to, 7)).unwrap();
+            let packet = receive(tun).1;
+            assert_eq!((packet.source, packet.destination), (source, to));
+        }
+        // The first ends and comes back, and takes its routes again.
+        drop(first);
+        let first = Tun::create(&config("anode0")).unwrap();
+        assert_eq!(first.beside(), None);
+    });
+}
+
 #[test]
 fn default_routes_other_nets_and_refused_supernets_are_no_conflict() {
     in_netns(|| {
@@ -565,7 +604,7 @@ fn a_device_that_was_opened_elsewhere_works_and_what_is_none_is_refused() {
             unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) }
         };
         for header in [true, false] {
-            let tun = Tun::from_fd(open(tun::Layer::L3, header)).unwrap();
+            let mut tun = Tun::from_fd(open(tun::Layer::L3, header)).unwrap();
             assert_eq!((tun.name(), tun.offload()), ("given", header));
             tun.configure(&config("given")).unwrap();
             socket().send_to(b"hello", (THERE, 7)).unwrap();

@@ -1,5 +1,6 @@
 //! Routes: add, list, what is in the way, and the guard that stands while the program does not run.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,6 +22,10 @@ pub const TABLE_LOCAL: u32 = 255;
 /// The guard's metric: worse than every other route of the same prefix, so that it counts only when there is none.
 /// Together with the type "unreachable" it is how the guard is known again.
 pub const GUARD_METRIC: u32 = u32::MAX - 1;
+
+/// The protocol number of routes that interfaces of this program bring with them: by it, two nodes of one machine know each
+/// other's from those of strangers. Free in iproute2's `rt_protos`.
+const PROTOCOL_OURS: u8 = 87;
 
 /// What a route does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +54,8 @@ impl RouteKind {
 pub struct Route {
     /// Where to.
     pub destination: Prefix,
+    /// Only for packets from there; the unspecified address alone stands for flows that have no source yet.
+    pub from: Option<Prefix>,
     /// What it does.
     pub kind: RouteKind,
     /// The link's name, where it names one that exists.
@@ -63,6 +70,8 @@ pub struct Route {
     pub metric: u32,
     /// The routing table, [`TABLE_MAIN`] unless policy routing is in use.
     pub table: u32,
+    /// Whether an interface of this program brought it.
+    pub ours: bool,
 }
 
 impl Route {
@@ -70,6 +79,7 @@ impl Route {
     pub fn to_link(destination: Prefix, index: u32) -> Self {
         Self {
             destination,
+            from: None,
             kind: RouteKind::Unicast,
             device: None,
             index: Some(index),
@@ -77,6 +87,7 @@ impl Route {
             source: None,
             metric: 0,
             table: TABLE_MAIN,
+            ours: false,
         }
     }
 
@@ -111,9 +122,10 @@ impl Route {
             AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
             _ => return None,
         };
-        let mut destination = unspecified;
+        let (mut destination, mut from) = (unspecified, unspecified);
         let mut route = Self {
             destination: Prefix::host(unspecified),
+            from: None,
             kind: header.kind.into(),
             device: None,
             index: None,
@@ -121,10 +133,12 @@ impl Route {
             source: None,
             metric: 0,
             table: header.table.into(),
+            ours: header.protocol == PROTOCOL_OURS.into(),
         };
         for attribute in message.attributes {
             match attribute {
                 RouteAttribute::Destination(address) => destination = ip(address)?,
+                RouteAttribute::Source(address) => from = ip(address)?,
                 RouteAttribute::Gateway(address) => route.gateway = ip(address),
                 RouteAttribute::PrefSource(address) => route.source = ip(address),
                 RouteAttribute::Oif(index) => route.index = Some(index),
@@ -137,6 +151,9 @@ impl Route {
             }
         }
         route.destination = Prefix::new(destination, header.destination_prefix_length)?;
+        if header.source_prefix_length != 0 {
+            route.from = Some(Prefix::new(from, header.source_prefix_length)?);
+        }
         Some(route)
     }
 
@@ -149,9 +166,13 @@ impl Route {
                 IpAddr::V6(_) => AddressFamily::Inet6,
             },
             destination_prefix_length: destination.length(),
+            source_prefix_length: self.from.map_or(0, |from| from.length()),
             // Tables above 255 stand in the attribute alone.
             table: u8::try_from(self.table).unwrap_or(0),
-            protocol: RouteProtocol::Static,
+            protocol: match self.ours {
+                true => PROTOCOL_OURS.into(),
+                false => RouteProtocol::Static,
+            },
             scope: match self.gateway {
                 None if self.kind == RouteKind::Unicast && destination.address().is_ipv4() => {
                     RouteScope::Link
@@ -163,6 +184,10 @@ impl Route {
         };
         let attributes = &mut message.attributes;
         attributes.push(RouteAttribute::Destination(destination.address().into()));
+        attributes.extend(
+            self.from
+                .map(|from| RouteAttribute::Source(from.address().into())),
+        );
         attributes.push(RouteAttribute::Table(self.table));
         attributes.extend(self.index.map(RouteAttribute::Oif));
         attributes.extend(self.gateway.map(|ip| RouteAttribute::Gateway(ip.into())));
@@ -185,6 +210,9 @@ impl fmt::Display for Route {
             RouteKind::Other(kind) => write!(f, "type {kind} ")?,
         }
         write!(f, "{}", self.destination)?;
+        if let Some(from) = &self.from {
+            write!(f, " from {from}")?;
+        }
         if let Some(gateway) = self.gateway {
             write!(f, " via {gateway}")?;
         }
@@ -303,7 +331,7 @@ impl Netlink {
         }
     }
 
-    /// Adds a route of protocol "static"; fails with `AlreadyExists` when it is there.
+    /// Adds a route, of protocol "static" unless it is ours; fails with `AlreadyExists` when it is there.
     pub fn route_add(&mut self, route: &Route) -> Result<(), PlatformError> {
         self.create(RouteNetlinkMessage::NewRoute(route.message()))
             .map_err(refused(format!("add route {route}")))
@@ -316,17 +344,21 @@ impl Netlink {
     }
 
     /// The routes that overlap `prefix`, the narrowest first. Not counted: default routes, the guard, those of the link
-    /// `except`, the kernel's table of local addresses, and wider ones that carry no traffic (many routers refuse
-    /// fc00::/7 as a whole).
+    /// `except` and of other nodes on this machine, the kernel's table of local addresses, and wider ones that carry no
+    /// traffic (many routers refuse fc00::/7 as a whole).
     pub fn conflicts(
         &mut self,
         prefix: Prefix,
         except: Option<u32>,
     ) -> Result<Vec<Conflict>, PlatformError> {
         let routes = self.routes(prefix.address().is_ipv6())?;
+        // Their own addresses have routes, too, which the kernel makes.
+        let of_nodes = routes.iter().filter(|route| route.ours);
+        let of_nodes: HashSet<Option<u32>> = of_nodes.map(|route| route.index).collect();
         let mut conflicts: Vec<_> = routes
             .into_iter()
             .filter(|route| except.is_none() || route.index != except)
+            .filter(|route| !of_nodes.contains(&route.index))
             .filter_map(|route| {
                 let overlap = overlap(prefix, &route)?;
                 Some(Conflict { overlap, route })
@@ -416,6 +448,11 @@ mod tests {
         assert_eq!(
             route.to_string(),
             "fda0::/16 via fe80::1 dev tailscale0 table 52"
+        );
+        route.from = Some("fda0:1::1/128".parse().unwrap());
+        assert_eq!(
+            route.to_string(),
+            "fda0::/16 from fda0:1::1/128 via fe80::1 dev tailscale0 table 52"
         );
         assert_eq!(Route::guard(net).to_string(), "unreachable fda0::/16");
     }
