@@ -1,6 +1,7 @@
 //! Two overlays in one process over real sockets on loopback.
 use super::*;
 use crate::anode::{Plain, Security, Transport};
+use crate::overlay::{Overlay, OverlayEvent, OverlaySink, Ready};
 use anode_wire::{PeerId, Zone};
 use rand::rngs::StdRng;
 use std::time::Duration;

@@ -10,14 +10,15 @@ use anode_turn::Transport;
 use anode_turn::frame::{Channel, Header};
 use anode_turn::stun::{Class, Key, Mac, Writer, attr, method};
 use replay::{Corpus, MUTATIONS, Target};
+use turn::talk::{PEER, RELAYED, kind};
 
-/// Of the target that makes a server each time.
+/// Of the targets that make a server or a client each time.
 const SERVER_MUTATIONS: usize = 4_000;
 
 fn targets() -> Vec<Target> {
     let named = turn::TARGETS.map(|(name, body)| {
         let mutations = match name {
-            "strangers" => SERVER_MUTATIONS,
+            "strangers" | "members" | "servers" => SERVER_MUTATIONS,
             _ => MUTATIONS,
         };
         (format!("turn_{name}"), body as fn(&[u8]), mutations)
@@ -32,6 +33,8 @@ fn seeds(target: &str) -> Corpus {
         "turn_message" => messages(),
         "turn_frames" => streams(),
         "turn_strangers" => talks(),
+        "turn_members" => memberships(),
+        "turn_servers" => services(),
         unknown => panic!("no seeds for {unknown}"),
     }
 }
@@ -172,6 +175,111 @@ fn talks() -> Corpus {
         ("rfc-3489", {
             let classic = [&[0, 1, 0, 0][..], &[9; 16]].concat();
             talk(&[classic.clone(), classic])
+        }),
+    ])
+}
+
+/// A step of a talk, and an attribute within one: a kind, a length, bytes.
+fn step(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[kind, bytes.len() as u8], bytes].concat()
+}
+
+fn peer_attribute(number: u8) -> Vec<u8> {
+    step(PEER, &[number])
+}
+
+fn memberships() -> Corpus {
+    let with = |of: u16, value: &[u8]| step(kind(of), value);
+    let udp = with(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+    let tcp = with(attr::REQUESTED_TRANSPORT, &[6, 0, 0, 0]);
+    let even = with(attr::EVEN_PORT, &[0x80]);
+    let both = with(attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]);
+    let number = with(attr::CHANNEL_NUMBER, &[0x40, 0, 0, 0]);
+    let over_tcp = 16;
+    corpus([
+        ("channels-and-sends", {
+            let data = [peer_attribute(0), with(attr::DATA, b"hello")].concat();
+            [
+                step(0, &udp),
+                step(2, &[peer_attribute(0), peer_attribute(1)].concat()),
+                step(3, &[number, peer_attribute(2)].concat()),
+                step(6, &data),
+                step(7, &channel_data(5, Transport::Udp)),
+                step(8, &[2, 0, 0]),
+                step(9, &[3]),
+                step(1, &with(attr::LIFETIME, &[0; 4])),
+            ]
+            .concat()
+        }),
+        ("pairs", {
+            [
+                step(0, &[udp.clone(), even].concat()),
+                step(0, &[udp.clone(), both].concat()),
+                step(14, &[1]),
+                step(32, &udp),
+                step(10, &[4]),
+                step(15, &[0]),
+                step(10, &[200]),
+            ]
+            .concat()
+        }),
+        ("connections", {
+            [
+                step(over_tcp, &tcp),
+                step(over_tcp | 2, &peer_attribute(0)),
+                step(over_tcp | 4, &peer_attribute(1)),
+                step(12, &[2]),
+                step(11, &[0]),
+                step(over_tcp | 32 | 5, &with(attr::CONNECTION_ID, &[0, 0, 0, 1])),
+                step(12, &[1]),
+                step(over_tcp | 13, &[]),
+            ]
+            .concat()
+        }),
+    ])
+}
+
+fn services() -> Corpus {
+    let with = |of: u16, value: &[u8]| step(kind(of), value);
+    let code = |code: [u8; 2]| with(attr::ERROR_CODE, &[0, 0, code[0], code[1]]);
+    let (named, signed) = (8, 16);
+    let granted = [step(RELAYED, &[1]), with(attr::LIFETIME, &[0, 0, 2, 88])].concat();
+    let start = [step(named | 2, &code([4, 1])), step(signed | 1, &granted)].concat();
+    let then = |steps: &[Vec<u8>]| [start.clone(), steps.concat()].concat();
+    corpus([
+        ("honest", {
+            let data = [peer_attribute(0), with(attr::DATA, b"hello")].concat();
+            then(&[
+                step(5, &[0]),
+                step(signed | 1, &[]),
+                step(3, &data),
+                step(8 | 5, &[1]),
+                step(signed | 1, &[]),
+                step(0, &channel_data(5, Transport::Udp)),
+                step(4, &[255]),
+                step(6, &[0]),
+            ])
+        }),
+        ("elsewhere", {
+            let at = with(attr::ALTERNATE_SERVER, &[0, 1, 13, 150, 203, 0, 113, 9]);
+            [
+                step(2, &[code([3, 0]), at.clone()].concat()),
+                step(2, &[code([3, 0]), at].concat()),
+                step(2, &code([4, 37])),
+                step(2, &code([4, 86])),
+            ]
+            .concat()
+        }),
+        ("refusals", {
+            then(&[
+                step(5, &[0]),
+                step(signed | 2, &code([4, 3])),
+                step(8 | 5, &[1]),
+                step(signed | 2, &code([4, 0])),
+                step(named | 32 | 2, &code([4, 38])),
+                step(7, &[3, 3]),
+                step(8 | 7, &[]),
+            ])
         }),
     ])
 }

@@ -67,6 +67,17 @@ pub(super) struct Connections<T> {
     all: Slab<Connection<T>>,
     /// Those with something to send, or to tell the kernel.
     dirty: Vec<usize>,
+    /// What the last flush has found.
+    found: Vec<(usize, Found)>,
+}
+
+/// What a flush finds about a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Found {
+    /// It is over.
+    Ended,
+    /// All that was queued has left.
+    Drained,
 }
 
 impl<T> Connections<T> {
@@ -77,6 +88,7 @@ impl<T> Connections<T> {
             token,
             all: Slab::new(),
             dirty: Vec::new(),
+            found: Vec::new(),
         }
     }
 
@@ -149,20 +161,23 @@ impl<T> Connections<T> {
         }
     }
 
-    /// What is written now; gives those that have ended, and those that are empty again.
-    pub fn flush(
-        &mut self,
-        now: Instant,
-        mut ended: impl FnMut(usize),
-        mut drained: impl FnMut(usize),
-    ) {
-        for index in std::mem::take(&mut self.dirty) {
+    /// What is written now; [`Connections::found`] tells what came of it.
+    pub fn flush(&mut self, now: Instant) {
+        // It keeps its memory, as all that a packet passes through.
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
             match self.write(now, index) {
-                Ok(true) => drained(index),
+                Ok(true) => self.found.push((index, Found::Drained)),
                 Ok(false) => {}
-                Err(_) => ended(index),
+                Err(_) => self.found.push((index, Found::Ended)),
             }
         }
+        self.dirty = dirty;
+    }
+
+    /// The next one that a flush has found something about.
+    pub fn found(&mut self) -> Option<(usize, Found)> {
+        self.found.pop()
     }
 
     /// Writes one queue; `Ok(true)`: it is empty. An error: the connection is over.

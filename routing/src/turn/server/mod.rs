@@ -10,8 +10,15 @@
 //! ```
 //!
 //! The kernel spreads UDP clients over the shards (SO_REUSEPORT). Streams are accepted by the first shard and go to the
-//! one that the client's address says, since a ConnectionBind must meet its control connection. Shards share the quotas
-//! and the reserved ports, and nothing on the way of a packet.
+//! one that the client's address says, since a ConnectionBind must meet its control connection.
+//!
+//! A shard owns its epoll descriptor, sockets, buffers and state machine; no other thread sees them. Locks: the quotas and
+//! reservations of [`Shared`] and the sockets of reserved ports (`datagrams::Kept`), taken when an allocation comes or goes;
+//! the certificate shown at a shared port (`door::Shown`), taken when a connection comes or the file is read again. Letters
+//! of other threads come by a channel that is looked at when its eventfd says so. So a packet meets no lock. It meets no
+//! allocation either (`tests/turn_allocations.rs`): what came stays in the shard's receive buffers until it is gathered into
+//! the buffer that it leaves in, and these keep their memory. TLS and DTLS are the exception: rustls and dimpl allocate
+//! for their records.
 
 mod connections;
 mod counters;

@@ -95,6 +95,8 @@ pub(super) struct Shard {
     read: Vec<u8>,
     /// Connections that had more to read than their turn allowed.
     again: Vec<Side>,
+    /// Those of the turn before, while they are read.
+    reading: Vec<Side>,
     /// Bytes of streams that are held to a rate.
     held: Vec<Held>,
     sweep_at: Instant,
@@ -148,6 +150,7 @@ impl Shard {
             buffers: ReceiveBuffers::default(),
             read: vec![0; READ],
             again: Vec::new(),
+            reading: Vec::new(),
             held: Vec::new(),
             sweep_at: Instant::now(),
             deaf: false,
@@ -229,7 +232,8 @@ impl Shard {
 
     /// What follows from a batch of input.
     fn work(&mut self, now: Instant) {
-        for side in std::mem::take(&mut self.again) {
+        std::mem::swap(&mut self.again, &mut self.reading);
+        while let Some(side) = self.reading.pop() {
             match side {
                 Side::Client(index) => self.read_stream(now, index),
                 Side::Peer(index) => self.read_peer(now, index),

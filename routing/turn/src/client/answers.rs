@@ -100,8 +100,8 @@ impl Client {
             Challenged::NoCredentials => return self.end(Why::Credentials, None),
         };
         let transaction = self.finished(now, at);
-        // 401 to signed credentials means that they are wrong (RFC 8489 §9.2.5).
-        let refused = signed && !stale;
+        // 401 to signed credentials means that they are wrong, unless they were for a realm of before (RFC 8489 §9.2.5).
+        let refused = signed && !stale && self.is_in_realm_of(&challenge);
         if refused || !self.accept_challenge(*challenge) && signed || nonces >= NONCES {
             return self.end(Why::Credentials, None);
         }

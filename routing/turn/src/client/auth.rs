@@ -95,6 +95,12 @@ impl Client {
         }))
     }
 
+    /// Whether a challenge is for the realm that was answered last.
+    pub(super) fn is_in_realm_of(&self, challenge: &Challenge) -> bool {
+        let old = self.challenge.as_ref();
+        old.is_none_or(|old| old.realm == challenge.realm)
+    }
+
     /// Takes over a challenge; `false` if it is word for word the one that has just failed.
     pub(super) fn accept_challenge(&mut self, challenge: Challenge) -> bool {
         let same = self

@@ -22,8 +22,17 @@ impl Credentials {
     /// # Errors
     /// What is wrong; the password is not quoted.
     pub fn check(&self) -> Result<(), crate::TurnError> {
+        use crate::TurnError;
         use crate::stun::text::{Text, sasl_prep};
-        Text::Username.sent(&sasl_prep("user name", &self.name)?)?;
+        if Text::Username
+            .sent(&sasl_prep("user name", &self.name)?)?
+            .is_empty()
+        {
+            return Err(TurnError::Text(Text::Username, "is empty"));
+        }
+        if self.password.is_empty() {
+            return Err(TurnError::Config("the password is empty"));
+        }
         zeroize::Zeroizing::new(sasl_prep("password", &self.password)?);
         Ok(())
     }

@@ -120,6 +120,7 @@ impl Server {
             transaction: message.transaction(),
             name: caller.name.clone(),
             account: caller.account.clone(),
+            chosen: caller.chosen,
             usage,
             rate,
             tcp: wish.tcp,
@@ -512,13 +513,7 @@ impl Server {
         else {
             return;
         };
-        if let Some(old) = relay.expires.take() {
-            self.timers.remove(&(old, Timer::Relay(id)));
-        }
-        relay.expires = expires;
-        if let Some(at) = expires {
-            self.timers.insert((at, Timer::Relay(id)));
-        }
+        Timer::Relay(id).set(&mut self.timers, &mut relay.expires, expires);
     }
 
     /// Drops a relay from the tables, without closing its socket.

@@ -10,7 +10,8 @@ use sha1::Sha1;
 
 use super::config::Keys;
 use super::hash::Seed;
-use super::{FiveTuple, Server};
+use super::table::Allocation;
+use super::{ConnectionId, FiveTuple, Server};
 use crate::frame::Transport;
 use crate::stun::nonce::Features;
 use crate::stun::text::{Text, sasl_prep, unquote};
@@ -31,17 +32,43 @@ pub(super) struct Caller {
     /// Whom its use is counted for: with time-limited names, what stands behind the time.
     pub account: String,
     pub signer: Signer,
+    /// The digest chosen from the algorithms that the nonce had promised (T44).
+    pub chosen: Option<KeyDigest>,
 }
 
 /// PASSWORD-ALGORITHMS as we send it: SHA-256 first, then MD5, both without parameters.
 const ALGORITHMS: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
 
 impl Server {
-    fn features(&self) -> Features {
+    /// What is offered to this client: what every user can have, since algorithms are chosen before a name is told; and to
+    /// who holds an allocation, what its own user was offered. A client takes a smaller offer for an attack (T44), and
+    /// would lose the allocation when a reload brings a user with less.
+    fn features(&self, now: Instant, from: &FiveTuple, message: &Message<'_>) -> Features {
+        let promised = || {
+            let holder = self.holder(from, message)?;
+            let digest = holder.chosen?;
+            match self.keys(now, &holder.name) {
+                Some((keys, _)) => keys.iter().find_map(|keys| keys.get(digest)).map(drop),
+                // The user is gone, and told so in what the client believes.
+                None => Some(()),
+            }
+        };
+        let algorithms = self.config.sha256 || promised().is_some();
         Features {
-            password_algorithms: self.config.sha256,
-            userhash: self.config.sha256,
+            password_algorithms: algorithms,
+            userhash: algorithms,
         }
+    }
+
+    /// The allocation that a request is about: the client's, or that of the connection which it is to take (RFC 6062).
+    fn holder(&self, from: &FiveTuple, message: &Message<'_>) -> Option<&Allocation> {
+        let of_connection = || {
+            let id = message.raw(attr::CONNECTION_ID)?.try_into().ok()?;
+            let id = ConnectionId(u32::from_be_bytes(id));
+            Some(self.connections.get(&id)?.allocation)
+        };
+        let index = self.clients.get(from).copied().or_else(of_connection)?;
+        self.allocations.get(index)
     }
 
     /// Checks a request in RFC 8489's order (§9.2.4). An error is the code to answer with.
@@ -64,13 +91,13 @@ impl Server {
             return Err(400);
         }
         let (age, ttl) = (self.age(now), self.config.nonce_ttl);
-        if !self
-            .nonces
-            .check(age, &from.bytes(), self.features(), nonce, ttl)
-        {
+        let offered = self.nonces.check(age, &from.bytes(), nonce, ttl);
+        let offered = offered.ok_or(438_u16)?;
+        // A nonce that promises less than the next one would is stale.
+        if !offered.password_algorithms && self.features(now, from, message).password_algorithms {
             return Err(438);
         }
-        let digest = self.digest(message)?;
+        let (digest, chosen) = Self::digest(message, offered)?;
         let name = match (name, hash) {
             (Some(name), _) => name,
             (None, hash) => hash
@@ -94,23 +121,28 @@ impl Server {
             name: name.to_owned(),
             account,
             signer,
+            chosen,
         })
     }
 
-    /// Which digest makes the key. Our nonce says that we offered both, so what the client says that we offered must
-    /// be just that: otherwise somebody between us took the better one away (T44).
-    fn digest(&self, message: &Message<'_>) -> Result<KeyDigest, u16> {
-        let (offered, chosen) = (
+    /// Which digest makes the key, and whether it was chosen from an offer. The nonce says that we offered both, so what
+    /// the client says that we offered must be just that: otherwise somebody between us took the better one away (T44).
+    fn digest(
+        message: &Message<'_>,
+        offered: Features,
+    ) -> Result<(KeyDigest, Option<KeyDigest>), u16> {
+        if !offered.password_algorithms {
+            return Ok((KeyDigest::Md5, None));
+        }
+        let (list, chosen) = (
             message.raw(attr::PASSWORD_ALGORITHMS),
             message.raw(attr::PASSWORD_ALGORITHM),
         );
-        if !self.config.sha256 {
-            return Ok(KeyDigest::Md5);
-        }
-        match (offered, chosen) {
-            (None, None) => Ok(KeyDigest::Md5),
-            (Some(offered), Some([high, low, 0, 0])) if offered == ALGORITHMS => {
-                KeyDigest::from_number(u16::from_be_bytes([*high, *low])).ok_or(400)
+        match (list, chosen) {
+            (None, None) => Ok((KeyDigest::Md5, None)),
+            (Some(list), Some([high, low, 0, 0])) if list == ALGORITHMS => {
+                let digest = KeyDigest::from_number(u16::from_be_bytes([*high, *low]));
+                digest.map(|digest| (digest, Some(digest))).ok_or(400)
             }
             _ => Err(400),
         }
@@ -184,13 +216,12 @@ impl Server {
         self.count_error(code);
         let mut writer = Writer::error(message.method(), message.transaction(), code);
         if code != 400 {
-            let nonce = self
-                .nonces
-                .make(self.age(now), &from.bytes(), self.features());
+            let features = self.features(now, from, message);
+            let nonce = self.nonces.make(self.age(now), &from.bytes(), features);
             writer = writer
                 .raw(attr::REALM, self.config.realm.as_bytes())
                 .raw(attr::NONCE, nonce.as_bytes());
-            if self.config.sha256 {
+            if features.password_algorithms {
                 writer = writer.raw(attr::PASSWORD_ALGORITHMS, &ALGORITHMS);
             }
         }

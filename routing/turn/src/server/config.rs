@@ -199,7 +199,8 @@ pub struct Config {
     pub rest_secrets: Vec<Zeroizing<Vec<u8>>>,
     /// Users that something else knows.
     pub authority: Option<Arc<dyn Authority>>,
-    /// Offer RFC 8489's SHA-256 family (T44), if every one of `users` has a key for it.
+    /// Offer RFC 8489's SHA-256 family (T44), if every one of `users` has a key for it. An allocation made with it keeps
+    /// it when a reload brings a user without.
     pub sha256: bool,
     /// How long a nonce is good; at most an hour (RFC 8656 §5).
     pub nonce_ttl: Duration,

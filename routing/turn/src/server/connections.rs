@@ -20,7 +20,7 @@ use crate::stun::{Class, Message, Writer, attr, method};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Connection {
-    allocation: usize,
+    pub allocation: usize,
     peer: SocketAddr,
     state: State,
     deadline: Option<Instant>,
@@ -116,13 +116,8 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        if let Some(old) = connection.deadline.take() {
-            self.timers.remove(&(old, Timer::Connection(id)));
-        }
-        connection.deadline = deadline;
-        if let Some(at) = deadline {
-            self.timers.insert((at, Timer::Connection(id)));
-        }
+        let timer = Timer::Connection(id);
+        timer.set(&mut self.timers, &mut connection.deadline, deadline);
     }
 
     /// Says what became of a [`Command::Connect`].
@@ -130,7 +125,8 @@ impl Server {
         if !connected {
             return self.connect_failed(id, false);
         }
-        let Some(connection) = self.connections.get_mut(&id) else {
+        let connecting = |c: &&mut Connection| matches!(c.state, State::Connecting { .. });
+        let Some(connection) = self.connections.get_mut(&id).filter(connecting) else {
             return;
         };
         let State::Connecting { request, signer } =

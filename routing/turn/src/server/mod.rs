@@ -6,6 +6,17 @@
 //!   handle_relayed ─────────────────────▶ data ──▶ ToClient (a header, and the caller's bytes behind it)
 //!   handle_timeout ─▶ timers: relays, connections, reservations, drain
 //! ```
+//!
+//! Where state lives, and who may touch it:
+//!
+//! | state | owner | on the way of a packet |
+//! |---|---|---|
+//! | clients, allocations, permissions, channels, relays, connections, timers, counters | [`Server`], by `&mut` of its one thread | read, and two counters |
+//! | rates of the server and of a user | [`Shared`], one atomic number each | one compare-and-swap each, where a rate is limited |
+//! | users' counts, reserved ports | [`Shared`], behind a lock each | never: when an allocation or a reservation comes or goes |
+//!
+//! So nothing that is relayed waits for another thread, and nothing is allocated for it: `tests/relay_allocations.rs`
+//! counts, and `tests/relaying.rs` relays while another thread holds both locks.
 
 mod allocate;
 mod auth;
@@ -49,6 +60,21 @@ enum Timer {
     Connection(ConnectionId),
     Reservation { token: u64, address: SocketAddr },
     Drain,
+}
+
+impl Timer {
+    /// Moves it from where it stands, if anywhere, to `at`, or takes it off.
+    fn set(
+        self,
+        timers: &mut BTreeSet<(Instant, Self)>,
+        stands: &mut Option<Instant>,
+        at: Option<Instant>,
+    ) {
+        if let Some(old) = std::mem::replace(stands, at) {
+            timers.remove(&(old, self));
+        }
+        timers.extend(at.map(|at| (at, self)));
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -154,6 +154,12 @@ impl Shared {
         lock(&self.reservations).remove(&token).map(|r| r.address)
     }
 
+    /// Keeps every table locked, for tests of what must not ask them.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> impl Sized {
+        (lock(&self.users), lock(&self.reservations))
+    }
+
     /// Allocations in all shards.
     #[must_use]
     pub fn allocations(&self) -> usize {

@@ -12,7 +12,7 @@ use super::shared::{Rate, Usage};
 use super::{ConnectionId, FiveTuple, RelayId};
 use crate::frame::Channel;
 use crate::policy::{PeerPolicy, Verdict};
-use crate::stun::TransactionId;
+use crate::stun::{KeyDigest, TransactionId};
 
 /// RFC 8656 §9: exactly this long, whatever is sent.
 pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
@@ -83,6 +83,8 @@ pub(super) struct Allocation {
     /// The caller's name: nobody else may touch it (441).
     pub name: String,
     pub account: String,
+    /// The digest that its user chose from our offer: offered again as long as that user has the key.
+    pub chosen: Option<KeyDigest>,
     pub connections: Vec<ConnectionId>,
     /// The token given out with it, and the family that failed, for the answer to a retransmission.
     pub token: Option<u64>,

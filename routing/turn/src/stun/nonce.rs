@@ -1,7 +1,7 @@
 //! Nonces that the server does not remember (T24): a time and an HMAC over it and the 5-tuple.
 //!
 //! ```text
-//!   obMatJos2 ‖ base64(24 feature bits) ‖ base64url( seconds (4) ‖ HMAC-SHA256(secret, seconds ‖ 5-tuple)[..16] )
+//!   obMatJos2 ‖ base64(24 feature bits) ‖ base64url( seconds (4) ‖ HMAC-SHA256(secret, features ‖ seconds ‖ 5-tuple)[..16] )
 //! ```
 //!
 //! A flood of requests without credentials leaves nothing behind, and a nonce seen elsewhere is stale here.
@@ -42,13 +42,17 @@ impl Features {
         }
     }
 
-    fn cookie(self) -> String {
+    fn bits(self) -> [u8; 4] {
         let bits = if self.password_algorithms {
             PASSWORD_ALGORITHMS
         } else {
             0
         } | if self.userhash { USERNAME_ANONYMITY } else { 0 };
-        format!("{COOKIE}{}", STANDARD.encode(&bits.to_be_bytes()[1..]))
+        bits.to_be_bytes()
+    }
+
+    fn cookie(self) -> String {
+        format!("{COOKIE}{}", STANDARD.encode(&self.bits()[1..]))
     }
 }
 
@@ -66,36 +70,35 @@ impl Nonces {
     pub fn make(&self, age: Duration, tuple: &[u8], features: Features) -> String {
         let seconds = age.as_secs() as u32; // wraps after 136 years
         let mut token = seconds.to_be_bytes().to_vec();
-        token.extend(self.tag(seconds, tuple));
+        token.extend(self.tag(features, seconds, tuple));
         format!("{}{}", features.cookie(), URL_SAFE_NO_PAD.encode(token))
     }
 
-    /// Whether we made this nonce for this 5-tuple not longer than `ttl` ago, with these features.
+    /// What we offered with this nonce, if we made it for this 5-tuple not longer than `ttl` ago.
     pub fn check(
         &self,
         age: Duration,
         tuple: &[u8],
-        features: Features,
         nonce: &str,
         ttl: Duration,
-    ) -> bool {
-        let token = nonce
-            .strip_prefix(&features.cookie())
-            .and_then(|t| URL_SAFE_NO_PAD.decode(t).ok());
-        let Some((seconds, tag)) = token.as_deref().and_then(|t| t.split_first_chunk::<4>()) else {
-            return false;
-        };
+    ) -> Option<Features> {
+        let features = Features::of(nonce);
+        let token = nonce.strip_prefix(&features.cookie())?;
+        let token = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (seconds, tag) = token.split_first_chunk::<4>()?;
         let seconds = u32::from_be_bytes(*seconds);
         let fresh = (age.as_secs() as u32)
             .checked_sub(seconds)
             .is_some_and(|s| u64::from(s) <= ttl.as_secs());
-        bool::from(self.tag(seconds, tuple)[..].ct_eq(tag)) && fresh
+        let ours = bool::from(self.tag(features, seconds, tuple)[..].ct_eq(tag));
+        (ours && fresh).then_some(features)
     }
 
-    fn tag(&self, seconds: u32, tuple: &[u8]) -> [u8; 16] {
+    fn tag(&self, features: Features, seconds: u32, tuple: &[u8]) -> [u8; 16] {
         let mut tag = [0; 16];
         // HMAC takes a key of any length, so this cannot fail.
         if let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(&self.secret) {
+            hmac.update(&features.bits());
             hmac.update(&seconds.to_be_bytes());
             hmac.update(tuple);
             tag.copy_from_slice(&hmac.finalize().into_bytes()[..16]);
@@ -151,33 +154,29 @@ mod tests {
             Duration::from_secs(10),
             nonces.make(Duration::from_secs(10), b"a", ALL),
         );
-        assert!(nonces.check(made, b"a", ALL, &nonce, ttl));
-        assert!(nonces.check(made + ttl, b"a", ALL, &nonce, ttl));
-        assert!(
-            !nonces.check(made + ttl + Duration::from_secs(1), b"a", ALL, &nonce, ttl),
-            "expired"
-        );
-        assert!(
-            !nonces.check(made, b"b", ALL, &nonce, ttl),
-            "another 5-tuple"
-        );
-        assert!(
-            !nonces.check(Duration::ZERO, b"a", ALL, &nonce, ttl),
-            "from the future"
-        );
-        assert!(
-            !nonces.check(made, b"a", Features::default(), &nonce, ttl),
-            "bits taken off"
-        );
-        assert!(
-            !Nonces::new([2; 32]).check(made, b"a", ALL, &nonce, ttl),
-            "another server's"
-        );
+        let check =
+            |nonces: &Nonces, age, tuple: &[u8], nonce: &str| nonces.check(age, tuple, nonce, ttl);
+        assert_eq!(check(&nonces, made, b"a", &nonce), Some(ALL));
+        assert_eq!(check(&nonces, made + ttl, b"a", &nonce), Some(ALL));
+        let bare = Features::default().cookie();
+        let stripped = nonce.replace(&ALL.cookie(), &bare);
+        assert!(stripped.starts_with(&bare));
+        let second = Duration::from_secs(1);
+        for (age, tuple, nonce, why) in [
+            (made + ttl + second, b"a", &nonce, "expired"),
+            (made, b"b", &nonce, "another 5-tuple"),
+            (Duration::ZERO, b"a", &nonce, "from the future"),
+            (made, b"a", &stripped, "bits taken off"),
+        ] {
+            assert_eq!(check(&nonces, age, tuple, nonce), None, "{why}");
+        }
+        let others = Nonces::new([2; 32]);
+        assert_eq!(check(&others, made, b"a", &nonce), None);
         for i in 0..nonce.len() {
             let mut touched = nonce.clone().into_bytes();
             touched[i] ^= 1;
             if let Ok(touched) = String::from_utf8(touched) {
-                assert!(!nonces.check(made, b"a", ALL, &touched, ttl), "byte {i}");
+                assert_eq!(check(&nonces, made, b"a", &touched), None, "byte {i}");
             }
         }
     }

@@ -49,7 +49,7 @@ impl Shard {
         let mut deframer = match &mut stream.carries {
             Carries::Peer(connection) => {
                 let connection = *connection;
-                return self.pass(now, connection, Side::Client(index), bytes.to_vec());
+                return self.pass(now, connection, Side::Client(index), bytes);
             }
             Carries::Messages(deframer) => std::mem::replace(deframer, Deframer::new(0)),
         };
@@ -75,7 +75,7 @@ impl Shard {
                         let connection = *connection;
                         let mut bytes = deframer.into_rest();
                         bytes.extend_from_slice(rest);
-                        return self.pass(now, connection, Side::Client(index), bytes);
+                        return self.pass(now, connection, Side::Client(index), &bytes);
                     }
                     None => return,
                 }
@@ -133,7 +133,7 @@ impl Shard {
                         .get(index)
                         .filter(|peer| peer.client.is_some());
                     if let Some(id) = bound.map(|peer| peer.id) {
-                        self.pass(now, id, Side::Peer(index), read[..count].to_vec());
+                        self.pass(now, id, Side::Peer(index), &read[..count]);
                     }
                     continue;
                 }
@@ -162,7 +162,7 @@ impl Shard {
         now: Instant,
         connection: ConnectionId,
         from: Side,
-        bytes: Vec<u8>,
+        bytes: &[u8],
     ) {
         if bytes.is_empty() {
             return;
@@ -173,20 +173,20 @@ impl Shard {
                 until: now + HOLD,
                 connection,
                 from,
-                bytes,
+                bytes: bytes.to_vec(),
             });
             return;
         }
         let waiting = match from {
             Side::Client(_) => self.peers.of(connection).map(|index| {
-                self.peers.all.push(index, &bytes);
+                self.peers.all.push(index, bytes);
                 self.peers
                     .all
                     .get(index)
                     .map_or(0, |peer| peer.output.len())
             }),
             Side::Peer(index) => self.client_of(index).map(|client| {
-                self.streams.all.push(client, &bytes);
+                self.streams.all.push(client, bytes);
                 self.streams
                     .all
                     .get(client)
@@ -222,7 +222,7 @@ impl Shard {
             } else if alive {
                 self.pause(held.from, false);
                 self.again.push(held.from);
-                self.pass(now, held.connection, held.from, held.bytes);
+                self.pass(now, held.connection, held.from, &held.bytes);
             }
         }
     }
@@ -235,7 +235,7 @@ impl Shard {
         if let Some(stream) = stream.and_then(|stream| self.streams.all.get(stream)) {
             stream.carries = Carries::Peer(connection);
         }
-        self.pass(now, connection, Side::Peer(index), early);
+        self.pass(now, connection, Side::Peer(index), &early);
         self.again.push(Side::Peer(index));
     }
 

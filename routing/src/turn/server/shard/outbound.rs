@@ -6,6 +6,7 @@ use std::time::Instant;
 use anode_turn::Transport;
 use anode_turn::server::{Command, ConnectionId, FiveTuple, RelayId};
 
+use super::super::connections::Found;
 use super::super::datagrams::Kind;
 use super::Shard;
 
@@ -77,25 +78,19 @@ impl Shard {
 
     pub(super) fn flush(&mut self, now: Instant) {
         self.datagrams.flush();
-        let (mut ended, mut drained) = (Vec::new(), Vec::new());
-        self.streams
-            .all
-            .flush(now, |i| ended.push(i), |i| drained.push(i));
-        for index in ended {
-            self.stream_ended(index);
+        self.streams.all.flush(now);
+        while let Some((index, found)) = self.streams.all.found() {
+            match found {
+                Found::Ended => self.stream_ended(index),
+                Found::Drained => self.resume_peer_of(index),
+            }
         }
-        for index in drained {
-            self.resume_peer_of(index);
-        }
-        let (mut ended, mut drained) = (Vec::new(), Vec::new());
-        self.peers
-            .all
-            .flush(now, |i| ended.push(i), |i| drained.push(i));
-        for index in ended {
-            self.peer_ended(index);
-        }
-        for index in drained {
-            self.resume_client_of(index);
+        self.peers.all.flush(now);
+        while let Some((index, found)) = self.peers.all.found() {
+            match found {
+                Found::Ended => self.peer_ended(index),
+                Found::Drained => self.resume_client_of(index),
+            }
         }
         // What has ended may have told the state machine, which may want more closed.
         if self.turn.has_commands() {

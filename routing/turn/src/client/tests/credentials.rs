@@ -17,6 +17,42 @@ fn quoted_realms() {
     assert!(script.key.verifies(Mac::Sha1, &asked.message()));
 }
 
+// RFC 8489 §9.2.5: a realm that has changed is answered with a key of its own, once; the allocation goes on
+#[test]
+fn another_realm_is_answered_anew() {
+    let mut script = Script::new(config());
+    script.client.start(script.now).unwrap();
+    script.login();
+    script.allocated();
+    script.events();
+    assert!(
+        script
+            .client
+            .permit(script.now, address("198.51.100.7:1").ip())
+    );
+    let asked = script.one(method::CREATE_PERMISSION);
+    let moved = |asked: &Asked| {
+        Writer::error(asked.method(), asked.id(), 401)
+            .raw(attr::REALM, b"elsewhere")
+            .raw(attr::NONCE, b"another")
+            .finish()
+    };
+    script.hear(&moved(&asked));
+    let again = script.one(method::CREATE_PERMISSION);
+    assert_eq!(again.message().raw(attr::REALM), Some(&b"elsewhere"[..]));
+    assert!(
+        !script.key.verifies(Mac::Sha1, &again.message()),
+        "another key"
+    );
+    script.hear(&moved(&again));
+    let events = script.events();
+    let refused = [Event::Ended {
+        why: Why::Credentials,
+        not_before: None,
+    }];
+    assert_eq!(events, refused, "wrong there, too");
+}
+
 // T22, T23, T24: strings beyond their limits are not answered; those at the limit are
 #[test]
 fn long_strings() {

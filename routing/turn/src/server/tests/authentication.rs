@@ -330,6 +330,100 @@ fn sha256_is_offered_if_every_user_has_a_key_for_it() {
     assert_eq!(offered(&[("old", &old), ("new", &new)]), Err(neither));
 }
 
+// T4, T44: a reload that brings a user with an MD5 key alone ends the offer for newcomers, and nobody's allocation: what
+// its user was promised holds as long as that user has the key
+#[test]
+fn an_allocation_keeps_its_algorithm_over_a_reload() {
+    let mut lab = Lab::new(config());
+    let newer = Credentials::of(&lab, "alice");
+    let (from, late) = (client(1), client(2));
+    assert_eq!(newer.ask(&mut lab, &from, method::ALLOCATE, udp).0, 0);
+    let held = lab.nonce(&late);
+
+    let md5 = |name: &str| Keys {
+        md5: Key::long_term(KeyDigest::Md5, name, REALM, "secret").ok(),
+        sha256: None,
+    };
+    let mut more = config();
+    more.users.add_keys(REALM, "old", md5("old")).unwrap();
+    lab.server.reload(more.clone()).unwrap();
+
+    // By the nonce of before, and by the next ones, hours later.
+    let mut stale = 0;
+    for _ in 0..16 {
+        lab.pass(500);
+        let (mut code, offered) = newer.ask(&mut lab, &from, method::REFRESH, |w| w);
+        if code == 438 {
+            assert!(offered, "as much as before");
+            stale += 1;
+            lab.nonces.clear();
+            code = newer.ask(&mut lab, &from, method::REFRESH, |w| w).0;
+        }
+        assert_eq!(code, 0);
+    }
+    assert_eq!(stale, 2);
+    // Whoever was on the way in when the file changed tries again, as everybody does with a nonce that is too old.
+    lab.nonces.insert(format!("{late:?}"), held);
+    let (code, offered) = newer.ask(&mut lab, &late, method::ALLOCATE, udp);
+    assert_eq!((code, offered), (438, false));
+    lab.nonces.clear();
+    for (port, user) in [(3, "old"), (4, "alice")] {
+        lab.user = user;
+        assert_eq!(lab.allocate(&client(port)).code(), 0, "{user} by MD5");
+    }
+    // Her own key is gone: she is asked in the old way, too.
+    more.users.add_keys(REALM, "alice", md5("alice")).unwrap();
+    lab.server.reload(more).unwrap();
+    let (code, offered) = newer.ask(&mut lab, &from, method::REFRESH, |w| w);
+    assert_eq!((code, offered), (401, false));
+    lab.nonces.clear();
+    let refreshed = lab.ask(&from, method::REFRESH, |w| w);
+    assert_eq!(refreshed.code(), 0, "with the MD5 key that she has");
+    // She is gone: refused in what her client believes.
+    let mut without = config();
+    without.users = Users::default();
+    without.users.add_keys(REALM, "old", md5("old")).unwrap();
+    lab.server.reload(without).unwrap();
+    lab.nonces.clear();
+    let (code, offered) = newer.ask(&mut lab, &from, method::REFRESH, |w| w);
+    assert_eq!((code, offered), (401, true));
+}
+
+/// A user who signs with SHA-256 in all.
+struct Credentials {
+    name: &'static str,
+    key: Key,
+}
+
+impl Credentials {
+    fn of(lab: &Lab, name: &'static str) -> Self {
+        let key = Key::long_term(KeyDigest::Sha256, name, REALM, lab.password).unwrap();
+        Self { name, key }
+    }
+
+    /// The code, 0 for success, and whether algorithms are offered with it.
+    fn ask(
+        &self,
+        lab: &mut Lab,
+        from: &FiveTuple,
+        method: u16,
+        build: impl FnOnce(Writer) -> Writer,
+    ) -> (u16, bool) {
+        let nonce = lab.nonce(from);
+        let bytes = build(Writer::new(Class::Request, method, lab.id()))
+            .raw(attr::USERNAME, self.name.as_bytes())
+            .raw(attr::REALM, REALM.as_bytes())
+            .raw(attr::NONCE, nonce.as_bytes())
+            .raw(attr::PASSWORD_ALGORITHMS, &[0, 2, 0, 0, 0, 1, 0, 0])
+            .raw(attr::PASSWORD_ALGORITHM, &[0, 2, 0, 0])
+            .sign(&self.key, Mac::Sha256)
+            .finish();
+        let answer = lab.raw(from, &bytes).expect("an answer");
+        let offered = answer.message().has(attr::PASSWORD_ALGORITHMS);
+        (answer.code(), offered)
+    }
+}
+
 // Keys instead of passwords; an authority
 #[test]
 fn keys_and_authorities() {

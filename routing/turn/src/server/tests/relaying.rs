@@ -9,6 +9,33 @@ fn ready() -> (Lab, FiveTuple, SocketAddr) {
     (lab, client(1), relay)
 }
 
+// T7: what is relayed waits for nobody: another shard may hold every table that they share
+#[test]
+fn relaying_takes_no_lock() {
+    let mut limited = config();
+    (limited.quota.kbps, limited.quota.kbps_per_user) = (1_000_000, 1_000_000);
+    let mut lab = Lab::new(limited);
+    let from = client(1);
+    let relay = lab.allocate(&from).relayed()[0];
+    assert_eq!(lab.bind(&from, 0x4000, PEER), 0);
+    let shared = Arc::clone(&lab.server.shared);
+    let (done, is_done) = std::sync::mpsc::channel();
+    let held = shared.hold();
+    let relaying = std::thread::spawn(move || {
+        for _ in 0..100 {
+            assert!(lab.channel(&from, 0x4000, b"one").is_some());
+            assert!(lab.send(&from, PEER, b"two").is_some());
+            assert!(lab.relayed(relay, PEER, 100).is_some());
+            assert!(lab.relayed(relay, "198.51.100.7:1", 100).is_some());
+        }
+        done.send(()).unwrap();
+    });
+    let waited = is_done.recv_timeout(Duration::from_secs(30));
+    drop(held);
+    relaying.join().unwrap();
+    assert_eq!(waited, Ok(()));
+}
+
 // T11: 1..n addresses, all or nothing, ports ignored
 #[test]
 fn permissions_are_all_or_nothing() {
