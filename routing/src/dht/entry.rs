@@ -162,6 +162,11 @@ impl Dht {
         self.entry.gap = ROUND;
         self.tell_membership();
         self.tell_own_membership();
+        self.store_all_again(now);
+    }
+
+    /// What this node has in the ring is stored there once more.
+    pub(super) fn store_all_again(&mut self, now: Now) {
         self.publisher.store_again(now);
         self.turn.joined(now);
         self.register_again(now);

@@ -24,6 +24,7 @@ mod search;
 mod turn;
 
 pub use anode_reload as reload;
+pub use applications::bytes;
 pub use applications::{ApplicationCounters, Callee, ConversationId, Ended, Heard, Registered};
 pub use entry::Bootstrap;
 pub use people::{Answer, Hop, PutValue, Refusal, Value};
@@ -210,6 +211,8 @@ pub struct Status {
     pub stored_bytes: usize,
     /// Whether the own record is in the overlay.
     pub published: bool,
+    /// The `gr` value of an anonymous GRUU to it, where it serves applications (R132).
+    pub anonymous_gruu: Option<String>,
 }
 
 /// What a [`Dht`] has counted, beside [`anode_reload::node::Counters`].
@@ -363,6 +366,7 @@ impl Dht {
             stored: self.node.storage().values(),
             stored_bytes: self.node.storage().bytes(),
             published: self.publisher.is_published(),
+            anonymous_gruu: self.applications.anonymous_gruu(),
         }
     }
 
@@ -485,6 +489,22 @@ impl Dht {
     pub fn set_targets(&mut self, now: Now, targets: &[Target]) {
         self.own_links.set_targets(now, targets);
         self.handle_timeout(now);
+    }
+
+    /// Shows another certificate for the same key and Peer-ID from now on (R126): its place, what it stores and its links stay,
+    /// and what it has stored under the old one is stored anew.
+    ///
+    /// # Errors
+    /// The certificate is for another key or Peer-ID, or the overlay has none.
+    pub fn renew(&mut self, now: Now, certificate: &Certificate) -> Result<(), ReloadError> {
+        self.node.renew(now, certificate.clone())?;
+        self.config.security = DhtSecurity::Certificate(Box::new(certificate.clone()));
+        if self.own_links.is_enabled() {
+            self.tell_links(Command::Renew(Box::new(certificate.clone())));
+        }
+        self.store_all_again(now);
+        self.settle(now);
+        Ok(())
     }
 
     /// Who is this address, and where (digit 0)? [`Output::Found`] follows if somebody knows.

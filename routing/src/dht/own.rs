@@ -62,13 +62,14 @@ struct Standing {
     /// It may be a way into the ring: whoever has dialled this node may look for one himself.
     way_in: bool,
     /// Where its other end may be dialled another time.
-    target: Target,
+    listens: Option<Target>,
 }
 
 struct Nameless {
     transaction: u64,
     transport: LinkTransport,
     at: SocketAddr,
+    listens: Option<Target>,
     made: Made,
 }
 
@@ -127,8 +128,8 @@ impl Own {
         self.links.contains_key(&key).then_some(key)
     }
 
-    /// Peers to dial first at the next start (R129): those that were dialled, then those that came by CONNECT, whose port may
-    /// have been for that connection alone.
+    /// Peers to dial first at the next start (R129): those that were dialled, then those that came by CONNECT, where they have
+    /// said that they listen.
     pub fn cacheable(&self) -> Vec<Target> {
         let of = |dialled: bool| {
             let known = move |target: &Target| {
@@ -136,7 +137,7 @@ impl Own {
                 all.any(|it| it.target == *target) == dialled
             };
             let links = self.links.values().filter(|link| link.way_in);
-            links.map(|link| link.target).filter(known)
+            links.filter_map(|link| link.listens).filter(known)
         };
         of(true).chain(of(false)).take(MAX_CACHED).collect()
     }
@@ -270,6 +271,7 @@ impl Dht {
                 made,
                 transport,
                 at,
+                listens,
             } => {
                 if let Made::Connected(token) = made
                     && let Some(Connect::Application(id, _)) = self.own_links.connects.get(&token)
@@ -283,6 +285,7 @@ impl Dht {
                     transaction: self.rng.next_u64(),
                     transport,
                     at,
+                    listens,
                     made,
                 };
                 match peer {
@@ -378,15 +381,10 @@ impl Dht {
             LinkTransport::Tls => (None, LogTransport::Tls),
         };
         let way_in = how.made != Made::Accepted;
-        let target = match (how.made, how.transport) {
-            (Made::Dialled(target), _) => target,
-            (_, LinkTransport::Dtls) => Target::Dtls(how.at),
-            (_, LinkTransport::Tls) => Target::Tls(how.at),
-        };
         let standing = Standing {
             peer,
             way_in,
-            target,
+            listens: how.listens,
         };
         self.own_links.links.insert(link, standing);
         let info = LinkInfo {

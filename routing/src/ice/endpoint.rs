@@ -417,20 +417,34 @@ impl Endpoint {
                 else {
                     break;
                 };
-                let unproven = self.streams.iter().filter(|(_, it)| !it.proven).count();
-                if self.streams.len() >= MAX_STREAMS || unproven >= MAX_UNPROVEN {
+                let at = local.at;
+                self.make_room();
+                if self.streams.len() >= MAX_STREAMS {
                     self.counters.streams_refused += 1;
                     continue;
                 }
                 let path = Path {
                     protocol: Protocol::Tcp,
-                    local: local.at,
+                    local: at,
                     remote: from,
                 };
                 if let Ok(stream) = Stream::accepted(now, socket, path) {
                     self.insert(stream);
                 }
             }
+        }
+    }
+
+    /// Of those that nothing has proven yet, the oldest goes: who opens connections and says nothing keeps nobody out.
+    fn make_room(&mut self) {
+        let unproven = || self.streams.iter().filter(|(_, it)| !it.proven);
+        if unproven().count() < MAX_UNPROVEN {
+            return;
+        }
+        let oldest = unproven().min_by_key(|(_, it)| it.deadline());
+        if let Some(path) = oldest.map(|(_, it)| it.path) {
+            self.counters.streams_refused += 1;
+            self.drop_stream(&path);
         }
     }
 

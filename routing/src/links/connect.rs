@@ -1,8 +1,10 @@
 //! CONNECT over ICE (R58, R93 to R107, RD33): both sides describe themselves, check, and the responder opens DTLS.
 
 use super::dtls::{Conversation, Expected};
-use super::{LinkEvent, Links, Made, Token};
-use crate::ice::{Candidate, Description, Path, Preference, Role, SessionId};
+use super::{LinkEvent, Links, Made, Target, Token};
+use crate::ice::{
+    Candidate, Description, Kind, Path, Preference, Protocol, Role, SessionId, TcpRole,
+};
 use anode_reload::Id;
 use anode_reload::body::{ConnectBody, Role as TlsRole};
 use std::collections::BTreeMap;
@@ -59,6 +61,29 @@ impl Connects {
             peer: *peer,
             fingerprint: body.fingerprint.clone(),
         })
+    }
+
+    /// Where the other side of a CONNECT listens for anybody, as its candidates say (R129): a pair that works may have ports
+    /// that are for this connection alone. `tls`: it takes TLS as well.
+    pub fn listening(&self, token: Token, path: Path, tls: bool) -> Option<Target> {
+        let (body, _) = self.all.get(&token)?.remote.as_ref()?;
+        let candidates = describe(body).candidates;
+        let ip = path.remote.ip();
+        let udp = |kind: Kind| {
+            let of = |it: &&Candidate| it.protocol == Protocol::Udp && it.kind == kind;
+            let mut there = candidates.iter().filter(of).map(|it| it.address);
+            there.find(|at| at.ip() == ip).map(Target::Dtls)
+        };
+        let tcp = || {
+            let passive = |it: &&Candidate| {
+                it.tcp == Some(TcpRole::Passive) && it.kind == Kind::Host && it.address.ip() == ip
+            };
+            let found = candidates.iter().find(passive).filter(|_| tls);
+            found.map(|it| Target::Tls(it.address))
+        };
+        // Behind a NAT a port that is still open is the best there is.
+        let mapped = || udp(Kind::ServerReflexive);
+        udp(Kind::Host).or_else(tcp).or_else(mapped)
     }
 
     /// It has come to a link, or to nothing.

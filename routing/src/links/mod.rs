@@ -24,6 +24,7 @@ mod tls;
 use crate::ice::{Data, Event as IceEvent, Path, Protocol, RelayServer, SessionId, Sessions};
 use anode_reload::Id;
 use anode_reload::body::ConnectBody;
+use anode_reload::security::Certificate;
 use connect::Connects;
 use dtls::{Conversation, Said};
 use group::Groups;
@@ -96,6 +97,8 @@ pub enum LinkEvent {
         transport: LinkTransport,
         /// Where the other side is, as packets show it.
         at: SocketAddr,
+        /// Where it may be dialled another time, as far as that is known.
+        listens: Option<Target>,
     },
     /// A RELOAD message.
     Message {
@@ -239,6 +242,15 @@ impl Links {
                     Err(error) => self.dial_failed(target, &error.to_string()),
                 }
             }
+        }
+    }
+
+    /// Shows another certificate for the same key and Peer-ID from now on. Links that stand were proven by the old one and
+    /// stay; a CONNECT that has named the old one's fingerprint fails, and is repeated like any other.
+    pub fn renew(&mut self, certificate: Certificate) {
+        match self.security.renewed(certificate) {
+            Ok(renewed) => self.security = renewed,
+            Err(error) => tracing::warn!("links of the DHT: {error}"),
         }
     }
 
@@ -514,15 +526,23 @@ impl Links {
                     self.ice.send(now, path, &bytes);
                 }
                 Some(Said::Up(peer)) => {
-                    if let Made::Connected(token) = conversation.made {
-                        self.connects.done(token);
-                    }
+                    let listens = match conversation.made {
+                        Made::Dialled(target) => Some(target),
+                        Made::Connected(token) => {
+                            let tls = self.security.has_certificates();
+                            let listens = self.connects.listening(token, conversation.path, tls);
+                            self.connects.done(token);
+                            listens
+                        }
+                        Made::Accepted => None,
+                    };
                     let event = LinkEvent::Up {
                         link: conversation.key,
                         peer,
                         made: conversation.made,
                         transport: LinkTransport::Dtls,
                         at: conversation.path.remote,
+                        listens,
                     };
                     self.event(event);
                 }

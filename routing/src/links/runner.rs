@@ -3,6 +3,7 @@
 use super::{Counters, LinkEvent, LinkKey, Links, Target, Token};
 use anode_reload::Id;
 use anode_reload::body::ConnectBody;
+use anode_reload::security::Certificate;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
@@ -24,6 +25,8 @@ pub enum Command {
     Follow(Vec<SocketAddr>),
     /// See [`Links::set_member`].
     Member(bool),
+    /// See [`Links::renew`].
+    Renew(Box<Certificate>),
     /// See [`Links::send`].
     Send(LinkKey, Vec<u8>),
     /// See [`Links::close`].
@@ -109,6 +112,7 @@ fn turn(links: &mut Links, told: &Receiver<Command>) -> bool {
         match told.try_recv() {
             Ok(Command::Dial(target)) => links.dial(now, target),
             Ok(Command::Member(member)) => links.set_member(now, member),
+            Ok(Command::Renew(certificate)) => links.renew(*certificate),
             Ok(Command::Follow(addresses)) => links.follow(now, &addresses),
             Ok(Command::Send(link, bytes)) => drop(links.send(now, link, &bytes)),
             Ok(Command::Close(link)) => links.close(now, link),

@@ -1,6 +1,6 @@
 //! What links show, and whom they believe: certificates, or a key that all members share (R12, R13, RD61).
 
-use anode_reload::security::LinkCredentials;
+use anode_reload::security::{Certificate, LinkCredentials};
 use anode_reload::{Id, ReloadError};
 use dimpl::{Config as DtlsConfig, Dtls, DtlsCertificate, PskResolver};
 use rustls::client::danger::ServerCertVerified;
@@ -31,6 +31,12 @@ pub enum SecurityError {
     /// TLS knows no shared keys here.
     #[error("a shared key is for DTLS only: write dtls:// instead of tls://")]
     SharedKeyOverTls,
+    /// Nobody shows certificates here.
+    #[error("the members of this overlay share a key, and have no certificates")]
+    NoCertificate,
+    /// The certificate is not this node's.
+    #[error(transparent)]
+    Certificate(#[from] ReloadError),
     /// The connection could not be opened.
     #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
@@ -141,6 +147,18 @@ impl LinkSecurity {
     pub fn shared_key(own: Id, key: Zeroizing<Vec<u8>>) -> Self {
         let key = Arc::new(key);
         Self::SharedKey(Shared { own, key })
+    }
+
+    /// The same with another certificate for the same key and Peer-ID.
+    ///
+    /// # Errors
+    /// It is for another key or Peer-ID, or a key is shared instead.
+    pub fn renewed(&self, certificate: Certificate) -> Result<Self, SecurityError> {
+        let Self::Certificates(it) = self else {
+            return Err(SecurityError::NoCertificate);
+        };
+        let renewed = it.credentials.renewed(certificate)?;
+        Self::certificates(renewed)
     }
 
     /// This node's Peer-ID.

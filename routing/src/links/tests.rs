@@ -41,11 +41,25 @@ fn self_made(number: u8, overlay: &str) -> LinkSecurity {
 
 /// With a certificate that `server` issues, and believing `roots`.
 fn issued(number: u8, server: &CredentialServer, roots: Vec<Certificate>) -> LinkSecurity {
+    let valid = (unix() - 10, unix() + 1000);
+    certified(number, certificate(number, number, server, valid), roots)
+}
+
+/// The certificate of a machine: `serial` is for the numbers in it, the place on the ring is always the same.
+fn certificate(
+    number: u8,
+    serial: u8,
+    server: &CredentialServer,
+    valid: (u64, u64),
+) -> Certificate {
     let request = certificate_request(&scalar(number), &[]).unwrap();
     let request = SigningRequest::from_der(&request).unwrap();
-    let mut rng = StdRng::seed_from_u64(number.into());
-    let valid = (unix() - 10, unix() + 1000);
-    let certificate = server.issue(&request, &[], valid, &mut rng).unwrap();
+    let mut rng = StdRng::seed_from_u64(serial.into());
+    let peer = Id::of_seed(&[number]);
+    server.renew(&request, &[], peer, valid, &mut rng).unwrap()
+}
+
+fn certified(number: u8, certificate: Certificate, roots: Vec<Certificate>) -> LinkSecurity {
     let policy = Policy {
         overlay: OVERLAY.to_owned(),
         roots,
@@ -241,6 +255,58 @@ fn members_with_issued_certificates_meet() {
     }
 }
 
+/// Where the other side listens, as a link says.
+fn listens(events: &[LinkEvent]) -> Option<Target> {
+    events.iter().find_map(|event| match event {
+        LinkEvent::Up { listens, .. } => *listens,
+        _ => None,
+    })
+}
+
+// R126, R138: whoever renews keeps its links, and shows the new certificate to those who come; an expired one is refused
+#[test]
+fn a_renewed_certificate_keeps_links_and_an_expired_one_makes_none() {
+    let server = server(9);
+    let roots = || vec![server.root().clone()];
+    let now = unix();
+    let (old, new) = ((now - 100, now + 60), (now - 10, now + 1000));
+    for target in [Target::Dtls as fn(SocketAddr) -> Target, Target::Tls] {
+        let mut a = links(1, certified(1, certificate(1, 1, &server, old), roots()));
+        let mut b = links(2, issued(2, &server, roots()));
+        let mut events = [Vec::new(), Vec::new()];
+        a.dial(Instant::now(), target(at(&b)));
+        until(&mut a, &mut b, &mut events, |all| {
+            up(&all[0]).is_some() && up(&all[1]).is_some()
+        });
+        let place = up(&events[1]).unwrap().1;
+        a.renew(certificate(1, 7, &server, new));
+        talk(&mut a, &mut b, &mut events);
+        // For another place, or another key, it is none.
+        let before = a.security.fingerprint();
+        a.renew(certificate(2, 8, &server, new));
+        assert_eq!(a.security.fingerprint(), before);
+        let mut c = links(3, issued(3, &server, roots()));
+        let mut events = [Vec::new(), Vec::new()];
+        a.dial(Instant::now(), target(at(&c)));
+        until(&mut a, &mut c, &mut events, |all| up(&all[1]).is_some());
+        assert_eq!(up(&events[1]).unwrap().1, place);
+    }
+    // Nobody takes what has expired, whatever it was before.
+    for target in [Target::Dtls as fn(SocketAddr) -> Target, Target::Tls] {
+        let past = (now - 1000, now - 1);
+        let mut a = links(1, certified(1, certificate(1, 1, &server, past), roots()));
+        let mut b = links(2, issued(2, &server, roots()));
+        let mut events = [Vec::new(), Vec::new()];
+        a.dial(Instant::now(), target(at(&b)));
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end && b.counters().handshakes_failed == 0 {
+            turn(&mut [&mut a, &mut b], &mut events);
+        }
+        assert!(b.counters().handshakes_failed > 0, "{events:?}");
+        assert_eq!(up(&events[1]), None);
+    }
+}
+
 // R138, S35: whoever shows a certificate of another overlay, of another server, or one of his own where that is not
 // permitted, has no link
 #[test]
@@ -352,6 +418,9 @@ fn a_connect_leads_to_a_link() {
         assert_eq!(up(&events[1]).unwrap().1, Some(a.security.peer()));
         let over = b.conversations.iter().next().unwrap().1.path.protocol;
         assert_eq!(over == Protocol::Tcp, tcp, "what is preferred (R96)");
+        // R129: where the other may be dialled another time is not where this pair has its ports.
+        assert_eq!(listens(&events[0]), Some(Target::Dtls(at(&b))));
+        assert_eq!(listens(&events[1]), Some(Target::Dtls(at(&a))));
         talk(&mut a, &mut b, &mut events);
     }
 }

@@ -187,6 +187,10 @@ impl Stream {
                 made: self.made,
                 transport: LinkTransport::Tls,
                 at: self.at,
+                listens: match self.made {
+                    Made::Dialled(target) => Some(target),
+                    Made::Connected(_) | Made::Accepted => None,
+                },
             });
             self.cut(event)?;
         }

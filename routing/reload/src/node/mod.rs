@@ -12,7 +12,7 @@ use crate::body::{ConnectBody, TunnelRequest};
 use crate::fragment::Reassembly;
 use crate::private_id::PrivateIds;
 use crate::route_log::{LogTransport, RouteLogEntry};
-use crate::security::{Security, Signer};
+use crate::security::{Certificate, Security, Signer};
 use crate::storage::{self, Storage};
 use crate::topology::{Action, Input, Topology};
 use crate::usage::Kinds;
@@ -211,6 +211,8 @@ pub struct Node {
     answers: Answers,
     forwards: Forwards,
     rates: Rates,
+    /// Of STOREs, by the group of the link.
+    group_rates: Rates,
     store_rate: Bucket,
     seen: Seen,
     connecting: BTreeMap<Id, Connecting>,
@@ -252,6 +254,7 @@ impl Node {
             answers: Answers::new(),
             forwards: tables::forwards(),
             rates: tables::rates(),
+            group_rates: tables::rates(),
             store_rate: Bucket::full(serve::STORE_BURST, Duration::ZERO),
             seen: tables::seen(),
             connecting: BTreeMap::new(),
@@ -317,6 +320,21 @@ impl Node {
     /// Remembers a certificate that came another way than with a message or a link.
     pub fn learn_certificate(&mut self, now: Now, der: &[u8]) {
         self.security.learn_certificate(der, now);
+    }
+
+    /// Shows another certificate for the same key and Peer-ID from now on (R126). Links and places stay as they are; whoever
+    /// has a link to this node is shown it at once, others with the next message that carries one.
+    ///
+    /// # Errors
+    /// It is for another key or Peer-ID, or this node shows none.
+    pub fn renew(&mut self, now: Now, certificate: Certificate) -> Result<(), ReloadError> {
+        self.security.renew(certificate)?;
+        let peers: Vec<Id> = self.links.values().map(|link| link.info.peer).collect();
+        for peer in peers {
+            // A PING shows the certificate (R128); a peer that misses it asks for it by 401 (RD27).
+            let _ = self.ping(now, vec![peer], &[], RequestOptions::default());
+        }
+        Ok(())
     }
 
     /// Signs values, for owners that store (identity as messages carry it).
@@ -430,10 +448,27 @@ impl Node {
         self.pump(now);
     }
 
-    /// A route that hides this node's Peer-ID, for `lifetime`: for anonymous GRUUs (R132). Whoever uses it needs to reach
-    /// `through` first, a peer with a link to this node.
+    /// An id that stands for these here and is read nowhere else, for `lifetime` (R132).
     pub fn anonymous_id(&mut self, now: Now, hidden: Vec<Id>, lifetime: Duration) -> Id {
         self.private.compress(now, hidden, lifetime)
+    }
+
+    /// A route to this node that does not hold its Peer-ID, for `lifetime`: for anonymous GRUUs (R132). It leads to a place just
+    /// before the Peer-ID, which this node is responsible for, and on by an id that only this node can read. `None`: it has no
+    /// such place. The Peer-ID stays hidden from whoever reads the route; who uses it learns it from the answer's signature,
+    /// and who asks the ring for the place as well.
+    pub fn anonymous_route(&mut self, now: Now, lifetime: Duration) -> Option<Vec<Id>> {
+        let (after, upto) = self.topology.range()?;
+        // Places between; none of length means the whole ring.
+        let between = match after.distance_to(upto) {
+            0 => u128::MAX,
+            span => span - 1,
+        };
+        let near = u64::try_from(between).unwrap_or(u64::MAX);
+        let back = self.rng.next_u64().checked_rem(near)? + 1;
+        let place = Id::from_number(self.id.number().wrapping_sub(back.into()));
+        let hidden = self.anonymous_id(now, vec![self.id], lifetime);
+        Some(vec![place, hidden])
     }
 
     /// Takes a message off a link.

@@ -19,6 +19,10 @@ pub(super) const STORE_BURST: f64 = 400.0;
 /// STOREs a second of one signer.
 const SIGNER_RATE: f64 = 5.0;
 const SIGNER_BURST: f64 = 20.0;
+/// And of those that come over links of one group, the half: keys cost nothing where everybody makes his own, so that the limit
+/// of a signer alone would leave nothing to others.
+const GROUP_RATE: f64 = STORE_RATE / 2.0;
+const GROUP_BURST: f64 = STORE_BURST / 2.0;
 /// CONNECTs a second of one signer (RD63), and as many at once.
 const CONNECT_RATE: f64 = 1.0;
 const CONNECT_BURST: f64 = 8.0;
@@ -314,13 +318,22 @@ impl Node {
         !bucket.take(now.at, rate, burst)
     }
 
+    fn limit_group(&mut self, now: Now, group: u64) -> bool {
+        let full = || Bucket::full(GROUP_BURST, now.at);
+        let bucket = self.group_rates.entry(group, full);
+        !bucket.take(now.at, GROUP_RATE, GROUP_BURST)
+    }
+
     fn serve_store(&mut self, now: Now, asked: &Asked<'_>) -> Result<Served, ReloadError> {
         let kinds = &self.config.kinds;
         let request = StoreRequest::parse(asked.contents.payload, |kind| kinds.model(kind))?;
         let mode = self.store_mode(request.resource, asked)?;
+        let link = asked.link.and_then(|link| self.links.get(&link));
+        let group = link.map_or(0, |link| link.info.group);
         if mode == Mode::Owner && self.security.protects_data() {
             let account = asked.signer.account;
             if self.limit(now, account, SIGNER_RATE, SIGNER_BURST)
+                || (asked.link.is_some() && self.limit_group(now, group))
                 || !self.store_rate.take(now.at, STORE_RATE, STORE_BURST)
             {
                 self.counters.rate_limited += 1;
@@ -332,10 +345,6 @@ impl Node {
                 self.check_owner(now, request.resource, one.kind, data)?;
             }
         }
-        let group = asked
-            .link
-            .and_then(|link| self.links.get(&link))
-            .map_or(0, |link| link.info.group);
         // RD38: not a number that was used before the state was lost
         let fresh = match mode {
             Mode::Owner => 1 + (self.rng.next_u64() >> 2),

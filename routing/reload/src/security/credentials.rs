@@ -253,6 +253,21 @@ impl Security for Credentials {
         let _ = Certificate::from_der(der).and_then(|certificate| self.learn(&certificate, now));
     }
 
+    fn renew(&mut self, certificate: Certificate) -> Result<(), ReloadError> {
+        let wrong = |why: &str| Err(ReloadError::Certificate(why.into()));
+        if self.certificate.is_none() {
+            return wrong("this node shows no certificate");
+        }
+        if certificate.key() != self.key.verifying_key() {
+            return wrong("the certificate is for another key");
+        }
+        if certificate.peers().first() != Some(&self.peer) {
+            return wrong("the certificate is for another Peer-ID");
+        }
+        self.certificate = Some(certificate);
+        Ok(())
+    }
+
     fn peer_id(&self) -> Id {
         self.peer
     }

@@ -67,6 +67,25 @@ impl LinkCredentials {
         })
     }
 
+    /// The same with another certificate for the same key and Peer-ID: who renews stays who he is.
+    ///
+    /// # Errors
+    /// It is for another key or Peer-ID.
+    pub fn renewed(&self, certificate: Certificate) -> Result<Self, ReloadError> {
+        let same_key = certificate.key() == self.certificate.key();
+        if !same_key || certificate.peers().first() != Some(&self.peer) {
+            return Err(ReloadError::Certificate(
+                "the certificate is for another key or Peer-ID".into(),
+            ));
+        }
+        Ok(Self {
+            certificate,
+            key: self.key.clone(),
+            peer: self.peer,
+            policy: self.policy.clone(),
+        })
+    }
+
     /// This node's Peer-ID.
     pub fn peer(&self) -> Id {
         self.peer

@@ -118,6 +118,16 @@ pub trait Security: Send {
     /// Remembers a certificate that came with values (R80), if it is to be believed.
     fn learn_certificate(&mut self, _der: &[u8], _now: Now) {}
 
+    /// Another certificate for the same key and Peer-ID takes the place of this node's (R126: before the old one expires).
+    ///
+    /// # Errors
+    /// It is for another key or Peer-ID, or this node shows none.
+    fn renew(&mut self, _certificate: Certificate) -> Result<(), ReloadError> {
+        Err(ReloadError::Certificate(
+            "this node shows no certificate".into(),
+        ))
+    }
+
     /// Whether stored values must be signed and their owners' rights checked; not so in shared-key overlays (R139).
     fn protects_data(&self) -> bool {
         true

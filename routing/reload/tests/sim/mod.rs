@@ -1,6 +1,8 @@
 //! Many nodes in one process on virtual time: latency, loss, sudden death, partitions, from one seed.
 #![allow(dead_code, reason = "every user takes a part of it")]
 
+pub mod liars;
+
 use anode_reload::body::{ConnectBody, PingRequest, Role};
 use anode_reload::chord::Config;
 use anode_reload::node::{Answer, AnswerBody, RequestId, RequestOptions};
@@ -8,6 +10,7 @@ use anode_reload::route_log::LogTransport;
 use anode_reload::{
     Chord, Event, Id, LinkId, LinkInfo, Node, NodeConfig, Now, ReloadError, Security, SharedKey,
 };
+use liars::Lie;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::cmp::Reverse;
@@ -46,8 +49,8 @@ pub struct Member {
     pub joined: bool,
     pub left: bool,
     pub started: Duration,
-    /// Rewrites what it sends: a liar.
-    pub tamper: Option<fn(&mut [u8])>,
+    /// What it does to what it sends, if it is a liar.
+    pub lie: Option<Lie>,
 }
 
 pub struct Sim {
@@ -71,6 +74,8 @@ pub struct Sim {
     pub answers: BTreeMap<(usize, RequestId), Result<Answer, ReloadError>>,
     pub mtu: Option<usize>,
     pub chord: Config,
+    /// Whether messages and values are signed, so that liars can be told from others.
+    pub signed: bool,
 }
 
 impl Sim {
@@ -95,6 +100,7 @@ impl Sim {
             answers: BTreeMap::new(),
             mtu: Some(1120),
             chord: Config::default(),
+            signed: false,
         }
     }
 
@@ -128,10 +134,21 @@ impl Sim {
         Id::from_number(self.rng.random())
     }
 
-    /// A node with a random id and no security but the shared key's.
+    /// A node with a random id, and no security but the shared key's unless this overlay is signed.
     pub fn add(&mut self) -> usize {
         let id = self.random_id();
-        self.add_with(Box::new(SharedKey::new(id)), self.chord.clone(), |_| {})
+        self.add_as(id)
+    }
+
+    /// The same with this id.
+    pub fn add_as(&mut self, id: Id) -> usize {
+        let chord = self.chord.clone();
+        match self.signed {
+            false => self.add_with(Box::new(SharedKey::new(id)), chord, |_| {}),
+            true => self.add_with(Box::new(liars::Marked::new(id)), chord, |config| {
+                config.kinds.add(liars::record());
+            }),
+        }
     }
 
     pub fn add_with(
@@ -158,7 +175,7 @@ impl Sim {
             joined: false,
             left: false,
             started: self.at,
-            tamper: None,
+            lie: None,
         }));
         self.of_node.push(Vec::new());
         self.side.push(0);
@@ -292,8 +309,11 @@ impl Sim {
             };
             if let Some(transmit) = member.node.poll_transmit() {
                 let mut bytes = transmit.bytes;
-                if let Some(tamper) = member.tamper {
-                    tamper(&mut bytes);
+                if let Some(lie) = member.lie {
+                    match lie(member.node.id(), bytes) {
+                        Some(told) => bytes = told,
+                        None => continue,
+                    }
                 }
                 let link = transmit.link.0;
                 let Some(to) = self.other_end(link, place) else {

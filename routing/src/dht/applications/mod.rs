@@ -11,6 +11,7 @@
 //! belongs to which dialog within it is the application's (SIP has its Call-ID). Units are datagrams: they may be lost, and
 //! those of a tunnel may overtake those of a connection.
 
+pub mod bytes;
 mod connection;
 mod registration;
 
@@ -45,6 +46,9 @@ const OPTIONS: RequestOptions = RequestOptions {
     log: false,
 };
 
+/// A route that does not name this node is shown for so long, and good for twice as long.
+const ANONYMOUS_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// Names a conversation, within one overlay and for good.
 pub type ConversationId = u64;
 
@@ -53,6 +57,8 @@ pub type ConversationId = u64;
 pub enum Callee {
     /// Along this route; its last id is the peer.
     Route(Vec<Id>),
+    /// Along a route that does not say who is at its end (an anonymous GRUU, R132): whoever answers.
+    Anonymous(Vec<Id>),
     /// Wherever the registrations of this `sip:` URI lead (R131).
     Uri(String),
 }
@@ -145,6 +151,7 @@ struct Conversation {
 /// A unit on its way, for another route if this one fails.
 struct Tunnelled {
     conversation: ConversationId,
+    route: Vec<Id>,
     unit: Vec<u8>,
 }
 
@@ -155,6 +162,8 @@ pub(super) struct Applications {
     all: BTreeMap<ConversationId, Conversation>,
     tunnelled: BTreeMap<RequestId, Tunnelled>,
     registrations: Vec<registration::Registration>,
+    /// A route to this node that does not name it, and when it is made anew.
+    anonymous: Option<(Vec<Id>, Duration)>,
     next: ConversationId,
     counters: ApplicationCounters,
 }
@@ -166,6 +175,11 @@ impl Applications {
             registrations: registration::of(uris),
             ..Self::default()
         }
+    }
+
+    /// The `gr` value of an anonymous GRUU that leads here (R132).
+    pub fn anonymous_gruu(&self) -> Option<String> {
+        self.anonymous.as_ref().map(|(route, _)| gruu(route))
     }
 
     pub fn counters(&self) -> ApplicationCounters {
@@ -185,6 +199,12 @@ impl Applications {
         });
         let due = self.registrations.iter().filter_map(|it| it.due());
         conversations.chain(due.filter(|_| is_in)).min()
+    }
+
+    /// Whom a conversation may reach, as registrations would have it.
+    #[cfg(test)]
+    pub fn set_routes<const N: usize>(&mut self, id: ConversationId, routes: [Vec<Id>; N]) {
+        self.all.get_mut(&id).expect("it stands").routes = routes.into();
     }
 
     fn with(&self, application: u16, peer: Id) -> Option<ConversationId> {
@@ -223,6 +243,9 @@ impl Dht {
                     Some(known) => Some(known),
                     None => self.begin(now, application, Some(peer), vec![route.clone()], false),
                 }
+            }
+            Callee::Anonymous(route) => {
+                self.begin(now, application, None, vec![route.clone()], false)
             }
             Callee::Uri(uri) => {
                 let id = self.begin(now, application, None, Vec::new(), false)?;
@@ -377,12 +400,13 @@ impl Dht {
             dialog: gruu(&route),
             pdu: unit,
         };
-        match self.node.tunnel(now, route, &body, OPTIONS) {
+        match self.node.tunnel(now, route.clone(), &body, OPTIONS) {
             Ok(request) => {
                 counters.tunnelled += 1;
                 let unit = body.pdu;
                 let sent = Tunnelled {
                     conversation: id,
+                    route,
                     unit,
                 };
                 self.applications.tunnelled.insert(request, sent);
@@ -429,24 +453,40 @@ impl Dht {
         self.registration_answered(now, request, &result);
     }
 
+    /// Who has answered along an anonymous route is the peer from now on: what he says comes under his name.
+    fn met(&mut self, id: ConversationId, answer: &Answer) {
+        if let Some(it) = self.applications.all.get_mut(&id)
+            && it.peer.is_none()
+            && let Some(peer) = answer.from.peers().first().copied()
+        {
+            it.peer = Some(peer);
+            it.routes = [vec![peer]].into();
+        }
+    }
+
     fn tunnel_answered(&mut self, now: Now, sent: Tunnelled, result: &Result<Answer, ReloadError>) {
-        let Err(error) = result else {
-            return;
+        let error = match result {
+            Ok(answer) => return self.met(sent.conversation, answer),
+            Err(error) => error,
         };
         tracing::debug!(%error, "a unit was not taken");
         let id = sent.conversation;
         let Some(it) = self.applications.all.get_mut(&id) else {
             return;
         };
-        if it.routes.len() > 1 {
+        // Of several units on one route the first that fails gives the route up; the others only follow it.
+        if it.routes.front() == Some(&sent.route) {
+            if it.routes.len() == 1 {
+                self.applications.counters.lost += 1;
+                if *error == ReloadError::Refused(Code::NOT_FOUND) {
+                    self.end(id, Ended::NotServed);
+                }
+                return;
+            }
             it.routes.pop_front();
             it.peer = it.routes.front().and_then(|route| route.last()).copied();
-            return self.say_tunnelled(now, id, sent.unit);
         }
-        self.applications.counters.lost += 1;
-        if *error == ReloadError::Refused(Code::NOT_FOUND) {
-            self.end(id, Ended::NotServed);
-        }
+        self.say_tunnelled(now, id, sent.unit);
     }
 
     /// Looks at the next registration on the way from a URI to routes; bounded by the resolver (R145).
@@ -536,5 +576,17 @@ impl Dht {
         }
         self.run_connections(now);
         self.run_registrations(now);
+        self.run_anonymous(now);
+    }
+
+    /// Whoever serves something may be called without being named.
+    fn run_anonymous(&mut self, now: Now) {
+        let known = self.applications.anonymous.as_ref();
+        let due = known.is_none_or(|(_, until)| *until <= now.at);
+        if !due || self.applications.served.is_empty() || !self.is_member() {
+            return;
+        }
+        let route = self.node.anonymous_route(now, 2 * ANONYMOUS_FOR);
+        self.applications.anonymous = route.map(|route| (route, now.at + ANONYMOUS_FOR));
     }
 }

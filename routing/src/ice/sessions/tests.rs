@@ -212,6 +212,12 @@ fn sessions_and_strangers_connections_are_bounded() {
     }
     let refused = || side.endpoint().counters().streams_refused;
     assert_eq!(refused(), 80 - 64);
+    // The oldest have made room for the others.
+    for (number, stream) in open.iter_mut().enumerate() {
+        stream.set_nonblocking(true).unwrap();
+        let open = std::io::Read::read(stream, &mut [0; 1]).is_err();
+        assert_eq!(open, number >= 80 - 64, "{number}");
+    }
 }
 
 // R97: everybody's sockets answer like a STUN server; the answer is a candidate when it differs

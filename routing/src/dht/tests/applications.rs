@@ -1,0 +1,177 @@
+//! Conversations of applications.
+use super::*;
+
+/// What a node has heard in its conversations, without who began them.
+fn units(net: &Net, n: usize) -> Vec<&[u8]> {
+    let of = net.heard.iter().filter(|(node, ..)| *node == n);
+    of.filter_map(|(_, _, heard)| match heard {
+        Heard::Unit(unit) => Some(unit.as_slice()),
+        _ => None,
+    })
+    .collect()
+}
+
+// R61 to R63, R133, R134: a short conversation is tunnelled, a long one has a connection, and answers find their way
+#[test]
+fn an_application_is_tunnelled_and_then_connected() {
+    let mut net = Net::new();
+    net.served.push((3, 5060));
+    net.add(true, Role::Peer, &[]);
+    for _ in 1..5 {
+        net.add(false, Role::Peer, &[0]);
+        net.run(Duration::from_secs(3));
+    }
+    net.run(Duration::from_secs(20));
+    let callee = Callee::Route(vec![net.nodes[3].id()]);
+    let now = net.now();
+    let call = net.nodes[1].open(now, 5060, &callee).unwrap();
+    assert_eq!(net.nodes[1].open(now, 5060, &callee), Some(call));
+    let mut answered = None;
+    for n in 0..12u8 {
+        let now = net.now();
+        net.nodes[1].say(now, call, vec![n; 10]);
+        net.drain(1);
+        net.run(Duration::from_millis(500));
+        let (_, theirs, _) = net.heard.iter().find(|(node, ..)| *node == 3).unwrap();
+        answered = Some(*theirs);
+        let (now, theirs) = (net.now(), *theirs);
+        net.nodes[3].say(now, theirs, vec![100 + n; 10]);
+        net.drain(3);
+        net.run(Duration::from_millis(500));
+    }
+    assert!(matches!(
+        net.heard[0],
+        (3, _, Heard::Begun { application: 5060, peer }) if peer == net.nodes[1].id()
+    ));
+    let said: Vec<Vec<u8>> = (0..12).map(|n| vec![n; 10]).collect();
+    assert_eq!(units(&net, 3), said);
+    assert_eq!(units(&net, 1).len(), 12);
+    for node in [1, 3] {
+        let counters = net.nodes[node].application_counters();
+        assert!(
+            counters.tunnelled >= 4 && counters.connected >= 10,
+            "{counters:?}"
+        );
+        assert_eq!(counters.lost, 0);
+    }
+    // What is too long for a session goes in a tunnel, whole.
+    let before = net.nodes[1].application_counters().tunnelled;
+    let now = net.now();
+    net.nodes[1].say(now, call, vec![7; 30_000]);
+    net.drain(1);
+    net.run(Duration::from_secs(2));
+    assert_eq!(units(&net, 3).last(), Some(&&[7; 30_000][..]));
+    assert_eq!(net.nodes[1].application_counters().tunnelled, before + 1);
+    // Nobody says anything: both forget it.
+    net.run(Duration::from_secs(200));
+    let over = (1, call, Heard::Over(Ended::Idle));
+    assert!(net.heard.contains(&over));
+    let over = (3, answered.unwrap(), Heard::Over(Ended::Idle));
+    assert!(net.heard.contains(&over));
+}
+
+// RD34: who does not serve an application says so; R8: a client is answered by way of its access
+#[test]
+fn an_application_that_nobody_serves_is_refused_and_clients_are_answered() {
+    let mut net = Net::new();
+    net.served.push((2, 9));
+    for n in 0..4 {
+        let bootstrap: &[usize] = if n == 0 { &[] } else { &[0] };
+        net.add(n == 0, Role::Peer, bootstrap);
+        net.run(Duration::from_secs(3));
+    }
+    let client = net.add(false, Role::Client, &[1]);
+    net.run(Duration::from_secs(20));
+    let to = |n: usize, net: &Net| Callee::Route(vec![net.nodes[n].id()]);
+    let (served, other) = (to(2, &net), to(3, &net));
+    let now = net.now();
+    let good = net.nodes[client].open(now, 9, &served).unwrap();
+    let bad = net.nodes[client].open(now, 9, &other).unwrap();
+    net.nodes[client].say(now, good, b"there?".to_vec());
+    net.nodes[client].say(now, bad, b"there?".to_vec());
+    net.drain(client);
+    net.run(Duration::from_secs(3));
+    assert!(
+        net.heard
+            .contains(&(client, bad, Heard::Over(Ended::NotServed)))
+    );
+    assert_eq!(units(&net, 2), [b"there?"]);
+    let (_, theirs, _) = net.heard.iter().find(|(node, ..)| *node == 2).unwrap();
+    let theirs = *theirs;
+    let now = net.now();
+    net.nodes[2].say(now, theirs, b"here".to_vec());
+    net.drain(2);
+    net.run(Duration::from_secs(3));
+    assert_eq!(units(&net, client), [b"here"]);
+}
+
+// R132: whoever has an anonymous GRUU calls without knowing whom, from anywhere in the ring, and is answered
+#[test]
+fn an_anonymous_gruu_leads_to_a_conversation() {
+    let mut net = Net::new();
+    net.served.push((3, 5060));
+    net.add(true, Role::Peer, &[]);
+    for _ in 1..8 {
+        net.add(false, Role::Peer, &[0]);
+        net.run(Duration::from_secs(3));
+    }
+    net.run(Duration::from_secs(60));
+    assert_eq!(net.nodes[2].status().anonymous_gruu, None);
+    let gruu = net.nodes[3].status().anonymous_gruu.expect("it serves");
+    let route = anode_reload::usage::sip::parse_gruu(&gruu).unwrap();
+    assert!(!route.contains(&net.nodes[3].id()));
+    for caller in [1, 6] {
+        net.heard.clear();
+        let now = net.now();
+        let callee = Callee::Anonymous(route.clone());
+        let call = net.nodes[caller].open(now, 5060, &callee).unwrap();
+        net.nodes[caller].say(now, call, b"who is there?".to_vec());
+        net.drain(caller);
+        net.run(Duration::from_secs(3));
+        assert_eq!(units(&net, 3), [b"who is there?"]);
+        let (_, theirs, _) = net.heard.iter().find(|(node, ..)| *node == 3).unwrap();
+        let (now, theirs) = (net.now(), *theirs);
+        net.nodes[3].say(now, theirs, b"nobody".to_vec());
+        net.drain(3);
+        net.run(Duration::from_secs(3));
+        assert_eq!(units(&net, caller), [b"nobody"]);
+        // It goes on with a connection, like any other.
+        for n in 0..6u8 {
+            let now = net.now();
+            net.nodes[caller].say(now, call, vec![n]);
+            net.drain(caller);
+            net.run(Duration::from_secs(2));
+        }
+        assert_eq!(units(&net, 3).len(), 7);
+        assert!(net.nodes[caller].application_counters().connected > 0);
+    }
+}
+
+// R131: units on the way to one place of a user that is gone all reach the next place
+#[test]
+fn what_was_said_to_a_place_that_is_gone_goes_to_the_next_one() {
+    let mut net = Net::new();
+    net.served = vec![(2, 5060), (4, 5060)];
+    net.add(true, Role::Peer, &[]);
+    for _ in 1..6 {
+        net.add(false, Role::Peer, &[0]);
+        net.run(Duration::from_secs(3));
+    }
+    net.run(Duration::from_secs(20));
+    let [gone, next] = [2, 4].map(|n: usize| vec![net.nodes[n].id()]);
+    let now = net.now();
+    let callee = Callee::Route(gone.clone());
+    let call = net.nodes[1].open(now, 5060, &callee).unwrap();
+    net.nodes[1].applications.set_routes(call, [gone, next]);
+    net.dead.insert(2);
+    let said = [b"a", b"b", b"c"];
+    for unit in said {
+        net.nodes[1].say(now, call, unit.to_vec());
+    }
+    net.drain(1);
+    net.run(Duration::from_secs(60));
+    let mut heard = units(&net, 4);
+    heard.sort_unstable();
+    assert_eq!(heard, said);
+    assert_eq!(net.nodes[1].application_counters().lost, 0);
+}
