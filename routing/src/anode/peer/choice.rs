@@ -74,6 +74,31 @@ mod tests {
         peer.active_path().unwrap().endpoint.to_string()
     }
 
+    // U7
+    #[test]
+    fn of_two_relays_the_nearer_by_round_trip_is_used() {
+        let now = Instant::now();
+        for (times, winner) in [([20, 60], 0), ([60, 20], 1), ([22, 20], 0)] {
+            let mut peer = Peer::new(now, address(1), Standing::Kept);
+            for (number, rtt) in times.into_iter().enumerate() {
+                let at = SocketAddr::from(([192, 0, 2, number as u8 + 1], 8737));
+                let path = peer
+                    .add_path(now, at.into(), 0, Origin::Configured)
+                    .unwrap();
+                path.hops = 1;
+                path.prove(now, Duration::from_millis(rtt));
+                // Each is looked at as its answer comes: a small gain is no reason to change.
+                peer.choose_path(now);
+            }
+            let used = peer.active_path().unwrap().endpoint.udp().unwrap();
+            assert_eq!(
+                used.ip().to_string(),
+                format!("192.0.2.{}", winner + 1),
+                "{times:?}"
+            );
+        }
+    }
+
     #[test]
     fn ipv6_comes_first_unless_ipv4_is_half_as_fast_again() {
         for (v4, v6, winner) in [

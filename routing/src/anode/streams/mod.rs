@@ -2,33 +2,28 @@
 //!
 //! What a stream does is `anode-stream`'s business. Here a packet finds its stream, and a stream that has something to
 //! do stands in `ready`; idle ones cost nothing but their memory.
+mod program;
 mod schedule;
+mod table;
 
 pub(super) use schedule::Carry;
+pub(super) use table::StreamTable;
 
-use super::contact::Reach;
 use super::output::Ecn;
 use super::peers::PeerRef;
 use super::receive::Arrival;
 use super::{Node, Timer};
 use crate::overlay::{Failure, OverlayEvent, StreamId};
 use anode_stream::{CloseReason, Event, Stream, reset_for};
-use anode_wire::address::split_digit;
+use anode_wire::Message;
 use anode_wire::message::{Links, StreamMessage};
 use anode_wire::sealed::{SEALED_BODY, SEALED_TAIL};
-use anode_wire::{Message, PeerId};
 use rand_core::Rng as _;
-use slab::Slab;
-use std::collections::{HashMap, VecDeque};
-use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
+use table::{Entry, Phase};
 
-/// S_OPEN flag: the link id is a source port (A62).
-const FLAG_SOURCE_PORT: u8 = 1;
 /// Bytes of a sealed reset.
 const RESET_LEN: usize = SEALED_BODY + 14 + SEALED_TAIL;
-/// Bytes of an S_OPEN's body.
-const S_OPEN_LEN: usize = 11;
 /// After so many retransmission timeouts without progress it may be the size of the packets (RFC 8899 §4.3).
 const DOUBT_SIZE_AFTER: u32 = 2;
 /// A stream that the program neither accepts nor refuses ends after this time.
@@ -37,287 +32,8 @@ const ACCEPT_WITHIN: Duration = Duration::from_secs(60);
 const LINGER: Duration = Duration::from_secs(60);
 /// Streams that linger; the oldest goes.
 const MAX_LINGERING: usize = 8192;
-/// Where a stream stands between the program and the peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    /// Ours, and its peer is not reached yet.
-    Waiting {
-        target: Ipv6Addr,
-        from_port: u16,
-        to_port: u16,
-    },
-    /// Ours, and not answered yet.
-    Opening,
-    /// The peer's, and the program has not answered yet.
-    Pending { since: Instant },
-    /// Both know of it.
-    Open { finished: bool, flushed: bool },
-    /// The program knows that it is over; what is left is between the two ends.
-    Over { since: Instant },
-}
-
-struct Entry {
-    stream: Option<Stream>,
-    peer: Option<PeerRef>,
-    phase: Phase,
-    /// The other end's peer id: the digit that was called, then the one that answered (D28).
-    remote_peer: PeerId,
-    /// It stands in `ready`.
-    ready: bool,
-}
-
-#[derive(Default)]
-pub(super) struct StreamTable {
-    entries: Slab<(u32, Entry)>,
-    tenants: u32,
-    by_key: HashMap<(PeerRef, u16, u16), StreamId, foldhash::quality::RandomState>,
-    ready: VecDeque<StreamId>,
-    /// Those that have an acknowledgement waiting for company; some may be gone, or have sent it since.
-    in_company: Vec<StreamId>,
-    lingering: VecDeque<StreamId>,
-    pub pending: usize,
-}
-
-impl StreamTable {
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    fn insert(&mut self, entry: Entry) -> StreamId {
-        self.tenants = self.tenants.wrapping_add(1);
-        let slot = self.entries.insert((self.tenants, entry));
-        StreamId(u64::from(self.tenants) << 32 | slot as u64)
-    }
-
-    fn get(&self, id: StreamId) -> Option<&Entry> {
-        let (tenant, entry) = self.entries.get((id.0 & 0xffff_ffff) as usize)?;
-        (u64::from(*tenant) == id.0 >> 32).then_some(entry)
-    }
-
-    fn get_mut(&mut self, id: StreamId) -> Option<&mut Entry> {
-        let (tenant, entry) = self.entries.get_mut((id.0 & 0xffff_ffff) as usize)?;
-        (u64::from(*tenant) == id.0 >> 32).then_some(entry)
-    }
-
-    fn mark_ready(&mut self, id: StreamId) {
-        if let Some(entry) = self.get_mut(id)
-            && !entry.ready
-            && entry.stream.is_some()
-        {
-            entry.ready = true;
-            self.ready.push_back(id);
-        }
-    }
-
-    fn ids_of(&self, peer: PeerRef) -> Vec<StreamId> {
-        let of_peer = self
-            .entries
-            .iter()
-            .filter(|(_, (_, entry))| entry.peer == Some(peer));
-        of_peer
-            .map(|(slot, (tenant, _))| StreamId(u64::from(*tenant) << 32 | slot as u64))
-            .collect()
-    }
-}
 
 impl Node {
-    /// Opens a stream; see [`crate::Overlay::open`].
-    pub fn open(
-        &mut self,
-        now: Instant,
-        from_port: u16,
-        to: Ipv6Addr,
-        to_port: u16,
-    ) -> Result<StreamId, Failure> {
-        self.make_room_for_stream();
-        if self.streams.len() >= self.config.limits.streams {
-            return Err(Failure::Busy);
-        }
-        let (target, digit) = split_digit(to);
-        let reach = self.reach(now, to, S_OPEN_LEN)?;
-        let phase = Phase::Waiting {
-            target,
-            from_port,
-            to_port,
-        };
-        let id = self.streams.insert(Entry {
-            stream: None,
-            peer: None,
-            phase,
-            remote_peer: digit,
-            ready: false,
-        });
-        match reach {
-            Reach::Ready(peer) => self.start_stream(now, id, peer),
-            Reach::Waiting(target) => {
-                if let Err(failure) = self.hold_stream(target, id) {
-                    self.remove_stream(id);
-                    return Err(failure);
-                }
-            }
-        }
-        Ok(id)
-    }
-
-    /// Whether the peer that a waiting stream calls is reached; a stream that is gone has nothing to wait for.
-    pub(super) fn can_start(&self, found: PeerRef, id: StreamId) -> bool {
-        self.streams
-            .get(id)
-            .is_none_or(|entry| self.can_carry(found, entry.remote_peer, S_OPEN_LEN))
-    }
-
-    /// Its peer is reached: the S_OPEN may go.
-    pub(super) fn start_stream(&mut self, now: Instant, id: StreamId, peer: PeerRef) {
-        let Some(Entry {
-            phase: Phase::Waiting {
-                from_port, to_port, ..
-            },
-            ..
-        }) = self.streams.get(id)
-        else {
-            return;
-        };
-        let (from_port, to_port) = (*from_port, *to_port);
-        let Some((link, flags)) = self.choose_link(peer, from_port, to_port) else {
-            return self.fail_stream(id, Failure::Busy);
-        };
-        let links = Links {
-            sender: link,
-            receiver: to_port,
-        };
-        let stream = Stream::open(&self.config.stream, now, links, flags, self.rng.next_u32());
-        let Some(entry) = self.streams.get_mut(id) else {
-            return;
-        };
-        entry.stream = Some(stream);
-        entry.peer = Some(peer);
-        entry.phase = Phase::Opening;
-        self.streams.by_key.insert((peer, link, to_port), id);
-        self.counters.streams += 1;
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.streams += 1;
-        }
-        self.streams.mark_ready(id);
-    }
-
-    /// The program's source port where it is free, so that the peer sees it; else any number without flag 01 (A62, N12).
-    fn choose_link(&mut self, peer: PeerRef, from_port: u16, to_port: u16) -> Option<(u16, u8)> {
-        let free = |link: u16, streams: &StreamTable| {
-            link != 0 && !streams.by_key.contains_key(&(peer, link, to_port))
-        };
-        if free(from_port, &self.streams) {
-            return Some((from_port, FLAG_SOURCE_PORT));
-        }
-        let start = self.rng.next_u32() as u16;
-        (0..=u16::MAX)
-            .map(|step| start.wrapping_add(step))
-            .find(|link| free(*link, &self.streams))
-            .map(|link| (link, 0))
-    }
-
-    /// Lets an incoming stream in; see [`crate::Overlay::accept`].
-    pub fn accept(&mut self, now: Instant, id: StreamId) {
-        let Some(entry) = self.streams.get_mut(id) else {
-            return;
-        };
-        if let (Phase::Pending { .. }, Some(stream)) = (entry.phase, entry.stream.as_mut()) {
-            stream.accept(now);
-            entry.phase = Phase::Open {
-                finished: false,
-                flushed: false,
-            };
-            self.count_pending(id, false);
-            self.after_stream(now, id);
-        }
-    }
-
-    /// Refuses or resets a stream; see [`crate::Overlay::abort`].
-    pub fn abort(&mut self, now: Instant, id: StreamId, failure: Failure) {
-        let Some(entry) = self.streams.get_mut(id) else {
-            return;
-        };
-        match (entry.phase, entry.stream.as_mut()) {
-            (Phase::Over { .. }, _) => {}
-            (Phase::Waiting { target, .. }, _) => {
-                self.forget_waiting(target, id);
-                self.remove_stream(id);
-            }
-            (_, None) => self.remove_stream(id),
-            (_, Some(stream)) => {
-                stream.abort(now, close_reason(failure));
-                self.make_over(now, id);
-                self.after_stream(now, id);
-            }
-        }
-    }
-
-    /// Ends an incoming stream in silence; see [`crate::Overlay::forget`].
-    pub fn forget(&mut self, id: StreamId) {
-        let phase = self.streams.get(id).map(|entry| entry.phase);
-        if matches!(phase, Some(Phase::Pending { .. })) {
-            self.remove_stream(id);
-        }
-    }
-
-    /// No more will be written; see [`crate::Overlay::finish`].
-    pub fn finish(&mut self, now: Instant, id: StreamId) {
-        if let Some(stream) = self
-            .streams
-            .get_mut(id)
-            .and_then(|entry| entry.stream.as_mut())
-        {
-            stream.finish(now);
-            self.after_stream(now, id);
-        }
-    }
-
-    /// Takes bytes; see [`crate::Overlay::write`].
-    pub fn write(&mut self, now: Instant, id: StreamId, data: &[u8]) -> usize {
-        let Some(stream) = self
-            .streams
-            .get_mut(id)
-            .and_then(|entry| entry.stream.as_mut())
-        else {
-            return 0;
-        };
-        let taken = stream.write(now, data);
-        self.after_stream(now, id);
-        taken
-    }
-
-    /// What a stream has counted.
-    #[cfg(test)]
-    pub fn stream_counters(&self, id: StreamId) -> Option<anode_stream::Counters> {
-        Some(self.streams.get(id)?.stream.as_ref()?.counters())
-    }
-
-    /// Room for `write`; see [`crate::Overlay::write_capacity`].
-    pub fn write_capacity(&self, id: StreamId) -> usize {
-        self.streams
-            .get(id)
-            .and_then(|entry| entry.stream.as_ref())
-            .map_or(0, Stream::write_capacity)
-    }
-
-    /// Gives bytes; see [`crate::Overlay::read`].
-    pub fn read(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        sink: &mut dyn FnMut(&[u8]) -> usize,
-    ) -> usize {
-        let Some(stream) = self
-            .streams
-            .get_mut(id)
-            .and_then(|entry| entry.stream.as_mut())
-        else {
-            return 0;
-        };
-        let taken = stream.read(now, sink);
-        self.after_stream(now, id);
-        taken
-    }
-
     /// A stream message has come.
     pub(super) fn handle_stream(
         &mut self,

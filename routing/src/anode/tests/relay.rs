@@ -547,7 +547,7 @@ fn registrations_end_and_tables_are_bounded() {
 
 #[test]
 fn a_flood_is_cut_to_its_rate_and_others_go_on() {
-    // A19, S20
+    // A19, S20, U7
     let mut sim = Sim::new(51);
     let config = RelayConfig {
         rate: 100_000,

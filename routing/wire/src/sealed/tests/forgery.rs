@@ -119,7 +119,7 @@ fn the_window_moves_only_for_authentic_packets() {
     assert!(matches!(world.hand(B, &packet), Outcome::Opened { .. }));
 }
 
-// S7: every packet of a whole life, again, to everybody
+// S7, U2: every packet of a whole life, again, to everybody
 #[test]
 fn replays_have_no_effect_on_anybody() {
     let mut world = World::new(6);
@@ -336,7 +336,7 @@ fn what_may_go_in_plain() {
     }
 }
 
-// S10: two addresses with one short id are told apart by key
+// S10, U21: two addresses with one short id are told apart by key
 #[test]
 fn a_colliding_short_id_does_not_reach_anothers_session() {
     let mut world = World::new(13);
