@@ -3,6 +3,9 @@
 #[cfg(test)]
 pub(crate) mod cases;
 pub mod i2p;
+pub mod interface;
+#[cfg(test)]
+mod reference;
 pub mod turn;
 pub mod turn_client;
 
@@ -25,6 +28,8 @@ use crate::value::{
     PeerName, Text, ZoneText,
 };
 use crate::zone::ZoneFrom;
+use crate::zone::others::OtherZone;
+use interface::{GivenTun, Routes};
 
 /// Read when it exists and no `--config` is given, for the system's state directory only.
 pub const SYSTEM_CONFIG: &str = "/etc/anode/anode.toml";
@@ -42,6 +47,10 @@ pub struct Config {
     pub mtu: Option<Number<Mtu>>,
     /// `no-tun = true`
     pub no_tun: Option<bool>,
+    /// `tun = "net0"`, `tun = "fd:3"`: an interface that is used as it is
+    pub tun: Option<Text<GivenTun>>,
+    /// `routes = "peers"`: another node of this machine has the rest
+    pub routes: Option<Routes>,
     /// `listen = ["192.0.2.1:8737"]`
     pub listen: Vec<Text<Listen>>,
     /// `peer = ["ADDRESS@192.0.2.1:8737"]`
@@ -71,9 +80,12 @@ pub struct Config {
     /// `[relay]`: relay for others
     pub relay: Option<Relay>,
     /// `[[dht]]`: overlays of RELOAD
+    #[serde(deserialize_with = "crate::dht::config::tables")]
     pub dht: Vec<DhtEntry>,
     /// `[[relays]]`: relays of our zone, where no zone file names them
     pub relays: Vec<RelayEntry>,
+    /// `[[zones]]`: other zones, whose relays lead to their machines
+    pub zones: Vec<OtherZone>,
     /// `[i2p]`: off when it is not there
     pub i2p: Option<Spanned<i2p::I2p>>,
     /// `[rendezvous]`: meet peers at trackers
@@ -265,6 +277,9 @@ impl Config {
         for dht in &mut config.dht {
             dht.locate(directory);
         }
+        for zone in &mut config.zones {
+            zone.locate(directory);
+        }
         config.inbound.names = Given::others(config.given_names());
         Ok(config)
     }
@@ -345,12 +360,29 @@ pub(crate) fn toml_error(error: &toml::de::Error, text: &str, path: &Path) -> Er
         Some(span) => place(text, span.start, path),
         None => path.display().to_string(),
     };
-    // serde says "field" for what a reader of TOML calls a key.
-    let message = error
-        .message()
+    let message = error.message().replace('\n', " ");
+    Error::invalid(place, in_words(&message))
+}
+
+/// What serde says of keys and types, in the words of a reader of TOML.
+fn in_words(message: &str) -> String {
+    let message = message
         .replace("unknown field", "unknown key")
-        .replace('\n', " ");
-    Error::invalid(place, message)
+        .replace("missing field", "missing key");
+    let message = message.replace("wanted string or table", "expected a text in quotes");
+    let Some((before, wanted)) = message.rsplit_once("expected ") else {
+        return message;
+    };
+    let wanted = match wanted {
+        "a sequence" => "a list in [ ]",
+        "a map" => "a table in { }",
+        "a string" | "path string" => "a text in quotes",
+        "i64" | "u64" | "u32" | "u16" | "u8" => "a whole number",
+        "a tuple of size 2" => "[FIRST, LAST]",
+        _ if wanted.starts_with("struct ") => "a table in { }",
+        other => other,
+    };
+    format!("{before}expected {wanted}")
 }
 
 #[cfg(test)]
@@ -457,7 +489,11 @@ mod tests {
             ),
             ("zone-file = \"\"\n", ":1: ", "zone-file is empty"),
             ("zone-file = \"ftp://x/z\"\n", ":1: ", "use http or https"),
-            ("[inbound]\nallow = \"any tcp/22\"\n", ":2: ", "sequence"),
+            (
+                "[inbound]\nallow = \"any tcp/22\"\n",
+                ":2: ",
+                "expected a list in [ ]",
+            ),
             ("[inbound]\nallow = [22]\n", ":2: ", "a text in quotes"),
             (
                 "[inbound]\n\ndeny = [\"any icmp\"]\n",
@@ -470,6 +506,8 @@ mod tests {
             ("mtu = \"1280\"\n", ":1: ", "invalid type: string \"1280\""),
             ("\nname = \"averylonginterface\"\n", ":2: ", "has 18 bytes"),
             ("name = \"a/b\"\n", ":1: ", "\"a/b\""),
+            ("tun = \"fd:0\"\n", ":1: ", "a number from 3"),
+            ("routes = \"some\"\n", ":1: ", "expected `all` or `peers`"),
             ("peer-id = 16\n", ":1: ", "peer id 16: use 1 to 15"),
             ("zone = \"123456789\"\n", ":1: ", "zone \"123456789\""),
             ("zone = 42\n", ":1: ", "expected a text in quotes"),
@@ -508,6 +546,11 @@ mod tests {
             ("[dns]\nname = \"a.b\"\n", ":2: ", "name \"a.b\""),
             ("[names]\n\"a.b\" = \"x\"\n", ":2: ", "name \"a.b\""),
             ("[names]\nbox = \"x\"\n", ":2: ", "address \"x\""),
+            (
+                "[[zones]]\nzone-file = \"z\"\n",
+                ":1: ",
+                "missing key `zone`",
+            ),
             ("mtu = \n", ":1: ", ""),
             ("[lan\nenabled = true\n", ":1: ", ""),
             ("log = \"a\"\nlog = \"b\"\n", ":2: ", "duplicate key"),

@@ -15,6 +15,7 @@ mod frames;
 mod i2p;
 mod interfaces;
 mod joins;
+mod link;
 mod spin;
 mod vnet;
 mod waits;
@@ -26,12 +27,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anode_netstack::Netstack;
-use anode_platform::tun::{Tun, TunConfig, is_gone};
+use anode_platform::tun::{Tun, is_gone};
 use anode_platform::wake::Wake;
 use anode_routing::anode::{
     ConfiguredPeer, Interface, NodeConfig, Pin, Place, Plain, Pq, RelayConfig, Security,
 };
-use anode_routing::i2p::PREFIX as I2P_PREFIX;
 use anode_routing::net::{PlaceName, ServedZone, StreamConfig, StreamLimits};
 use anode_routing::overlay::{Overlay, sooner};
 use anode_routing::{AnodeOverlay, I2pOverlay};
@@ -43,7 +43,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::adapter::Adapter;
 use crate::command::{Command, DataHandle, Meeting, News};
 use crate::dht::{DhtNews, task};
-use crate::node::{Interface as Wanted, ReadyInfo, Settings};
+use crate::node::{ReadyInfo, Settings};
 use crate::zone::Relays;
 use crate::{Error, config};
 
@@ -51,6 +51,7 @@ use control::Control;
 use dht::DhtLine;
 use interfaces::Interfaces;
 use joins::Joins;
+use link::Link;
 use waits::{Readable, Watch, Watched};
 
 /// The synthetic addresses of all Anode peers (DESIGN §4).
@@ -65,8 +66,6 @@ const ECHOES: usize = 4;
 const LONE_READS: u8 = 2;
 /// The largest packet of the interface: 64 KiB and the headers in front.
 const TUN_BUFFER: usize = 66 * 1024;
-/// Names tried for an interface that was not named.
-const INTERFACE_NAMES: u32 = 100;
 
 /// The running data thread; its end tells why it ended.
 pub type DataThreadHandle = JoinHandle<Result<(), Error>>;
@@ -133,7 +132,7 @@ impl Prepared {
 pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let now = Instant::now();
     let local = local_addresses(&settings);
-    let tun = create_tun(&settings, &local)?;
+    let Link { tun, mtu, lacks } = Link::open(&settings, &local)?;
     let mut interfaces = Interfaces::open(tun.as_ref().map(Tun::name))?;
     let seen = interfaces.read()?;
     let changes = interfaces.changes();
@@ -142,7 +141,6 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
         .filter(|interface| settings.lan && interface.broadcast);
     let lan = announced.map(|interface| interface.name.clone()).collect();
     let offload = tun.as_ref().is_some_and(Tun::offload);
-    let mtu = settings.mtu;
     let i2p = match settings.i2p.clone() {
         Some(config) => Some(I2pOverlay::new(config, seed()?, now)?),
         None => None,
@@ -153,6 +151,9 @@ pub fn prepare(settings: Settings) -> Result<Prepared, Error> {
     let overlay = start_overlay(settings, seen, now)?;
     let ready = ReadyInfo {
         interface: tun.as_ref().map(|tun| tun.name().to_owned()),
+        mtu,
+        lacks,
+        beside: tun.as_ref().and_then(Tun::beside).map(str::to_owned),
         listen: places(overlay.listen()),
         lan,
     };
@@ -314,6 +315,10 @@ fn stream_limits(relay: Option<&RelayConfig>) -> StreamLimits {
 }
 
 fn set_relays(overlay: &mut AnodeOverlay, now: Instant, relays: Relays) {
+    if relays.zone != overlay.address().zone() {
+        overlay.set_relays(now, relays.zone, relays.count, relays.relays);
+        return;
+    }
     if overlay.relay_config().is_some() {
         let served = relays.served;
         overlay.set_served_zone(served.map(|(bytes, modified)| ServedZone { bytes, modified }));
@@ -362,35 +367,6 @@ fn udp(endpoint: Endpoint) -> Option<SocketAddr> {
     match endpoint {
         Endpoint::Udp(address) => Some(address),
         _ => None,
-    }
-}
-
-fn create_tun(settings: &Settings, local: &[Ipv6Addr]) -> Result<Option<Tun>, Error> {
-    let config = |name: String| TunConfig {
-        name,
-        mtu: settings.mtu,
-        offload: true,
-        addresses: local.iter().map(|address| (*address, 128)).collect(),
-        routes: [Some(PREFIX), settings.i2p.as_ref().map(|_| I2P_PREFIX)]
-            .into_iter()
-            .flatten()
-            .collect(),
-    };
-    match &settings.interface {
-        Wanted::None => Ok(None),
-        Wanted::Named(name) => Ok(Some(Tun::create(&config(name.clone()))?)),
-        Wanted::FirstFree => {
-            for number in 0..INTERFACE_NAMES {
-                match Tun::create(&config(format!("anode{number}"))) {
-                    Err(error) if error.is_name_taken() => {}
-                    result => return Ok(Some(result?)),
-                }
-            }
-            Err(Error::refused(format!(
-                "anode0 to anode{} exist already: name one with --name",
-                INTERFACE_NAMES - 1
-            )))
-        }
     }
 }
 

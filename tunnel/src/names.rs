@@ -341,6 +341,7 @@ mod tests {
         assert_eq!(short("what"), "what");
     }
 
+    // U21
     #[test]
     fn of_two_addresses_for_one_ipv6_the_second_is_refused_and_both_are_named() {
         let other = "aeaaaaaaaaaag7hspmmi2a2pp2ffeoadas2rvq6arfu6e57sdm22mc2i7rdwngly";

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anode_platform::netlink::Netlink;
 use anode_platform::privileges::{self, Places};
+use anode_platform::tun::Sharing;
 use anode_platform::{Prefix, notify};
 use anode_routing::anode::{Place, Registration, RelayConfig};
 use anode_routing::i2p::{I2pConfig, Known};
@@ -19,9 +20,11 @@ use anode_wire::sealed::Record;
 use anode_wire::{Address, Identity, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle as JoinTask;
 
 use crate::Error;
 use crate::command::{Command, DataHandle, I2pCommand, News, PeerReport};
+use crate::config::interface::GivenTun;
 use crate::config::{ConfigSource, Security};
 use crate::control;
 use crate::control::listener::{Access, ControlSocket};
@@ -48,6 +51,7 @@ use crate::turn::paths::{OwnKeys, TurnDesk, TurnPlan};
 use crate::turn::role::Role;
 use crate::zone::Relays;
 use crate::zone::keeper::Keeper;
+use crate::zone::others;
 
 pub use crate::value::PeerEndpoint;
 
@@ -59,8 +63,10 @@ pub struct Settings {
     pub peer_id: PeerId,
     /// The virtual interface.
     pub interface: Interface,
-    /// Its MTU in bytes, at least 1,280.
+    /// Its MTU in bytes, at least 1,280; a given one keeps its own.
     pub mtu: u16,
+    /// How it gets along with those of other nodes on this machine.
+    pub sharing: Sharing,
     /// Where to listen. Empty: `[::]` and `0.0.0.0` on 8737 if that is free, else on any port. A port given here that is busy
     /// is an error.
     pub listen: Vec<Place>,
@@ -111,6 +117,8 @@ pub enum Interface {
     FirstFree,
     /// Just this one; an error if it is taken.
     Named(String),
+    /// One that is there, with the settings that it has.
+    Given(GivenTun),
 }
 
 /// What stands once traffic can flow.
@@ -118,6 +126,12 @@ pub enum Interface {
 pub struct ReadyInfo {
     /// The interface's name, `None` without one.
     pub interface: Option<String>,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// Of a given interface: the commands that would give it what it lacks. `None`: it is the node's own.
+    pub lacks: Option<Vec<String>>,
+    /// The interface of another node, which has the routes (empty: none has them yet).
+    pub beside: Option<String>,
     /// The sockets' own addresses.
     pub listen: Vec<Place>,
     /// Names of the interfaces that are announced on.
@@ -136,6 +150,8 @@ pub struct Plan {
     pub book: Book,
     /// What keeps the zone's file.
     pub zone: Keeper,
+    /// What keeps those of other zones.
+    pub other_zones: Vec<Keeper>,
     /// The DHTs, if there may be any.
     pub dht: Option<DhtPlan>,
     /// `[inbound]`, of which the settings' policy was made.
@@ -226,7 +242,7 @@ async fn live(
     // Before anything stands: a signal in between would leave it standing.
     let mut signals = Signals::install()?;
     let socket = ControlSocket::bind(&plan.socket, plan.access)?;
-    let (address, mtu) = (*plan.settings.identity.address(), plan.settings.mtu);
+    let address = *plan.settings.identity.address();
     let digit = plan.settings.peer_id;
     let security = plan.settings.security;
     let i2p = plan.settings.i2p.is_some();
@@ -297,7 +313,6 @@ async fn live(
         address,
         digit,
         ready: info.clone(),
-        mtu,
         since: Instant::now(),
         desk,
         names: Arc::clone(&names),
@@ -315,6 +330,8 @@ async fn live(
     });
     let named_control = Arc::clone(&control);
     let server = tokio::spawn(axum::serve(socket, router(Arc::clone(&control))).into_future());
+    let of_other = |keeper| tokio::spawn(others::keep(Arc::clone(&control), keeper));
+    let other_zones: Vec<_> = plan.other_zones.into_iter().map(of_other).collect();
     let zone = tokio::spawn(control::zone::keep(Arc::clone(&control), keeper, asks));
     let dht = plan.dht.map(|plan| {
         let task = Task::new(plan, data.clone(), turn_of_dht);
@@ -338,7 +355,7 @@ async fn live(
         }
         _ => None,
     };
-    let responder = responder.start(names, address, info.interface.as_deref(), tell.named);
+    let responder = responder.start(names, address, &info, tell.named);
 
     let told = ready(&info);
     notify::ready(&format!(
@@ -378,6 +395,7 @@ async fn live(
         meet.stop().await;
     }
     zone.abort();
+    other_zones.iter().for_each(JoinTask::abort);
     turn_servers.abort();
     named.abort();
     memory.abort();

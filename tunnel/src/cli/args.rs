@@ -10,6 +10,7 @@ use anode_wire::zonefile::{
 };
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::interface::{GivenTun, Routes};
 use crate::control::api::TICKET_LIFETIME_MAX_S;
 use crate::dht::config::OverlayName;
 use crate::dht::text::KindText;
@@ -56,7 +57,7 @@ pub enum Command {
     Up(Box<Up>),
     /// Relay for others, in the foreground: neither interface nor root
     Relay(Box<Relay>),
-    /// What is up
+    /// What this node is, and what it does
     Status,
     /// Who is there
     Peers,
@@ -79,7 +80,7 @@ pub enum Command {
     Resolve(Whom),
     /// Let a peer open connections to this machine, and name it
     Trust(Trust),
-    /// Take that back
+    /// Take trust back: what the peer has open here ends
     Distrust(Whom),
     /// Make a ticket: `anode join` with it, on another machine, makes both trust each other
     Invite(Invite),
@@ -136,6 +137,12 @@ pub struct Up {
     /// No interface: control, ping and lookup only
     #[arg(long)]
     pub no_tun: bool,
+    /// A TUN interface that is there already, or a descriptor that this process has inherited; its settings stay as they are
+    #[arg(long, value_name = "IF|fd:N", conflicts_with_all = ["name", "mtu", "no_tun", "routes"])]
+    pub tun: Option<GivenTun>,
+    /// What goes over the interface, when other nodes run on this machine [default: all, unless another one has it]
+    #[arg(long, value_name = "WHAT")]
+    pub routes: Option<Routes>,
     /// Where to listen; replaces the configuration's [default: port 8737 if free, else any]
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Vec<Listen>,
@@ -157,6 +164,9 @@ pub struct Up {
     /// Log more; twice for debug
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Write these flags into the configuration file, for later starts too
+    #[arg(long)]
+    pub save: bool,
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     pub die_with_parent: bool,

@@ -91,6 +91,8 @@ fn status(common: &Common, overlay: InOverlay) -> Result<Done, Error> {
                 if one.published { "published" } else { "none" }.to_owned(),
             ),
         ];
+        let anonymous = one.anonymous_gruu.clone().map(|gr| ("gruu", gr));
+        let rows: Vec<_> = rows.into_iter().chain(anonymous).collect();
         if !text.is_empty() {
             text.push('\n');
         }

@@ -1,6 +1,6 @@
 //! The command line: one file for each family of commands, exit statuses and the error line here.
 
-mod args;
+pub(crate) mod args;
 mod dht;
 mod doctor;
 mod i2p;
@@ -11,6 +11,7 @@ mod ping;
 mod places;
 mod policy;
 mod relay;
+mod save;
 mod show;
 mod tickets;
 mod tracker;

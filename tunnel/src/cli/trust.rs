@@ -7,7 +7,7 @@ use super::args::{Common, Trust, Trustee};
 use super::{Done, block_on};
 use crate::Error;
 use crate::control::api::{TargetRequest, TrustRequest, Trusted};
-use crate::control::server::distrust_destination;
+use crate::control::people::distrust_destination;
 use crate::names::{Named, short};
 use crate::output::{self, Style};
 use crate::policy::Policy;

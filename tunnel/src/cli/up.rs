@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anode_platform::Prefix;
 use anode_platform::privileges;
+use anode_platform::tun::Sharing;
 use anode_routing::anode::Place;
 use anode_routing::net::ProxyExcept;
 use anode_wire::{Address, PeerId, Zone};
@@ -16,8 +18,10 @@ use tracing_subscriber::EnvFilter;
 use super::Done;
 use super::args::{Common, Up};
 use super::places::{authorities, places};
+use super::save;
 use crate::Error;
 use crate::command::PeerReport;
+use crate::config::interface::{self, Routes};
 use crate::config::{self, Config, Dns};
 use crate::control::listener::Access;
 use crate::data;
@@ -42,6 +46,7 @@ use crate::turn::role::Prepared;
 use crate::value::{EndpointText, PeerName, ValueError};
 use crate::zone::ZoneFrom;
 use crate::zone::keeper::{Keeper, Start};
+use crate::zone::others;
 
 pub(super) fn run(common: &Common, flags: Up) -> Result<Done, Error> {
     start(common, flags, false)
@@ -71,6 +76,9 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     }
     let dir = common.dir()?;
     let source = common.config_source(&dir);
+    if flags.save {
+        save::save(&source)?;
+    }
     let mut config = source.read()?;
     if only_relay {
         config.relay.get_or_insert_default();
@@ -97,6 +105,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let others = config.given_names();
     let dht = config.dht.clone();
     let trackers = Trackers::of(&config);
+    let zones = config.zones.clone();
     let (mut settings, unsaved, zone) = settings(flags, config, &state, &book)?;
     let turn = turn.map(|turn| {
         let users = KeyUsers::new(settings.identity.clone());
@@ -114,7 +123,6 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let (meet, tracker) = trackers.prepare(settings.identity.address().zone())?;
     let opening = Opening {
         address: *settings.identity.address(),
-        mtu: settings.mtu,
         lan: settings.lan,
         relay: settings.relay.is_some(),
         tracker: tracker.as_ref().map(role::Prepared::listen),
@@ -123,12 +131,16 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let path = source.path().unwrap_or(Path::new(""));
     let has_zone = *zone.from() != ZoneFrom::Nowhere;
     let turn_servers = TurnPlan::new(&turn_client, path, has_zone)?;
+    let other_zones = others::keepers(&zones, settings.identity.address().zone(), state.dir())?;
     let looks_up = zone.from().needs_names()
+        || zones.iter().any(|zone| zone.from().needs_names())
         || !settings.named_peers.is_empty()
         || meet.as_ref().is_some_and(MeetPlan::needs_names)
         || turn_servers.needs_names()
         || dht.as_ref().is_some_and(DhtPlan::needs_names);
     let mut places = places(&state, &socket, &source, &dns, zone.from(), looks_up);
+    let of_others = zones.iter().filter_map(|zone| zone.from().directory());
+    places.read.extend(of_others);
     places.read.extend(turn_client.directories(path));
     if turn_client.believes_the_system() {
         places.read_files.extend(authorities());
@@ -146,6 +158,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         access,
         book,
         zone,
+        other_zones,
         dht,
         inbound,
         source,
@@ -244,6 +257,9 @@ fn settings(
     state: &LockedState,
     book: &Book,
 ) -> Result<(Settings, Option<Unsaved>, Keeper), Error> {
+    let interface = interface::choose(&flags, &config)?;
+    let leave = flags.routes.or(config.routes).unwrap_or_default() == Routes::Peers;
+    let given = config.given_names();
     let wanted = flags
         .zone
         .or(config.zone.map(|zone| zone.0))
@@ -260,12 +276,6 @@ fn settings(
     let start = Start::new(from, zone, needs_members, state.dir())?;
     let (identity, unsaved) = identity::load_or_generate(state.dir(), Some(start.zone))?;
     let keeper = start.keeper;
-    let name = flags.name.or(config.name.map(|name| name.0));
-    let interface = match name {
-        _ if flags.no_tun || config.no_tun == Some(true) => Interface::None,
-        Some(name) => Interface::Named(name.0),
-        None => Interface::FirstFree,
-    };
     let configured = config.listen.into_iter().map(|listen| listen.0);
     let listen: Vec<_> = if flags.listen.is_empty() {
         configured.collect()
@@ -298,7 +308,7 @@ fn settings(
     let configured_relays = zone_relays(&config.relays, own.zone())
         .map_err(|error| Error::invalid("[[relays]]", error.to_string()))?;
     let mut held = Held::default();
-    let named = addresses.into_iter().map(|address| ("peer", address));
+    let named = addresses.iter().map(|address| ("peer", *address));
     let trusted = book
         .entries()
         .iter()
@@ -307,6 +317,7 @@ fn settings(
         held.claim(address, address.ipv6(PeerId::ANY))
             .map_err(|problem| Error::invalid(place, problem))?;
     }
+    let known = held_addresses(&addresses, book, &given);
     let policy = Policy::new(&config.inbound, book, &keeper.members())?;
     let i2p = config.i2p.as_ref().map(|wanted| {
         let kept = policy.destinations.clone();
@@ -319,6 +330,10 @@ fn settings(
             .or(config.peer_id.map(|id| id.0))
             .map_or(PeerId::ANY, |digit| digit.0),
         interface,
+        sharing: Sharing {
+            leave,
+            peers: known.filter_map(machines_of).collect(),
+        },
         mtu: flags
             .mtu
             .or(config.mtu.map(|mtu| mtu.0))
@@ -357,6 +372,25 @@ fn settings(
         state_dir: state.dir().path().to_owned(),
     };
     Ok((settings, unsaved, keeper))
+}
+
+/// Whom the node knows when it starts.
+fn held_addresses<'a>(
+    peers: &'a [Address],
+    book: &'a Book,
+    given: &'a BTreeMap<PeerName, Address>,
+) -> impl Iterator<Item = Address> + use<'a> {
+    let trusted = book.entries().iter().map(|entry| entry.address);
+    peers
+        .iter()
+        .copied()
+        .chain(trusted)
+        .chain(given.values().copied())
+}
+
+/// All machines that share an address: its last digit is anything.
+fn machines_of(address: Address) -> Option<Prefix> {
+    Prefix::new(address.ipv6(PeerId::ANY), 124)
 }
 
 /// The HTTP proxy that connections go through: the configuration's, or that of the environment.
@@ -435,17 +469,24 @@ pub(super) fn start_log(flags: &Up, config: &Config) -> Result<(), Error> {
 /// What a node's first lines are made of, beside what it brought up.
 struct Opening {
     address: Address,
-    mtu: u16,
     lan: bool,
     relay: bool,
     tracker: Option<String>,
     start: Instant,
 }
 
+/// Who else is on this machine.
+fn shared(info: &ReadyInfo) -> String {
+    match info.beside.as_deref() {
+        None => String::new(),
+        Some("") => "; own address and known peers only".to_owned(),
+        Some(other) => format!("; beside {other}: own address and known peers only"),
+    }
+}
+
 fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
     let Opening {
         address,
-        mtu,
         lan: enabled,
         relay,
         start,
@@ -463,7 +504,7 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         }))?;
     }
     let interface = match &info.interface {
-        Some(name) => format!("{name} (mtu {mtu})"),
+        Some(name) => format!("{name} (mtu {}){}", info.mtu, shared(info)),
         None => "none".to_owned(),
     };
     let lan = match info.lan.as_slice() {
@@ -483,6 +524,8 @@ fn ready(opening: &Opening, info: &ReadyInfo, json: bool) -> Result<(), Error> {
         ),
     ];
     rows.extend(opening.tracker.clone().map(|at| ("tracker", at)));
+    let lacks = info.lacks.iter().flatten();
+    rows.extend(lacks.map(|command| ("missing", command.clone())));
     let style = Style::stderr();
     let spent = output::rtt(start.elapsed().as_secs_f64() * 1e3);
     eprintln!(

@@ -29,6 +29,7 @@ use anode_turn::TurnError;
 use anode_turn::policy::PeerPolicy;
 use anode_turn::server::config::{Alternate, AlternateWhen};
 use anode_turn::server::{Config, Keys, RelayAddress, Users};
+use anode_turn::stun::text::Text as Limited;
 use anode_turn::stun::{Key, KeyDigest};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -178,6 +179,11 @@ impl Turn {
             let problem = format!("{} stands in listen, too: use another port", both.0.0);
             return wrong("listen-tls", &problem);
         }
+        for (key, places) in [("listen", &self.listen), ("listen-tls", &self.listen_tls)] {
+            if let Some(twice) = twice(places).filter(|place| place.0.0.port() != 0) {
+                return wrong(key, &format!("{} stands there twice", twice.0.0));
+            }
+        }
         if !self.listen_tls.is_empty() && self.tls.is_none() {
             return wrong(
                 "listen-tls",
@@ -191,6 +197,10 @@ impl Turn {
             }
             if local.0.0.is_ipv4() != external.0.0.is_ipv4() {
                 let problem = format!("{} and {} are of two families", local.0.0, external.0.0);
+                return wrong("external", &problem);
+            }
+            if is_many(external.0.0) {
+                let problem = format!("{} {OF_ONE}", external.0.0);
                 return wrong("external", &problem);
             }
         }
@@ -208,19 +218,36 @@ impl Turn {
                 "no address to relay from: write relay = [\"IP\"] with an address of this machine, since listen names none",
             );
         }
-        if let Some(zero) = self
-            .relays()
-            .iter()
-            .find(|ip| ip.is_unspecified() || ip.is_multicast())
-        {
-            let problem =
-                format!("{zero} is no address of one machine: write the address that peers see");
-            return wrong("relay", &problem);
+        if let Some(many) = self.relays().iter().find(|ip| is_many(**ip)) {
+            return wrong("relay", &format!("{many} {OF_ONE}"));
+        }
+        if let Some(twice) = twice(&self.relay) {
+            return wrong("relay", &format!("{} stands there twice", twice.0.0));
+        }
+        let alternates = [
+            ("alternate", &self.alternate),
+            ("alternate-tls", &self.alternate_tls),
+        ];
+        for (key, places) in alternates {
+            let nowhere = |place: &&Text<Place>| place.0.0.port() == 0 || is_many(place.0.0.ip());
+            if let Some(place) = places.iter().find(nowhere) {
+                let problem = format!("{} is no place of a server: write its IP:PORT", place.0.0);
+                return wrong(key, &problem);
+            }
         }
         if let Some(domain) = &self.alternate_domain
-            && anode_routing::turn::certificate::Name::host(domain).is_err()
+            && (anode_routing::turn::certificate::Name::host(domain).is_err()
+                || domain.parse::<IpAddr>().is_ok())
         {
             return wrong("alternate-domain", &format!("{domain:?} is no host name"));
+        }
+        if self.realm().contains(['"', '\\']) {
+            let problem = "holds a quotation mark or a backslash: leave it out";
+            return wrong("realm", problem);
+        }
+        let software = self.software.as_deref().unwrap_or_default();
+        if software.contains(char::is_control) {
+            return wrong("software", "holds control characters: leave them out");
         }
         if self
             .rest_secret
@@ -238,6 +265,7 @@ impl Turn {
             Ok(config) => config.check().or_else(|error| {
                 let key = match error {
                     TurnError::Digests { .. } => "users",
+                    TurnError::Text(Limited::Software, _) => "software",
                     _ => "realm",
                 };
                 wrong(key, &error.to_string())
@@ -273,7 +301,7 @@ impl Turn {
     }
 
     /// As the state machine has it.
-    fn config(&self) -> Result<Config, String> {
+    pub(super) fn config(&self) -> Result<Config, String> {
         let relay = |local: IpAddr| RelayAddress {
             local,
             external: self
@@ -349,6 +377,21 @@ impl Turn {
     }
 }
 
+/// What stands in a list a second time.
+fn twice<T: PartialEq>(list: &[T]) -> Option<&T> {
+    let mut all = list.iter().enumerate();
+    all.find_map(|(at, one)| list[..at].contains(one).then_some(one))
+}
+
+/// What is wrong with an address that [`is_many`].
+const OF_ONE: &str = "is no address of one machine: write the address that peers see";
+
+/// Whether an address is that of no machine, or of many.
+fn is_many(ip: IpAddr) -> bool {
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    ip.is_unspecified() || ip.is_multicast() || broadcast
+}
+
 /// A problem never shows a password or a key.
 fn add_user(
     users: &mut Users,
@@ -357,6 +400,9 @@ fn add_user(
     credential: &Credential,
 ) -> Result<(), String> {
     let added = match credential {
+        Credential::Password(password) if password.0.is_empty() => {
+            return Err("the password is empty".to_owned());
+        }
         Credential::Password(password) => users.add_password(realm, name, &password.0),
         Credential::Keys { md5, sha256 } => {
             let key = |digest, hex: &Option<Secret>| {

@@ -272,7 +272,7 @@ mod tests {
             (
                 "[[turn-client.server]]\nuser = \"a\"".into(),
                 ":1:",
-                "missing field `uri`",
+                "missing key `uri`",
             ),
             (
                 "[[turn-client.server]]\nuri = \"stun:192.0.2.1\"".into(),
@@ -286,6 +286,21 @@ mod tests {
             ),
             (with("user = \"alice\""), "turn:192.0.2.1", "no password"),
             (with("password = \"hunter2\""), "turn:192.0.2.1", "no user"),
+            (
+                with("user = \"\"\npassword = \"hunter2\""),
+                "turn:192.0.2.1",
+                "USERNAME is empty",
+            ),
+            (
+                with("user = \"a\"\npassword = \"\""),
+                "turn:192.0.2.1",
+                "the password is empty",
+            ),
+            (
+                "[turn-client]\nrto-ms = \"80\"".into(),
+                ":2:",
+                "expected a whole number",
+            ),
             (
                 with("user = \"a\"\npassword = \"hunter2\"\npassword-file = \"x\""),
                 "turn:192.0.2.1",

@@ -41,6 +41,9 @@ pub struct OverlayStatus {
     pub stored_bytes: usize,
     /// Whether the overlay has a record of where this node is.
     pub published: bool,
+    /// Where it serves applications, the `gr` value of an anonymous GRUU to it; `null` else.
+    #[serde(default)]
+    pub anonymous_gruu: Option<String>,
 }
 
 impl OverlayStatus {
@@ -60,6 +63,7 @@ impl OverlayStatus {
             stored: status.stored,
             stored_bytes: status.stored_bytes,
             published: status.published,
+            anonymous_gruu: status.anonymous_gruu,
         }
     }
 }

@@ -36,6 +36,7 @@ pub mod i2p;
 pub mod listener;
 mod metrics;
 pub mod netcheck;
+pub(crate) mod people;
 pub mod rendezvous;
 pub mod server;
 pub mod tickets;

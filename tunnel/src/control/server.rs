@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anode_platform::privileges::Confined;
 use anode_routing::i2p::Question;
 use anode_routing::overlay::Failure;
-use anode_wire::sealed::ticket::Status;
 use anode_wire::{Address, PeerId};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
@@ -21,31 +20,28 @@ use rand::rngs::SysRng;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    ApiError, Confinement, DnsStatus, Invitation, InviteRequest, IssuedTicket, JoinRequest, Lookup,
-    LookupRequest, OwnRelay, PING_SIZE_MAX, PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest,
-    PolicyAnswer, PolicyQuestion, PolicyReloaded, RelayStatus, Resolved, Source,
-    Status as NodeStatus, TICKET_LIFETIME_MAX_S, TargetRequest, TrustRequest, Trusted,
-    WithdrawRequest, failure_text, millis,
+    ApiError, Confinement, DnsStatus, Lookup, LookupRequest, OwnRelay, PING_SIZE_MAX,
+    PING_TIMEOUT_MAX_MS, Peer, PingAnswer, PingRequest, PolicyAnswer, PolicyQuestion,
+    PolicyReloaded, RelayStatus, Resolved, Source, Status as NodeStatus, TargetRequest,
+    failure_text, millis,
 };
 use super::netcheck::Netcheck;
-use super::tickets::{self, Desk, id_text, parse_id};
+use super::tickets::Desk;
 use super::zone::{self, ZoneDesk};
-use super::{dht, i2p, metrics, rendezvous};
+use super::{dht, i2p, metrics, people, rendezvous};
 use crate::command::{Command, CommandError, DataHandle, I2pCommand, JoinNews, Reply, Target};
-use crate::config::{ConfigSource, Plain, Security};
+use crate::config::{ConfigSource, Security};
 use crate::dht::DhtDesk;
 use crate::dns::Names;
-use crate::names::{Given, Named};
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::portmap::Portmap;
 use crate::state::LockedState;
 use crate::state::book::Book;
-use crate::state::destinations::B32;
 use crate::tracker::role::Services;
 use crate::turn::paths::TurnDesk;
 use crate::turn::role::Role;
-use crate::value::{PeerName, ValueError, parse_address};
+use crate::value::ValueError;
 use crate::zone::Members;
 use anode_routing::anode::Place;
 
@@ -61,9 +57,6 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longer than any relay is waited for.
 const NETCHECK_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Longer than a ticket is shown.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(17);
-
 /// What the routes know.
 pub struct Control {
     /// The way to the data thread.
@@ -74,8 +67,6 @@ pub struct Control {
     pub digit: PeerId,
     /// What it brought up.
     pub ready: ReadyInfo,
-    /// MTU of the interface.
-    pub mtu: u16,
     /// Since when.
     pub since: Instant,
     /// Who is trusted and what peers are called; this node is the trust book's only writer while it runs.
@@ -130,12 +121,12 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/netcheck", post(netcheck))
         .route("/v1/meet", post(rendezvous::meet))
         .route("/v1/resolve", post(resolve))
-        .route("/v1/trust", post(trust))
-        .route("/v1/distrust", post(distrust))
-        .route("/v1/invite", post(invite))
-        .route("/v1/invite/withdraw", post(withdraw))
-        .route("/v1/tickets", get(tickets_issued))
-        .route("/v1/join", post(join))
+        .route("/v1/trust", post(people::trust))
+        .route("/v1/distrust", post(people::distrust))
+        .route("/v1/invite", post(people::invite))
+        .route("/v1/invite/withdraw", post(people::withdraw))
+        .route("/v1/tickets", get(people::tickets_issued))
+        .route("/v1/join", post(people::join))
         .route("/v1/policy/check", post(policy_check))
         .route("/v1/policy/reload", post(policy_reload))
         .route("/v1/zone", get(zone::show))
@@ -385,7 +376,7 @@ async fn status(State(control): State<Arc<Control>>) -> Answer<NodeStatus> {
         address: control.address.to_string(),
         ipv6: control.address.ipv6(PeerId::ANY),
         interface: control.ready.interface.clone(),
-        mtu: control.mtu,
+        mtu: control.ready.mtu,
         uptime_s: millis(control.since.elapsed()) / 1e3,
         listen: report.listen.iter().map(Place::to_string).collect(),
         lan: control.ready.lan.clone(),
@@ -518,206 +509,6 @@ async fn resolve(
 ) -> Answer<Resolved> {
     let target = control.target(&request.target).await?;
     Ok(Json(Resolved::new(&target)))
-}
-
-async fn trust(
-    State(control): State<Arc<Control>>,
-    Body(request): Body<TrustRequest>,
-) -> Answer<Trusted> {
-    if let Ok(B32(hash)) = request.address.parse() {
-        return trust_destination(&control, hash, request.name.as_deref()).await;
-    }
-    let address = parse_address(&request.address)?;
-    if address == control.address {
-        return Err(ValueError::own_address().into());
-    }
-    let name = request
-        .name
-        .as_deref()
-        .map(str::parse::<PeerName>)
-        .transpose()?;
-    let mut trusted = control.change_book(|book| {
-        book.trust(address, name)
-            .map_err(|problem| Problem(StatusCode::CONFLICT, problem))?;
-        let entry = book
-            .by_address(&address)
-            .ok_or_else(|| Problem::not_found("the entry is gone"))?;
-        Ok(Trusted::new(entry, true))
-    })?;
-    control
-        .ask(ANSWER_TIMEOUT, |reply| Command::Trust { address, reply })
-        .await?;
-    trusted.note = control.follow_book().await?;
-    Ok(Json(trusted))
-}
-
-/// Of a destination of I2P; `None` for everybody else.
-pub(crate) fn distrust_destination(
-    book: &mut Book,
-    named: &Named,
-) -> Result<Option<Trusted>, ValueError> {
-    let hash = match named {
-        Named::I2p(_) | Named::Target(Target::I2p(_)) => {
-            match named.resolve(book, &Given::default())? {
-                Target::I2p(hash) => hash,
-                _ => return Ok(None),
-            }
-        }
-        _ => return Ok(None),
-    };
-    let entry = book.destinations.distrust(&hash);
-    let entry = entry.ok_or_else(|| ValueError::new(format!("{} is not trusted", hash.b32())))?;
-    Ok(Some(Trusted::destination(&entry, false)))
-}
-
-async fn trust_destination(
-    control: &Control,
-    hash: anode_routing::i2p::Hash,
-    name: Option<&str>,
-) -> Answer<Trusted> {
-    let name = name.map(str::parse).transpose()?;
-    let entry = control.change_book(|book| {
-        book.destinations
-            .add(hash, name, true)
-            .map_err(|problem| Problem(StatusCode::CONFLICT, problem))
-    })?;
-    let mut trusted = Trusted::destination(&entry, true);
-    trusted.note = control.follow_book().await?;
-    Ok(Json(trusted))
-}
-
-async fn distrust(
-    State(control): State<Arc<Control>>,
-    Body(request): Body<TargetRequest>,
-) -> Answer<Trusted> {
-    let named: Named = request.target.parse()?;
-    let mut trusted = control.change_book(|book| {
-        if let Some(trusted) = distrust_destination(book, &named)? {
-            return Ok(trusted);
-        }
-        let entry = book.find(&named)?.clone();
-        book.distrust(&entry.address);
-        Ok(Trusted::new(&entry, false))
-    })?;
-    trusted.note = control.follow_book().await?;
-    Ok(Json(trusted))
-}
-
-async fn invite(
-    State(control): State<Arc<Control>>,
-    Body(request): Body<InviteRequest>,
-) -> Answer<Invitation> {
-    if !(1..=TICKET_LIFETIME_MAX_S).contains(&request.lifetime_s) {
-        let text = format!(
-            "lifetime {} s: use 1 to {TICKET_LIFETIME_MAX_S} (30 days)",
-            request.lifetime_s
-        );
-        return Err(Problem(StatusCode::BAD_REQUEST, text));
-    }
-    if control.security.plain == Plain::Only {
-        let text = "tickets need sealed sessions, which [security] plain = \"only\" switches off";
-        return Err(Problem(StatusCode::CONFLICT, text.to_owned()));
-    }
-    let endpoints = control.ask(ANSWER_TIMEOUT, Command::Endpoints).await?;
-    let ticket = control.desk.issue(
-        control.address,
-        endpoints.iter().map(Place::to_endpoint).collect(),
-        Duration::from_secs(request.lifetime_s),
-        &mut control.book(),
-        &control.state,
-    )?;
-    let text = ticket
-        .to_text()
-        .map_err(|error| crate::Error::refused(error.to_string()))?;
-    Ok(Json(Invitation {
-        id: id_text(ticket.id),
-        ticket: text.to_string(),
-        endpoints: endpoints.iter().map(Place::to_string).collect(),
-        lifetime_s: request.lifetime_s,
-    }))
-}
-
-/// The tickets that have not expired.
-async fn tickets_issued(State(control): State<Arc<Control>>) -> Answer<Vec<IssuedTicket>> {
-    let now = tickets::wall();
-    let book = control.book();
-    let live = book.tickets().iter().filter(|issued| now <= issued.expires);
-    Ok(Json(
-        live.map(|issued| IssuedTicket::new(issued, now)).collect(),
-    ))
-}
-
-async fn withdraw(
-    State(control): State<Arc<Control>>,
-    Body(request): Body<WithdrawRequest>,
-) -> Answer<IssuedTicket> {
-    let id = parse_id(&request.id)?;
-    let withdrawn = control
-        .desk
-        .withdraw(id, &mut control.book(), &control.state)?;
-    match withdrawn {
-        Some(issued) => Ok(Json(IssuedTicket::new(&issued, tickets::wall()))),
-        None => Err(Problem::not_found(format!(
-            "no ticket {} is open: `anode invite --list` shows those that are",
-            request.id
-        ))),
-    }
-}
-
-async fn join(
-    State(control): State<Arc<Control>>,
-    Body(request): Body<JoinRequest>,
-) -> Answer<Trusted> {
-    let ticket = tickets::parse(&request.ticket, &control.address, tickets::wall())?;
-    let address = ticket.address;
-    let name = request
-        .name
-        .as_deref()
-        .map(str::parse::<PeerName>)
-        .transpose()?;
-    // What could not be written down afterwards is refused before the ticket is used up.
-    let conflict = |problem| Problem(StatusCode::CONFLICT, problem);
-    control
-        .book()
-        .clone()
-        .trust(address, name.clone())
-        .map_err(conflict)?;
-    let ticket = Box::new(ticket);
-    let answer = control
-        .ask(JOIN_TIMEOUT, |reply| Command::Join { ticket, reply })
-        .await?;
-    let refused = |text: &str| Err(Problem(StatusCode::FORBIDDEN, text.to_owned()));
-    match answer {
-        Ok(Status::Taken) => {}
-        Ok(Status::Unknown) => {
-            return refused(
-                "the other machine does not take this ticket: another machine has used it, or it was withdrawn; ask for a new one",
-            );
-        }
-        Ok(Status::Expired) => {
-            return refused("the ticket has expired: ask for a new one");
-        }
-        Err(failure) => {
-            let text = format!(
-                "{} did not answer: {}; the ticket is still good, try again",
-                crate::names::short(&address.to_string()),
-                failure_text(failure)
-            );
-            return Err(Problem(StatusCode::GATEWAY_TIMEOUT, text));
-        }
-    }
-    let mut trusted = control.change_book(|book| {
-        book.trust(address, name).map_err(conflict)?;
-        let entry = book
-            .by_address(&address)
-            .ok_or_else(|| Problem::not_found("the entry is gone"))?;
-        Ok(Trusted::new(entry, true))
-    })?;
-    control
-        .ask(ANSWER_TIMEOUT, |reply| Command::Trust { address, reply })
-        .await?;
-    trusted.note = control.follow_book().await?;
-    Ok(Json(trusted))
 }
 
 async fn policy_check(

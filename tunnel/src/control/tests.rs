@@ -208,10 +208,12 @@ impl Node {
             digit: PeerId::ANY,
             ready: ReadyInfo {
                 interface: Some("anode0".into()),
+                mtu: 1280,
+                lacks: None,
+                beside: None,
                 listen: vec![],
                 lan: vec!["eth0".into()],
             },
-            mtu: 1280,
             since: Instant::now(),
             names: Arc::new(Names::new(
                 Arc::default(),

@@ -7,9 +7,11 @@ use std::str::FromStr;
 
 use anode_routing::dht::{Bootstrap, Role};
 use anode_routing::links::Target;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use super::applications::{ApplicationEntry, ForwardEntry};
+use super::applications::config::{ApplicationEntry, ForwardEntry};
 use super::document::DocumentFrom;
 use super::enroll::{CredentialServerEntry, is_user};
 use crate::value::{PeerEndpoint, Text, ValueError};
@@ -28,6 +30,7 @@ pub struct DhtEntry {
     /// `overlay = "a--0000002a.net"`: its name; the zone's when not given.
     pub overlay: Option<Text<OverlayName>>,
     /// `role = "peer"`, or `"client"`: one that stores nothing.
+    #[serde(deserialize_with = "role")]
     pub role: RoleName,
     /// `bootstrap = ["ADDRESS@192.0.2.1:8737", "dtls://192.0.2.2:6084", "tls://192.0.2.2:6084"]`: whom to ask first,
     /// beside the zone's relays.
@@ -78,16 +81,50 @@ impl Default for DhtEntry {
     }
 }
 
-fn bootstrap_list<'de, D: serde::Deserializer<'de>>(
+fn bootstrap_list<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<Text<BootstrapAt>>, D::Error> {
     let list: Vec<Text<BootstrapAt>> = Vec::deserialize(deserializer)?;
     match list.len() <= MAX_BOOTSTRAP {
         true => Ok(list),
-        false => Err(serde::de::Error::custom(format!(
+        false => Err(D::Error::custom(format!(
             "more than {MAX_BOOTSTRAP} bootstrap peers"
         ))),
     }
+}
+
+/// All tables, each of which can be meant as it stands; what cannot be is told with the place of its table.
+pub fn tables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DhtEntry>, D::Error> {
+    struct Checked(DhtEntry);
+    struct Table;
+
+    impl<'de> Visitor<'de> for Table {
+        type Value = Checked;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table")
+        }
+
+        // Inside the table: an error from here has its place.
+        fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Checked, M::Error> {
+            let entry = DhtEntry::deserialize(MapAccessDeserializer::new(map))?;
+            entry.check().map_err(M::Error::custom)?;
+            Ok(Checked(entry))
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Checked {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_map(Table)
+        }
+    }
+
+    let all: Vec<Checked> = Vec::deserialize(deserializer)?;
+    Ok(all.into_iter().map(|Checked(entry)| entry).collect())
+}
+
+fn role<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RoleName, D::Error> {
+    Ok(Text::deserialize(deserializer)?.0)
 }
 
 impl DhtEntry {
@@ -138,6 +175,21 @@ impl DhtEntry {
     /// In words.
     pub fn check(&self) -> Result<(), &'static str> {
         self.check_applications()?;
+        let empty =
+            |file: &Option<PathBuf>| file.as_ref().is_some_and(|it| it.as_os_str().is_empty());
+        if empty(&self.shared_key_file) {
+            return Err("shared-key-file is empty: name a file");
+        }
+        if empty(&self.password_file) {
+            return Err("password-file is empty: name a file");
+        }
+        let users = self
+            .credential_server
+            .as_ref()
+            .map(|it| it.users_file.clone());
+        if empty(&users) {
+            return Err("users-file is empty: name a file");
+        }
         let server = self.credential_server.is_some();
         match (&self.user, &self.password_file) {
             (Some(_), None) => Err("user needs a password-file"),
@@ -179,27 +231,61 @@ impl DhtEntry {
 /// Addresses to listen at.
 const MAX_LISTEN: usize = 8;
 
-fn listen_list<'de, D: serde::Deserializer<'de>>(
+pub(super) fn listen_list<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<SocketAddr>, D::Error> {
-    let list: Vec<SocketAddr> = Vec::deserialize(deserializer)?;
+    let list: Vec<Text<At>> = Vec::deserialize(deserializer)?;
+    let list: Vec<SocketAddr> = list.into_iter().map(|Text(At(at))| at).collect();
+    if let Some(at) = list.iter().find(|at| at.ip().is_multicast()) {
+        return Err(D::Error::custom(format!(
+            "listen \"{at}\": name an address of this machine, not a group"
+        )));
+    }
     match list.len() <= MAX_LISTEN {
         true => Ok(list),
-        false => Err(serde::de::Error::custom(format!(
+        false => Err(D::Error::custom(format!(
             "more than {MAX_LISTEN} addresses to listen at"
         ))),
     }
 }
 
+/// `IP:PORT`.
+pub(super) struct At(pub SocketAddr);
+
+impl FromStr for At {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        text.parse().map(Self).map_err(|_| {
+            ValueError::new(format!(
+                "{text:?}: write IP:PORT, such as 192.0.2.1:6084 or [2001:db8::1]:6084"
+            ))
+        })
+    }
+}
+
 /// `peer` or `client`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RoleName {
     /// It stores and routes.
     #[default]
     Peer,
     /// It only asks.
     Client,
+}
+
+impl FromStr for RoleName {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "peer" => Ok(Self::Peer),
+            "client" => Ok(Self::Client),
+            _ => Err(ValueError::new(format!(
+                "role {text:?}: write \"peer\" or \"client\""
+            ))),
+        }
+    }
 }
 
 impl From<RoleName> for Role {
@@ -278,6 +364,11 @@ impl FromStr for BootstrapAt {
             let wrong = || ValueError::new(format!("bootstrap {text:?}: write {scheme}IP:PORT"));
             return at.map(|at| Self::Own(target(at))).ok_or_else(wrong);
         }
+        if text.contains("://") {
+            return Err(ValueError::new(format!(
+                "bootstrap {text:?}: write ADDRESS@ENDPOINT, dtls://IP:PORT or tls://IP:PORT"
+            )));
+        }
         text.parse().map(Self::Anode)
     }
 }
@@ -347,7 +438,66 @@ mod tests {
             format!("\"{ADDRESS}@192.0.2.1:1\",").repeat(65)
         );
         let cases = [
-            ("[[dht]]\nrole = \"server\"\n", ":2: ", "unknown variant"),
+            (
+                "[[dht]]\nrole = \"server\"\n",
+                ":2: ",
+                "write \"peer\" or \"client\"",
+            ),
+            ("[[dht]]\nrole = true\n", ":2: ", "text in quotes"),
+            ("[[dht]]\nenabled = \"yes\"\n", ":2: ", "boolean"),
+            ("[[dht]]\ncreate = 1\n", ":2: ", "boolean"),
+            ("[[dht]]\npublish = \"no\"\n", ":2: ", "boolean"),
+            ("[[dht]]\nconfig = \"\"\n", ":2: ", "empty"),
+            ("[[dht]]\nconfig = \"ftp://x/y\"\n", ":2: ", "http"),
+            (
+                "[[dht]]\nlisten = [\"host:1\"]\n",
+                ":2: ",
+                "\"host:1\": write IP:PORT",
+            ),
+            (
+                "[[dht]]\nlisten = [\"224.0.0.1:5\"]\n",
+                ":2: ",
+                "of this machine",
+            ),
+            ("[[dht]]\nlisten = \"192.0.2.1:5\"\n", ":2: ", "a list"),
+            (
+                "[[dht]]\nbootstrap = [\"http://192.0.2.1:5\"]\n",
+                ":2: ",
+                "dtls://IP:PORT or",
+            ),
+            (
+                "[[dht]]\nbootstrap = [\"dtls://192.0.2.1:0\"]\n",
+                ":2: ",
+                "dtls://IP:PORT",
+            ),
+            ("[[dht]]\nuser = \"a b\"\n", ":2: ", "letters"),
+            // What does not go together is told with the place of its table.
+            (
+                "[[dht]]\n[[dht]]\nuser = \"a\"\n",
+                ":2: ",
+                "needs a password-file",
+            ),
+            ("[[dht]]\npassword-file = \"x\"\n", ":1: ", "needs a user"),
+            (
+                "[[dht]]\nshared-key-file = \"\"\n",
+                ":1: ",
+                "shared-key-file is empty",
+            ),
+            (
+                "[[dht]]\n[dht.credential-server]\nusers-file = \"\"\n",
+                ":1: ",
+                "users-file is empty",
+            ),
+            (
+                "[[dht]]\n[dht.credential-server]\nusers-file = \"u\"\ndays = 0\n",
+                ":4: ",
+                "0.0001 to 3650",
+            ),
+            (
+                "[[dht]]\n[dht.credential-server]\nusers-file = \"u\"\nlisten = [\"x\"]\n",
+                ":4: ",
+                "IP:PORT",
+            ),
             ("[[dht]]\noverlay = \"a b\"\n", ":2: ", "\"a b\""),
             ("[[dht]]\noverlay = \"\"\n", ":2: ", "1 to 253"),
             (
@@ -361,7 +511,7 @@ mod tests {
                 "dtls://IP:PORT",
             ),
             ("[[dht]]\nfoo = 1\n", ":2: ", "unknown key `foo`"),
-            ("[dht]\nenabled = true\n", ":1: ", "sequence"),
+            ("[dht]\nenabled = true\n", ":1: ", "a list"),
             (many.as_str(), ":2: ", "more than 64"),
         ];
         refused(&cases);

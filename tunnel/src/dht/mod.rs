@@ -93,8 +93,8 @@ pub struct DhtPlan {
     certificates: Vec<Option<Certificate>>,
     /// Forwards of this node, whose sockets are open.
     forwards: Vec<applications::OpenForward>,
-    /// Credential servers of this node, not started yet.
-    servers: Vec<server::Prepared>,
+    /// Credential servers of this node, not started yet, by the place of their `[[dht]]`.
+    servers: Vec<(usize, server::Prepared)>,
     /// Where this machine's TURN server is reached.
     turn: Option<SocketAddr>,
 }
@@ -172,9 +172,6 @@ impl DhtPlan {
             entry.discover();
             let name = entry.overlay.as_ref().map(|Text(name)| name.0.as_str());
             let from = entry.config.as_ref().filter(|_| entry.enabled);
-            entry
-                .check()
-                .map_err(|why| Error::invalid("[[dht]]", why))?;
             let enrolls = entry.user.is_some();
             let document = from.and_then(|Text(from)| from.read(name, enrolls));
             let document = document.transpose()?;
@@ -282,7 +279,7 @@ impl DhtPlan {
                 let made =
                     server::Prepared::new(server, &overlay, &entry.listen, &self.identity, state);
                 let (server, own) = made?;
-                self.servers.push(server);
+                self.servers.push((place, server));
                 self.documents[place] = Some(Chosen {
                     own: own.document,
                     next: None,
@@ -342,9 +339,13 @@ impl DhtPlan {
     }
 
     /// The program behind an application of an overlay.
-    fn program(&self, overlay: &str, application: u16) -> Option<SocketAddr> {
+    fn program(&self, overlay: &str, application: u16) -> Option<applications::Program> {
         let mut served = self.entry_of(overlay)?.application.iter();
-        served.find(|it| it.port == application).map(|it| it.to)
+        let served = served.find(|it| it.port == application)?;
+        Some(applications::Program {
+            to: served.to,
+            protocol: served.protocol,
+        })
     }
 
     fn overlay_of(&self, place: usize, entry: &DhtEntry) -> String {

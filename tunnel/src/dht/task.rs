@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use super::applications::{Applications, Said};
 use super::document::{self, Chosen, DocumentFrom};
-use super::enroll::{client, server};
+use super::enroll::client;
 use super::links::OwnLinks;
 use super::migration::{self, Ways};
 use super::{Answer, Ask, DhtNews, DhtPlan, NoOverlay, Output, Question};
@@ -96,10 +96,10 @@ impl Task {
     ) {
         let (tell_document, mut documents) = mpsc::channel(DOCUMENTS);
         self.keep_documents(&tell_document);
-        std::mem::take(&mut self.plan.servers)
-            .into_iter()
-            .for_each(server::Prepared::start);
         let (tell_certificate, mut certificates) = mpsc::channel(DOCUMENTS);
+        for (place, server) in std::mem::take(&mut self.plan.servers) {
+            server.start(place, tell_certificate.clone());
+        }
         self.keep_certificates(&tell_certificate);
         loop {
             self.flush();
@@ -216,14 +216,22 @@ impl Task {
         }
     }
 
-    /// A new certificate: this node leaves with the old one, and comes back in its place.
+    /// A new certificate: for the place that this node has, it is shown from now on. With one for another place the node
+    /// leaves, and comes back there.
     fn certify(&mut self, place: usize, certificate: Certificate) {
         let name = self
             .plan
             .document(place)
             .map(|document| document.name.to_ascii_lowercase());
-        self.plan.certificates[place] = Some(certificate);
+        self.plan.certificates[place] = Some(certificate.clone());
         let now = self.now();
+        let mut dhts = self.dhts.iter_mut();
+        if let Some(dht) = dhts.find(|dht| name.as_deref() == Some(dht.overlay())) {
+            match dht.renew(now, &certificate) {
+                Ok(()) => return,
+                Err(error) => tracing::info!("DHT {}: {error}: entering anew", dht.overlay()),
+            }
+        }
         self.dhts.retain_mut(|dht| {
             let stays = name.as_deref() != Some(dht.overlay());
             if !stays {
@@ -371,10 +379,11 @@ impl Task {
         });
         match (name, dht) {
             (Some(name), Some(dht)) => {
-                self.applications.opened(&said, name);
-                dht.say(now, name.1, said.bytes);
+                if let Some(unit) = self.applications.opened(said, name) {
+                    dht.say(now, name.1, unit);
+                }
             }
-            _ => self.applications.lost += 1,
+            _ => self.applications.note_lost(),
         }
     }
 
@@ -527,7 +536,7 @@ impl Task {
         let lost = |name: &str, count| (format!("anode_dht_{name}_lost_total"), count);
         let mut all = vec![
             lost("batches", self.lost),
-            lost("datagrams", self.applications.lost),
+            lost("datagrams", self.applications.lost()),
         ];
         for dht in &self.dhts {
             let (here, node, status) = (dht.counters(), dht.node_counters(), dht.status());

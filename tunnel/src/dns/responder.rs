@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 
 use super::resolved::{self, Link};
 use super::server::Sockets;
-use super::{Hook, Names, State};
+use super::{Hook, Names, State, stub};
+use crate::node::ReadyInfo;
 
 /// A node that ends waits no longer for systemd-resolved: the interface's end does the same.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ impl Responder {
         self,
         names: Arc<Names>,
         own: Address,
-        interface: Option<&str>,
+        ready: &ReadyInfo,
         named: fn(&Hook, SocketAddr),
     ) -> Running {
         let Ok(sockets) = self.0 else {
@@ -65,7 +66,16 @@ impl Responder {
         };
         let server = sockets.listen();
         let serving = tokio::spawn(sockets.serve(Arc::clone(&names)));
-        let index = interface.and_then(|name| if_nametoindex(name).ok());
+        let own_interface = ready.interface.as_deref().filter(|_| ready.lacks.is_none());
+        if let (Some(name), None) = (&ready.interface, own_interface) {
+            let hook = match stub::system_asks(server) {
+                true => Hook::ByHand,
+                false => Hook::None(format!("the settings of {name} are not ours")),
+            };
+            named(&hook, server);
+            names.set_hook(hook);
+        }
+        let index = own_interface.and_then(|name| if_nametoindex(name).ok());
         let hook = index
             .and_then(|index| i32::try_from(index).ok())
             .map(|index| {

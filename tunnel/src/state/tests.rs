@@ -275,7 +275,7 @@ fn a_bad_book_is_refused_with_its_line() {
         (
             "[[peer]]\nname = \"x\"\n".to_owned(),
             1,
-            "missing field `address`",
+            "missing key `address`",
         ),
         (
             "[[peer]]\naddress = \"nobody\"\n".to_owned(),

@@ -10,13 +10,14 @@
 //!  keeper ──▶ store (copy and record on disk) ──▶ relays to the overlay, members to the policy
 //! ```
 //!
-//! Only the own zone is ever fetched: a zone that a packet names is self-asserted, and whoever makes one up could have us
-//! send requests to any address (D5).
+//! Only the own zone, and those that the user names ([`others`]), are ever fetched: a zone that a packet names is
+//! self-asserted, and whoever makes one up could have us send requests to any address (D5).
 
 pub mod http;
 pub mod judge;
 pub mod keeper;
 pub mod make;
+pub mod others;
 pub mod source;
 pub mod store;
 #[cfg(test)]

@@ -66,6 +66,14 @@ impl ZoneFrom {
         }
     }
 
+    /// Where a path lies: a file there may be replaced by another one of its name.
+    pub fn directory(&self) -> Option<PathBuf> {
+        match self {
+            Self::Path(path) => path.parent().map(Path::to_owned),
+            _ => None,
+        }
+    }
+
     /// Whether a host's name must be looked up for it.
     pub fn needs_names(&self) -> bool {
         match self {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
 /// Something that no message and no log may show.
@@ -135,6 +135,10 @@ impl<'de, T: Written> Visitor<'de> for Hidden<T> {
 
     fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<T, E> {
         Err(E::custom(T::WHAT))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<T, A::Error> {
+        Err(serde::de::Error::custom(T::WHAT))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {

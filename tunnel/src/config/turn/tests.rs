@@ -105,7 +105,28 @@ fn wrong_values_are_refused_with_their_place() {
             "listen-tls",
             "write tls = ",
         ),
+        ("listen = \"127.0.0.1:1\"", ":2:", "expected a list"),
+        (
+            "listen = [\"127.0.0.1:1\", \"127.0.0.1:1\"]",
+            "[turn] listen",
+            "127.0.0.1:1 stands there twice",
+        ),
         ("+relay = [\"x\"]", ":3:", "write an IP address"),
+        (
+            "+relay = [\"127.0.0.1\", \"127.0.0.1\"]",
+            "[turn] relay",
+            "127.0.0.1 stands there twice",
+        ),
+        (
+            "+relay = [\"255.255.255.255\"]",
+            "[turn] relay",
+            "no address of one machine",
+        ),
+        (
+            "+external = { \"127.0.0.1\" = \"0.0.0.0\" }",
+            "[turn] external",
+            "no address of one machine",
+        ),
         (
             "+relay = [\"0.0.0.0\"]",
             "[turn] relay",
@@ -126,6 +147,9 @@ fn wrong_values_are_refused_with_their_place() {
         ("+port-range = [60000, 70000]", ":3:", "1024 <= FIRST"),
         ("+port-range = [60000]", ":3:", ""),
         ("+realm = \"\"", "[turn] realm", "is empty"),
+        ("+realm = \"a\\\"b\"", "[turn] realm", "quotation mark"),
+        ("+realm = 5", ":3:", "expected a text in quotes"),
+        ("+users = { a = \"\" }", "users \"a\"", "password is empty"),
         ("+users = \"alice:hunter2\"", ":3:", "users must be a table"),
         ("+users = { alice = [\"hunter2\"] }", ":3:", ""),
         (
@@ -150,9 +174,15 @@ fn wrong_values_are_refused_with_their_place() {
         ("+anode-users = \"all\"", ":3:", "`off`, `trusted`, `zone`"),
         ("+quota = { allocations = -1 }", ":3:", "-1: use 0 to"),
         ("+quota = { bits = 1 }", ":3:", "unknown key `bits`"),
+        ("+quota = 5", ":3:", "expected a table"),
+        (
+            "+quota = { kbps = \"5\" }",
+            ":3:",
+            "expected a whole number",
+        ),
         ("+nonce-ttl-s = 0", ":3:", "use 1 to 3600"),
         ("+nonce-ttl-s = 3601", ":3:", "use 1 to 3600"),
-        ("+tls = { cert = \"a\" }", ":3:", "missing field `key`"),
+        ("+tls = { cert = \"a\" }", ":3:", "missing key `key`"),
         (
             "+tls = { cert = \"a\", key = \"b\", min-version = \"1.1\" }",
             ":3:",
@@ -174,12 +204,30 @@ fn wrong_values_are_refused_with_their_place() {
             "alternate-domain",
             "no host name",
         ),
+        (
+            "+alternate-domain = \"192.0.2.1\"",
+            "alternate-domain",
+            "no host name",
+        ),
+        (
+            "+alternate = [\"192.0.2.1:0\"]",
+            "[turn] alternate",
+            "no place of a server",
+        ),
+        (
+            "+alternate-tls = [\"0.0.0.0:1\"]",
+            "[turn] alternate-tls",
+            "no place of a server",
+        ),
         ("+old-channels = 1", ":3:", "boolean"),
+        ("+software = \"a\\u0007\"", "[turn] software", "control"),
         ("+drain-s = -1", ":3:", "use 0 to 86400"),
         ("+listenn = []", ":3:", "unknown key `listenn`"),
     ] {
         texts.push((with_base(text), place, part));
     }
+    let long = format!("+software = \"{}\"", "x".repeat(128));
+    texts.push((with_base(&long), "[turn] software", "127 characters"));
     let cases: Vec<Case<'_>> = texts
         .iter()
         .map(|(text, place, part)| (text.as_str(), *place, *part))

@@ -26,7 +26,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::digest::Challenge;
-use super::{MAX_WORD, REQUEST_TYPE, state_file};
+use super::{MAX_WORD, REQUEST_TYPE, renew_after, state_file};
 use crate::Error;
 use crate::clock::unix;
 use crate::state::book::hex;
@@ -228,10 +228,9 @@ async fn post(
     Ok((status, challenge, body.to_bytes().to_vec()))
 }
 
-/// When a certificate is asked for anew: half of its time is over (R137: less than 30 of 60 days are left).
-fn renew_after((from, until): (u64, u64), now: u64) -> Duration {
-    let half = from + until.saturating_sub(from) / 2;
-    Duration::from_secs(half.saturating_sub(now))
+/// Between two certificates at least, but for those that are good for minutes only.
+fn pause((from, until): (u64, u64)) -> Duration {
+    BETWEEN.min(Duration::from_secs(until.saturating_sub(from)) / 8)
 }
 
 /// Tells of certificates as they come, until nobody listens or the document has gone. `current`: of an earlier run.
@@ -265,12 +264,13 @@ pub async fn keep(
                     tracing::warn!("DHT {}: {error}", wanted.name);
                 }
                 tracing::info!("DHT {}: a certificate for {}", wanted.name, enrolling.user);
+                let valid = certificate.validity();
                 current = Some(certificate.clone());
                 if tell.send((place, certificate)).await.is_err() {
                     return;
                 }
                 // A server whose clock is wrong issues what is old already.
-                tokio::time::sleep(BETWEEN).await;
+                tokio::time::sleep(pause(valid)).await;
             }
             Err(error) => {
                 tracing::warn!("DHT {}: no certificate: {error}", wanted.name);
@@ -296,5 +296,8 @@ mod tests {
         assert_eq!(renew_after((0, 60 * day), 30 * day), Duration::ZERO);
         assert_eq!(renew_after((0, 60 * day), 70 * day), Duration::ZERO);
         assert_eq!(renew_after((9, 3), 1), Duration::from_secs(8));
+        assert_eq!(pause((0, 60 * day)), BETWEEN);
+        assert_eq!(pause((0, 24)), Duration::from_secs(3));
+        assert_eq!(pause((9, 3)), Duration::ZERO);
     }
 }

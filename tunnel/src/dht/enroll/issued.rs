@@ -26,9 +26,8 @@ const MAX_MACHINES: usize = 16;
 const MAX_ISSUED: usize = 16_384;
 /// How long a root is good, in seconds: ten years.
 const ROOT: u64 = 3650 * 86_400;
-/// Certificates are good from an hour before, for clocks that are behind.
+/// Certificates are good from an hour before, for clocks that are behind; those of hours, from a quarter of their time before.
 const BEFORE: u64 = 3600;
-const DAY: u64 = 86_400;
 
 /// Secrets of users, by their names.
 type Users = BTreeMap<String, Zeroizing<String>>;
@@ -70,7 +69,8 @@ pub struct Authority {
     users: Users,
     state: PathBuf,
     book: Book,
-    days: u32,
+    /// Seconds that a certificate is good from its making.
+    lifetime: u64,
 }
 
 impl Authority {
@@ -95,7 +95,7 @@ impl Authority {
             server,
             state: state.to_owned(),
             book,
-            days: entry.days,
+            lifetime: entry.lifetime.as_secs(),
         })
     }
 
@@ -135,9 +135,10 @@ impl Authority {
             }
             None => crate::dht::links::random_id(),
         };
-        let until = now + u64::from(self.days) * DAY;
+        let until = now + self.lifetime;
         let granted = [format!("{user}@{}", self.overlay)];
-        let valid = (now.saturating_sub(BEFORE), until);
+        let before = BEFORE.min(self.lifetime / 4);
+        let valid = (now.saturating_sub(before), until);
         let certificate = self.server.renew(&request, &granted, peer, valid, &mut rng);
         let certificate = certificate.map_err(|error| wrong(&error))?;
         self.book
@@ -245,8 +246,10 @@ mod tests {
     use anode_routing::dht::reload::security::request_for;
     use anode_wire::{Identity, Zone};
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
 
     const OVERLAY: &str = "home.example";
+    const DAY: u64 = 86_400;
 
     fn write(file: &Path, text: &str) {
         std::fs::write(file, text).unwrap();
@@ -256,7 +259,7 @@ mod tests {
     fn open(test: &Path) -> Authority {
         let entry = CredentialServerEntry {
             users_file: test.join("users"),
-            days: 60,
+            lifetime: Duration::from_secs(60 * DAY),
             listen: Vec::new(),
         };
         Authority::open(&entry, OVERLAY, test).unwrap()

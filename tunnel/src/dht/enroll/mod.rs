@@ -17,8 +17,11 @@ pub mod server;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
+
+use super::config::listen_list;
 
 /// Path of the credential server beside that of the document (R123).
 pub const CREDENTIALS_PATH: &str = "/p2psip/credentials";
@@ -35,28 +38,39 @@ const MAX_WORD: usize = 256;
 pub struct CredentialServerEntry {
     /// `users-file = "FILE"`: who gets certificates, `user:password` on each line.
     pub users_file: PathBuf,
-    /// `days = 60`: how long a certificate is good.
-    #[serde(default = "sixty", deserialize_with = "days")]
-    pub days: u32,
+    /// `days = 60`, or a part of one: how long a certificate is good.
+    #[serde(rename = "days", default = "sixty", deserialize_with = "days")]
+    pub lifetime: Duration,
     /// `listen = ["192.0.2.1:6085"]`: where it is asked, by HTTPS.
-    #[serde(default = "anywhere")]
+    #[serde(default = "anywhere", deserialize_with = "listen_list")]
     pub listen: Vec<SocketAddr>,
 }
 
-fn sixty() -> u32 {
-    60
+/// Seconds of a day.
+const DAY: f64 = 86_400.0;
+/// Days that a certificate may be good: from some nine seconds, which are for trying renewal out.
+const DAYS: std::ops::RangeInclusive<f64> = 0.0001..=3650.0;
+
+fn sixty() -> Duration {
+    Duration::from_secs(60 * 86_400)
 }
 
 fn anywhere() -> Vec<SocketAddr> {
     vec![SocketAddr::from(([0; 8], 6085))]
 }
 
-fn days<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let days = u32::deserialize(deserializer)?;
-    match (1..=3650).contains(&days) {
-        true => Ok(days),
-        false => Err(serde::de::Error::custom("days: use 1 to 3650")),
+fn days<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let days = f64::deserialize(deserializer)?;
+    match DAYS.contains(&days) {
+        true => Ok(Duration::from_secs_f64(days * DAY)),
+        false => Err(serde::de::Error::custom("days: use 0.0001 to 3650")),
     }
+}
+
+/// When a certificate is asked for anew: half of its time is over (R137: less than 30 of 60 days are left).
+fn renew_after((from, until): (u64, u64), now: u64) -> Duration {
+    let half = from + until.saturating_sub(from) / 2;
+    Duration::from_secs(half.saturating_sub(now))
 }
 
 impl CredentialServerEntry {

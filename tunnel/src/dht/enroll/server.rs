@@ -25,7 +25,7 @@ use rand::Rng as _;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
@@ -35,7 +35,7 @@ use x509_cert::der::pem::{LineEnding, encode_string};
 use super::digest::{Challenge, Claim};
 use super::issued::{Authority, Denied};
 use super::multicast::Responder;
-use super::{CERTIFICATE_TYPE, CREDENTIALS_PATH, CredentialServerEntry, state_file};
+use super::{CERTIFICATE_TYPE, CREDENTIALS_PATH, CredentialServerEntry, renew_after, state_file};
 use crate::Error;
 use crate::clock::unix;
 use crate::state::book::hex;
@@ -57,6 +57,9 @@ const WINDOW: Duration = Duration::from_secs(600);
 const MAX_SOURCES: usize = 4096;
 /// The users file is read again for a user it did not name, this often.
 const READ_EVERY: Duration = Duration::from_secs(5);
+/// The own certificate is looked at no more often than this, and no less often.
+const SOONEST: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(3600);
 /// The certificate of the HTTPS is made at each start, for a year.
 const YEAR: u64 = 366 * 86_400;
 
@@ -66,6 +69,9 @@ pub struct Prepared {
     tls: Arc<ServerConfig>,
     desk: Arc<Desk>,
     responder: Option<Responder>,
+    /// For this node's own certificate, and how long the first one is good.
+    request: Vec<u8>,
+    valid: (u64, u64),
 }
 
 /// What this node's own part in the overlay needs of it.
@@ -187,6 +193,8 @@ impl Prepared {
             listeners,
             tls: Arc::new(tls),
             desk: Arc::new(desk),
+            request,
+            valid: certificate.validity(),
         };
         let own = Own {
             document,
@@ -195,8 +203,11 @@ impl Prepared {
         Ok((prepared, own))
     }
 
-    /// Serves until the node ends.
-    pub fn start(self) {
+    /// Serves until the node ends, and tells of this node's own certificates as they are renewed; `place` is that of its
+    /// `[[dht]]`.
+    pub fn start(self, place: usize, tell: mpsc::Sender<(usize, Certificate)>) {
+        let desk = Arc::clone(&self.desk);
+        tokio::spawn(keep_own(desk, self.request, self.valid, place, tell));
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         if let Some(responder) = self.responder {
             tokio::spawn(responder.run());
@@ -204,6 +215,34 @@ impl Prepared {
         for listener in self.listeners {
             let (tls, desk) = (TlsAcceptor::from(Arc::clone(&self.tls)), self.desk.clone());
             tokio::spawn(accept(listener, tls, desk, Arc::clone(&room)));
+        }
+    }
+}
+
+/// The server's own part in the ring needs a certificate as long as it runs.
+async fn keep_own(
+    desk: Arc<Desk>,
+    request: Vec<u8>,
+    mut valid: (u64, u64),
+    place: usize,
+    tell: mpsc::Sender<(usize, Certificate)>,
+) {
+    loop {
+        let wait = renew_after(valid, unix());
+        // Clocks are set, and machines sleep.
+        tokio::time::sleep(wait.clamp(SOONEST, LATEST)).await;
+        if !renew_after(valid, unix()).is_zero() {
+            continue;
+        }
+        let issued = locked(&desk.authority).issue("", &request);
+        match issued {
+            Ok(certificate) => {
+                valid = certificate.validity();
+                if tell.send((place, certificate)).await.is_err() {
+                    return;
+                }
+            }
+            Err(why) => tracing::error!("credential server: the own certificate: {why:?}"),
         }
     }
 }
