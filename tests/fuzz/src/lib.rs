@@ -2,6 +2,7 @@
 //! they are about, so that its ordinary tests can include the module, replay the corpus and mutate it.
 #![forbid(unsafe_code)]
 
+pub mod reload;
 pub mod sealed;
 pub mod turn;
 pub mod wire;

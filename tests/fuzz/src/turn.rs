@@ -1,9 +1,20 @@
-//! Targets for `anode-turn`: nothing may panic, strangers get little and leave nothing behind.
+//! Targets for `anode-turn`: nothing may panic, strangers get little and leave nothing behind, and nor do those who are let in.
+
+// By path, because tests of the crate include this file by path.
+#[path = "turn/members.rs"]
+mod members;
+#[path = "turn/servers.rs"]
+mod servers;
+#[path = "turn/talk.rs"]
+pub mod talk;
+
 use anode_turn::Transport;
 use anode_turn::frame::{Deframer, channel_data};
 use anode_turn::server::hello::{Cookies, Hello};
 use anode_turn::server::{Command, Config, FiveTuple, RelayAddress, Server, Shared};
 use anode_turn::stun::Message;
+pub use members::members;
+pub use servers::servers;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,15 +23,18 @@ use std::time::{Duration, Instant};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 6] = [
     ("hello", hello),
     ("message", message),
     ("frames", frames),
     ("strangers", strangers),
+    ("members", members),
+    ("servers", servers),
 ];
 
 /// IPv4 and UDP headers.
 const HEADERS: usize = 28;
+const REALM: &str = "example.org";
 /// The largest message that the streams of [`frames`] may hold.
 const LIMIT: usize = 300;
 
@@ -30,6 +44,22 @@ fn client(transport: Transport, port: u16) -> FiveTuple {
         client: ([192, 0, 2, 1], port).into(),
         server: ([192, 0, 2, 9], 3478).into(),
     }
+}
+
+/// A server of one user, with relays of both families.
+fn config() -> Config {
+    let addresses = [
+        [203, 0, 113, 1].into(),
+        [0x2001, 0xdb8, 1, 0, 0, 0, 0, 1].into(),
+    ];
+    let relays = addresses.map(|ip: IpAddr| RelayAddress {
+        local: ip,
+        external: ip,
+    });
+    let mut config = Config::new(REALM, relays.into());
+    let added = config.users.add_password(REALM, "alice", "secret");
+    added.expect("a name and a password");
+    config
 }
 
 /// The first datagram of a DTLS client. It is answered by a cookie that is good for it alone.
@@ -136,18 +166,8 @@ pub fn frames(data: &[u8]) {
 /// Datagrams and messages of clients without a password, each behind its length of one byte, and time that passes.
 pub fn strangers(data: &[u8]) {
     let mut now = Instant::now();
-    let ip: IpAddr = [203, 0, 113, 1].into();
-    let relay = RelayAddress {
-        local: ip,
-        external: ip,
-    };
-    let mut config = Config::new("example.org", vec![relay]);
-    config
-        .users
-        .add_password("example.org", "alice", "secret")
-        .expect("a name and a password");
     let shared = Shared::new(now);
-    let server = Server::new(config, Arc::clone(&shared), [1; 32], [2; 32]);
+    let server = Server::new(config(), Arc::clone(&shared), [1; 32], [2; 32]);
     let mut server = server.expect("a configuration that works");
     let mut rest = data;
     while let Some((length, behind)) = rest.split_first() {
