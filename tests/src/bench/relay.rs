@@ -33,7 +33,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 8737;
-const LOOP_PORT: u16 = 8738;
+const LOOP_PORT: u16 = 9000;
 /// Addresses of the clients' machine: the relay's budget for strangers is per source.
 const SOURCES: u16 = 100;
 const REGISTERED: u16 = 10_000;
@@ -104,7 +104,17 @@ pub fn run(lab: &Lab, plan: &Plan) -> Report {
 
     let sink = Light::new(&receiver, u16::MAX, (receiver.v4(), 9000).into(), at);
     sink.register(&address);
-    let bare = Bare::start(&host, SocketAddrV4::new(receiver.v4(), 9000));
+    sink.take_groups();
+    // Where the loop sends to is a socket of the same kind: what nobody wants costs the sender less.
+    let deaf = SocketAddrV4::new(receiver.v4(), 9001);
+    let other = Light::new(
+        &receiver,
+        u16::MAX,
+        deaf.into(),
+        (host.v4(), LOOP_PORT).into(),
+    );
+    other.take_groups();
+    let bare = Bare::start(&host, deaf);
     let mut rows = [
         "bulk, loop",
         "bulk, relay",

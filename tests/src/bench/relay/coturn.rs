@@ -2,6 +2,7 @@
 
 use crate::lab::{Host, Lab, command};
 use crate::programs;
+use std::net::{SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 3478;
@@ -38,8 +39,14 @@ pub fn measure(lab: &Lab, server: &Host, sender: &Host, receiver: &Host) -> (f64
     let mut peer = command(programs::need("turnutils_peer"));
     peer.args(["-L", &peer_at, "-p", &PEER_PORT.to_string()]);
     let _peer = receiver.start(peer);
-    // It binds within milliseconds, and says so nowhere.
-    std::thread::sleep(Duration::from_secs(1));
+    for port in [PORT, PEER_PORT] {
+        let at = if port == PORT {
+            server.v4()
+        } else {
+            receiver.v4()
+        };
+        wait_for(sender, SocketAddrV4::new(at, port));
+    }
     let (before, start) = (turn.cpu_seconds(), Instant::now());
     let mut client = command(programs::need("turnutils_uclient"));
     client
@@ -52,4 +59,20 @@ pub fn measure(lab: &Lab, server: &Host, sender: &Host, receiver: &Host) -> (f64
     // There and back.
     let packets = f64::from(2 * CLIENTS * MESSAGES);
     (packets / wall, cpu * 1e6 / packets)
+}
+
+/// Waits until who listens there answers a Binding request (RFC 8489 §3), or echoes it.
+fn wait_for(from: &Host, at: SocketAddrV4) {
+    let mut request = [0; 20];
+    request[1] = 1;
+    request[4..8].copy_from_slice(&0x2112_a442u32.to_be_bytes());
+    let socket = from.run(|| UdpSocket::bind("0.0.0.0:0").expect("a socket"));
+    let wait = Some(Duration::from_millis(100));
+    socket.set_read_timeout(wait).expect("a timeout");
+    let mut answer = [0; 128];
+    let answered = (0..100).any(|_| {
+        let _ = socket.send_to(&request, at);
+        socket.recv_from(&mut answer).is_ok()
+    });
+    assert!(answered, "nobody answers at {at}");
 }
