@@ -3,6 +3,8 @@
 use crate::lab::Ns;
 use anode_wire::message::kind;
 use anode_wire::{Address, Header, Identity, MacKey, Message, Packet, Party, PeerId, Zone};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGroSegment;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -28,6 +30,14 @@ impl Light {
             identity: Identity::from_scalar(Zone(0), &scalar).expect("a key"),
             socket,
         }
+    }
+
+    /// Whether it reads or not, the kernel hands it groups of packets (GRO), as it does to every node.
+    ///
+    /// # Panics
+    /// If the kernel knows no such groups.
+    pub fn take_groups(&self) {
+        setsockopt(&self.socket, UdpGroSegment, &true).expect("GRO");
     }
 
     /// Its address.

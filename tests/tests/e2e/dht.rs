@@ -12,19 +12,19 @@ const SOON: Duration = Duration::from_secs(20);
 const LOG: &str = "warn,anode_routing::dht=debug";
 
 /// A zone, its relay, and machines on one network. Dropped in this order.
-struct Ring {
-    nodes: Vec<Node>,
+pub struct Ring {
+    pub nodes: Vec<Node>,
     relay: Option<Proc>,
-    relay_host: Host,
-    hosts: Vec<Host>,
+    pub relay_host: Host,
+    pub hosts: Vec<Host>,
     zone: PathBuf,
     lan: Lan,
-    lab: Lab,
+    pub lab: Lab,
 }
 
 impl Ring {
     /// `None` if the lab is switched off.
-    fn start(arguments: &[&str]) -> Option<Self> {
+    pub fn start(arguments: &[&str]) -> Option<Self> {
         let lab = Lab::open()?;
         let lan = Lan::new(&lab, Family::V4);
         let relay_host = lan.host("relay");
@@ -60,7 +60,12 @@ impl Ring {
     }
 
     /// One more machine; it knows the zone file, and nobody else unless `config` says so.
-    fn node(&mut self, name: &str, config: &str) -> usize {
+    pub fn node(&mut self, name: &str, config: &str) -> usize {
+        self.node_with(name, config, &[])
+    }
+
+    /// The same with arguments of `anode up`.
+    pub fn node_with(&mut self, name: &str, config: &str, arguments: &[&str]) -> usize {
         let host = self.lan.host(name);
         let zone = self.zone.join("zone");
         let node = Node::on(&host, self.lab.directory(), name)
@@ -68,13 +73,14 @@ impl Ring {
             .config(config)
             .args(&["--zone-file", zone.to_str().expect("a path")])
             .args(&["--log", LOG])
+            .args(arguments)
             .start();
         self.hosts.push(host);
         self.nodes.push(node);
         self.nodes.len() - 1
     }
 
-    fn relay_cli(&self, arguments: &[&str]) -> Value {
+    pub fn relay_cli(&self, arguments: &[&str]) -> Value {
         let mut anode = command(anode_binary());
         anode
             .args(arguments)
@@ -85,7 +91,7 @@ impl Ring {
     }
 }
 
-fn status(node: &Node) -> Value {
+pub fn status(node: &Node) -> Value {
     node.json(&["dht", "status"])[0].clone()
 }
 
@@ -96,7 +102,7 @@ fn is_in(node: &Node) -> bool {
 
 /// # Panics
 /// If one of them is not in within a minute, with what all of them say and the log of that one.
-fn wait_in<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
+pub fn wait_in<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
     let nodes: Vec<&Node> = nodes.into_iter().collect();
     let begun = Instant::now();
     for node in &nodes {

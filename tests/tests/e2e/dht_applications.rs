@@ -3,7 +3,8 @@
 
 use anode_tests::lab::{Family, Host, Lab, Lan, Node};
 use std::fs;
-use std::net::UdpSocket;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -75,6 +76,78 @@ impl Caller {
     }
 }
 
+/// Where a program takes connections, where others connect to the forward, and to one that leads to nobody.
+const TCP_PROGRAM: &str = "127.0.0.1:5062";
+const TCP_FORWARD: &str = "127.0.0.1:5072";
+const TCP_NOWHERE: &str = "127.0.0.1:5073";
+
+/// Lines of a node that serves connections of application 5062.
+fn tcp_served() -> String {
+    format!("[[dht.application]]\nport = 5062\nprotocol = \"tcp\"\nto = \"{TCP_PROGRAM}\"\n")
+}
+
+/// Lines of a node whose programs connect to those of a peer: of application 5062, and of one that it does not serve.
+fn tcp_forwards(peer: &str) -> String {
+    let forward = |listen: &str, number: u16| {
+        format!(
+            "[[dht.forward]]\nprotocol = \"tcp\"\nlisten = \"{listen}\"\napplication = {number}\npeer = \"{peer}\"\n"
+        )
+    };
+    forward(TCP_FORWARD, 5062) + &forward(TCP_NOWHERE, 5063)
+}
+
+/// A program that hears a connection out, says how much that was, and says it all again.
+fn echoing(host: &Host, connections: usize) -> JoinHandle<()> {
+    let listener = host.run(|| TcpListener::bind(TCP_PROGRAM));
+    let listener = listener.expect("a listener");
+    std::thread::spawn(move || {
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).expect("to its end");
+            write!(stream, "{} bytes:", heard.len()).expect("written");
+            stream.write_all(&heard).expect("written");
+        }
+    })
+}
+
+/// Says something over a connection, to its end, and hears the answer.
+fn connected(host: &Host, to: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = host.run(|| TcpStream::connect(to))?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard)?;
+    Ok(heard)
+}
+
+/// Connections of programs pass through: whole, several at once, and those that nobody takes are reset.
+#[track_caller]
+fn programs_connect(serving: &Host, calling: &Host, nodes: &[&Node]) {
+    let program = echoing(serving, 3);
+    let logs = || nodes.iter().map(|node| node.log()).collect::<Vec<_>>();
+    let say = |bytes: &[u8]| {
+        let heard = connected(calling, TCP_FORWARD, bytes);
+        let heard = heard.unwrap_or_else(|error| panic!("{error}\n{}", logs().join("\n---\n")));
+        let expected = [format!("{} bytes:", bytes.len()).as_bytes(), bytes].concat();
+        assert!(heard == expected, "{} bytes heard", heard.len());
+    };
+    say(b"hello");
+    let long: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| say(&long));
+        scope.spawn(|| say(b""));
+    });
+    program.join().expect("it ends");
+    // Nobody listens there any more, and nobody serves the other application.
+    for to in [TCP_FORWARD, TCP_NOWHERE] {
+        let refused = connected(calling, to, b"hello").expect_err("a reset");
+        let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+        assert!(kinds.contains(&refused.kind()), "{to}: {refused}");
+    }
+}
+
 fn count(node: &Node, what: &str) -> f64 {
     node.metrics()
         .sum(&format!("anode_dht_applications_{what}_total"))
@@ -126,11 +199,15 @@ fn programs_speak_through_the_sessions_of_a_zone() {
         first.address(),
         hosts[0].v4()
     );
-    let served = format!("{bootstrap}[[dht.application]]\nport = 5060\nto = \"{PROGRAM}\"");
+    let served = format!(
+        "{bootstrap}[[dht.application]]\nport = 5060\nto = \"{PROGRAM}\"\n{}",
+        tcp_served()
+    );
     let bob = node(1, "bob", &served);
     let forward = format!(
-        "{bootstrap}[[dht.forward]]\nlisten = \"{FORWARD}\"\napplication = 5060\npeer = \"{}\"",
-        bob.address()
+        "{bootstrap}[[dht.forward]]\nlisten = \"{FORWARD}\"\napplication = 5060\npeer = \"{}\"\n{}",
+        bob.address(),
+        tcp_forwards(bob.address())
     );
     let alice = node(2, "alice", &forward);
     let program = answering(&hosts[1], "bob");
@@ -143,6 +220,7 @@ fn programs_speak_through_the_sessions_of_a_zone() {
     assert_eq!(count(&first, "tunnelled"), 0.0, "nobody else hears of it");
     caller.0.send(b"over").expect("sent");
     program.join().expect("it ends");
+    programs_connect(&hosts[1], &hosts[2], &[&alice, &bob]);
 }
 
 // R80, R95, R103, R106, R131, R133, R134, R145: a user is found by his registration, which his certificate lets him make;
@@ -183,11 +261,13 @@ fn a_user_is_called_by_his_sip_address() {
             .start()
     };
     let served = format!(
-        "[[dht.application]]\nport = 5060\nto = \"{PROGRAM}\"\nusers = [\"sip:bob@home.example\"]"
+        "[[dht.application]]\nport = 5060\nto = \"{PROGRAM}\"\nusers = [\"sip:bob@home.example\"]\n{}",
+        tcp_served()
     );
     let bob = node(1, "bob", "two", &served);
     let forward = format!(
-        "[[dht.forward]]\nlisten = \"{FORWARD}\"\napplication = 5060\npeer = \"sip:bob@home.example\""
+        "[[dht.forward]]\nlisten = \"{FORWARD}\"\napplication = 5060\npeer = \"sip:bob@home.example\"\n{}",
+        tcp_forwards("sip:bob@home.example")
     );
     let alice = node(2, "alice", "one", &forward);
     let program = answering(&hosts[1], "bob");
@@ -210,4 +290,5 @@ fn a_user_is_called_by_his_sip_address() {
     assert_ne!(stolen.code(), 0, "{}", stolen.stderr);
     caller.0.send(b"over").expect("sent");
     program.join().expect("it ends");
+    programs_connect(&hosts[1], &hosts[2], &[&alice, &bob]);
 }

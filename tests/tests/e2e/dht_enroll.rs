@@ -7,7 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const OVERLAY: &str = "home.example";
 const SOON: Duration = Duration::from_secs(20);
@@ -22,13 +22,18 @@ struct World {
 
 impl World {
     fn start(overlay: &'static str) -> Option<Self> {
+        Self::issuing(overlay, "60")
+    }
+
+    /// With certificates that are good for so many days.
+    fn issuing(overlay: &'static str, days: &str) -> Option<Self> {
         let lab = Lab::open()?;
         let lan = Lan::new(&lab, Family::V4);
         let host = lan.host("relay");
         let users = secret(&lab, "users", "alice:correct horse\nbob:battery staple\n");
         let config = format!(
             "listen = [\"{at}:8737\"]\n[relay]\n[[dht]]\noverlay = \"{overlay}\"\ncreate = true\n\
-             listen = [\"{at}:6084\"]\n[dht.credential-server]\nusers-file = \"{}\"\ndays = 60",
+             listen = [\"{at}:6084\"]\n[dht.credential-server]\nusers-file = \"{}\"\ndays = {days}",
             users.display(),
             at = host.v4()
         );
@@ -101,7 +106,7 @@ fn neighbours(node: &Node) -> usize {
     status(node)["neighbours"].as_array().map_or(0, Vec::len)
 }
 
-// R12, R122, R123, R126, R127, R138, R143, RD59: alice and bob get certificates and make a ring, mallory gets none
+// R12, R122, R123, R126, R127, R135, R138, R139, R143, RD59: alice and bob get certificates and make a ring, mallory gets none
 #[test]
 fn whoever_knows_a_password_gets_a_certificate_and_a_place() {
     let Some(mut world) = World::start(OVERLAY) else {
@@ -120,6 +125,23 @@ fn whoever_knows_a_password_gets_a_certificate_and_a_place() {
     alice.cli(&put).expect_ok();
     let got = bob.json(&["dht", "get", "0xF00010", "a key"]);
     assert_eq!(got[0]["text"], "a value");
+    // In the name of the Peer-ID that her certificate holds: a TURN server at a place that follows from it (R135).
+    let pointer = "hex:0101c63364010d96";
+    let put = ["dht", "put", "TURN-SERVICE", "1", pointer];
+    alice.cli(&put).expect_ok();
+    let own = status(&alice)["node"].as_str().map(str::to_owned);
+    let place = format!("hex:{}01", own.expect("an id"));
+    let got = bob.json(&["dht", "get", "TURN-SERVICE", &place]);
+    assert_eq!(
+        format!("hex:{}", got[0]["hex"].as_str().expect("hex")),
+        pointer
+    );
+    let put = ["dht", "put", "TURN-SERVICE", "1", "hex:0201c63364010d96"];
+    assert_eq!(
+        alice.cli(&put).code(),
+        1,
+        "the second one has another place"
+    );
 
     mallory.wait("a refusal", SOON, || {
         mallory.log().contains("password of alice")
@@ -149,6 +171,50 @@ fn whoever_knows_a_password_gets_a_certificate_and_a_place() {
     alice.wait("another certificate", SOON, || file.exists());
     assert_ne!(fs::read(&file).expect("a certificate"), certificate);
     alice.wait("its place", SOON, || status(&alice)["node"] == before);
+}
+
+// R126, R137, R138: certificates are renewed while all goes on: places, links and what is stored stay, also when the first ones
+// have expired long since
+#[test]
+fn a_renewed_certificate_changes_nothing_but_itself() {
+    // 17 s; they are renewed after six and a half.
+    let Some(mut world) = World::issuing(OVERLAY, "0.0002") else {
+        return;
+    };
+    let begun = Instant::now();
+    let lifetime = Duration::from_millis(17_280);
+    let alice = world.node("alice", "alice", "correct horse");
+    let bob = world.node("bob", "bob", "battery staple");
+    let nodes = [&world.relay, &alice, &bob];
+    for node in nodes {
+        node.wait("all three as members", SOON, || neighbours(node) == 2);
+    }
+    alice
+        .cli(&["dht", "put", "0xF00010", "a key", "a value"])
+        .expect_ok();
+    let files = [&alice, &bob].map(|node| node.state().join(format!("dht-{OVERLAY}.crt")));
+    let shown = || {
+        files
+            .each_ref()
+            .map(|file| fs::read(file).expect("a certificate"))
+    };
+    let places = || nodes.map(|node| status(node)["node"].clone());
+    let lost = || nodes.map(|node| node.metrics().sum("anode_dht_links_lost_total"));
+    let (before, at, gone) = (shown(), places(), lost());
+    alice.wait("other certificates", SOON, || {
+        shown().iter().zip(&before).all(|(now, then)| now != then)
+    });
+    // The relay's own first one is the oldest: when it has expired, so have all first ones.
+    std::thread::sleep((lifetime + Duration::from_secs(1)).saturating_sub(begun.elapsed()));
+    assert_eq!(places(), at);
+    assert_eq!(lost(), gone, "links stay");
+    for node in nodes {
+        assert_eq!(neighbours(node), 2);
+        let got = node.json(&["dht", "get", "0xF00010", "a key"]);
+        assert_eq!(got[0]["text"], "a value");
+        let log = node.log();
+        assert!(!log.contains("entering anew"), "{log}");
+    }
 }
 
 // R122, R123: by the name alone, as DNS SRV has it; the server shows the name's certificate
@@ -219,6 +285,16 @@ fn a_credential_server_that_makes_no_sense_is_refused() {
         ),
         (config(listen, &open), 2, "chmod 600"),
         (format!("{}days = 0\n", config(listen, &good)), 2, "3650"),
+        (
+            format!("{}days = 0.00001\n", config(listen, &good)),
+            2,
+            "3650",
+        ),
+        (
+            format!("{}days = \"1\"\n", config(listen, &good)),
+            2,
+            "string",
+        ),
         (format!("{}hours = 1\n", config(listen, &good)), 2, "hours"),
         ("user = \"a b\"".to_owned(), 2, "letters"),
         (

@@ -2,7 +2,7 @@
 
 use anode_routing::ice::{
     Description, Endpoint, Event, Kind, Path, Preference, Protocol, RelayServer, Role, Sessions,
-    own_addresses,
+    TcpRole, own_addresses,
 };
 use anode_tests::lab::{Family, Host, Lab, Lan, Nat, NatKind, Ns, Proc, anode_binary, command};
 use anode_turn::Transport;
@@ -177,6 +177,14 @@ impl Met {
     fn has(&self, kind: Kind) -> bool {
         self.own.candidates.iter().any(|it| it.kind == kind)
     }
+
+    /// The ports of what it told of this kind and protocol, those of connections yet to be opened left out.
+    fn ports(&self, kind: Kind, protocol: Protocol) -> Vec<u16> {
+        let all = self.own.candidates.iter();
+        let all = all.filter(|it| it.kind == kind && it.protocol == protocol);
+        let all = all.filter(|it| it.tcp != Some(TcpRole::Active));
+        all.map(|it| it.address.port()).collect()
+    }
 }
 
 // R93, R94, R95, R96: host candidates over UDP and TCP, what is preferred wins
@@ -191,6 +199,8 @@ fn two_hosts_meet_over_udp_and_tcp() {
         for met in world.meet(&a, &b, preference) {
             assert_eq!(met.path().protocol, protocol, "{met:?}");
             assert!(!met.is_relayed() && met.has(Kind::Relayed), "{met:?}");
+            let [udp, tcp] = [Protocol::Udp, Protocol::Tcp].map(|it| met.ports(Kind::Host, it));
+            assert!(!udp.is_empty() && udp == tcp, "one port for both: {met:?}");
             println!("{protocol:?}: chosen after {:?}", met.after);
         }
     }
@@ -203,10 +213,31 @@ fn two_behind_nats_meet_directly() {
     let nats = [1, 2].map(|number| Nat::of_kind(&world.lan, number, NatKind::Port));
     let [a, b] = [0, 1].map(|at: usize| nats[at].machine("inside"));
     for met in world.meet(&a, &b, Preference::Udp) {
-        assert!(met.has(Kind::ServerReflexive), "{met:?}");
+        // These NATs keep ports: what the STUN server saw is the socket of the host candidate.
+        let [host, seen] =
+            [Kind::Host, Kind::ServerReflexive].map(|kind| met.ports(kind, Protocol::Udp));
+        assert!(!seen.is_empty() && host == seen, "{met:?}");
         assert!(!met.is_relayed(), "{met:?}");
         println!("port-port: chosen after {:?}", met.after);
     }
+}
+
+// R98: a side whose NAT has another port for each destination is met at the port that only its checks show
+#[test]
+fn a_port_that_nobody_was_told_is_found_by_the_checks() {
+    let Some(world) = World::start() else { return };
+    let kinds = [NatKind::Address, NatKind::Random];
+    let nats = [0, 1].map(|at| Nat::of_kind(&world.lan, at as u8 + 1, kinds[at]));
+    let [a, b] = [0, 1].map(|at: usize| nats[at].machine("inside"));
+    let [open, symmetric] = world.meet(&a, &b, Preference::Udp);
+    for met in [&open, &symmetric] {
+        assert!(!met.is_relayed(), "{met:?}");
+        println!("address-random: chosen after {:?}", met.after);
+    }
+    let mut told = open.remote.candidates.iter();
+    let at = open.path().remote;
+    assert!(!told.any(|it| it.address == at), "{open:?}");
+    assert_eq!(at.ip(), nats[1].address());
 }
 
 // R98, T12: who has another port for each destination needs a relayed address, of our own TURN server

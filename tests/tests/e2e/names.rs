@@ -147,6 +147,7 @@ fn split(address: &str) -> String {
 
 #[test]
 fn ordinary_programs_reach_peers_by_name() {
+    // U14: by a petname and by the key, without any server
     let Some(pair) = Pair::start() else { return };
     ping(&pair.resolving, &pair.host_a, "box.anode").expect_ok();
     ping(&pair.resolving, &pair.host_a, "laptop.anode").expect_ok();

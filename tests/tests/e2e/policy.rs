@@ -24,7 +24,7 @@ fn assert_open(client: &Host, server: &Host, address: SocketAddr) {
 
 #[test]
 fn a_stranger_is_refused_at_once_and_let_in_by_rule_reload_and_trust() {
-    // S40
+    // S40, U1
     let Some(lab) = Strangers::start("allow = [\"any tcp/22\"]") else {
         return;
     };

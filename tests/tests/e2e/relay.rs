@@ -134,7 +134,7 @@ fn longest_silence(
 
 #[test]
 fn two_behind_symmetric_nats_reach_each_other_from_the_first_packet() {
-    // A16, A20, A22, A26, A39, D40
+    // A16, A20, A22, A26, A39, D40, U7: two machines of ours are the relays
     let Some(zone) = Zone2::start(1) else {
         return;
     };

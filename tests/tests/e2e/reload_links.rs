@@ -126,6 +126,32 @@ fn a_ring_over_tls_alone() {
     world.stores(1, 0);
 }
 
+// R129: whoever starts again finds its overlay by a peer that it had a link to by ICE, when the one it once asked has gone
+#[test]
+fn a_peer_met_by_ice_is_the_way_back_after_a_restart() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    world.node("test.example", "create = true");
+    let bootstrap = world.first("dtls");
+    for _ in 0..3 {
+        world.node("test.example", &bootstrap);
+    }
+    world.closed(4);
+    world.nodes[1].terminate();
+    let kept = world.nodes[1].state().join("dht.toml");
+    let kept = std::fs::read_to_string(kept).expect("peers of this run");
+    let met = format!("dtls://{}:{PORT}", world.hosts[2].v4());
+    assert!(kept.contains(&met), "{kept}");
+    world.nodes[0].terminate();
+    world.nodes[1].start();
+    // A neighbour is known before the ring has taken it in.
+    world.nodes[1].wait("its overlay", SOON, || {
+        world.status(1)["joined"] == true && world.neighbours(1) == 2
+    });
+    world.stores(1, 2);
+}
+
 /// A server that has one document, for whoever asks.
 fn serve(host: &Host, document: String) -> SocketAddr {
     let at = SocketAddr::new(host.v4().into(), 8080);

@@ -69,7 +69,7 @@ fn until_echoed(from: &Node, to: SocketAddr) -> Duration {
 
 #[test]
 fn nothing_of_two_nodes_with_default_settings_is_readable_on_the_cable() {
-    // Q18, Q23, Q26
+    // Q18, Q23, Q26, U2: sealed without being asked to
     let Some(lab) = Lab::open() else { return };
     let lan = Lan::new(&lab, Family::V4);
     let (host_a, host_b) = (lan.host("a"), lan.host("b"));

@@ -4,7 +4,7 @@ use anode_tests::lab::{Family, Host, Lab, Lan, Nat, Node, Proc, anode_binary, co
 use anode_tests::{programs, traffic};
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ struct Scene {
     zone: PathBuf,
     host: Host,
     nats: [Nat; 2],
-    _lan: Lan,
+    lan: Lan,
     lab: Lab,
 }
 
@@ -27,36 +27,21 @@ impl Scene {
         let lan = Lan::new(&lab, Family::V4);
         let nats = [Nat::new(&lan, 1), Nat::new(&lan, 2)];
         let host = lan.host("relay");
-        let zone = lab.directory().join("zone");
-        let mut new = command(anode_binary());
-        new.args(["zone", "new"])
-            .arg(&zone)
-            .args(["--zone", "0000002a", "--relay"])
-            .arg(format!("{}:8737", host.v4()));
-        host.finish(new, SOON).expect_ok();
+        let zone = new_zone(&lab, &host, "0000002a");
         let mut scene = Self {
             relay: None,
             zone,
             host,
             nats,
-            _lan: lan,
+            lan,
             lab,
         };
         scene.start_relay();
         Some(scene)
     }
 
-    /// As an ordinary user would: neither an interface nor a right.
     fn start_relay(&mut self) {
-        let mut relay = command("setpriv");
-        relay
-            .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
-            .arg(anode_binary())
-            .args(["relay", "-c"])
-            .arg(self.zone.join("relay-0.toml"));
-        let mut relay = self.host.start(relay);
-        relay.wait_stderr_line("ready", SOON).expect("it is ready");
-        self.relay = Some(relay);
+        self.relay = Some(relay_of(&self.zone, &self.host));
     }
 
     /// A node behind a NAT, in the zone whose file the relay serves.
@@ -73,6 +58,31 @@ impl Scene {
             .args(&["--zone-file", &url])
             .start()
     }
+}
+
+/// A zone with one relay on `host`: its directory.
+fn new_zone(lab: &Lab, host: &Host, zone: &str) -> PathBuf {
+    let directory = lab.directory().join(zone);
+    let mut new = command(anode_binary());
+    new.args(["zone", "new"])
+        .arg(&directory)
+        .args(["--zone", zone, "--relay"])
+        .arg(format!("{}:8737", host.v4()));
+    host.finish(new, SOON).expect_ok();
+    directory
+}
+
+/// Its relay, as an ordinary user would start it: neither an interface nor a right.
+fn relay_of(zone: &Path, host: &Host) -> Proc {
+    let mut relay = command("setpriv");
+    relay
+        .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
+        .arg(anode_binary())
+        .args(["relay", "-c"])
+        .arg(zone.join("relay-0.toml"));
+    let mut relay = host.start(relay);
+    relay.wait_stderr_line("ready", SOON).expect("it is ready");
+    relay
 }
 
 /// Kind and transport of the path that is used.
@@ -137,4 +147,38 @@ fn where_udp_is_blocked_the_relay_is_reached_by_a_connection() {
     b.wait("an echo over the new relay", SOON, || {
         b.ping(&a.ipv6().to_string(), 1) == 1
     });
+}
+
+#[test]
+fn machines_of_two_zones_reach_each_other_over_the_relays_of_both() {
+    // U11, A26: each node is in one zone and knows where the relays of the other are
+    let _alone = heavy();
+    let Some(scene) = Scene::start() else {
+        return;
+    };
+    let host = scene.lan.host("relay of the other zone");
+    let zone = new_zone(&scene.lab, &host, "0000002b");
+    let _relay = relay_of(&zone, &host);
+    let url = |host: &Host| format!("http://{}:8737/z", host.v4());
+    let node = |nat: usize, name: &str, own: &Host, zone: &str, other: &Host| {
+        let machine = scene.nats[nat].machine(name);
+        let zones = format!(
+            "[[zones]]\nzone = \"{zone}\"\nzone-file = \"{}\"",
+            url(other)
+        );
+        Node::on(&machine, scene.lab.directory(), name)
+            .no_lan()
+            .config(&zones)
+            .args(&["--zone-file", &url(own)])
+            .start()
+    };
+    let a = node(0, "a", &scene.host, "2b", &host);
+    let b = node(1, "b", &host, "2a", &scene.host);
+    assert_ne!(a.json(&["address"])["zone"], b.json(&["address"])["zone"]);
+    a.trust(&b, "b");
+    b.trust(&a, "a");
+    programs::first_ping(a.ns(), b.ipv6().into(), SOON);
+    assert_eq!(used(&a, &b), ("relay".into(), "udp".into()));
+    transfer(&a, &b);
+    transfer(&b, &a);
 }

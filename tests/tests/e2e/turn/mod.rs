@@ -8,12 +8,15 @@ mod command;
 mod contract;
 mod dns;
 mod foreign;
+mod idle;
 mod keys;
 mod life;
 mod paths;
 mod peers;
 mod probe;
 mod raw;
+mod reload;
+mod scripted;
 mod session;
 mod users;
 mod ways;
@@ -178,9 +181,15 @@ struct Changing {
 
 impl Changing {
     fn reread(&mut self, more: &str) {
-        let logged = |server: &mut Proc| server.stderr().matches("reloaded").count();
+        let text = format!("{}{more}\n", self.head);
+        self.reread_all(&text, "reloaded");
+    }
+
+    /// Reads another file, and says so in a line with this word.
+    fn reread_all(&mut self, text: &str, word: &str) {
+        let logged = |server: &mut Proc| server.stderr().matches(word).count();
         let before = logged(&mut self.server);
-        fs::write(&self.config, format!("{}{more}\n", self.head)).expect("written");
+        fs::write(&self.config, text).expect("written");
         self.server.signal(Signal::SIGHUP);
         let deadline = Instant::now() + LIMIT;
         while logged(&mut self.server) == before {

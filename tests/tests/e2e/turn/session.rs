@@ -1,8 +1,9 @@
 //! A client by hand: the state machine on a socket of the test, so that a test holds an allocation as long as it likes.
 
 use super::*;
+use anode_tests::lab::Ns;
 use anode_turn::client::{Client, Config, Credentials, Event, Outgoing};
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
 pub struct Session {
     socket: UdpSocket,
@@ -19,21 +20,29 @@ impl Session {
 
     /// The same with a password.
     pub fn of(host: &Host, server: SocketAddr, name: &str, password: &str) -> Self {
-        let own: IpAddr = match server {
-            SocketAddr::V4(_) => host.v4().into(),
-            SocketAddr::V6(_) => host.v6().into(),
-        };
-        let any = SocketAddr::new(own, 0);
-        let socket = anode_tests::traffic::udp(host, any);
-        socket.connect(server).expect("a way there");
+        Self::with(host, server, Self::config(name, password))
+    }
+
+    /// What a client of this name is told.
+    pub fn config(name: &str, password: &str) -> Config {
         let credentials = Credentials {
             name: name.to_owned(),
             password: password.to_owned().into(),
         };
-        let config = Config {
+        Config {
             credentials: Some(credentials),
             ..Config::default()
+        }
+    }
+
+    /// Asks from a machine, told all that a client is.
+    pub fn with(at: &Ns, server: SocketAddr, config: Config) -> Self {
+        let any: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
+        let socket = anode_tests::traffic::udp(at, SocketAddr::new(any, 0));
+        socket.connect(server).expect("a way there");
         // Any seed does; the port makes it another one for each session.
         let mut seed = [7; 32];
         let port = socket.local_addr().expect("bound").port();
@@ -77,18 +86,7 @@ impl Session {
     pub fn echoes(&mut self, peer: SocketAddr, payload: &[u8]) -> bool {
         self.payloads.clear();
         self.send(peer, payload);
-        let deadline = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < deadline {
-            self.work();
-            if self
-                .payloads
-                .iter()
-                .any(|(from, bytes)| *from == peer && bytes == payload)
-            {
-                return true;
-            }
-        }
-        false
+        self.hears(peer, payload, Duration::from_secs(2))
     }
 
     /// Sends so many kilobytes to an echo, one each 10 ms; how many come back within a while.
@@ -107,6 +105,19 @@ impl Session {
             self.work();
         }
         self.payloads.len()
+    }
+
+    /// Whether this payload of a peer comes within a while; the client does what it has to meanwhile.
+    pub fn hears(&mut self, peer: SocketAddr, payload: &[u8], wait: Duration) -> bool {
+        let deadline = Instant::now() + wait;
+        let heard = |all: &[(SocketAddr, Vec<u8>)]| {
+            let mut all = all.iter();
+            all.any(|(from, bytes)| *from == peer && bytes == payload)
+        };
+        while Instant::now() < deadline && !heard(&self.payloads) {
+            self.work();
+        }
+        heard(&self.payloads)
     }
 
     /// Waits for an event.

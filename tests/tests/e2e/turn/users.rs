@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::SystemTime;
 
 /// What openssl makes of these bytes.
-fn digest(arguments: &[&str], input: &str) -> Vec<u8> {
+pub fn digest(arguments: &[&str], input: &str) -> Vec<u8> {
     use std::io::Write as _;
     let mut openssl = command(programs::need("openssl"));
     openssl
@@ -20,12 +20,12 @@ fn digest(arguments: &[&str], input: &str) -> Vec<u8> {
     running.wait_with_output().expect("it ends").stdout
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a check with this name and password works; if not, it must be for them.
-fn gets_in(ground: &Ground, name: &str, password: &str) -> bool {
+pub fn gets_in(ground: &Ground, name: &str, password: &str) -> bool {
     let uri = format!("turn:{}", ground.own());
     let done = anode(
         &ground.client,
