@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Ipv6Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -350,19 +350,25 @@ impl Node {
     }
 
     /// Its counters, from its control socket.
+    ///
+    /// # Panics
+    /// If it does not tell them, with its log.
     pub fn metrics(&self) -> Metrics {
-        let mut socket = UnixStream::connect(self.state().join("control.sock"))
-            .unwrap_or_else(|e| panic!("control.sock: {e}\n{}", self.log()));
-        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        socket
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: anode\r\nConnection: close\r\n\r\n")
-            .expect("the control socket takes a request");
+        self.ask_metrics()
+            .unwrap_or_else(|e| panic!("control.sock: {e}\n{}", self.log()))
+    }
+
+    fn ask_metrics(&self) -> io::Result<Metrics> {
+        let mut socket = UnixStream::connect(self.state().join("control.sock"))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: anode\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
-        socket
-            .read_to_string(&mut answer)
-            .expect("the control socket answers");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        Metrics::parse(answer.split_once("\r\n\r\n").map_or("", |(_, body)| body))
+        socket.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        match head.starts_with("HTTP/1.1 200") {
+            true => Ok(Metrics::parse(body)),
+            false => Err(io::Error::other(head.to_owned())),
+        }
     }
 
     /// Waits until `condition` holds, asking every 20 ms.
@@ -386,6 +392,25 @@ impl Node {
             std::thread::sleep(Duration::from_millis(20));
         }
         start.elapsed()
+    }
+}
+
+/// A test that fails shows what its nodes have logged and counted: what happens once in a hundred runs is told then, or never.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !std::thread::panicking() || self.process.is_none() {
+            return;
+        }
+        println!("--- {}: log\n{}", self.state().display(), self.log());
+        match self.ask_metrics() {
+            Ok(metrics) => {
+                let counted = metrics.all().iter().filter(|(_, value)| **value != 0.0);
+                for (name, value) in counted {
+                    println!("{name} {value}");
+                }
+            }
+            Err(error) => println!("no counters: {error}"),
+        }
     }
 }
 
