@@ -50,7 +50,7 @@ pub struct Answer {
     pub from: Signer,
     /// What it says.
     pub body: AnswerBody,
-    /// Hops of the request, where a log was asked for (R41).
+    /// Hops of the request, this node first and without the one who answers, where a log was asked for (R41).
     pub log: Vec<RouteLogEntry>,
 }
 

@@ -3,6 +3,7 @@ use super::{Answer, AnswerBody, For, MAX_REDIRECTS, Transaction};
 use crate::body::{ConnectBody, FetchResponse, FindResult, Generation, Packed, PingResponse};
 use crate::contents::{Contents, ErrorBody};
 use crate::node::{CONNECT_BUDGET, Connecting, Event, Node, RequestId};
+use crate::route_log::RouteLogEntry;
 use crate::security::{Purpose, Signer, account};
 use crate::signature::message_input;
 use crate::topology::Input;
@@ -68,9 +69,9 @@ impl Node {
             return;
         }
         let answer = body.map(|body| Answer {
-            from: signer,
             body,
-            log: header.log.clone().unwrap_or_default(),
+            log: way_there(header.log.clone().unwrap_or_default(), &signer),
+            from: signer,
         });
         self.finish(now, id, transaction, answer);
     }
@@ -285,4 +286,16 @@ fn transaction_resource(
     id: u64,
 ) -> Id {
     transactions.get(&id).map_or(Id::ZERO, |it| it.resource)
+}
+
+/// The hops of the request: every hop of the response appends, too (R40), its sender first.
+fn way_there(mut log: Vec<RouteLogEntry>, responder: &Signer) -> Vec<RouteLogEntry> {
+    let is_back = |at: usize| {
+        let id = log[at].id;
+        // who does not log what it answers itself is behind the hop that comes twice
+        responder.is_peer(id) || log[..at].iter().any(|entry| entry.id == id)
+    };
+    let end = (0..log.len()).find(|at| is_back(*at));
+    log.truncate(end.unwrap_or(log.len()));
+    log
 }
