@@ -128,7 +128,7 @@ struct Told {
 struct Finger {
     /// Who; `None`: not known yet.
     peer: Option<Id>,
-    /// When to ask again.
+    /// When to ask again; `Duration::MAX`: there is no need.
     ask_at: Duration,
 }
 
@@ -148,9 +148,14 @@ pub struct Chord {
     peers: BTreeMap<Id, Peer>,
     predecessors: Vec<Id>,
     successors: Vec<Id>,
+    /// As many neighbours on each side as there should be (RD52).
+    neighbour_count: usize,
     /// The predecessor that the admitting peer named, until there is a link to it.
     told_predecessor: Option<Told>,
     fingers: BTreeMap<u8, Finger>,
+    /// The neighbours there were when all fingers were asked for, and when they are asked for again.
+    asked_among: BTreeSet<Id>,
+    ask_again_at: Option<Duration>,
     /// Peers that are being connected (`None`), or could not be, and until when they rest.
     wanted: BTreeMap<Id, Option<Duration>>,
     pinging: BTreeMap<Id, Purpose>,
@@ -182,8 +187,11 @@ impl Chord {
             peers: BTreeMap::new(),
             predecessors: Vec::new(),
             successors: Vec::new(),
+            neighbour_count: MIN_NEIGHBOURS,
             told_predecessor: None,
             fingers: BTreeMap::new(),
+            asked_among: BTreeSet::new(),
+            ask_again_at: None,
             wanted: BTreeMap::new(),
             pinging: BTreeMap::new(),
             admitting: None,
@@ -347,24 +355,20 @@ impl Topology for Chord {
             | Stage::Admitting { until, .. } => Some(until),
             _ => None,
         };
-        let unknown = |finger: &&Finger| finger.peer.is_none();
         // where there is no room, the next answer makes some
         let asks = (self.asks_fingers() && self.finger_room() > 0)
-            .then(|| {
-                self.fingers
-                    .values()
-                    .filter(unknown)
-                    .map(|f| f.ask_at)
-                    .min()
-            })
-            .flatten();
+            .then(|| self.fingers.values().map(|finger| finger.ask_at).min())
+            .flatten()
+            .filter(|at| *at < Duration::MAX);
         let joined = self.is_joined() && self.stage == Stage::Joined;
         let timers = joined.then(|| self.next_update.min(self.next_ping));
         let admitting = self.admitting.map(|(_, until)| until);
         let again = self.copy_again_at.filter(|_| self.stage == Stage::Joined);
         let told = self.told_predecessor.map(|told| told.until);
-        [stage, asks, timers, admitting, self.update_at, again, told]
-            .into_iter()
+        let fingers = self.ask_again_at.filter(|_| self.stage == Stage::Joined);
+        let ring = [stage, asks, timers, admitting, told, fingers];
+        ring.into_iter()
+            .chain([self.update_at, again])
             .flatten()
             .min()
     }
@@ -382,6 +386,7 @@ impl Topology for Chord {
         }
         if self.stage == Stage::Joined {
             self.run_copy_again(now);
+            self.run_ask_again(now);
             if self.next_update <= now.at {
                 self.next_update = now.at + self.spread(self.config.update_every);
                 let routable = self.peers.iter().filter(|(_, peer)| peer.routable);

@@ -10,6 +10,9 @@ const FINGERS_AT_ONCE: usize = 4;
 /// How soon an unknown finger is asked for again.
 const FINGER_RETRY: Duration = Duration::from_secs(5);
 
+/// So long others may come or go before all fingers are asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
 impl Chord {
     pub(super) fn finger_target(&self, number: u8) -> Id {
         self.id.plus(1u128 << (128 - u32::from(number)))
@@ -43,6 +46,34 @@ impl Chord {
         }
     }
 
+    /// The ring has become another one where a third of the neighbours are others than when the fingers were asked for: they
+    /// are asked for again. A check of one finger an hour (R120) leaves a ring that grows with those of a smaller one, for days.
+    pub(super) fn see_turnover(&mut self, now: Now) {
+        let near = self.predecessors.iter().chain(&self.successors);
+        let all = self.predecessors.len() + self.successors.len();
+        let new = near.filter(|id| !self.asked_among.contains(id)).count();
+        if new > 0 && 3 * new >= all && self.ask_again_at.is_none() {
+            self.ask_again_at = Some(now.at + self.spread(ASK_AGAIN));
+        }
+    }
+
+    pub(super) fn run_ask_again(&mut self, now: Now) {
+        if self.ask_again_at.is_none_or(|at| at > now.at) {
+            return;
+        }
+        self.ask_again_at = None;
+        self.remember_neighbours();
+        for finger in self.fingers.values_mut() {
+            finger.ask_at = finger.ask_at.min(now.at);
+        }
+    }
+
+    /// The fingers have been asked for in this ring.
+    pub(super) fn remember_neighbours(&mut self) {
+        let near = self.predecessors.iter().chain(&self.successors);
+        self.asked_among = near.copied().collect();
+    }
+
     /// Whether fingers are asked for at all.
     pub(super) fn asks_fingers(&self) -> bool {
         self.is_joined() || matches!(self.stage, Stage::Settling { .. })
@@ -54,7 +85,7 @@ impl Chord {
         FINGERS_AT_ONCE.saturating_sub(self.pinging.values().filter(busy).count())
     }
 
-    /// Asks for fingers that are not known.
+    /// Asks for fingers that are not known, or not known any more.
     pub(super) fn ask_fingers(&mut self, now: Now) {
         if !self.asks_fingers() {
             return;
@@ -63,7 +94,7 @@ impl Chord {
         let due: Vec<u8> = self
             .fingers
             .iter()
-            .filter(|(_, finger)| finger.peer.is_none() && finger.ask_at <= now.at)
+            .filter(|(_, finger)| finger.ask_at <= now.at)
             .map(|(number, _)| *number)
             .collect();
         for number in due {

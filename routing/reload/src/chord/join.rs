@@ -90,6 +90,7 @@ impl Chord {
             until: now.at + TOLD_FOR,
         });
         self.rebuild_tables();
+        self.remember_neighbours();
         // they hold the copies already: the admitting peer was responsible, its successor a replica
         self.replicated = self
             .range()

@@ -5,13 +5,18 @@ use crate::topology::Topology;
 use crate::{Id, Now};
 use std::collections::BTreeMap;
 
+/// Neighbours on each side by which the density of the ring is judged, at most.
+const DENSITY_OF: usize = 8;
+
 impl Chord {
-    pub(super) fn neighbour_count(&self) -> usize {
+    /// How many neighbours a side should have (RD52), by how densely the nearest ones lie.
+    fn estimate(&self) -> usize {
         self.config.neighbours.unwrap_or_else(|| {
-            let routable = self.peers.values().filter(|peer| peer.routable).count();
+            let routable = self.peers.values().filter(|peer| peer.routable);
+            let routable = routable.take(2 * DENSITY_OF).count();
             let shorter = self.predecessors.len().min(self.successors.len());
-            // as many on each side, up to eight, as cannot be the same peers
-            let each = shorter.min(8).min(routable / 2);
+            // as many on each side as cannot be the same peers
+            let each = shorter.min(DENSITY_OF).min(routable / 2);
             let Some(last) = each.checked_sub(1) else {
                 return MIN_NEIGHBOURS;
             };
@@ -38,9 +43,10 @@ impl Chord {
         let (successors, predecessors) = (clockwise(&self.peers, most), counter(&self.peers, most));
         self.successors = successors;
         self.predecessors = predecessors;
-        let count = self.neighbour_count().clamp(1, most);
-        self.successors.truncate(count);
-        self.predecessors.truncate(count);
+        // asked for with every id that is told: counted once for each table
+        self.neighbour_count = self.estimate().clamp(1, most);
+        self.successors.truncate(self.neighbour_count);
+        self.predecessors.truncate(self.neighbour_count);
     }
 
     /// Rebuilds the tables and does what a change asks for (R116 to R118).
@@ -64,13 +70,14 @@ impl Chord {
             self.announce_soon(now);
             self.copy_again(now, COPY_AGAIN);
             self.plan_fingers(now);
+            self.see_turnover(now);
         }
         self.move_copies(now, old_range);
     }
 
     /// Whether a peer would stand in the neighbour table.
     pub(super) fn would_be_neighbour(&self, peer: Id) -> bool {
-        let count = self.neighbour_count();
+        let count = self.neighbour_count;
         let ahead = self
             .successors
             .get(count - 1)
