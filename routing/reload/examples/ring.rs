@@ -215,9 +215,17 @@ fn loss() {
     }
 }
 
+/// A ring whose links end when nobody needs them, as the program's do.
+fn formed(seed: u64, count: usize) -> Sim {
+    let mut sim = Sim::new(seed);
+    sim.ends_silent_links = true;
+    sim.form(count);
+    sim
+}
+
 fn grow(count: usize) {
     let begun = Instant::now();
-    let mut sim = Sim::ring(5, count);
+    let mut sim = formed(5, count);
     let joined = sim
         .members
         .iter()
@@ -231,6 +239,7 @@ fn grow(count: usize) {
         sim.delivered,
         sim.wrong_neighbours()
     );
+    println!("{}", fingers(&sim));
     let lookups = sim.lookups(4000, Duration::from_secs(5));
     println!(
         "lookups: mean {:.2} hops, p99 {}, wrong {}, lost {}  (½ log2 N = {:.1})",
@@ -250,22 +259,23 @@ fn grow(count: usize) {
             (sent + it.sent, bytes + it.sent_bytes)
         })
     };
+    if count <= 4096 {
+        let (before, asks) = (total(&sim), sim.asks);
+        sim.run(Duration::from_secs(3600));
+        let after = total(&sim);
+        println!(
+            "at rest, per node and hour: {} messages, {} bytes; {} questions whether a link is alive, each with its answer",
+            (after.0 - before.0) / count as u64,
+            (after.1 - before.1) / count as u64,
+            (sim.asks - asks) / count as u64
+        );
+    }
     let links: usize = sim
         .members
         .iter()
         .flatten()
         .map(|m| m.node.links().count())
         .sum();
-    if count <= 4096 {
-        let before = total(&sim);
-        sim.run(Duration::from_secs(3600));
-        let after = total(&sim);
-        println!(
-            "at rest, per node and hour: {} messages, {} bytes (keep-alives of links not counted)",
-            (after.0 - before.0) / count as u64,
-            (after.1 - before.1) / count as u64
-        );
-    }
     println!(
         "links per node: {:.1}; memory of the process: {}",
         links as f64 / count as f64,
@@ -276,6 +286,38 @@ fn grow(count: usize) {
         begun.elapsed().as_secs_f64(),
         processor()
     );
+}
+
+/// How many of all fingers are those that they should be, and how far the others are from that, in nodes.
+fn fingers(sim: &Sim) -> String {
+    let ids = sim.ids();
+    let place = |id: Id| ids.partition_point(|other| *other < id) % ids.len();
+    let (mut all, mut right, mut linked, mut off) = (0, 0, 0, 0);
+    for member in sim.members.iter().flatten() {
+        let own = member.node.id();
+        let (_, after) = member.node.topology().neighbours();
+        let near = after.last().map_or(0, |last| own.distance_to(*last));
+        let has = member.node.topology().fingers();
+        for number in 1..=127u32 {
+            let jump = 1u128 << (128 - number);
+            if number > 8 && jump <= near {
+                break;
+            }
+            let owner = place(own.plus(jump));
+            all += 1;
+            right += usize::from(has.contains(&ids[owner]));
+            let target = own.plus(jump);
+            let nearest = has.iter().min_by_key(|id| target.distance_to(**id));
+            if let Some(nearest) = nearest {
+                off += (place(*nearest) + ids.len() - owner) % ids.len();
+                linked += usize::from(member.node.links().any(|(_, peer)| peer == *nearest));
+            }
+        }
+    }
+    format!(
+        "fingers: {all}, right {right}, linked {linked}, nodes beside {:.2}",
+        off as f64 / all as f64
+    )
 }
 
 /// Clock ticks a second, as `/proc` counts them (`USER_HZ`).
@@ -320,7 +362,7 @@ struct Copies {
 
 /// Exponential sessions, a new node for each that dies, owners that store again every 1,200 s.
 fn churn(count: usize, minutes: usize, noticed: usize) {
-    let mut sim = Sim::ring(9, count);
+    let mut sim = formed(9, count);
     sim.keepalive = Duration::from_secs(noticed as u64);
     // the first eight are the stable base (RD54): the others' sessions are what is asked for
     let mean = minutes as f64 * 60.0;

@@ -85,13 +85,15 @@ fn found(sim: &mut Sim, stored: &[(Id, u32)]) -> usize {
 // R3, R113, R119, R116, R118, RD54, RD73, reload.md §4.3: few hops; churn; a fifth dies at once
 #[test]
 fn a_thousand_nodes_route_in_few_hops_and_outlive_churn_and_sudden_loss() {
-    let mut sim = Sim::ring(11, NODES);
+    let mut sim = Sim::new(11);
+    sim.ends_silent_links = true;
+    sim.form(NODES);
     assert_eq!(sim.wrong_neighbours(), 0);
     let lookups = sim.lookups(2000, Duration::from_secs(5));
     assert_eq!((lookups.wrong, lookups.lost), (0, 0));
-    // the tables of §4.3 count fingers one way; links that others made to us are used, too, and save a little
+    // tables that stand still: 4.27 and 7 (§4.3); links that others have made to a node are used, too, and save one
     assert!(
-        (3.0..=5.3).contains(&lookups.mean()) && lookups.p99() <= 9,
+        (2.0..=4.3).contains(&lookups.mean()) && lookups.p99() <= 7,
         "mean {:.2}, p99 {}",
         lookups.mean(),
         lookups.p99()
@@ -224,7 +226,8 @@ fn a_tenth_of_a_thousand_nodes_lies() {
     );
     assert_eq!(believed.wrong, 0, "nobody speaks for an owner");
     assert!(believed.refused > 0);
-    assert!(believed.right_percent() >= 97.0, "{believed:?}");
+    // 7 % of the keepers lie, and ten Sybils: 1.2 % of the records are expected to have liars at both places (0 to 4 % by seed)
+    assert!(believed.right_percent() >= 95.0, "{believed:?}");
     // Whoever does not check what it is told believes what nobody has said: the liars were heard.
     let id = sim.random_id();
     let credulous = Box::new(liars::Marked::credulous(id));

@@ -14,7 +14,7 @@ use liars::Lie;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
 pub const OVERLAY: &str = "sim.example";
@@ -41,7 +41,28 @@ enum What {
     Rejoin {
         node: usize,
     },
+    /// A node looks which of its links it still needs.
+    Sweep {
+        node: usize,
+    },
 }
+
+/// Both ends, and when each last heard of the other: `None` at an end that has no link any more.
+struct Link {
+    ends: (usize, usize),
+    heard: [Option<Duration>; 2],
+}
+
+impl Link {
+    fn side(&self, place: usize) -> usize {
+        usize::from(self.ends.1 == place)
+    }
+}
+
+/// How often a node asks those who stand in its tables whether they are there, and how long it keeps a link that is silent, as
+/// the program does inside sealed sessions.
+const ASK_EVERY: Duration = Duration::from_secs(15);
+const SILENT_FOR: Duration = Duration::from_secs(45);
 
 pub struct Member {
     pub node: Node,
@@ -58,7 +79,7 @@ pub struct Sim {
     pub rng: StdRng,
     pub members: Vec<Option<Member>>,
     index: HashMap<Id, usize>,
-    links: HashMap<u64, (usize, usize)>,
+    links: HashMap<u64, Link>,
     of_node: Vec<Vec<u64>>,
     next_link: u64,
     queue: BinaryHeap<Reverse<(Duration, u64, usize)>>,
@@ -76,6 +97,10 @@ pub struct Sim {
     pub chord: Config,
     /// Whether messages and values are signed, so that liars can be told from others.
     pub signed: bool,
+    /// Whether links that stand in the tables of neither end fall silent and end. Set it before there are nodes.
+    pub ends_silent_links: bool,
+    /// Questions whether a peer is still there, each with an answer, that this has taken.
+    pub asks: u64,
 }
 
 impl Sim {
@@ -101,6 +126,8 @@ impl Sim {
             mtu: Some(1120),
             chord: Config::default(),
             signed: false,
+            ends_silent_links: false,
+            asks: 0,
         }
     }
 
@@ -180,6 +207,10 @@ impl Sim {
         self.of_node.push(Vec::new());
         self.side.push(0);
         self.index.insert(id, place);
+        if self.ends_silent_links {
+            let first = self.at + ASK_EVERY.mul_f64(self.rng.random());
+            self.push(first, What::Sweep { node: place });
+        }
         place
     }
 
@@ -223,7 +254,9 @@ impl Sim {
         }
         let link = self.next_link;
         self.next_link += 1;
-        self.links.insert(link, (a, b));
+        let heard = [Some(self.at); 2];
+        let ends = (a, b);
+        self.links.insert(link, Link { ends, heard });
         self.of_node[a].push(link);
         self.of_node[b].push(link);
         let (id_a, id_b) = (self.id(a), self.id(b));
@@ -251,8 +284,91 @@ impl Sim {
     }
 
     fn other_end(&self, link: u64, place: usize) -> Option<usize> {
-        let (a, b) = *self.links.get(&link)?;
+        let (a, b) = self.links.get(&link)?.ends;
         Some(if a == place { b } else { a })
+    }
+
+    /// Something of a link's other end has come to `place`; where that link had fallen silent, it stands again, as in the program.
+    fn hear(&mut self, number: u64, place: usize) {
+        let Some(link) = self.links.get_mut(&number) else {
+            return;
+        };
+        let side = link.side(place);
+        let sender = if side == 0 { link.ends.1 } else { link.ends.0 };
+        let stands = link.heard[side].is_some();
+        if stands || self.ends_silent_links {
+            link.heard[side] = Some(self.at);
+        }
+        let peer = self.members[sender].as_ref().map(|member| member.node.id());
+        if let Some(peer) = peer
+            && !stands
+            && self.ends_silent_links
+            && self.members[place].is_some()
+        {
+            self.of_node[place].push(number);
+            self.link_up(place, number, peer);
+        }
+    }
+
+    /// A node has no such link any more; the other end still may.
+    fn end_link(&mut self, place: usize, number: u64) {
+        self.of_node[place].retain(|other| *other != number);
+        let Some(link) = self.links.get_mut(&number) else {
+            return;
+        };
+        let side = link.side(place);
+        link.heard[side] = None;
+        if link.heard == [None; 2] {
+            self.links.remove(&number);
+        }
+    }
+
+    /// Asks whoever stands in the node's tables, and ends the links that are silent at this end. A dead peer's links end by
+    /// [`Sim::kill`], and those across a partition by [`Sim::partition`].
+    fn sweep(&mut self, place: usize) {
+        let Some(member) = self.members[place].as_ref() else {
+            return;
+        };
+        // who is no part of the ring yet needs all of its links
+        let needed = member.joined.then(|| {
+            let topology = member.node.topology();
+            let (before, after) = topology.neighbours();
+            let near = before.into_iter().chain(after);
+            near.chain(topology.fingers()).collect::<BTreeSet<Id>>()
+        });
+        let mut silent = Vec::new();
+        for number in self.of_node[place].clone() {
+            let Some(link) = self.links.get_mut(&number) else {
+                continue;
+            };
+            let (own, other) = (link.side(place), 1 - link.side(place));
+            let ends = [link.ends.0, link.ends.1];
+            let Some(peer) = &self.members[ends[other]] else {
+                continue;
+            };
+            if self.partitioned && self.side[ends[0]] != self.side[ends[1]] {
+                continue;
+            }
+            let quiet = |time| link.heard[own].is_some_and(|heard| heard + time <= self.at);
+            let is_needed = needed
+                .as_ref()
+                .is_none_or(|needed| needed.contains(&peer.node.id()));
+            if is_needed && quiet(ASK_EVERY) {
+                self.asks += 1;
+                if link.heard[other].is_some() {
+                    link.heard = [Some(self.at); 2];
+                }
+            }
+            if link.heard[own].is_some_and(|heard| heard + SILENT_FOR <= self.at) {
+                silent.push(number);
+            }
+        }
+        let next = self.at + ASK_EVERY;
+        self.push(next, What::Sweep { node: place });
+        for number in silent {
+            self.end_link(place, number);
+            self.with(place, |node, now| node.link_down(now, LinkId(number)));
+        }
     }
 
     fn random_live(&mut self, not: usize) -> Option<usize> {
@@ -377,7 +493,9 @@ impl Sim {
                 }
             }
             Event::Close(link) => {
-                if let Some(other) = self.other_end(link.0, place) {
+                let other = self.other_end(link.0, place);
+                self.end_link(place, link.0);
+                if let Some(other) = other {
                     let at = self.at + self.latency();
                     self.push(
                         at,
@@ -406,6 +524,7 @@ impl Sim {
             match what {
                 Some(What::Message { to, link, bytes }) => {
                     self.delivered += 1;
+                    self.hear(link, to);
                     self.with(to, |node, now| node.handle(now, LinkId(link), &bytes));
                 }
                 Some(What::Timer { node }) => {
@@ -417,8 +536,9 @@ impl Sim {
                     }
                 }
                 Some(What::LinkUp { node, link, peer }) => self.link_up(node, link, peer),
+                Some(What::Sweep { node }) => self.sweep(node),
                 Some(What::LinkDown { node, link }) => {
-                    self.of_node[node].retain(|other| *other != link);
+                    self.end_link(node, link);
                     self.with(node, |node, now| node.link_down(now, LinkId(link)));
                 }
                 Some(What::Rejoin { node }) => {
@@ -445,8 +565,10 @@ impl Sim {
             return;
         };
         self.index.remove(&member.node.id());
-        for link in std::mem::take(&mut self.of_node[place]) {
-            if let Some(other) = self.other_end(link, place) {
+        for link in self.of_node[place].clone() {
+            let other = self.other_end(link, place);
+            self.end_link(place, link);
+            if let Some(other) = other {
                 let share = self.rng.random_range(0.66..1.0);
                 let at = self.at + self.keepalive.mul_f64(share);
                 self.push(at, What::LinkDown { node: other, link });
@@ -460,8 +582,8 @@ impl Sim {
         let across: Vec<(u64, usize, usize)> = self
             .links
             .iter()
-            .filter(|(_, (a, b))| self.side[*a] != self.side[*b])
-            .map(|(link, (a, b))| (*link, *a, *b))
+            .map(|(link, Link { ends: (a, b), .. })| (*link, *a, *b))
+            .filter(|(_, a, b)| self.side[*a] != self.side[*b])
             .collect();
         let mut across = across;
         across.sort();
@@ -482,9 +604,14 @@ impl Sim {
     pub fn ring_with(seed: u64, count: usize, chord: Config) -> Self {
         let mut sim = Self::new(seed);
         sim.chord = chord;
-        sim.create();
-        sim.grow(count - 1);
+        sim.form(count);
         sim
+    }
+
+    /// The first node, and `count - 1` more.
+    pub fn form(&mut self, count: usize) {
+        self.create();
+        self.grow(count - 1);
     }
 
     pub fn grow(&mut self, count: usize) {
