@@ -239,7 +239,10 @@ fn grow(count: usize) {
         sim.delivered,
         sim.wrong_neighbours()
     );
-    println!("{}", fingers(&sim));
+    println!(
+        "fingers that are the right ones: {:.3}",
+        sim.right_fingers()
+    );
     let lookups = sim.lookups(4000, Duration::from_secs(5));
     println!(
         "lookups: mean {:.2} hops, p99 {}, wrong {}, lost {}  (½ log2 N = {:.1})",
@@ -286,38 +289,6 @@ fn grow(count: usize) {
         begun.elapsed().as_secs_f64(),
         processor()
     );
-}
-
-/// How many of all fingers are those that they should be, and how far the others are from that, in nodes.
-fn fingers(sim: &Sim) -> String {
-    let ids = sim.ids();
-    let place = |id: Id| ids.partition_point(|other| *other < id) % ids.len();
-    let (mut all, mut right, mut linked, mut off) = (0, 0, 0, 0);
-    for member in sim.members.iter().flatten() {
-        let own = member.node.id();
-        let (_, after) = member.node.topology().neighbours();
-        let near = after.last().map_or(0, |last| own.distance_to(*last));
-        let has = member.node.topology().fingers();
-        for number in 1..=127u32 {
-            let jump = 1u128 << (128 - number);
-            if number > 8 && jump <= near {
-                break;
-            }
-            let owner = place(own.plus(jump));
-            all += 1;
-            right += usize::from(has.contains(&ids[owner]));
-            let target = own.plus(jump);
-            let nearest = has.iter().min_by_key(|id| target.distance_to(**id));
-            if let Some(nearest) = nearest {
-                off += (place(*nearest) + ids.len() - owner) % ids.len();
-                linked += usize::from(member.node.links().any(|(_, peer)| peer == *nearest));
-            }
-        }
-    }
-    format!(
-        "fingers: {all}, right {right}, linked {linked}, nodes beside {:.2}",
-        off as f64 / all as f64
-    )
 }
 
 /// Clock ticks a second, as `/proc` counts them (`USER_HZ`).

@@ -304,6 +304,16 @@ fn clients_take_part_without_being_part() {
     assert!(!before.contains(&id) && !after.contains(&id));
 }
 
+// R109, R120: most nodes came when the ring was smaller, and asked for their fingers then
+#[test]
+fn fingers_follow_a_ring_that_grows() {
+    let mut sim = Sim::ring(33, 200);
+    sim.run(Duration::from_secs(30));
+    let right = sim.right_fingers();
+    println!("{right:.3} of all fingers are the right ones");
+    assert!(right >= 0.8, "{right}");
+}
+
 // R86, R87, R136: walking all servers by FIND
 #[test]
 fn find_walks_the_whole_ring() {

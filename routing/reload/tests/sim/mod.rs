@@ -669,6 +669,27 @@ impl Sim {
         self.alive().iter().filter(|place| wrong(place)).count()
     }
 
+    /// Which share of the fingers that nodes should have they do have.
+    pub fn right_fingers(&self) -> f64 {
+        let ids = self.ids();
+        let (mut all, mut right) = (0, 0);
+        for place in self.alive() {
+            let (own, topology) = (self.id(place), self.node(place).topology());
+            let (_, after) = topology.neighbours();
+            let near = after.last().map_or(0, |last| own.distance_to(*last));
+            let has = topology.fingers();
+            // beyond the neighbours, at least 8 (RD53)
+            let jumps = (1..=127).map(|number| (number, 1u128 << (128 - number)));
+            for (_, jump) in jumps.take_while(|(number, jump)| *number <= 8 || *jump > near) {
+                let target = own.plus(jump);
+                let owner = ids[ids.partition_point(|id| *id < target) % ids.len()];
+                all += 1;
+                right += usize::from(owner == own || has.contains(&owner));
+            }
+        }
+        right as f64 / all as f64
+    }
+
     /// Asks for random keys from random nodes, with logs. Gives hops of the right answers, and how many were wrong or
     /// missing.
     pub fn lookups(&mut self, count: usize, budget: Duration) -> Lookups {
