@@ -16,8 +16,11 @@ use std::time::Duration;
 const ENOUGH: usize = 3;
 /// Random places that are looked at for them (R136): with one server among ten peers nine of ten looks find it (reload.md §3).
 const TRIES: u8 = 12;
-/// After a look; twice as late after each that found none, for most overlays have no server at all.
+/// After a look that found one.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
+/// After the first look that found none, for a server may be as new as the ring; four times as late after each further one, for
+/// most overlays have no server at all.
+const LOOK_SOON: Duration = Duration::from_secs(5);
 const MAX_LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// How long one place is asked.
 const OPTIONS: RequestOptions = RequestOptions {
@@ -60,7 +63,7 @@ impl Turn {
             own,
             pointers,
             look: Look::Resting(Duration::ZERO),
-            gap: LOOK_AGAIN,
+            gap: LOOK_SOON,
             tries: 0,
             found: Vec::new(),
             told: Vec::new(),
@@ -80,7 +83,7 @@ impl Turn {
         if self.own.is_some() {
             self.pointers.iter_mut().for_each(|it| it.due(now.at));
         }
-        self.gap = LOOK_AGAIN;
+        self.gap = LOOK_SOON;
         self.rest(now.at);
     }
 
@@ -133,16 +136,16 @@ impl Dht {
         };
         self.turn.look = match self.node.ask(now, &request, OPTIONS) {
             Ok(request) => Look::Finding(request),
-            Err(_) => Look::Resting(now.at + LOOK_AGAIN),
+            Err(_) => Look::Resting(now.at + LOOK_SOON),
         };
     }
 
     fn turn_over(&mut self, now: Now) {
-        let again = self.turn.gap;
-        self.turn.gap = match self.turn.found.is_empty() {
-            true => (again * 2).min(MAX_LOOK_AGAIN),
-            false => LOOK_AGAIN,
+        let (again, next) = match self.turn.found.is_empty() {
+            true => (self.turn.gap, (self.turn.gap * 4).min(MAX_LOOK_AGAIN)),
+            false => (LOOK_AGAIN, LOOK_SOON),
         };
+        self.turn.gap = next;
         if self.turn.found != self.turn.told && !self.turn.found.is_empty() {
             self.turn.told = self.turn.found.clone();
             tracing::debug!(servers = ?self.turn.told, "TURN servers of the overlay");
@@ -204,7 +207,7 @@ impl Dht {
         };
         self.turn.look = match self.node.ask(now, &Fetch(&request), OPTIONS) {
             Ok(request) => Look::Fetching(request),
-            Err(_) => Look::Resting(now.at + LOOK_AGAIN),
+            Err(_) => Look::Resting(now.at + LOOK_SOON),
         };
     }
 

@@ -86,7 +86,8 @@ fn records_follow_their_owner_and_do_not_expire() {
 fn a_turn_server_is_found_by_those_who_have_none() {
     let at: SocketAddr = "192.0.2.1:3478".parse().unwrap();
     let mut net = Net::ring_with_turn(6, Some(at));
-    net.run(Duration::from_secs(5000));
+    // The ring was there before the server's pointers were, and its tables change: not every look finds it.
+    net.run(Duration::from_secs(120));
     let owner = *identity(0).address();
     for n in 1..6 {
         assert_eq!(
