@@ -11,7 +11,7 @@ use crate::control::people::distrust_destination;
 use crate::names::{Named, short};
 use crate::output::{self, Style};
 use crate::policy::Policy;
-use crate::state::book::{Book, Entry};
+use crate::state::book::Book;
 use crate::state::identity;
 use crate::value::{PeerName, ValueError};
 
@@ -29,15 +29,8 @@ pub(super) fn trust(common: &Common, flags: &Trust) -> Result<Done, Error> {
         if own == Some(address) {
             return Err(ValueError::own_address().into());
         }
-        book.trust(address, name).map_err(Error::Value)?;
-        let entry = book.by_address(&address).cloned();
-        Ok(Trusted::new(
-            &entry.unwrap_or(Entry {
-                address,
-                name: None,
-            }),
-            true,
-        ))
+        let entry = book.trust(address, name).map_err(Error::Value)?;
+        Ok(Trusted::new(entry, true))
     })?;
     report(common, &trusted)
 }

@@ -148,13 +148,11 @@ impl Desk {
             Verdict::Silence => None,
             Verdict::Take(id) => {
                 let mut changed = book.clone();
-                let taken = changed
-                    .trust(*from, None)
-                    .map_err(Error::refused)
-                    .and_then(|()| {
-                        changed.take_ticket(id, *from);
-                        changed.save(state)
-                    });
+                let trusted = changed.trust(*from, None).map(drop);
+                let taken = trusted.map_err(Error::refused).and_then(|()| {
+                    changed.take_ticket(id, *from);
+                    changed.save(state)
+                });
                 if let Err(error) = taken {
                     tracing::error!("a ticket could not be taken: {error}");
                     return None;
