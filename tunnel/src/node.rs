@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle as JoinTask;
 
 use crate::Error;
+use crate::cli::save::Unwritten;
 use crate::command::{Command, DataHandle, I2pCommand, News, PeerReport};
 use crate::config::interface::GivenTun;
 use crate::config::{ConfigSource, Security};
@@ -166,6 +167,8 @@ pub struct Plan {
     pub state: LockedState,
     /// The identity, if this start made it: saved when the node stands.
     pub unsaved: Option<Unsaved>,
+    /// The configuration, if this start changes it: written when the interface and the sockets are there.
+    pub(crate) unwritten: Option<Unwritten>,
     /// Names for the programs of this machine.
     pub dns: DnsPlan,
     /// Whether the gateway is asked to keep a port open.
@@ -260,6 +263,10 @@ async fn live(
     let (meeting, changes) = (prepared.meeting(), prepared.changes());
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
+    // Nothing that people may have got wrong fails after this, and no directory but the own one can be written to.
+    if let Some(unwritten) = plan.unwritten {
+        unwritten.write()?;
+    }
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");

@@ -208,6 +208,34 @@ fn flags_hold_for_one_run_and_saved_ones_from_then_on() {
     let after = fs::read_to_string(&file).expect("read");
     assert!(after.starts_with(before), "{after}");
 
+    // A start that fails changes no file, and makes none.
+    let fresh = lab.directory().join("etc/anode.toml");
+    let elsewhere = "udp://192.0.2.99:1";
+    for (file, flags) in [
+        (&file, ["--mtu", "1500", "--name", "eth0"]),
+        (&file, ["--mtu", "1500", "--listen", elsewhere]),
+        (&fresh, ["--mtu", "1500", "--listen", elsewhere]),
+    ] {
+        let mut up = command(anode_binary());
+        up.args(["up", "--save", "--state"]);
+        up.arg(lab.directory().join("a"))
+            .arg("--config")
+            .arg(file)
+            .args(flags);
+        let done = host.finish(up, LIMIT);
+        assert_eq!(done.code(), 1, "{flags:?}: {done}");
+    }
+    assert_eq!(fs::read_to_string(&file).expect("read"), after);
+    assert!(!lab.directory().join("etc").exists());
+    let mut new = Node::on(&host, lab.directory(), "a")
+        .args(&["--config", fresh.to_str().expect("a path")])
+        .args(&["--save", "--name", "net8"])
+        .start();
+    assert_eq!(new.json(&["status"])["interface"], "net8");
+    new.terminate().expect_ok();
+    let made = fs::read_to_string(&fresh).expect("read");
+    assert_eq!(made, "name = \"net8\"\n");
+
     // Nothing says where to write: not a file of another node.
     let mut up = command(anode_binary());
     up.args(["up", "--save", "--no-tun", "--state"]);

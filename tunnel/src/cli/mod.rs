@@ -11,7 +11,7 @@ mod ping;
 mod places;
 mod policy;
 mod relay;
-mod save;
+pub(crate) mod save;
 mod show;
 mod tickets;
 mod tracker;

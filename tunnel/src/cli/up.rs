@@ -76,10 +76,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     }
     let dir = common.dir()?;
     let source = common.config_source(&dir);
-    if flags.save {
-        save::save(&source)?;
-    }
-    let mut config = source.read()?;
+    let (mut config, unwritten) = match flags.save {
+        true => save::saved(&source)?,
+        false => (source.read()?, None),
+    };
     if only_relay {
         config.relay.get_or_insert_default();
         config.lan.enabled = false;
@@ -166,6 +166,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         memory_locked,
         state,
         unsaved,
+        unwritten,
         dns,
         portmap,
         meet,
