@@ -42,6 +42,7 @@ use crate::names::Given;
 use crate::policy::{Inbound, Policy};
 use crate::portmap::{self, Portmap};
 use crate::relay::Certificate;
+use crate::routes::Routes;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{self, LockedState, i2p, learnt, registered, sessions};
@@ -143,6 +144,8 @@ pub struct ReadyInfo {
 pub struct Plan {
     /// For the data thread.
     pub settings: Settings,
+    /// Peers of flags and configuration, by their synthetic addresses with digit 0.
+    pub configured: Vec<Ipv6Addr>,
     /// Where the control socket shall be.
     pub socket: PathBuf,
     /// Who may use it.
@@ -263,6 +266,14 @@ async fn live(
     let (meeting, changes) = (prepared.meeting(), prepared.changes());
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
+    // Who is beside another node has only the routes that it asks for, also later.
+    let routes = match (&info.beside, &info.interface) {
+        (Some(_), Some(interface)) => {
+            let own = address.ipv6(PeerId::ANY);
+            Some(Routes::start(interface, own, plan.configured)?)
+        }
+        _ => None,
+    };
     // Nothing that people may have got wrong fails after this, and no directory but the own one can be written to.
     if let Some(unwritten) = plan.unwritten {
         unwritten.write()?;
@@ -331,6 +342,7 @@ async fn live(
         security,
         confined,
         portmap: Portmap::default(),
+        routes,
         state: plan.state,
         turn,
         turn_servers: turn_desk,
