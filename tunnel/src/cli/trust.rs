@@ -7,7 +7,7 @@ use super::args::{Common, Trust, Trustee};
 use super::{Done, block_on};
 use crate::Error;
 use crate::control::api::{TargetRequest, TrustRequest, Trusted};
-use crate::control::people::distrust_destination;
+use crate::control::people::take_out;
 use crate::names::{Named, short};
 use crate::output::{self, Style};
 use crate::policy::Policy;
@@ -54,12 +54,7 @@ pub(super) fn distrust(common: &Common, text: &str) -> Result<Done, Error> {
         target: text.to_owned(),
     };
     let trusted = change(common, "/v1/distrust", &request, |book, _| {
-        if let Some(trusted) = distrust_destination(book, &named)? {
-            return Ok(trusted);
-        }
-        let entry = book.find(&named)?.clone();
-        book.distrust(&entry.address);
-        Ok(Trusted::new(&entry, false))
+        Ok(take_out(book, &named)?)
     })?;
     report(common, &trusted)
 }

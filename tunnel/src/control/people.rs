@@ -59,23 +59,19 @@ fn conflict(problem: String) -> Problem {
     Problem(StatusCode::CONFLICT, problem)
 }
 
-/// Of a destination of I2P; `None` for everybody else.
-pub(crate) fn distrust_destination(
-    book: &mut Book,
-    named: &Named,
-) -> Result<Option<Trusted>, ValueError> {
-    let hash = match named {
-        Named::I2p(_) | Named::Target(Target::I2p(_)) => {
-            match named.resolve(book, &Given::default())? {
-                Target::I2p(hash) => hash,
-                _ => return Ok(None),
-            }
-        }
-        _ => return Ok(None),
-    };
-    let entry = book.destinations.distrust(&hash);
-    let entry = entry.ok_or_else(|| ValueError::new(format!("{} is not trusted", hash.b32())))?;
-    Ok(Some(Trusted::destination(&entry, false)))
+/// Takes a peer or a destination of I2P out of the book.
+pub(crate) fn take_out(book: &mut Book, named: &Named) -> Result<Trusted, ValueError> {
+    if let Named::I2p(_) | Named::Target(Target::I2p(_)) = named
+        && let Target::I2p(hash) = named.resolve(book, &Given::default())?
+    {
+        let entry = book.destinations.distrust(&hash);
+        let entry =
+            entry.ok_or_else(|| ValueError::new(format!("{} is not trusted", hash.b32())))?;
+        return Ok(Trusted::destination(&entry, false));
+    }
+    let entry = book.find(named)?.clone();
+    book.distrust(&entry.address);
+    Ok(Trusted::new(&entry, false))
 }
 
 async fn trust_destination(
@@ -96,14 +92,7 @@ pub(super) async fn distrust(
     Body(request): Body<TargetRequest>,
 ) -> Answer<Trusted> {
     let named: Named = request.target.parse()?;
-    let mut trusted = control.change_book(|book| {
-        if let Some(trusted) = distrust_destination(book, &named)? {
-            return Ok(trusted);
-        }
-        let entry = book.find(&named)?.clone();
-        book.distrust(&entry.address);
-        Ok(Trusted::new(&entry, false))
-    })?;
+    let mut trusted = control.change_book(|book| Ok(take_out(book, &named)?))?;
     trusted.note = control.follow_book().await?;
     Ok(Json(trusted))
 }
