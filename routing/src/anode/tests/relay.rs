@@ -104,8 +104,7 @@ pub(super) fn transfer(
         .open(now, 40_000, ipv6(to), 80)
         .unwrap();
     let data: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8).collect();
-    let program = &mut sim.hosts[from].program;
-    program.to_write.insert(stream, (data.clone(), 0));
+    sim.write(from, stream, data.clone());
     (stream, data)
 }
 

@@ -44,13 +44,8 @@ fn talk(sim: &mut Sim) {
     datagram(sim, 0, 2, SECRET).unwrap();
     let stream = open(sim, 0, 2, 80);
     let data = SECRET.repeat(100);
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (data.clone(), 0));
-    sim.until(secs(10), "the stream's end", |sim| {
-        sim.has_event(1, |e| matches!(e, OverlayEvent::StreamFinished { .. }))
-    });
+    sim.write(0, stream, data.clone());
+    sim.until(secs(10), "the stream's end", |sim| sim.has_finished(1));
     assert!(sim.hosts[1].program.read.values().any(|read| *read == data));
     assert_eq!(sim.hosts[1].program.datagrams[0].4, SECRET);
 }
@@ -384,7 +379,7 @@ fn transfer_under_way(seed: u64) -> (Sim, StreamId) {
     sim.link.rate = 12_500_000;
     let stream = open(&mut sim, 0, 2, 80);
     let data = pattern(40 << 20);
-    sim.hosts[0].program.to_write.insert(stream, (data, 0));
+    sim.write(0, stream, data);
     sim.run(ms(600));
     assert!(sim.bytes_read(1) > 100_000);
     (sim, stream)
@@ -581,12 +576,8 @@ fn altered_copies_and_disorder_cost_nothing_but_time() {
     };
     let data = pattern(2 << 20);
     let stream = open(&mut sim, 0, 2, 80);
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (data.clone(), 0));
-    let finished =
-        |sim: &Sim| sim.has_event(1, |e| matches!(e, OverlayEvent::StreamFinished { .. }));
+    sim.write(0, stream, data.clone());
+    let finished = |sim: &Sim| sim.has_finished(1);
     let begin = sim.now;
     while !finished(&sim) {
         assert!(sim.now - begin < secs(120));
@@ -619,10 +610,7 @@ fn a_session_is_renewed_in_the_middle_of_a_transfer() {
     sim.link.rate = 200_000;
     let data = pattern(60 << 20);
     let stream = open(&mut sim, 0, 2, 80);
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (data.clone(), 0));
+    sim.write(0, stream, data.clone());
     let first = sim.hosts[0].node.session_hash(&address(2));
     sim.run(secs(150));
     let incoming = sim.hosts[1].program.accepted[0];
@@ -695,10 +683,7 @@ fn an_endpoint_that_has_not_proven_itself_gets_three_times_what_came_from_it() {
     open(&mut sim, 0, 2, 80);
     sim.run(ms(500));
     let incoming = sim.hosts[1].program.accepted[0];
-    sim.hosts[1]
-        .program
-        .to_write
-        .insert(incoming, (pattern(20 << 20), 0));
+    sim.write(1, incoming, pattern(20 << 20));
     sim.run(ms(300));
     // The real path dies; somebody passes on, from another place, what host 1 still sends.
     sim.cut.push((home(1), home(2)));
@@ -1088,13 +1073,8 @@ fn congestion_marks_slow_a_sealed_stream_without_loss() {
     sim.link.mark = 20;
     let data = pattern(8 << 20);
     let stream = open(&mut sim, 0, 2, 80);
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (data.clone(), 0));
-    sim.until(secs(60), "the end", |sim| {
-        sim.has_event(1, |e| matches!(e, OverlayEvent::StreamFinished { .. }))
-    });
+    sim.write(0, stream, data.clone());
+    sim.until(secs(60), "the end", |sim| sim.has_finished(1));
     let incoming = sim.hosts[1].program.accepted[0];
     assert!(sim.hosts[1].program.read[&incoming] == data);
     let counters = sim.hosts[0].node.stream_counters(stream).unwrap();
