@@ -17,7 +17,7 @@ use crate::ioctl::{self, Features};
 use crate::netlink::{Link, Netlink};
 use crate::prefix::Prefix;
 
-pub use sharing::Sharing;
+pub use sharing::{PeerRoutes, Sharing};
 
 /// What a buffer for [`Tun::recv`] holds at least: the largest super-packet (64 KiB with its headers) and some room.
 pub const RECEIVE_BUFFER: usize = 65 * 1024;

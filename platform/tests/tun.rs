@@ -12,12 +12,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anode_platform::PlatformError;
 use anode_platform::netlink::{Netlink, Route, TABLE_MAIN, guard_add, guard_remove};
 use anode_platform::netns::NetNs;
 use anode_platform::privileges::{self, Capability};
-use anode_platform::tun::{RECEIVE_BUFFER, Sharing, Tun, TunConfig, VnetHeader, is_gone};
+use anode_platform::tun::{
+    PeerRoutes, RECEIVE_BUFFER, Sharing, Tun, TunConfig, VnetHeader, is_gone,
+};
 use anode_platform::wake::{PollFd, PollFlags, poll};
+use anode_platform::{PlatformError, Prefix};
 use common::packet::{ICMPV6, ICMPV6_CHECKSUM, Packet, UDP, UDP_CHECKSUM, udp};
 use common::{
     become_nobody, child, driver_for_everybody, eventually, in_netns, in_netns_and_mounts,
@@ -434,6 +436,27 @@ fn a_second_node_takes_what_comes_from_its_address_and_new_flows_to_its_peers() 
             socket.send_to(b"hello", (to, 7)).unwrap();
             let packet = receive(tun).1;
             assert_eq!((packet.source, packet.destination), (source, to));
+        }
+        // Peers come and go: their routes with them, and no others.
+        let mut routes = PeerRoutes::open("anode1", OTHER).unwrap();
+        let there = Prefix::new(THERE, 124).unwrap().network();
+        let its_own = "fda0:9::/112".parse().unwrap();
+        let steps = [
+            (&[there, its_own][..], &second, &second),
+            (&[there, its_own], &second, &second),
+            (&[there], &second, &first),
+            (&[], &first, &first),
+        ];
+        for (peers, to_there, to_its_peer) in steps {
+            routes.follow(&peers.iter().copied().collect()).unwrap();
+            for (to, tun) in [(THERE, to_there), (ITS_PEER, to_its_peer)] {
+                let socket = UdpSocket::bind((any, 0)).unwrap();
+                socket.send_to(b"hello", (to, 7)).unwrap();
+                assert_eq!(receive(tun).1.destination, to, "{peers:?}");
+            }
+            let socket = UdpSocket::bind((OTHER, 0)).unwrap();
+            socket.send_to(b"hello", (THERE, 7)).unwrap();
+            assert_eq!(receive(&second).1.source, OTHER, "{peers:?}");
         }
         // The first ends and comes back, and takes its routes again.
         drop(first);

@@ -19,6 +19,7 @@
 //! `Node` takes bytes, time and randomness as arguments and can be simulated; only `net` opens sockets.
 #![forbid(unsafe_code)]
 pub mod anode;
+mod counters;
 pub mod dht;
 pub mod i2p;
 pub mod ice;
@@ -26,6 +27,7 @@ mod judge;
 pub mod links;
 pub mod net;
 pub mod overlay;
+mod sockets;
 pub mod tracker;
 pub mod turn;
 

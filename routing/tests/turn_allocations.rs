@@ -4,15 +4,16 @@
 //! Without the harness of tests, whose own thread allocates now and then: the allocator counts for the whole process.
 #![allow(clippy::unwrap_used)]
 
+mod loopback;
+
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anode_routing::turn::server::{Bound, Settings};
 use anode_turn::Transport;
 use anode_turn::client::{Client, Config as ClientConfig, Credentials, Event};
 use anode_turn::frame::{Channel, HEADROOM, Header, TAILROOM};
-use anode_turn::server::{Config, RelayAddress};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -24,28 +25,6 @@ const BATCHES: usize = 10;
 /// Datagrams on their way at once: they leave in one call where they are equal, and in one for many where not.
 const BURST: usize = 16;
 const WAIT: Duration = Duration::from_secs(20);
-
-fn settings() -> Settings {
-    let ip: IpAddr = "127.0.0.1".parse().unwrap();
-    let relay = RelayAddress {
-        local: ip,
-        external: ip,
-    };
-    let mut turn = Config::new("example.org", vec![relay]);
-    turn.users
-        .add_password("example.org", "alice", "secret")
-        .unwrap();
-    turn.policy.allow = vec!["127.0.0.0/8".parse().unwrap()];
-    Settings {
-        turn,
-        listen: vec![SocketAddr::new(ip, 0)],
-        listen_secure: Vec::new(),
-        shared: Vec::new(),
-        certificate: None,
-        shards: 2,
-        set_dont_fragment: |_, _| Ok(()),
-    }
-}
 
 fn udp() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -185,7 +164,7 @@ fn main() {
     let (first, some) = (blocks(), vec![1_u8; 5]);
     assert_eq!(blocks() - first, 1, "it counts: {some:?}");
 
-    let server = Bound::bind(settings()).unwrap().start().unwrap();
+    let server = Bound::bind(loopback::settings(2)).unwrap().start().unwrap();
     let at = server.listening().plain[0];
     for transport in [Transport::Udp, Transport::Tcp] {
         let mut ways = Ways::open(at, transport);

@@ -37,6 +37,7 @@ pub mod output;
 pub mod policy;
 pub mod portmap;
 pub mod relay;
+pub mod routes;
 pub mod state;
 pub mod tracker;
 pub mod turn;

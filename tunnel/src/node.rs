@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle as JoinTask;
 
 use crate::Error;
+use crate::cli::save::Unwritten;
 use crate::command::{Command, DataHandle, I2pCommand, News, PeerReport};
 use crate::config::interface::GivenTun;
 use crate::config::{ConfigSource, Security};
@@ -41,6 +42,7 @@ use crate::names::Given;
 use crate::policy::{Inbound, Policy};
 use crate::portmap::{self, Portmap};
 use crate::relay::Certificate;
+use crate::routes::Routes;
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{self, LockedState, i2p, learnt, registered, sessions};
@@ -142,6 +144,8 @@ pub struct ReadyInfo {
 pub struct Plan {
     /// For the data thread.
     pub settings: Settings,
+    /// Peers of flags and configuration, by their synthetic addresses with digit 0.
+    pub configured: Vec<Ipv6Addr>,
     /// Where the control socket shall be.
     pub socket: PathBuf,
     /// Who may use it.
@@ -166,6 +170,8 @@ pub struct Plan {
     pub state: LockedState,
     /// The identity, if this start made it: saved when the node stands.
     pub unsaved: Option<Unsaved>,
+    /// The configuration, if this start changes it: written when the interface and the sockets are there.
+    pub(crate) unwritten: Option<Unwritten>,
     /// Names for the programs of this machine.
     pub dns: DnsPlan,
     /// Whether the gateway is asked to keep a port open.
@@ -260,6 +266,18 @@ async fn live(
     let (meeting, changes) = (prepared.meeting(), prepared.changes());
     // A port below 1024 needs a right that is given up in a moment.
     let responder = Responder::bind(plan.dns.listen);
+    // Who is beside another node has only the routes that it asks for, also later.
+    let routes = match (&info.beside, &info.interface) {
+        (Some(_), Some(interface)) => {
+            let own = address.ipv6(PeerId::ANY);
+            Some(Routes::start(interface, own, plan.configured)?)
+        }
+        _ => None,
+    };
+    // Nothing that people may have got wrong fails after this, and no directory but the own one can be written to.
+    if let Some(unwritten) = plan.unwritten {
+        unwritten.write()?;
+    }
     // The last moment with one thread: all that are started from here on are as confined as this one.
     let confined = privileges::confine(&plan.places, &[], plan.memory_locked)?;
     tracing::info!(?confined, "rights given up");
@@ -324,6 +342,7 @@ async fn live(
         security,
         confined,
         portmap: Portmap::default(),
+        routes,
         state: plan.state,
         turn,
         turn_servers: turn_desk,

@@ -10,8 +10,11 @@
 //! Halves, since Linux looks among the routes with a source before all others of the same prefix, and among those of a
 //! wider prefix when none fits. From `::` alone, so that what the first node talks about with the same peer stays its own.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+
+use nix::libc;
 
 use crate::netlink::{Netlink, Route};
 use crate::{PlatformError, Prefix};
@@ -82,18 +85,86 @@ fn beside(
         }
     }
     for &peer in &sharing.peers {
-        let added = netlink.route_add(&Route {
-            from: Some(Prefix::host(Ipv6Addr::UNSPECIFIED)),
-            source: source(addresses, peer),
-            ..ours(peer, index)
-        });
-        match added {
-            // A third node knows it, too, and was faster.
-            Err(error) if error.io_kind() == Some(io::ErrorKind::AlreadyExists) => {}
-            result => result?,
-        }
+        add_peer(netlink, index, peer, source(addresses, peer))?;
     }
     Ok(())
+}
+
+/// Flows that have no source yet.
+fn no_source() -> Prefix {
+    Prefix::host(Ipv6Addr::UNSPECIFIED)
+}
+
+fn add_peer(
+    netlink: &mut Netlink,
+    index: u32,
+    peer: Prefix,
+    source: Option<IpAddr>,
+) -> Result<(), PlatformError> {
+    let added = netlink.route_add(&Route {
+        from: Some(no_source()),
+        source,
+        ..ours(peer, index)
+    });
+    match added {
+        // A third node knows it, too, and was faster.
+        Err(error) if error.io_kind() == Some(io::ErrorKind::AlreadyExists) => Ok(()),
+        result => result,
+    }
+}
+
+/// The routes to peers of an interface that stands beside another one, while peers come and go. Needs CAP_NET_ADMIN.
+#[derive(Debug)]
+pub struct PeerRoutes {
+    netlink: Netlink,
+    index: u32,
+    source: Ipv6Addr,
+}
+
+impl PeerRoutes {
+    /// Of the interface `name`; `source` is the address of ours that flows get which take them.
+    pub fn open(name: &str, source: Ipv6Addr) -> Result<Self, PlatformError> {
+        let mut netlink = Netlink::open()?;
+        let link = netlink.link(name)?.ok_or_else(|| {
+            let gone = io::Error::from(io::ErrorKind::NotFound);
+            PlatformError::io(format!("find interface {name}"), gone)
+        })?;
+        Ok(Self {
+            netlink,
+            index: link.index,
+            source,
+        })
+    }
+
+    /// Adds the routes that `peers` lack, and removes those of others.
+    pub fn follow(&mut self, peers: &HashSet<Prefix>) -> Result<(), PlatformError> {
+        let mut there = HashSet::new();
+        for route in self.netlink.routes(true)? {
+            let is_of_peer = route.ours && route.from == Some(no_source());
+            if !is_of_peer || route.index != Some(self.index) {
+                continue;
+            }
+            if peers.contains(&route.destination) {
+                there.insert(route.destination);
+                continue;
+            }
+            match self.netlink.route_delete(&route) {
+                // Somebody else has.
+                Err(PlatformError::Io { source, .. })
+                    if source.raw_os_error() == Some(libc::ESRCH) => {}
+                result => result?,
+            }
+        }
+        for &peer in peers.difference(&there) {
+            add_peer(
+                &mut self.netlink,
+                self.index,
+                peer,
+                Some(self.source.into()),
+            )?;
+        }
+        Ok(())
+    }
 }
 
 fn ours(destination: Prefix, index: u32) -> Route {
@@ -131,7 +202,7 @@ fn halves(whole: Prefix) -> impl Iterator<Item = Prefix> {
 
 fn no_subtrees(error: PlatformError) -> PlatformError {
     match error {
-        PlatformError::Io { what, source } if source.raw_os_error() == Some(nix::libc::EINVAL) => {
+        PlatformError::Io { what, source } if source.raw_os_error() == Some(libc::EINVAL) => {
             PlatformError::io(
                 format!(
                     "{what}: this kernel cannot route by source (CONFIG_IPV6_SUBTREES), which a second node needs; give one of the two a network namespace of its own"

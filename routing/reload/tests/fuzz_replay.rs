@@ -196,25 +196,8 @@ fn talks() -> Corpus {
     talks.into()
 }
 
-/// Set `ANODE_WRITE_CORPUS=1` to write the seeds after a change of the codecs.
-#[test]
-fn the_committed_corpus_holds_every_seed() {
-    for (target, ..) in targets() {
-        replay::expect_seeds(&target, seeds(&target));
-    }
-}
-
 // RD74, S35
-#[test]
-fn every_target_survives_its_corpus_and_its_truncations() {
-    replay::replay(targets());
-}
-
-// RD74, S35
-#[test]
-fn every_target_survives_mutations_of_its_corpus() {
-    replay::mutations(targets());
-}
+replay::tests!();
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]

@@ -1,21 +1,8 @@
 //! What was counted: every packet that is dropped is dropped into one of these.
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of a node since its start; the names are what `status` and the metrics show.
-        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-        #[non_exhaustive]
-        pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
-        impl Counters {
-            /// All of them with their names.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name)),*].into_iter()
-            }
-        }
-    };
-}
+crate::counters::counters! {
+    "Counters of a node since its start; the names are what `status` and the metrics show.";
 
-counters! {
     /// Packets received from the underlay.
     rx_packets,
     /// Bytes received from the underlay.

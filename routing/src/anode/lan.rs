@@ -182,6 +182,11 @@ impl Node {
     }
 
     pub(super) fn send_beacon(&mut self, destination: Destination) {
+        self.counters.tx_beacons += u64::from(self.push_beacon(destination));
+    }
+
+    /// False: there was no room for it.
+    pub(super) fn push_beacon(&mut self, destination: Destination) -> bool {
         let header = Header {
             hop_count: 0,
             flags: 0,
@@ -196,14 +201,11 @@ impl Node {
             nat_mode: 0,
             options: &[],
         };
-        if self
+        let pushed = self
             .control
-            .push(destination, |out| beacon.emit_packet(&header, None, out))
-        {
-            self.counters.tx_beacons += 1;
-        } else {
-            self.counters.dropped_output += 1;
-        }
+            .push(destination, |out| beacon.emit_packet(&header, None, out));
+        self.counters.dropped_output += u64::from(!pushed);
+        pushed
     }
 
     /// A packet to nobody in particular has come. Only a beacon may be one, and only from a neighbour.

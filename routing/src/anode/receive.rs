@@ -8,6 +8,7 @@ use crate::overlay::OverlaySink;
 use anode_wire::message::{error_code, kind};
 use anode_wire::sealed::{self, PeerKey};
 use anode_wire::{Address, Message, Packet, Party, PeerId};
+use std::net::Ipv6Addr;
 use std::time::Instant;
 
 /// ERRORs of ours, all together (A50: sending is optional and throttled).
@@ -156,15 +157,9 @@ impl Node {
             .get(sender)
             .is_some_and(|peer| peer.is_proven_way(way));
         let arrival = Arrival {
-            way: *way,
-            hop_count: packet.hop_count(),
-            sender_peer: packet.sender_peer(),
-            recipient_peer: packet.recipient_peer(),
-            body_len: packet.body().len(),
-            session: None,
-            full_sender: matches!(packet.sender(), Party::Full(_)),
             proven,
             repeated,
+            ..Arrival::plain(way, &packet)
         };
         // Not on the word of a recorded packet: it must come from where the peer has just answered.
         if carries_traffic(packet.kind()) && proven && !repeated {
@@ -426,10 +421,7 @@ impl Node {
                 destination,
                 payload,
             } => {
-                let from = self.program_source(sender, arrival.sender_peer);
-                let to = self.own.ipv6_for(arrival.recipient_peer);
-                if let Some(from) = from {
-                    self.note_use(now, sender, false);
+                if let Some((from, to)) = self.program_ends(now, sender, &arrival) {
                     sink.datagram(from, source, to, destination, payload);
                 }
             }
@@ -437,10 +429,7 @@ impl Node {
                 next_header,
                 payload,
             } => {
-                let from = self.program_source(sender, arrival.sender_peer);
-                let to = self.own.ipv6_for(arrival.recipient_peer);
-                if let Some(from) = from {
-                    self.note_use(now, sender, false);
+                if let Some((from, to)) = self.program_ends(now, sender, &arrival) {
                     sink.other(from, to, next_header, payload);
                 }
             }
@@ -451,12 +440,20 @@ impl Node {
         }
     }
 
-    /// The address that a program sees as source: always that of the key which authenticated the packet (S14).
-    pub(super) fn program_source(
-        &self,
+    /// Between whom a packet for a program passes: its source and its destination. The peer is in use.
+    fn program_ends(
+        &mut self,
+        now: Instant,
         sender: PeerRef,
-        peer_id: PeerId,
-    ) -> Option<std::net::Ipv6Addr> {
+        arrival: &Arrival,
+    ) -> Option<(Ipv6Addr, Ipv6Addr)> {
+        let from = self.program_source(sender, arrival.sender_peer)?;
+        self.note_use(now, sender, false);
+        Some((from, self.own.ipv6_for(arrival.recipient_peer)))
+    }
+
+    /// The address that a program sees as source: always that of the key which authenticated the packet (S14).
+    pub(super) fn program_source(&self, sender: PeerRef, peer_id: PeerId) -> Option<Ipv6Addr> {
         let peer = self.peers.get(sender)?;
         Some(if peer_id == PeerId::ANY {
             peer.ipv6
@@ -542,6 +539,23 @@ pub(super) struct Arrival {
     pub proven: bool,
     /// The same bytes have come before.
     pub repeated: bool,
+}
+
+impl Arrival {
+    /// Of a packet in plain, over a path that nothing has proven.
+    pub fn plain(way: &Way, packet: &Packet<&[u8]>) -> Self {
+        Self {
+            way: *way,
+            hop_count: packet.hop_count(),
+            sender_peer: packet.sender_peer(),
+            recipient_peer: packet.recipient_peer(),
+            body_len: packet.body().len(),
+            session: None,
+            full_sender: matches!(packet.sender(), Party::Full(_)),
+            proven: false,
+            repeated: false,
+        }
+    }
 }
 
 enum Verdict {

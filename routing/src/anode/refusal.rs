@@ -43,17 +43,7 @@ impl Node {
             return;
         }
         self.note_authentic(now, sender, way, packet);
-        let arrival = Arrival {
-            way: *way,
-            hop_count: packet.hop_count(),
-            sender_peer: packet.sender_peer(),
-            recipient_peer: packet.recipient_peer(),
-            body_len: packet.body().len(),
-            full_sender: matches!(packet.sender(), Party::Full(_)),
-            session: None,
-            proven: false,
-            repeated: false,
-        };
+        let arrival = Arrival::plain(way, packet);
         // The MAC of the cause makes one refusal different from the next: the same bytes twice are a replay (D38).
         let cause = packet.mac();
         let refusal = Message::Error {

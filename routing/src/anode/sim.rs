@@ -572,6 +572,19 @@ impl Sim {
             .any(|(_, event)| wanted(event))
     }
 
+    /// The other end of a stream has written all that it will.
+    pub fn has_finished(&self, index: usize) -> bool {
+        self.has_event(index, |event| {
+            matches!(event, OverlayEvent::StreamFinished { .. })
+        })
+    }
+
+    /// What the program writes into a stream, as fast as it takes it, and ends it.
+    pub fn write(&mut self, index: usize, stream: StreamId, data: Vec<u8>) {
+        let program = &mut self.hosts[index].program;
+        program.to_write.insert(stream, (data, 0));
+    }
+
     pub fn peer(&self, index: usize, number: u16) -> PeerSnapshot {
         let ip = ipv6(number);
         self.hosts[index]

@@ -64,22 +64,9 @@ pub struct PeerSnapshot {
     pub tx_bytes: u64,
 }
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of the overlay since the start; the names are those of the metrics.
-        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-        #[non_exhaustive]
-        pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
-        impl Counters {
-            /// All of them with their names.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name)),*].into_iter()
-            }
-        }
-    };
-}
+crate::counters::counters! {
+    "Counters of the overlay since the start; the names are those of the metrics.";
 
-counters! {
     /// Sessions that came up.
     sessions,
     /// Sessions and connections that ended other than by idling.

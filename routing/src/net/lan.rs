@@ -2,7 +2,8 @@
 //! machine hear every beacon and none takes another's packets (DESIGN §5, D23).
 use super::udp::{PORT, ReceiveBuffers, UdpSocket};
 use crate::anode::{Interface, Received};
-use socket2::{Domain, Protocol, Socket, Type};
+use crate::sockets::unbound;
+use socket2::{Protocol, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -121,14 +122,7 @@ impl BeaconSockets {
 }
 
 fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
+    let socket = unbound(address, Type::DGRAM, Protocol::UDP)?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     UdpSocket::new(socket)

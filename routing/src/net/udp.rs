@@ -1,8 +1,9 @@
 //! UDP sockets with what the kernel offers: segmentation offload both ways, ECN, batched calls (through quinn-udp).
 use super::NetError;
 use crate::anode::{Ecn, Onward, Place, Received, TransmitBatch};
+use crate::sockets::unbound;
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -275,14 +276,14 @@ fn open_pair(port: u16) -> io::Result<Vec<UdpSocket>> {
 
 /// One of many, with the buffers that the system gives unasked.
 pub(super) fn open_small(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = unbound(address)?;
+    let socket = unbound(address, Type::DGRAM, Protocol::UDP)?;
     socket.bind(&address.into())?;
     UdpSocket::new(socket)
 }
 
 /// One that sends and hears over one interface alone, whatever the routes say; Linux lets everybody do that since 5.7.
 pub(super) fn open_over(address: SocketAddr, device: &str) -> io::Result<UdpSocket> {
-    let socket = unbound(address)?;
+    let socket = unbound(address, Type::DGRAM, Protocol::UDP)?;
     socket.bind_device(Some(device.as_bytes()))?;
     socket.bind(&address.into())?;
     let udp = UdpSocket::new(socket)?;
@@ -290,20 +291,8 @@ pub(super) fn open_over(address: SocketAddr, device: &str) -> io::Result<UdpSock
     Ok(udp)
 }
 
-fn unbound(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    Ok(socket)
-}
-
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = unbound(address)?;
+    let socket = unbound(address, Type::DGRAM, Protocol::UDP)?;
     if address.is_ipv4() {
         socket.set_broadcast(true)?;
     }

@@ -20,9 +20,10 @@ use nix::sys::socket::{
     ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, setsockopt, sockopt,
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Protocol, SockAddr, Socket, Type};
 
 use super::SetDontFragment;
+use crate::sockets::unbound;
 pub(super) use gather::{Key, Sends};
 use gather::{MAX_RUNS, Run};
 
@@ -76,14 +77,7 @@ impl UdpSocket {
         buffer: usize,
         set_dont_fragment: SetDontFragment,
     ) -> io::Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM,
-            Some(Protocol::UDP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
+        let socket = unbound(address, Type::DGRAM, Protocol::UDP)?;
         if share == Share::Next {
             socket.set_reuse_port(true)?;
         }

@@ -284,22 +284,5 @@ fn services() -> Corpus {
     ])
 }
 
-/// Set `ANODE_WRITE_CORPUS=1` to write the seeds after a change of the codecs.
-#[test]
-fn the_committed_corpus_holds_every_seed() {
-    for (target, ..) in targets() {
-        replay::expect_seeds(&target, seeds(&target));
-    }
-}
-
-// S1
-#[test]
-fn every_target_survives_its_corpus_and_its_truncations() {
-    replay::replay(targets());
-}
-
 // S1, S2
-#[test]
-fn every_target_survives_mutations_of_its_corpus() {
-    replay::mutations(targets());
-}
+replay::tests!();

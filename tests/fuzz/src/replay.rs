@@ -55,6 +55,30 @@ pub fn expect_seeds(target: &str, seeds: Corpus) {
     }
 }
 
+/// The tests of a crate whose `targets` and `seeds` are in scope.
+macro_rules! tests {
+    () => {
+        /// Set `ANODE_WRITE_CORPUS=1` to write the seeds after a change of the codecs.
+        #[test]
+        fn the_committed_corpus_holds_every_seed() {
+            for (target, ..) in targets() {
+                replay::expect_seeds(&target, seeds(&target));
+            }
+        }
+
+        #[test]
+        fn every_target_survives_its_corpus_and_its_truncations() {
+            replay::replay(targets());
+        }
+
+        #[test]
+        fn every_target_survives_mutations_of_its_corpus() {
+            replay::mutations(targets());
+        }
+    };
+}
+pub(crate) use tests;
+
 /// Every input of the corpora, and its beginnings.
 pub fn replay(targets: Vec<Target>) {
     for (target, body, mutations) in targets {

@@ -8,7 +8,7 @@
 //! sender, 52 to a call; scattered is 100 bytes of 64 senders, each packet by itself; single is 1,000 bytes of ten senders,
 //! which coturn passes on in its turn, where it is installed.
 
-mod coturn;
+pub(super) mod coturn;
 
 use super::{Plan, report::median};
 use crate::lab::{Family, Host, Lab, Lan, Node};

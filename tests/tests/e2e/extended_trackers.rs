@@ -1,7 +1,7 @@
 //! Trackers that no Debian package brings. `tests/trackers` fetches them and runs these tests; without them they are shown
 //! as ignored.
 
-use crate::tracker::ask;
+use crate::tracker::{self, HASH, ask, peers};
 use anode_tests::lab::{Family, Host, Lab, Lan, Ns, Proc, command};
 use anode_tests::programs;
 use anode_tests::tracker::AnodeTracker;
@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(20);
-const HASH: &str = "ae6c5ad699f4f549df3fa37df67ea8857b0d2d2a";
 
 /// Below target/trackers.
 fn fetched(path: &str) -> PathBuf {
@@ -29,21 +28,7 @@ fn fetched(path: &str) -> PathBuf {
 
 #[track_caller]
 fn announce(ns: &Ns, directory: &Path, url: &str, port: u16) -> Vec<Value> {
-    let port = port.to_string();
-    let (code, list, said) = ask(
-        ns,
-        directory,
-        &["announce", url, "--info-hash", HASH, "--port", &port],
-    );
-    assert_eq!(code, 0, "{url}: {list}\n{said}");
-    list.as_array().expect("a list").clone()
-}
-
-fn peers(list: &[Value]) -> BTreeSet<String> {
-    let all = list.iter().filter_map(|entry| entry["peers"].as_array());
-    all.flatten()
-        .filter_map(|peer| Some(peer.as_str()?.to_owned()))
-        .collect()
+    tracker::announce(ns, directory, url, &["--port", &port.to_string()])
 }
 
 /// Waits until an announce is answered.

@@ -179,6 +179,116 @@ fn two_nodes_of_one_machine_are_in_two_networks_at_once() {
     both(&first);
 }
 
+/// What a process's status says under a name.
+fn status_of(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+    let found = lines.find_map(|(key, value)| (key == name).then(|| value.trim().to_owned()));
+    found.unwrap_or_default()
+}
+
+/// The processes that keep the routes of `node`.
+fn keepers(node: &Node) -> Vec<u32> {
+    let words = format!("keep-routes\0anode1\0{}\0", node.ipv6());
+    let all = fs::read_dir("/proc").expect("processes").flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).ends_with(&words)
+        })
+        .collect()
+}
+
+#[test]
+fn routes_of_a_second_node_follow_the_peers_that_it_comes_to_know() {
+    // U11, S27
+    let Some(lab) = Lab::open() else { return };
+    let lan = Lan::new(&lab, Family::V4);
+    let machine = lan.host("machine");
+    let others = ["work", "guest", "member"].map(|name| {
+        let host = lan.host(name);
+        let node = Node::on(&host, lab.directory(), name);
+        let node = node.config("zone = \"2a\"\nzone-file = \"none\"");
+        (node.start(), host)
+    });
+    let [(work, work_host), (guest, _), (member, _)] = &others;
+    let zone = lab.directory().join("zone");
+    let place = zone.to_str().expect("a path");
+    let anode = |words: &[&str]| {
+        let mut anode = command(anode_binary());
+        anode.args(words);
+        machine.finish(anode, LIMIT).expect_ok();
+    };
+    let relay = ["--relay", "192.0.2.99:8737", "--no-dht"];
+    anode(&[&["zone", "new", place, "--zone", "2a"][..], &relay].concat());
+
+    let _first = Node::on(&machine, lab.directory(), "first").start();
+    let file = zone.join("zone");
+    let config = format!("zone = \"2a\"\nzone-file = {file:?}\n[dns]\nlisten = \"127.8.7.38\"");
+    let mut second = Node::on(&machine, lab.directory(), "second")
+        .config(&config)
+        .start();
+    assert!(second.log().contains("beside anode0"), "{}", second.log());
+    let to_peers = || {
+        let routes = machine.routes6().into_iter();
+        let routes = routes.filter(|route| {
+            let has_no_source = route
+                .from
+                .is_some_and(|from| from.address().is_unspecified());
+            has_no_source && route.device.as_deref() == Some("anode1")
+        });
+        let mut to: Vec<IpAddr> = routes.map(|route| route.destination.address()).collect();
+        to.sort_unstable();
+        to
+    };
+    let all = |peers: &[&Node]| {
+        let mut all: Vec<IpAddr> = peers.iter().map(|peer| peer.ipv6().into()).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(to_peers(), []);
+
+    second.trust(work, "work");
+    assert_eq!(to_peers(), all(&[work]));
+    work.trust(&second, "machine");
+    programs::first_ping(&machine, work.ipv6().into(), LIMIT);
+    let there = SocketAddr::new(work.ipv6().into(), 80);
+    let (_near, far) = traffic::pair(&machine, work_host, there);
+    assert_eq!(
+        far.peer_addr().expect("a peer").ip(),
+        IpAddr::from(second.ipv6())
+    );
+
+    let ticket = guest.cli(&["invite"]).expect_ok().stdout();
+    second.cli(&["join", ticket.trim_end()]).expect_ok();
+    assert_eq!(to_peers(), all(&[work, guest]));
+
+    // Members of the zone come and go with its file.
+    let before = fs::read_to_string(&file).expect("the zone file");
+    let joined = format!("{before}member.one={}\r\n", member.address());
+    fs::write(&file, joined).expect("written");
+    anode(&["zone", "sign", place]);
+    second.cli(&["zone", "refresh"]).expect_ok();
+    assert_eq!(to_peers(), all(&[work, guest, member]));
+    second.cli(&["distrust", "work"]).expect_ok();
+    assert_eq!(to_peers(), all(&[guest, member]));
+
+    // The node itself has no rights, and what keeps its routes no other one; it ends with the node, however that does.
+    let pid = second.process().pid();
+    assert_eq!(status_of(pid, "CapEff"), "0000000000000000");
+    let [keeper] = keepers(&second)[..] else {
+        panic!("{:?}", keepers(&second));
+    };
+    assert_eq!(status_of(keeper, "CapPrm"), "0000000000001000");
+    assert_eq!(status_of(keeper, "Seccomp"), "2");
+    second.terminate().expect_ok();
+    second.wait("its end", LIMIT, || keepers(&second).is_empty());
+    second.start();
+    assert_eq!(to_peers(), all(&[guest, member]));
+    second.kill();
+    second.wait("its end", LIMIT, || keepers(&second).is_empty());
+}
+
 #[test]
 fn flags_hold_for_one_run_and_saved_ones_from_then_on() {
     // U19
@@ -207,6 +317,34 @@ fn flags_hold_for_one_run_and_saved_ones_from_then_on() {
     assert_eq!(interface(&[]), ("net7".into(), 1400.into()));
     let after = fs::read_to_string(&file).expect("read");
     assert!(after.starts_with(before), "{after}");
+
+    // A start that fails changes no file, and makes none.
+    let fresh = lab.directory().join("etc/anode.toml");
+    let elsewhere = "udp://192.0.2.99:1";
+    for (file, flags) in [
+        (&file, ["--mtu", "1500", "--name", "eth0"]),
+        (&file, ["--mtu", "1500", "--listen", elsewhere]),
+        (&fresh, ["--mtu", "1500", "--listen", elsewhere]),
+    ] {
+        let mut up = command(anode_binary());
+        up.args(["up", "--save", "--state"]);
+        up.arg(lab.directory().join("a"))
+            .arg("--config")
+            .arg(file)
+            .args(flags);
+        let done = host.finish(up, LIMIT);
+        assert_eq!(done.code(), 1, "{flags:?}: {done}");
+    }
+    assert_eq!(fs::read_to_string(&file).expect("read"), after);
+    assert!(!lab.directory().join("etc").exists());
+    let mut new = Node::on(&host, lab.directory(), "a")
+        .args(&["--config", fresh.to_str().expect("a path")])
+        .args(&["--save", "--name", "net8"])
+        .start();
+    assert_eq!(new.json(&["status"])["interface"], "net8");
+    new.terminate().expect_ok();
+    let made = fs::read_to_string(&fresh).expect("read");
+    assert_eq!(made, "name = \"net8\"\n");
 
     // Nothing says where to write: not a file of another node.
     let mut up = command(anode_binary());

@@ -1,6 +1,6 @@
 //! Real BitTorrent software: its trackers read by `anode tracker`, our tracker read by its clients.
 
-use crate::tracker::ask;
+use crate::tracker::{self, HASH, ask, peers};
 use anode_tests::lab::{Family, Host, Lab, Lan, Ns, Proc, command};
 use anode_tests::programs;
 use anode_tests::tracker::AnodeTracker;
@@ -11,24 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(20);
-const HASH: &str = "ae6c5ad699f4f549df3fa37df67ea8857b0d2d2a";
 const OTHER: &str = "bb6c5ad699f4f549df3fa37df67ea8857b0d2d2a";
 
 /// `anode tracker announce`, which must succeed.
 #[track_caller]
 fn announce(ns: &Ns, directory: &Path, url: &str, port: u16, more: &[&str]) -> Vec<Value> {
     let port = port.to_string();
-    let args = ["announce", url, "--info-hash", HASH, "--port", &port];
-    let (code, list, said) = ask(ns, directory, &[&args, more].concat());
-    assert_eq!(code, 0, "{url}: {list}\n{said}");
-    list.as_array().expect("a list").clone()
-}
-
-fn peers(list: &[Value]) -> BTreeSet<String> {
-    let all = list.iter().filter_map(|entry| entry["peers"].as_array());
-    all.flatten()
-        .filter_map(|peer| Some(peer.as_str()?.to_owned()))
-        .collect()
+    tracker::announce(ns, directory, url, &[&["--port", &port], more].concat())
 }
 
 fn endpoints(host: &Host, port: u16) -> BTreeSet<String> {

@@ -29,6 +29,18 @@ impl World {
         })
     }
 
+    /// So many machines in one ring, all by links of this kind to the first.
+    fn ring(scheme: &str, count: usize) -> Option<Self> {
+        let mut world = Self::start()?;
+        world.node("test.example", "create = true");
+        let bootstrap = world.first(scheme);
+        for _ in 1..count {
+            world.node("test.example", &bootstrap);
+        }
+        world.closed(count);
+        Some(world)
+    }
+
     /// One more machine with these lines below `[[dht]]`, beside where it listens.
     fn node(&mut self, overlay: &str, lines: &str) -> usize {
         let name = format!("node{}", self.nodes.len());
@@ -101,43 +113,27 @@ impl World {
 // R2, R32, R113, R138, R101 to R107: links to the first by DTLS, all others by CONNECT and ICE
 #[test]
 fn a_ring_over_dtls_alone() {
-    let Some(mut world) = World::start() else {
+    let Some(world) = World::ring("dtls", 4) else {
         return;
     };
-    world.node("test.example", "create = true");
-    let bootstrap = world.first("dtls");
-    for _ in 0..3 {
-        world.node("test.example", &bootstrap);
-    }
-    world.closed(4);
     world.stores(1, 3);
 }
 
 // R2, R9
 #[test]
 fn a_ring_over_tls_alone() {
-    let Some(mut world) = World::start() else {
+    let Some(world) = World::ring("tls", 2) else {
         return;
     };
-    world.node("test.example", "create = true");
-    let bootstrap = world.first("tls");
-    world.node("test.example", &bootstrap);
-    world.closed(2);
     world.stores(1, 0);
 }
 
 // R129: whoever starts again finds its overlay by a peer that it had a link to by ICE, when the one it once asked has gone
 #[test]
 fn a_peer_met_by_ice_is_the_way_back_after_a_restart() {
-    let Some(mut world) = World::start() else {
+    let Some(mut world) = World::ring("dtls", 4) else {
         return;
     };
-    world.node("test.example", "create = true");
-    let bootstrap = world.first("dtls");
-    for _ in 0..3 {
-        world.node("test.example", &bootstrap);
-    }
-    world.closed(4);
     world.nodes[1].terminate();
     let kept = world.nodes[1].state().join("dht.toml");
     let kept = std::fs::read_to_string(kept).expect("peers of this run");

@@ -3,12 +3,14 @@
 use anode_tests::lab::{Family, Lab, Lan, Node, Ns, Proc, anode_binary, command};
 use anode_tests::tracker::AnodeTracker;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
-const HASH: &str = "ae6c5ad699f4f549df3fa37df67ea8857b0d2d2a";
+/// What is announced.
+pub const HASH: &str = "ae6c5ad699f4f549df3fa37df67ea8857b0d2d2a";
 
 /// Of its own `/metrics`, which its machine alone may read.
 pub fn metric(ns: &Ns, at: &str, name: &str) -> u64 {
@@ -36,12 +38,21 @@ pub fn ask(ns: &Ns, directory: &Path, args: &[&str]) -> (i32, Value, String) {
     (done.code(), list, done.stderr)
 }
 
+/// `anode tracker announce`, which must succeed.
 #[track_caller]
-fn announce(ns: &Ns, directory: &Path, url: &str, more: &[&str]) -> Vec<Value> {
+pub fn announce(ns: &Ns, directory: &Path, url: &str, more: &[&str]) -> Vec<Value> {
     let args = [&["announce", url, "--info-hash", HASH], more].concat();
     let (code, list, said) = ask(ns, directory, &args);
-    assert_eq!(code, 0, "{list}\n{said}");
+    assert_eq!(code, 0, "{url}: {list}\n{said}");
     list.as_array().expect("a list").clone()
+}
+
+/// The peers that its answers name.
+pub fn peers(list: &[Value]) -> BTreeSet<String> {
+    let all = list.iter().filter_map(|entry| entry["peers"].as_array());
+    all.flatten()
+        .filter_map(|peer| Some(peer.as_str()?.to_owned()))
+        .collect()
 }
 
 fn locals(list: &[Value]) -> Vec<&str> {

@@ -1,5 +1,6 @@
 //! Flags and arguments. Values are parsed where they stand, by the parsers that the configuration file uses too.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -116,6 +117,9 @@ pub enum Command {
     Guard(Guard),
     /// Two nodes on this machine, in network namespaces of their own: see it work
     Demo,
+    /// Keeps the routes to peers of a node that has given up its rights (U11)
+    #[command(hide = true)]
+    KeepRoutes { interface: String, own: Ipv6Addr },
     /// The demo's own programs, which know nothing but ordinary sockets
     #[command(hide = true)]
     DemoTool {

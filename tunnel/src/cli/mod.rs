@@ -11,7 +11,7 @@ mod ping;
 mod places;
 mod policy;
 mod relay;
-mod save;
+pub(crate) mod save;
 mod show;
 mod tickets;
 mod tracker;
@@ -89,6 +89,9 @@ fn run(cli: Cli) -> Result<Done, Error> {
         Command::Turn(action) => turn::run(common, action),
         Command::Doctor => doctor::run(common),
         Command::Guard(guard) => guard_routes(common, guard),
+        Command::KeepRoutes { interface, own } => {
+            crate::routes::keep(&interface, own).map(|()| Done::Yes)
+        }
         Command::Demo => crate::demo::run(common.json),
         Command::DemoTool {
             die_with_parent,

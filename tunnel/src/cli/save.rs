@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anode_platform::files::write_atomic;
 use clap::parser::ValueSource;
@@ -31,15 +31,34 @@ const EITHER: [(&str, &[&str]); 3] = [
     ("tun", &["name", "mtu", "no-tun", "routes"]),
 ];
 
-/// Writes the flags that this process was started with.
-pub(super) fn save(source: &ConfigSource) -> Result<(), Error> {
+/// A configuration that is still to be written.
+pub(crate) struct Unwritten {
+    path: PathBuf,
+    text: String,
+}
+
+impl Unwritten {
+    /// Writes it.
+    pub(crate) fn write(&self) -> Result<(), Error> {
+        if let Some(directory) = self.path.parent() {
+            std::fs::create_dir_all(directory)
+                .map_err(Error::io("cannot make the directory of the configuration"))?;
+        }
+        // Others may read it: what is secret stands in files of its own.
+        write_atomic(&self.path, self.text.as_bytes(), 0o644)?;
+        Ok(())
+    }
+}
+
+/// The configuration with the flags that this process was started with, and the file that says so, if it is another one.
+pub(super) fn saved(source: &ConfigSource) -> Result<(Config, Option<Unwritten>), Error> {
     let Some(path) = source.path() else {
         return Err(Error::invalid(
             "--save",
             "this state directory has no configuration: name a file with --config",
         ));
     };
-    let text = match std::fs::read_to_string(path) {
+    let before = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => {
             return Err(Error::invalid(
@@ -50,22 +69,17 @@ pub(super) fn save(source: &ConfigSource) -> Result<(), Error> {
         Ok(text) => text,
     };
     let matches = Cli::command().get_matches();
-    let Some(flags) = matches.subcommand_matches("up") else {
-        return Ok(());
+    let text = match matches.subcommand_matches("up") {
+        Some(flags) => edit(&before, path, flags)?,
+        None => before.clone(),
     };
-    let edited = edit(&text, path, flags)?;
-    if edited != text {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)
-                .map_err(Error::io("cannot make the directory of the configuration"))?;
-        }
-        // Others may read it: what is secret stands in files of its own.
-        write_atomic(path, edited.as_bytes(), 0o644)?;
-    }
-    Ok(())
+    let config = Config::parse(&text, path)?;
+    let path = path.to_owned();
+    let unwritten = (text != before).then_some(Unwritten { path, text });
+    Ok((config, unwritten))
 }
 
-/// `text` with the flags in it; refused if it is no configuration, before or afterwards.
+/// `text` with the flags in it; refused if it is no configuration.
 fn edit(text: &str, path: &Path, flags: &ArgMatches) -> Result<String, Error> {
     Config::parse(text, path)?;
     let mut document: DocumentMut = text
@@ -85,9 +99,7 @@ fn edit(text: &str, path: &Path, flags: &ArgMatches) -> Result<String, Error> {
         }
         put(&mut document, &key, argument, flags)?;
     }
-    let edited = document.to_string();
-    Config::parse(&edited, path)?;
-    Ok(edited)
+    Ok(document.to_string())
 }
 
 /// One flag: as a truth value, a number, a text, or a list to which peers are added.
@@ -164,7 +176,7 @@ mod tests {
 
     const A: &str = "aeaaaaaaaaaag2yx2hzoclcci74lzzxfmoseb4txan6yclplgoqpjijzixmjrquw@192.0.2.7:1";
 
-    fn saved(text: &str, flags: &[&str]) -> Result<String, Error> {
+    fn edited(text: &str, flags: &[&str]) -> Result<String, Error> {
         let words = ["anode", "up", "--save"].iter().chain(flags);
         let matches = Cli::command().try_get_matches_from(words).unwrap();
         let flags = matches.subcommand_matches("up").unwrap();
@@ -210,7 +222,7 @@ mod tests {
             "--routes",
             "peers",
         ];
-        let after = saved(before, &flags).unwrap();
+        let after = edited(before, &flags).unwrap();
         assert!(
             after.starts_with("# ours\nmtu = 1400 # why\nlog = \"info\"\n"),
             "{after}"
@@ -222,15 +234,15 @@ mod tests {
         );
         assert_eq!(config, Config::parse(&by_hand, Path::new("x")).unwrap());
         // Again, it changes nothing: peers add up, and are not told twice.
-        assert_eq!(saved(&after, &flags).unwrap(), after);
+        assert_eq!(edited(&after, &flags).unwrap(), after);
     }
 
     #[test]
     fn what_contradicts_goes_and_a_broken_file_is_left_alone() {
-        let given = saved("name = \"a\"\nmtu = 1400\n", &["--tun", "net0"]).unwrap();
+        let given = edited("name = \"a\"\nmtu = 1400\n", &["--tun", "net0"]).unwrap();
         assert_eq!(given, "tun = \"net0\"\n");
-        assert_eq!(saved(&given, &["--no-tun"]).unwrap(), "no-tun = true\n");
-        let error = saved("mtu = 1\n", &["--name", "a"]).unwrap_err();
+        assert_eq!(edited(&given, &["--no-tun"]).unwrap(), "no-tun = true\n");
+        let error = edited("mtu = 1\n", &["--name", "a"]).unwrap_err();
         assert!(error.to_string().starts_with("x.toml:1: "), "{error}");
     }
 }

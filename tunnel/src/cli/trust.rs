@@ -7,11 +7,11 @@ use super::args::{Common, Trust, Trustee};
 use super::{Done, block_on};
 use crate::Error;
 use crate::control::api::{TargetRequest, TrustRequest, Trusted};
-use crate::control::people::distrust_destination;
+use crate::control::people::take_out;
 use crate::names::{Named, short};
 use crate::output::{self, Style};
 use crate::policy::Policy;
-use crate::state::book::{Book, Entry};
+use crate::state::book::Book;
 use crate::state::identity;
 use crate::value::{PeerName, ValueError};
 
@@ -29,15 +29,8 @@ pub(super) fn trust(common: &Common, flags: &Trust) -> Result<Done, Error> {
         if own == Some(address) {
             return Err(ValueError::own_address().into());
         }
-        book.trust(address, name).map_err(Error::Value)?;
-        let entry = book.by_address(&address).cloned();
-        Ok(Trusted::new(
-            &entry.unwrap_or(Entry {
-                address,
-                name: None,
-            }),
-            true,
-        ))
+        let entry = book.trust(address, name).map_err(Error::Value)?;
+        Ok(Trusted::new(entry, true))
     })?;
     report(common, &trusted)
 }
@@ -61,12 +54,7 @@ pub(super) fn distrust(common: &Common, text: &str) -> Result<Done, Error> {
         target: text.to_owned(),
     };
     let trusted = change(common, "/v1/distrust", &request, |book, _| {
-        if let Some(trusted) = distrust_destination(book, &named)? {
-            return Ok(trusted);
-        }
-        let entry = book.find(&named)?.clone();
-        book.distrust(&entry.address);
-        Ok(Trusted::new(&entry, false))
+        Ok(take_out(book, &named)?)
     })?;
     report(common, &trusted)
 }

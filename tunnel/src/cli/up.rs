@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anode_platform::Prefix;
 use anode_platform::privileges;
 use anode_platform::tun::Sharing;
 use anode_routing::anode::Place;
@@ -34,6 +33,7 @@ use crate::node::{self, DnsPlan, Interface, Plan, ReadyInfo, Settings, Told};
 use crate::output::{self, Style};
 use crate::policy::Policy;
 use crate::relay::{Relay, zone_relays};
+use crate::routes::{self, machines_of};
 use crate::state::book::Book;
 use crate::state::identity::Unsaved;
 use crate::state::{self, LockedState, StateDir, i2p, identity, learnt, registered, sessions};
@@ -76,10 +76,10 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     }
     let dir = common.dir()?;
     let source = common.config_source(&dir);
-    if flags.save {
-        save::save(&source)?;
-    }
-    let mut config = source.read()?;
+    let (mut config, unwritten) = match flags.save {
+        true => save::saved(&source)?,
+        false => (source.read()?, None),
+    };
     if only_relay {
         config.relay.get_or_insert_default();
         config.lan.enabled = false;
@@ -106,7 +106,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let dht = config.dht.clone();
     let trackers = Trackers::of(&config);
     let zones = config.zones.clone();
-    let (mut settings, unsaved, zone) = settings(flags, config, &state, &book)?;
+    let (mut settings, configured, unsaved, zone) = settings(flags, config, &state, &book)?;
     let turn = turn.map(|turn| {
         let users = KeyUsers::new(settings.identity.clone());
         users.follow(&settings.policy.trusted, &zone.members());
@@ -154,6 +154,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
     let watched = std::io::stderr().is_terminal();
     let plan = Plan {
         settings,
+        configured,
         socket,
         access,
         book,
@@ -166,6 +167,7 @@ fn start(common: &Common, flags: Up, only_relay: bool) -> Result<Done, Error> {
         memory_locked,
         state,
         unsaved,
+        unwritten,
         dns,
         portmap,
         meet,
@@ -256,7 +258,7 @@ fn settings(
     config: Config,
     state: &LockedState,
     book: &Book,
-) -> Result<(Settings, Option<Unsaved>, Keeper), Error> {
+) -> Result<(Settings, Vec<Ipv6Addr>, Option<Unsaved>, Keeper), Error> {
     let interface = interface::choose(&flags, &config)?;
     let leave = flags.routes.or(config.routes).unwrap_or_default() == Routes::Peers;
     let given = config.given_names();
@@ -317,7 +319,10 @@ fn settings(
         held.claim(address, address.ipv6(PeerId::ANY))
             .map_err(|problem| Error::invalid(place, problem))?;
     }
-    let known = held_addresses(&addresses, book, &given);
+    let configured = addresses.into_iter().chain(given.into_values());
+    let configured = configured.map(|address| address.ipv6(PeerId::ANY));
+    let configured: Vec<Ipv6Addr> = configured.collect();
+    let known = routes::known(&configured, book, &keeper.members());
     let policy = Policy::new(&config.inbound, book, &keeper.members())?;
     let i2p = config.i2p.as_ref().map(|wanted| {
         let kept = policy.destinations.clone();
@@ -332,7 +337,7 @@ fn settings(
         interface,
         sharing: Sharing {
             leave,
-            peers: known.filter_map(machines_of).collect(),
+            peers: known.into_iter().filter_map(machines_of).collect(),
         },
         mtu: flags
             .mtu
@@ -371,26 +376,7 @@ fn settings(
         records: sessions::load(state.dir()),
         state_dir: state.dir().path().to_owned(),
     };
-    Ok((settings, unsaved, keeper))
-}
-
-/// Whom the node knows when it starts.
-fn held_addresses<'a>(
-    peers: &'a [Address],
-    book: &'a Book,
-    given: &'a BTreeMap<PeerName, Address>,
-) -> impl Iterator<Item = Address> + use<'a> {
-    let trusted = book.entries().iter().map(|entry| entry.address);
-    peers
-        .iter()
-        .copied()
-        .chain(trusted)
-        .chain(given.values().copied())
-}
-
-/// All machines that share an address: its last digit is anything.
-fn machines_of(address: Address) -> Option<Prefix> {
-    Prefix::new(address.ipv6(PeerId::ANY), 124)
+    Ok((settings, configured, unsaved, keeper))
 }
 
 /// The HTTP proxy that connections go through: the configuration's, or that of the environment.

@@ -66,7 +66,7 @@ pub enum Routes {
     /// The whole overlay, unless another node has it already.
     #[default]
     All,
-    /// What comes from the node's own address, and what goes to the peers that it knows when it starts.
+    /// What comes from the node's own address, and what goes to the peers that it knows.
     Peers,
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anode_routing::anode::Place;
+use anode_wire::Address;
 use anode_wire::sealed::ticket::Status;
 use axum::Json;
 use axum::extract::State;
@@ -36,17 +37,14 @@ pub(super) async fn trust(
     if address == control.address {
         return Err(ValueError::own_address().into());
     }
-    let name = request
-        .name
-        .as_deref()
-        .map(str::parse::<PeerName>)
-        .transpose()?;
+    let name = request.name.as_deref().map(str::parse).transpose()?;
+    enter(&control, address, name).await
+}
+
+/// Writes a peer into the book, and lets it in from now on.
+async fn enter(control: &Control, address: Address, name: Option<PeerName>) -> Answer<Trusted> {
     let mut trusted = control.change_book(|book| {
-        book.trust(address, name)
-            .map_err(|problem| Problem(StatusCode::CONFLICT, problem))?;
-        let entry = book
-            .by_address(&address)
-            .ok_or_else(|| Problem::not_found("the entry is gone"))?;
+        let entry = book.trust(address, name).map_err(conflict)?;
         Ok(Trusted::new(entry, true))
     })?;
     control
@@ -56,23 +54,24 @@ pub(super) async fn trust(
     Ok(Json(trusted))
 }
 
-/// Of a destination of I2P; `None` for everybody else.
-pub(crate) fn distrust_destination(
-    book: &mut Book,
-    named: &Named,
-) -> Result<Option<Trusted>, ValueError> {
-    let hash = match named {
-        Named::I2p(_) | Named::Target(Target::I2p(_)) => {
-            match named.resolve(book, &Given::default())? {
-                Target::I2p(hash) => hash,
-                _ => return Ok(None),
-            }
-        }
-        _ => return Ok(None),
-    };
-    let entry = book.destinations.distrust(&hash);
-    let entry = entry.ok_or_else(|| ValueError::new(format!("{} is not trusted", hash.b32())))?;
-    Ok(Some(Trusted::destination(&entry, false)))
+/// The book does not take it.
+fn conflict(problem: String) -> Problem {
+    Problem(StatusCode::CONFLICT, problem)
+}
+
+/// Takes a peer or a destination of I2P out of the book.
+pub(crate) fn take_out(book: &mut Book, named: &Named) -> Result<Trusted, ValueError> {
+    if let Named::I2p(_) | Named::Target(Target::I2p(_)) = named
+        && let Target::I2p(hash) = named.resolve(book, &Given::default())?
+    {
+        let entry = book.destinations.distrust(&hash);
+        let entry =
+            entry.ok_or_else(|| ValueError::new(format!("{} is not trusted", hash.b32())))?;
+        return Ok(Trusted::destination(&entry, false));
+    }
+    let entry = book.find(named)?.clone();
+    book.distrust(&entry.address);
+    Ok(Trusted::new(&entry, false))
 }
 
 async fn trust_destination(
@@ -81,11 +80,8 @@ async fn trust_destination(
     name: Option<&str>,
 ) -> Answer<Trusted> {
     let name = name.map(str::parse).transpose()?;
-    let entry = control.change_book(|book| {
-        book.destinations
-            .add(hash, name, true)
-            .map_err(|problem| Problem(StatusCode::CONFLICT, problem))
-    })?;
+    let entry =
+        control.change_book(|book| book.destinations.add(hash, name, true).map_err(conflict))?;
     let mut trusted = Trusted::destination(&entry, true);
     trusted.note = control.follow_book().await?;
     Ok(Json(trusted))
@@ -96,14 +92,7 @@ pub(super) async fn distrust(
     Body(request): Body<TargetRequest>,
 ) -> Answer<Trusted> {
     let named: Named = request.target.parse()?;
-    let mut trusted = control.change_book(|book| {
-        if let Some(trusted) = distrust_destination(book, &named)? {
-            return Ok(trusted);
-        }
-        let entry = book.find(&named)?.clone();
-        book.distrust(&entry.address);
-        Ok(Trusted::new(&entry, false))
-    })?;
+    let mut trusted = control.change_book(|book| Ok(take_out(book, &named)?))?;
     trusted.note = control.follow_book().await?;
     Ok(Json(trusted))
 }
@@ -177,13 +166,8 @@ pub(super) async fn join(
 ) -> Answer<Trusted> {
     let ticket = tickets::parse(&request.ticket, &control.address, tickets::wall())?;
     let address = ticket.address;
-    let name = request
-        .name
-        .as_deref()
-        .map(str::parse::<PeerName>)
-        .transpose()?;
+    let name: Option<PeerName> = request.name.as_deref().map(str::parse).transpose()?;
     // What could not be written down afterwards is refused before the ticket is used up.
-    let conflict = |problem| Problem(StatusCode::CONFLICT, problem);
     control
         .book()
         .clone()
@@ -213,16 +197,5 @@ pub(super) async fn join(
             return Err(Problem(StatusCode::GATEWAY_TIMEOUT, text));
         }
     }
-    let mut trusted = control.change_book(|book| {
-        book.trust(address, name).map_err(conflict)?;
-        let entry = book
-            .by_address(&address)
-            .ok_or_else(|| Problem::not_found("the entry is gone"))?;
-        Ok(Trusted::new(entry, true))
-    })?;
-    control
-        .ask(ANSWER_TIMEOUT, |reply| Command::Trust { address, reply })
-        .await?;
-    trusted.note = control.follow_book().await?;
-    Ok(Json(trusted))
+    enter(&control, address, name).await
 }

@@ -36,6 +36,7 @@ use crate::dns::Names;
 use crate::node::ReadyInfo;
 use crate::policy::{Inbound, Policy};
 use crate::portmap::Portmap;
+use crate::routes::{self, Routes};
 use crate::state::LockedState;
 use crate::state::book::Book;
 use crate::tracker::role::Services;
@@ -89,6 +90,8 @@ pub struct Control {
     pub confined: Confined,
     /// What the gateway keeps open.
     pub portmap: Portmap,
+    /// What routes the peers, where another node of the machine has the rest.
+    pub routes: Option<Routes>,
     /// The state directory.
     pub state: LockedState,
     /// The TURN server beside it.
@@ -313,9 +316,23 @@ impl Control {
             lost
         };
         self.enforce().await?;
-        Ok(lost.into_iter().next().map(|error| {
+        let lost = lost.into_iter().next().map(|error| {
             format!("{error}; change that rule before the next start, which would refuse it")
-        }))
+        });
+        let unrouted = self.follow_routes().await.err();
+        Ok(lost.or(unrouted.map(|error| format!("its route: {error}"))))
+    }
+
+    /// Beside another node, the routes lead to whom this one knows now.
+    async fn follow_routes(&self) -> Result<(), crate::Error> {
+        let Some(routes) = &self.routes else {
+            return Ok(());
+        };
+        let known = |configured: &[_]| {
+            let book = self.book();
+            routes::known(configured, &book, &self.access().members)
+        };
+        routes.follow(known).await
     }
 
     /// Brings the policy to the data thread.

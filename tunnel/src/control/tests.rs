@@ -231,6 +231,7 @@ impl Node {
                 policy: Policy::default(),
                 members: Members::default(),
             }),
+            routes: None,
             source: ConfigSource::File(test.path().join("anode.toml")),
             security: Security::default(),
             confined: Confined {

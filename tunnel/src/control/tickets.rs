@@ -148,13 +148,11 @@ impl Desk {
             Verdict::Silence => None,
             Verdict::Take(id) => {
                 let mut changed = book.clone();
-                let taken = changed
-                    .trust(*from, None)
-                    .map_err(Error::refused)
-                    .and_then(|()| {
-                        changed.take_ticket(id, *from);
-                        changed.save(state)
-                    });
+                let trusted = changed.trust(*from, None).map(drop);
+                let taken = trusted.map_err(Error::refused).and_then(|()| {
+                    changed.take_ticket(id, *from);
+                    changed.save(state)
+                });
                 if let Err(error) = taken {
                     tracing::error!("a ticket could not be taken: {error}");
                     return None;
@@ -203,17 +201,26 @@ mod tests {
         }
     }
 
+    /// A node that has issued nothing.
+    fn fresh(test: &TestDir) -> (LockedState, Book, Desk) {
+        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
+        let book = Book::default();
+        let desk = Desk::new(&book);
+        (state, book, desk)
+    }
+
+    /// A ticket of machine 1, good for an hour.
+    fn issued(desk: &Desk, book: &mut Book, state: &LockedState) -> Ticket {
+        let hour = Duration::from_secs(3600);
+        desk.issue(address(1), vec![], hour, book, state).unwrap()
+    }
+
     #[test]
     fn one_machine_takes_a_ticket_once_and_for_all_restarts() {
         // Q29, Q30
         let test = TestDir::new();
-        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
-        let mut book = Book::default();
-        let desk = Desk::new(&book);
-        let hour = Duration::from_secs(3600);
-        let ticket = desk
-            .issue(address(1), vec![], hour, &mut book, &state)
-            .unwrap();
+        let (state, mut book, desk) = fresh(&test);
+        let ticket = issued(&desk, &mut book, &state);
         let (hash, now) = ([7; 32], Instant::now());
         let (friend, other) = (address(2), address(3));
 
@@ -254,13 +261,8 @@ mod tests {
     #[test]
     fn a_write_that_fails_takes_nothing_and_answers_nothing() {
         let test = TestDir::new();
-        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
-        let mut book = Book::default();
-        let desk = Desk::new(&book);
-        let hour = Duration::from_secs(3600);
-        let ticket = desk
-            .issue(address(1), vec![], hour, &mut book, &state)
-            .unwrap();
+        let (state, mut book, desk) = fresh(&test);
+        let ticket = issued(&desk, &mut book, &state);
         let (hash, now, friend) = ([7; 32], Instant::now(), address(2));
         let join = shown(2, &hash, &join(&ticket, &hash, &friend));
         let before = book.clone();
@@ -280,12 +282,8 @@ mod tests {
     fn a_ticket_that_was_withdrawn_is_unknown_also_after_a_restart() {
         // Q30
         let test = TestDir::new();
-        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
-        let mut book = Book::default();
-        let desk = Desk::new(&book);
-        let hour = Duration::from_secs(3600);
-        let issue = |book: &mut Book| desk.issue(address(1), vec![], hour, book, &state).unwrap();
-        let (kept, gone) = (issue(&mut book), issue(&mut book));
+        let (state, mut book, desk) = fresh(&test);
+        let [kept, gone] = [(); 2].map(|()| issued(&desk, &mut book, &state));
         let id = parse_id(&id_text(gone.id)).unwrap();
         let withdrawn = desk.withdraw(id, &mut book, &state).unwrap();
         assert_eq!(withdrawn.map(|issued| issued.id), Some(gone.id));
@@ -315,13 +313,8 @@ mod tests {
     fn after_ten_wrong_tickets_there_is_silence_for_that_network_alone() {
         // Q30
         let test = TestDir::new();
-        let state = StateDir::find(Some(test.path())).unwrap().lock().unwrap();
-        let mut book = Book::default();
-        let desk = Desk::new(&book);
-        let hour = Duration::from_secs(3600);
-        let ticket = desk
-            .issue(address(1), vec![], hour, &mut book, &state)
-            .unwrap();
+        let (state, mut book, desk) = fresh(&test);
+        let ticket = issued(&desk, &mut book, &state);
         let (hash, now) = ([7; 32], Instant::now());
         let mut ask = |now: Instant, network: u8, who: u8, join: &Join| {
             let shown = JoinNews {

@@ -255,7 +255,7 @@ impl Book {
     }
 
     /// Lets `address` in. A name replaces the one it had; without one it keeps that. A name of another peer is refused.
-    pub fn trust(&mut self, address: Address, name: Option<PeerName>) -> Result<(), String> {
+    pub fn trust(&mut self, address: Address, name: Option<PeerName>) -> Result<&Entry, String> {
         if let Some(name) = &name
             && let Some(other) = self.by_name(name)
             && other.address != address
@@ -266,28 +266,29 @@ impl Book {
                 other.address
             ));
         }
-        if let Some(entry) = self
-            .entries
-            .iter_mut()
-            .find(|entry| entry.address == address)
-        {
-            entry.name = name.or(entry.name.take());
-            return Ok(());
-        }
+        let mut known = self.entries.iter();
+        let place = match known.position(|entry| entry.address == address) {
+            Some(place) => place,
+            None => self.add(address)?,
+        };
+        let entry = &mut self.entries[place];
+        entry.name = name.or(entry.name.take());
+        Ok(entry)
+    }
+
+    /// The place of a new entry.
+    fn add(&mut self, address: Address) -> Result<usize, String> {
         let mut held = Held::default();
-        for known in self
-            .entries
-            .iter()
-            .map(|entry| entry.address)
-            .chain([address])
-        {
+        let known = self.entries.iter().map(|entry| entry.address);
+        for known in known.chain([address]) {
             held.claim(known, known.ipv6(PeerId::ANY))?;
         }
         if self.entries.len() >= MAX_PEERS {
             return Err(format!("the trust book is full: {MAX_PEERS} peers"));
         }
+        let name = None;
         self.entries.push(Entry { address, name });
-        Ok(())
+        Ok(self.entries.len() - 1)
     }
 
     /// The tickets that were issued, the used ones too: their joiner may ask again.

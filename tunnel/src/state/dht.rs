@@ -1,16 +1,14 @@
 //! `dht.toml`: peers of each overlay to which there was a link, to be asked first at the next start (R129). Losing it costs time
 //! where the zone's relays are gone too, so a damaged one is left out with a warning.
 
-use std::io;
-use std::path::Path;
-
-use anode_platform::files::write_atomic;
 use anode_routing::links::Target;
 use anode_wire::Address;
 use serde::{Deserialize, Serialize};
 
-use super::{LockedState, StateDir};
+use super::{LockedState, StateDir, notes};
 use crate::Error;
+
+const NAME: &str = "dht.toml";
 
 /// Overlays times the ten peers of each (R129).
 pub const MAX_ENTRIES: usize = 160;
@@ -72,36 +70,16 @@ struct File {
 
 /// What an earlier run has written.
 pub fn load(dir: &StateDir) -> Vec<CachedPeer> {
-    let path = dir.file("dht.toml");
-    let problem = match read(&path) {
-        Ok(text) => match toml::from_str::<File>(&text) {
-            Ok(mut file) => {
-                file.peer.truncate(MAX_ENTRIES);
-                return file.peer;
-            }
-            Err(error) => error.message().to_owned(),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => error.to_string(),
-    };
-    tracing::warn!("{}: {problem}: starting without it", path.display());
-    Vec::new()
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    if path.metadata()?.len() > MAX_BYTES {
-        return Err(io::Error::other(format!("more than {MAX_BYTES} bytes")));
-    }
-    std::fs::read_to_string(path)
+    let file: Option<File> = notes::load(dir, NAME, MAX_BYTES, "its peers");
+    let mut peers = file.map(|file| file.peer).unwrap_or_default();
+    peers.truncate(MAX_ENTRIES);
+    peers
 }
 
 /// Replaces the file.
 pub fn save(state: &LockedState, mut peer: Vec<CachedPeer>) -> Result<(), Error> {
     peer.truncate(MAX_ENTRIES);
-    let text = toml::to_string(&File { peer })
-        .map_err(|error| Error::refused(format!("cannot write the DHT's peers: {error}")))?;
-    write_atomic(&state.dir().file("dht.toml"), text.as_bytes(), 0o600)?;
-    Ok(())
+    notes::save(state, NAME, &File { peer })
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod dht;
 pub mod i2p;
 pub mod identity;
 pub mod learnt;
+mod notes;
 pub mod registered;
 pub mod sessions;
 

@@ -1,18 +1,18 @@
 //! `registered.toml`, of a relay: who is registered, and where. Read at the start, so that a relay that was away for a moment
 //! costs its peers no more than that moment; losing it costs them up to 25 s.
 
-use std::io;
 use std::time::Duration;
 
-use anode_platform::files::write_atomic;
 use anode_routing::anode::{Destination, Place, Registration};
 use anode_wire::{Endpoint, PeerId};
 use serde::{Deserialize, Serialize};
 
-use super::{LockedState, StateDir};
+use super::{LockedState, StateDir, notes};
 use crate::Error;
 use crate::clock::unix;
 use crate::value::parse_address;
+
+const NAME: &str = "registered.toml";
 
 /// An entry is less than 250 bytes; more than these were never written.
 const MAX_BYTES: u64 = 250 * 100_000;
@@ -66,36 +66,12 @@ impl Entry {
 
 /// Who was registered, as far as that is still good; empty, with a warning in the log, when the file is of no use.
 pub fn load(dir: &StateDir) -> Vec<Registration> {
-    let path = dir.file("registered.toml");
-    let found = path.metadata().and_then(|found| match found.len() {
-        length if length > MAX_BYTES => Err(io::Error::other("too long")),
-        _ => std::fs::read_to_string(&path),
-    });
-    let text = match found {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::warn!(
-                "{}: {error}: starting without registrations",
-                path.display()
-            );
-            return Vec::new();
-        }
-    };
-    match toml::from_str::<File>(&text) {
-        Ok(file) => {
-            let now = unix();
-            let entries = file.peer.iter();
-            entries
-                .filter_map(|entry| entry.registration(now))
-                .collect()
-        }
-        Err(error) => {
-            let why = error.message();
-            tracing::warn!("{}: {why}: starting without registrations", path.display());
-            Vec::new()
-        }
-    }
+    let file: Option<File> = notes::load(dir, NAME, MAX_BYTES, "registrations");
+    let now = unix();
+    let entries = file.into_iter().flat_map(|file| file.peer);
+    entries
+        .filter_map(|entry| entry.registration(now))
+        .collect()
 }
 
 /// Replaces the file. What is reached by a connection is left out: connections do not outlive us.
@@ -105,10 +81,7 @@ pub fn save(state: &LockedState, peers: &[Registration]) -> Result<(), Error> {
     let file = File {
         peer: datagrams.map(|known| Entry::new(known, now)).collect(),
     };
-    let text = toml::to_string(&file)
-        .map_err(|error| Error::refused(format!("cannot write registrations: {error}")))?;
-    write_atomic(&state.dir().file("registered.toml"), text.as_bytes(), 0o600)?;
-    Ok(())
+    notes::save(state, NAME, &file)
 }
 
 #[cfg(test)]

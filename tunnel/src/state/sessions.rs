@@ -1,16 +1,15 @@
 //! `sessions.toml`: what sessions have taught about peers (Q5, Q13, Q23): the last timestamps, who seals, who does ML-KEM.
 //! Losing it costs a round trip, and what was pinned; a damaged one is left out with a warning.
 
-use std::io;
-
-use anode_platform::files::write_atomic;
 use anode_wire::PeerId;
 use anode_wire::sealed::{Pair, Record, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{LockedState, StateDir};
+use super::{LockedState, StateDir, notes};
 use crate::Error;
 use crate::value::parse_address;
+
+const NAME: &str = "sessions.toml";
 
 /// Peers that are kept: as many as the node knows.
 const MAX_ENTRIES: usize = 8192;
@@ -68,30 +67,9 @@ impl Entry {
 
 /// What earlier runs knew; empty, with a warning in the log, when the file is of no use.
 pub fn load(dir: &StateDir) -> Vec<Record> {
-    let path = dir.file("sessions.toml");
-    let found = path.metadata().and_then(|found| match found.len() {
-        length if length > MAX_BYTES => Err(io::Error::other("too long")),
-        _ => std::fs::read_to_string(&path),
-    });
-    let text = match found {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::warn!("{}: {error}: starting without pins", path.display());
-            return Vec::new();
-        }
-    };
-    match toml::from_str::<File>(&text) {
-        Ok(file) => file.peer.iter().filter_map(Entry::record).collect(),
-        Err(error) => {
-            tracing::warn!(
-                "{}: {}: starting without pins",
-                path.display(),
-                error.message()
-            );
-            Vec::new()
-        }
-    }
+    let file: Option<File> = notes::load(dir, NAME, MAX_BYTES, "pins");
+    let entries = file.into_iter().flat_map(|file| file.peer);
+    entries.filter_map(|entry| entry.record()).collect()
 }
 
 /// Replaces the file.
@@ -99,10 +77,7 @@ pub fn save(state: &LockedState, records: &[Record]) -> Result<(), Error> {
     let file = File {
         peer: records.iter().take(MAX_ENTRIES).map(Entry::from).collect(),
     };
-    let text = toml::to_string(&file)
-        .map_err(|error| Error::refused(format!("cannot write sessions: {error}")))?;
-    write_atomic(&state.dir().file("sessions.toml"), text.as_bytes(), 0o600)?;
-    Ok(())
+    notes::save(state, NAME, &file)
 }
 
 #[cfg(test)]

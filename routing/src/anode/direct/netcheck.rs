@@ -9,8 +9,7 @@ use super::survey::{Mapping, Purpose, own_source, own_source_from_second};
 use crate::anode::output::{Destination, Way};
 use crate::anode::peers::PeerRef;
 use crate::anode::{Place, Timer};
-use anode_wire::packet::Header;
-use anode_wire::{Address, AddressId, Endpoint, Message, Party, PeerId};
+use anode_wire::{Address, Endpoint};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -268,29 +267,12 @@ impl Node {
 
     /// A packet of ours to our own outer place: nobody reads it but to see that it came (`note_turned`).
     fn turn_round(&mut self, own: SocketAddr, socket: usize) {
-        let header = Header {
-            hop_count: 0,
-            flags: 0,
-            sender: Party::Full(self.own.address.as_bytes()),
-            recipient: Party::Id(AddressId::EVERYBODY),
-            sender_peer: self.own.peer_id,
-            recipient_peer: PeerId::ANY,
-            kind: anode_wire::message::kind::EPI,
-        };
-        let beacon = Message::Epi {
-            endpoint: Endpoint::Unspecified,
-            nat_mode: 0,
-            options: &[],
-        };
         let destination = Destination {
             to: own.into(),
             socket,
             source: None,
         };
-        let pushed = self
-            .control
-            .push(destination, |out| beacon.emit_packet(&header, None, out));
-        self.counters.dropped_output += u64::from(!pushed);
+        self.push_beacon(destination);
     }
 
     /// A beacon of our own has come: if it comes from our own outer address, the NAT has turned it round. Nobody vouches for

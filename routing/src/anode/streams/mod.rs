@@ -398,8 +398,7 @@ impl Node {
     /// Another path to this peer is used than the one that fell silent: what waits to be sent again goes over it at once.
     pub(super) fn resume_streams_of(&mut self, now: Instant, peer: PeerRef) {
         for id in self.streams.ids_of(peer) {
-            let entry = self.streams.get_mut(id);
-            let Some(stream) = entry.and_then(|entry| entry.stream.as_mut()) else {
+            let Some(stream) = self.streams.live(id) else {
                 continue;
             };
             stream.resume(now);

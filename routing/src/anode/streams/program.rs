@@ -160,11 +160,7 @@ impl Node {
 
     /// No more will be written; see [`crate::Overlay::finish`].
     pub fn finish(&mut self, now: Instant, id: StreamId) {
-        if let Some(stream) = self
-            .streams
-            .get_mut(id)
-            .and_then(|entry| entry.stream.as_mut())
-        {
+        if let Some(stream) = self.streams.live(id) {
             stream.finish(now);
             self.after_stream(now, id);
         }
@@ -172,11 +168,7 @@ impl Node {
 
     /// Takes bytes; see [`crate::Overlay::write`].
     pub fn write(&mut self, now: Instant, id: StreamId, data: &[u8]) -> usize {
-        let Some(stream) = self
-            .streams
-            .get_mut(id)
-            .and_then(|entry| entry.stream.as_mut())
-        else {
+        let Some(stream) = self.streams.live(id) else {
             return 0;
         };
         let taken = stream.write(now, data);
@@ -205,11 +197,7 @@ impl Node {
         id: StreamId,
         sink: &mut dyn FnMut(&[u8]) -> usize,
     ) -> usize {
-        let Some(stream) = self
-            .streams
-            .get_mut(id)
-            .and_then(|entry| entry.stream.as_mut())
-        else {
+        let Some(stream) = self.streams.live(id) else {
             return 0;
         };
         let taken = stream.read(now, sink);

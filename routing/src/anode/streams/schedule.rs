@@ -68,10 +68,7 @@ impl Node {
             return;
         }
         while let Some(id) = self.streams.in_company.pop() {
-            let stream = self
-                .streams
-                .get_mut(id)
-                .and_then(|entry| entry.stream.as_mut());
+            let stream = self.streams.live(id);
             if let Some(stream) = stream.filter(|stream| stream.waits_for_company(now)) {
                 stream.hurry(now);
                 self.streams.mark_ready(id);
@@ -120,11 +117,7 @@ impl Node {
     ) -> Turn {
         // The answers come back marked where a queue on the way grows, and the stream slows down before it loses.
         let ecn = Ecn::Capable0;
-        let Some(stream) = self
-            .streams
-            .get_mut(id)
-            .and_then(|entry| entry.stream.as_mut())
-        else {
+        let Some(stream) = self.streams.live(id) else {
             return Turn::Idle;
         };
         let Ok(mut sealer) = self.sessions.sealer(self.sealing.clock(now), key) else {

@@ -72,6 +72,11 @@ impl StreamTable {
         (u64::from(*tenant) == id.0 >> 32).then_some(entry)
     }
 
+    /// The protocol's part of a stream, while it is there.
+    pub(super) fn live(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.get_mut(id)?.stream.as_mut()
+    }
+
     pub(super) fn mark_ready(&mut self, id: StreamId) {
         if let Some(entry) = self.get_mut(id)
             && !entry.ready

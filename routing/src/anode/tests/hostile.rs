@@ -76,10 +76,7 @@ fn random_and_mutated_packets_change_nothing() {
     sim.record = Some(Vec::new());
     let now = sim.now;
     let stream = sim.hosts[0].node.open(now, 7, ipv6(2), 80).unwrap();
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (vec![7; 20_000], 0));
+    sim.write(0, stream, vec![7; 20_000]);
     sim.ping(0, ipv6(2)).unwrap();
     sim.run(secs(100));
     let corpus: Vec<Vec<u8>> = sim
@@ -124,10 +121,7 @@ fn a_replayed_packet_from_another_source_does_not_move_the_path() {
     sim.record = Some(Vec::new());
     let now = sim.now;
     let stream = sim.hosts[0].node.open(now, 7, ipv6(2), 80).unwrap();
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (vec![7; 50_000], 0));
+    sim.write(0, stream, vec![7; 50_000]);
     sim.hosts[0]
         .node
         .send_datagram(now, 1, ipv6(2), 2, b"once")

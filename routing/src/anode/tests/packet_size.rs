@@ -70,17 +70,12 @@ fn a_transfer_survives_a_way_that_has_become_narrower() {
     sim.run(secs(2));
     let data = pattern(4 << 20);
     let stream = open(&mut sim, 0, 2, 80);
-    let to_write = &mut sim.hosts[0].program.to_write;
-    to_write.insert(stream, (data.clone(), 0));
+    sim.write(0, stream, data.clone());
     sim.until(secs(10), "half of it", |sim| {
         sim.bytes_read(1) > data.len() / 2
     });
     sim.link.largest = 1300;
-    let took = sim.until(secs(60), "the rest", |sim| {
-        sim.has_event(1, |event| {
-            matches!(event, OverlayEvent::StreamFinished { .. })
-        })
-    });
+    let took = sim.until(secs(60), "the rest", |sim| sim.has_finished(1));
     println!("the rest of 4 MiB behind a way that is narrower now: {took:?}");
     let incoming = sim.hosts[1].program.accepted[0];
     assert!(sim.hosts[1].program.read[&incoming] == data);

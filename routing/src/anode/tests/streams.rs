@@ -25,15 +25,8 @@ pub(super) fn open(sim: &mut Sim, from: usize, number: u16, port: u16) -> Stream
 fn transfer(sim: &mut Sim, len: usize, limit: Duration) -> Duration {
     let data = pattern(len);
     let stream = open(sim, 0, 2, 80);
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (data.clone(), 0));
-    let took = sim.until(limit, "the transfer", |sim| {
-        sim.has_event(1, |event| {
-            matches!(event, OverlayEvent::StreamFinished { .. })
-        })
-    });
+    sim.write(0, stream, data.clone());
+    let took = sim.until(limit, "the transfer", |sim| sim.has_finished(1));
     let incoming = sim.hosts[1].program.accepted[0];
     assert!(
         sim.hosts[1].program.read[&incoming] == data,
@@ -64,10 +57,7 @@ fn a_transfer_goes_on_while_the_sender_roams() {
         sim.link.rate = 12_500_000;
         let data = pattern(20 << 20);
         let stream = open(&mut sim, 0, 2, 80);
-        sim.hosts[0]
-            .program
-            .to_write
-            .insert(stream, (data.clone(), 0));
+        sim.write(0, stream, data.clone());
         sim.run(ms(400));
         let before = sim.bytes_read(1);
         assert!(before > 0 && before < data.len(), "{before}");
@@ -78,11 +68,7 @@ fn a_transfer_goes_on_while_the_sender_roams() {
         });
         println!("host {} roamed: 4 MiB more after {took:?}", roamer + 1);
         assert!(took < secs(10), "{took:?}");
-        sim.until(secs(60), "the end", |sim| {
-            sim.has_event(1, |event| {
-                matches!(event, OverlayEvent::StreamFinished { .. })
-            })
-        });
+        sim.until(secs(60), "the end", |sim| sim.has_finished(1));
         let incoming = sim.hosts[1].program.accepted[0];
         assert!(sim.hosts[1].program.read[&incoming] == data);
         assert_eq!(
@@ -98,19 +84,12 @@ fn a_transfer_survives_a_partition_of_twenty_seconds() {
     sim.link.rate = 12_500_000;
     let data = pattern(20 << 20);
     let stream = open(&mut sim, 0, 2, 80);
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (data.clone(), 0));
+    sim.write(0, stream, data.clone());
     sim.run(ms(400));
     sim.cut.push((home(1), home(2)));
     sim.run(secs(20));
     sim.cut.clear();
-    sim.until(secs(120), "the end", |sim| {
-        sim.has_event(1, |event| {
-            matches!(event, OverlayEvent::StreamFinished { .. })
-        })
-    });
+    sim.until(secs(120), "the end", |sim| sim.has_finished(1));
     let incoming = sim.hosts[1].program.accepted[0];
     assert!(sim.hosts[1].program.read[&incoming] == data);
 }
@@ -142,10 +121,7 @@ fn half_close_and_close_are_told_to_both() {
         !sim.hosts[1].program.accepted.is_empty()
     });
     let incoming = sim.hosts[1].program.accepted[0];
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (b"question".to_vec(), 0));
+    sim.write(0, stream, b"question".to_vec());
     sim.until(secs(1), "the end of the question", |sim| {
         sim.has_event(1, |e| {
             *e == OverlayEvent::StreamFinished { stream: incoming }
@@ -156,10 +132,7 @@ fn half_close_and_close_are_told_to_both() {
         event,
         OverlayEvent::StreamFinished { .. }
     )));
-    sim.hosts[1]
-        .program
-        .to_write
-        .insert(incoming, (b"answer".to_vec(), 0));
+    sim.write(1, incoming, b"answer".to_vec());
     sim.until(secs(1), "the close", |sim| {
         sim.has_event(0, |event| *event == OverlayEvent::StreamClosed { stream })
     });
@@ -362,10 +335,7 @@ fn streams_take_turns() {
         .collect();
     sim.run(ms(200));
     for stream in &streams {
-        sim.hosts[0]
-            .program
-            .to_write
-            .insert(*stream, (pattern(4 << 20), 0));
+        sim.write(0, *stream, pattern(4 << 20));
     }
     sim.run(ms(700));
     let shares: Vec<usize> = sim.hosts[1].program.read.values().map(Vec::len).collect();

@@ -83,10 +83,7 @@ fn datagrams_that_stop_in_the_middle_cost_a_transfer_less_than_a_second() {
     sim.link.rate = 2_000_000;
     let data = pattern(20 << 20);
     let stream = open(&mut sim, 0, 2, 80);
-    sim.hosts[0]
-        .program
-        .to_write
-        .insert(stream, (data.clone(), 0));
+    sim.write(0, stream, data.clone());
     sim.run(secs(2));
     assert!(sim.bytes_read(1) > 0);
     sim.no_datagrams = true;

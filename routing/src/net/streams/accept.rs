@@ -4,10 +4,10 @@ use super::pipe::Pipe;
 use super::{Carrier, Closed, Link, Streams};
 use crate::anode::{Place, Transport, source_prefix};
 use crate::net::NetError;
+use crate::sockets;
 use crate::turn::server::Door;
 use anode_wire::framing::FrameDecoder;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
@@ -207,20 +207,7 @@ impl Streams {
 }
 
 fn open(address: SocketAddr) -> io::Result<Listener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // A restarted node takes its port again at once, although connections of its earlier life still close (RFC 9293 §3.6).
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    let socket = TcpListener::from(socket);
+    let socket = sockets::listen(address, BACKLOG)?;
     let local = socket.local_addr()?;
     Ok(Listener { socket, local })
 }

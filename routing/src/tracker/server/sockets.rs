@@ -1,7 +1,8 @@
 //! The tracker's sockets, and the loop of its datagrams.
 use super::{Tracker, count};
+use crate::sockets::unbound;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -89,11 +90,7 @@ fn try_pair(address: SocketAddr) -> io::Result<(Socket, Socket, SocketAddr)> {
 }
 
 fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-    if address.is_ipv6() {
-        // IPv4 has a socket of its own, or none.
-        socket.set_only_v6(true)?;
-    }
+    let socket = unbound(address, kind, protocol)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

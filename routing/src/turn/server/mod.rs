@@ -45,12 +45,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::SetDontFragment;
 use super::certificate::{CertificateError, ServerCertificate};
 use super::udp::{Share, UdpSocket};
 use crate::anode::source_prefix;
+use crate::sockets::listen;
 use datagrams::{Kept, Port};
 use door::Shown;
 use shard::{Inbox, Shard};
@@ -188,7 +188,7 @@ impl Bound {
             let shared = shared.find(|shared| shared.address == wanted);
             let mut address = wanted;
             if shared.is_none() {
-                let socket = listen(wanted).map_err(failed)?;
+                let socket = listen(wanted, BACKLOG).map_err(failed)?;
                 // Port 0: the one that TCP got.
                 address = socket.local_addr()?;
                 listeners.push(Listener { socket, secure });
@@ -487,20 +487,6 @@ fn random() -> io::Result<[u8; 32]> {
         .try_fill_bytes(&mut bytes)
         .map_err(|error| io::Error::other(error.to_string()))?;
     Ok(bytes)
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // A restarted server takes its port again although connections of its earlier life still close (RFC 9293 §3.6).
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// Which shard a client's connections go to: all of one address to one. Multiplied, so that neighbouring addresses do not

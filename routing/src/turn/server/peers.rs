@@ -9,11 +9,12 @@ use std::time::Instant;
 use anode_turn::server::{ConnectionId, FiveTuple};
 use nix::libc;
 use nix::sys::epoll::Epoll;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Socket, Type};
 
 use super::connections::Connections;
 use super::token::Token;
 use crate::net::streams::pipe::Pipe;
+use crate::sockets::unbound;
 
 /// Bytes that a peer may send before its connection is bound; then its window closes.
 const EARLY: usize = 64 << 10;
@@ -54,13 +55,9 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    let socket = unbound(address, Type::STREAM, Protocol::TCP)?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
     Ok(socket)
 }
 

@@ -1,3 +1,6 @@
+#[path = "../../../tests/loopback/mod.rs"]
+mod loopback;
+
 use super::sessions::{STRANGERS, STRANGERS_OF_ONE};
 use super::*;
 use crate::turn::certificate::{Authorities, MinVersion, Name, connect_dtls};
@@ -5,33 +8,10 @@ use crate::turn::client::{Blocking, Check};
 use anode_turn::Transport;
 use anode_turn::client::{Config as ClientConfig, Credentials};
 use anode_turn::resolve::Server as At;
-use anode_turn::server::RelayAddress;
 use dimpl::Output;
+use loopback::settings;
 use std::net::UdpSocket as StdSocket;
 use x509_cert::der::pem::{LineEnding, encode_string};
-
-fn settings(shards: usize) -> Settings {
-    let ip: IpAddr = "127.0.0.1".parse().unwrap();
-    let relay = RelayAddress {
-        local: ip,
-        external: ip,
-    };
-    let mut turn = Config::new("example.org", vec![relay]);
-    turn.users
-        .add_password("example.org", "alice", "secret")
-        .unwrap();
-    turn.policy.allow = vec!["127.0.0.0/8".parse().unwrap()];
-    Settings {
-        turn,
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
-        listen_secure: Vec::new(),
-        shared: Vec::new(),
-        certificate: None,
-        shards,
-        // DF is the platform's; without it datagrams leave as quinn-udp has them.
-        set_dont_fragment: |_, _| Ok(()),
-    }
-}
 
 fn client(server: &TurnServer, transport: Transport) -> Blocking {
     allocate(server.listening().plain[0], transport, None)

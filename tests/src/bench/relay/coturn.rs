@@ -1,8 +1,9 @@
 //! coturn passing on what the relay passes on: single datagrams of 1,000 bytes, ten clients, each to a peer that echoes.
 
-use crate::lab::{Host, Lab, command};
+use crate::lab::{Host, Lab, Proc, command};
 use crate::programs;
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 3478;
@@ -12,6 +13,24 @@ const CLIENTS: u32 = 10;
 const MESSAGES: u32 = 3000;
 const SIZE: usize = 1000;
 
+/// Starts it for one user, `lab` with the password `lab`.
+///
+/// # Panics
+/// If it is missing.
+pub fn start(directory: &Path, host: &Host, at: SocketAddr) -> Proc {
+    let ip = at.ip().to_string();
+    let mut turn = command(programs::need("turnserver"));
+    turn.args(["-n", "--lt-cred-mech", "--user", "lab:lab"])
+        .args(["--realm", "lab"])
+        .args(["--listening-ip", &ip, "--relay-ip", &ip])
+        .args(["--listening-port", &at.port().to_string()])
+        .args(["--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"])
+        .arg("--pidfile")
+        .arg(directory.join("turnserver.pid"))
+        .current_dir(directory);
+    host.start(turn)
+}
+
 /// Datagrams a second that it passed on, and the processor time of each in µs. The load is paced by coturn's own client,
 /// which cannot say more than one a millisecond.
 ///
@@ -19,22 +38,7 @@ const SIZE: usize = 1000;
 /// If a program is missing or fails.
 pub fn measure(lab: &Lab, server: &Host, sender: &Host, receiver: &Host) -> (f64, f64) {
     let at = server.v4().to_string();
-    let mut turn = command(programs::need("turnserver"));
-    turn.args([
-        "-n",
-        "--lt-cred-mech",
-        "--user",
-        "lab:lab",
-        "--realm",
-        "lab",
-    ])
-    .args(["--listening-ip", &at, "--relay-ip", &at])
-    .args(["--listening-port", &PORT.to_string()])
-    .args(["--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"])
-    .arg("--pidfile")
-    .arg(lab.directory().join("turnserver.pid"))
-    .current_dir(lab.directory());
-    let turn = server.start(turn);
+    let turn = start(lab.directory(), server, (server.v4(), PORT).into());
     let peer_at = receiver.v4().to_string();
     let mut peer = command(programs::need("turnutils_peer"));
     peer.args(["-L", &peer_at, "-p", &PEER_PORT.to_string()]);

@@ -10,6 +10,7 @@
 mod bare;
 mod generator;
 
+use super::relay::coturn;
 use super::{Plan, report::median};
 use crate::lab::{Family, Host, Lab, Lan, Proc, anode_binary, command};
 use crate::programs;
@@ -198,7 +199,12 @@ fn start(
             return (Relay::Loop(bare), all);
         }
         Who::Anode => anode(lab.directory(), host, at),
-        Who::Coturn => coturn(lab.directory(), host, at),
+        Who::Coturn => {
+            let turn = coturn::start(lab.directory(), host, at);
+            // It binds within milliseconds, and says so nowhere.
+            thread::sleep(Duration::from_secs(1));
+            turn
+        }
     };
     let (cpu, memory) = (server.cpu_seconds(), server.memory_kib());
     let opening = Opening::allocate(clients, &sources(clients), at, flows);
@@ -225,29 +231,6 @@ fn anode(directory: &Path, host: &Host, at: SocketAddr) -> Proc {
     let ready = server.wait_stderr_line("ready", Duration::from_secs(10));
     ready.unwrap_or_else(|why| panic!("{why}"));
     server
-}
-
-fn coturn(directory: &Path, host: &Host, at: SocketAddr) -> Proc {
-    let ip = at.ip().to_string();
-    let mut turn = command(programs::need("turnserver"));
-    turn.args([
-        "-n",
-        "--lt-cred-mech",
-        "--user",
-        "lab:lab",
-        "--realm",
-        "lab",
-    ])
-    .args(["--listening-ip", &ip, "--relay-ip", &ip])
-    .args(["--listening-port", &at.port().to_string()])
-    .args(["--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"])
-    .arg("--pidfile")
-    .arg(directory.join("turnserver.pid"))
-    .current_dir(directory);
-    let turn = host.start(turn);
-    // It binds within milliseconds, and says so nowhere.
-    thread::sleep(Duration::from_secs(1));
-    turn
 }
 
 /// One load: µs a datagram that arrived, and what share did not.

@@ -45,9 +45,7 @@ fn rates_of_the_file_hold() {
     let Some(ground) = Ground::open(Family::V4) else {
         return;
     };
-    let peer = ground.lan.host("peer");
-    let echo = SocketAddr::new(peer.ip_address(), ECHO);
-    let _echo = UdpEcho::start(&peer, echo);
+    let (_echo, echo) = ground.echo();
     let mut server = ground.serve("");
     let mut session = Session::allocated(&ground.client, ground.own());
     session.permit(echo.ip());

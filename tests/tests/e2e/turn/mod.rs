@@ -147,6 +147,13 @@ impl Ground {
         SocketAddr::new(self.ip(), PORT)
     }
 
+    /// A peer that echoes, and where.
+    fn echo(&self) -> (UdpEcho, SocketAddr) {
+        let peer = self.lan.host("peer");
+        let at = SocketAddr::new(peer.ip_address(), ECHO);
+        (UdpEcho::start(&peer, at), at)
+    }
+
     fn file(&self, lines: &str) -> PathBuf {
         let config = self.lab.directory().join("turn.toml");
         fs::write(&config, lines).expect("written");

@@ -119,9 +119,7 @@ fn old_channels_are_taken_as_the_file_says() {
     let Some(ground) = Ground::open(Family::V4) else {
         return;
     };
-    let peer = ground.lan.host("peer");
-    let echo = SocketAddr::new(peer.ip_address(), ECHO);
-    let _echo = UdpEcho::start(&peer, echo);
+    let (_echo, echo) = ground.echo();
     let mut server = ground.serve("");
     let allocated = || Probe::allocated(&ground.client, ground.own(), |w| w).0;
     let mut probe = allocated();

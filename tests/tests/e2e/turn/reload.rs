@@ -20,11 +20,10 @@ struct Stage {
 impl Stage {
     fn start(more: &str) -> Option<Self> {
         let ground = Ground::open(Family::V4)?;
-        let peer = ground.lan.host("peer");
-        let echo = SocketAddr::new(peer.ip_address(), ECHO);
+        let (_echo, echo) = ground.echo();
         let head = format!("[turn]\nlisten = [\"{}\"]\n", ground.own());
         Some(Self {
-            _echo: UdpEcho::start(&peer, echo),
+            _echo,
             echo,
             server: ground.serve_with(head, more),
             ground,

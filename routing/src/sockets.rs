@@ -1,0 +1,25 @@
+//! Sockets as all that serve want them.
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Not bound yet; of IPv6, without IPv4.
+pub(crate) fn unbound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// Takes connections, of which the kernel keeps `backlog`; never blocks.
+pub(crate) fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = unbound(address, Type::STREAM, Protocol::TCP)?;
+    // Who is restarted takes its port again at once, although connections of its earlier life still close (RFC 9293 §3.6).
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
