@@ -31,6 +31,8 @@ struct Net {
     /// Applications that nodes serve.
     served: Vec<(usize, u16)>,
     heard: Vec<(usize, ConversationId, Heard)>,
+    /// What is lost on the way: of whom, to whom, which message.
+    loses: Option<Box<dyn FnMut(usize, usize, &[u8]) -> bool>>,
 }
 
 fn identity(n: usize) -> Identity {
@@ -64,6 +66,7 @@ impl Net {
             turn_found: BTreeMap::new(),
             served: Vec::new(),
             heard: Vec::new(),
+            loses: None,
         }
     }
 
@@ -141,6 +144,9 @@ impl Net {
                     let Some(other) = self.of.get(&(to, digit)).copied() else {
                         continue;
                     };
+                    if self.loses.as_mut().is_some_and(|it| it(n, other, &body)) {
+                        continue;
+                    }
                     self.order += 1;
                     self.wire
                         .insert((self.at + LATENCY, self.order), (n, other, body));

@@ -2,9 +2,9 @@
 //! a conversation is a long one (R61 to R63, R100, R133, R134).
 //!
 //! ```text
-//!  open(URI) ─▶ Resolving ─▶ Tunnelled ──CONNECT──▶ Connecting ─▶ Connected: a sealed session, or DTLS by ICE
-//!  open(route) ────────────▶    ▲ TUNNELs of a peer      │ comes to nothing        │ falls silent
-//!                               └────────────────────────┴─────────────────────────┘
+//!  open(URI) ──────▶ Resolving ─▶ Tunnelled ──CONNECT──▶ Connecting ─▶ Connected: a sealed session, or DTLS by ICE
+//!  open(anonymous) ─▶ Meeting ──▶    ▲                        │ comes to nothing        │ falls silent
+//!  open(route), TUNNELs of a peer ──▶└────────────────────────┴─────────────────────────┘
 //! ```
 //!
 //! Application and peer name a conversation, so both sides mean the same one, and an answer finds whoever was asked. What
@@ -12,16 +12,17 @@
 //! those of a tunnel may overtake those of a connection.
 
 pub mod bytes;
+mod callee;
 mod connection;
 mod registration;
 
 use super::{Dht, End, Output};
 use crate::links::{Command, LinkKey, Token};
 use anode_reload::body::TunnelRequest;
-use anode_reload::node::{Answer, AnswerBody, RequestId, RequestOptions};
+use anode_reload::node::{Answer, RequestId, RequestOptions};
 use anode_reload::security::Signer;
-use anode_reload::usage::sip::{Resolver, SipRegistration, gruu, wants_connect};
-use anode_reload::{Code, Id, Now, ReloadError, TypeId};
+use anode_reload::usage::sip::{Resolver, gruu, wants_connect};
+use anode_reload::{Code, Id, Now, ReloadError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ const MAX_CONVERSATIONS: usize = 256;
 const MAX_OF_PEER: usize = 8;
 /// TUNNELs that wait for their confirmations.
 const MAX_TUNNELLED: usize = 256;
-/// Units that wait until a name is resolved.
-const MAX_WAITING: usize = 8;
+/// Units of a conversation that wait until it is known who is called.
+const MAX_WAITING: usize = 16;
 /// A conversation in which nobody says anything is over.
 const IDLE: Duration = Duration::from_secs(180);
 /// A CONNECT that came to nothing is not repeated before this.
@@ -75,6 +76,8 @@ pub enum Heard {
     },
     /// A unit for the local program.
     Unit(Vec<u8>),
+    /// Whom it was begun with turned out to be the peer of this other conversation of the application: it goes on there.
+    Same(ConversationId),
     /// There is no more of it.
     Over(Ended),
 }
@@ -110,6 +113,8 @@ pub struct ApplicationCounters {
 enum Way {
     /// The peer is being looked for.
     Resolving(Box<Resolver>, Option<(RequestId, usize)>),
+    /// A route that does not say who is at its end: whoever confirms the first unit. Whether one is on its way.
+    Meeting(bool),
     /// In TUNNELs; a CONNECT may follow from this time on.
     Tunnelled(Duration),
     /// In TUNNELs, until the connection is proven.
@@ -136,12 +141,12 @@ enum Connecting {
 
 struct Conversation {
     application: u16,
-    /// Who; none yet while a name is resolved.
+    /// Who; none yet while a name is resolved, or somebody is met.
     peer: Option<Id>,
     /// The route in use first, then others that may lead to the same user.
     routes: VecDeque<Vec<Id>>,
     way: Way,
-    waiting: Vec<Vec<u8>>,
+    waiting: VecDeque<Vec<u8>>,
     /// Said and heard since it began, or since a connection was lost.
     units: usize,
     used: Duration,
@@ -161,6 +166,7 @@ pub(super) struct Applications {
     served: BTreeSet<u16>,
     all: BTreeMap<ConversationId, Conversation>,
     tunnelled: BTreeMap<RequestId, Tunnelled>,
+    early: callee::Early,
     registrations: Vec<registration::Registration>,
     /// A route to this node that does not name it, and when it is made anew.
     anonymous: Option<(Vec<Id>, Duration)>,
@@ -245,7 +251,11 @@ impl Dht {
                 }
             }
             Callee::Anonymous(route) => {
-                self.begin(now, application, None, vec![route.clone()], false)
+                let id = self.begin(now, application, None, vec![route.clone()], false)?;
+                if let Some(it) = self.applications.all.get_mut(&id) {
+                    it.way = Way::Meeting(false);
+                }
+                Some(id)
             }
             Callee::Uri(uri) => {
                 let id = self.begin(now, application, None, Vec::new(), false)?;
@@ -289,7 +299,7 @@ impl Dht {
             peer,
             routes: routes.into(),
             way: Way::Tunnelled(now.at),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             units: 0,
             used: now.at,
             theirs,
@@ -339,8 +349,7 @@ impl Dht {
             (None, None) => None,
         };
         let Some(id) = conversation else {
-            self.applications.counters.lost += 1;
-            return;
+            return self.heard_early(tunnel.application, &back, tunnel.pdu);
         };
         self.applications.counters.tunnelled += 1;
         if let Some(it) = self.applications.all.get_mut(&id) {
@@ -363,17 +372,24 @@ impl Dht {
     fn say_on(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
         let Some(it) = self.applications.all.get_mut(&id) else {
             self.applications.counters.lost += 1;
+            // Whoever still means this conversation is to begin another one.
+            self.heard_of(id, Heard::Over(Ended::Idle));
             return;
         };
         it.units += 1;
         it.used = now.at;
-        if matches!(it.way, Way::Resolving(..)) {
-            match it.waiting.len() < MAX_WAITING {
-                true => it.waiting.push(unit),
+        match &mut it.way {
+            Way::Resolving(..) | Way::Meeting(true) => match it.waiting.len() < MAX_WAITING {
+                true => it.waiting.push_back(unit),
                 false => self.applications.counters.lost += 1,
-            }
-            return;
+            },
+            Way::Meeting(false) => self.meet(now, id, unit),
+            _ => self.pass_on(now, id, unit),
         }
+    }
+
+    /// By the connection, if there is one.
+    fn pass_on(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
         let Some(unit) = self.say_connected(now, id, unit) else {
             return;
         };
@@ -381,19 +397,19 @@ impl Dht {
         self.connect_if_long(now, id);
     }
 
-    /// R134: the destination's GRUU is the dialog's name.
-    fn say_tunnelled(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
+    /// R134: the destination's GRUU is the dialog's name. False: it is lost.
+    fn say_tunnelled(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) -> bool {
         let counters = &mut self.applications.counters;
         let Some(it) = self.applications.all.get(&id) else {
-            return;
+            return false;
         };
         let Some(route) = it.routes.front().cloned() else {
             counters.lost += 1;
-            return;
+            return false;
         };
         if self.applications.tunnelled.len() >= MAX_TUNNELLED {
             counters.lost += 1;
-            return;
+            return false;
         }
         let body = TunnelRequest {
             application: it.application,
@@ -410,8 +426,12 @@ impl Dht {
                     unit,
                 };
                 self.applications.tunnelled.insert(request, sent);
+                true
             }
-            Err(_) => counters.lost += 1,
+            Err(_) => {
+                counters.lost += 1;
+                false
+            }
         }
     }
 
@@ -453,20 +473,9 @@ impl Dht {
         self.registration_answered(now, request, &result);
     }
 
-    /// Who has answered along an anonymous route is the peer from now on: what he says comes under his name.
-    fn met(&mut self, id: ConversationId, answer: &Answer) {
-        if let Some(it) = self.applications.all.get_mut(&id)
-            && it.peer.is_none()
-            && let Some(peer) = answer.from.peers().first().copied()
-        {
-            it.peer = Some(peer);
-            it.routes = [vec![peer]].into();
-        }
-    }
-
     fn tunnel_answered(&mut self, now: Now, sent: Tunnelled, result: &Result<Answer, ReloadError>) {
         let error = match result {
-            Ok(answer) => return self.met(sent.conversation, answer),
+            Ok(answer) => return self.met(now, sent.conversation, answer),
             Err(error) => error,
         };
         tracing::debug!(%error, "a unit was not taken");
@@ -474,6 +483,9 @@ impl Dht {
         let Some(it) = self.applications.all.get_mut(&id) else {
             return;
         };
+        if matches!(it.way, Way::Meeting(_)) && *error != ReloadError::Refused(Code::NOT_FOUND) {
+            return self.not_met(now, id);
+        }
         // Of several units on one route the first that fails gives the route up; the others only follow it.
         if it.routes.front() == Some(&sent.route) {
             if it.routes.len() == 1 {
@@ -486,67 +498,8 @@ impl Dht {
             it.routes.pop_front();
             it.peer = it.routes.front().and_then(|route| route.last()).copied();
         }
+        let id = self.joined_with_known(now, id);
         self.say_tunnelled(now, id, sent.unit);
-    }
-
-    /// Looks at the next registration on the way from a URI to routes; bounded by the resolver (R145).
-    fn resolve(&mut self, now: Now, id: ConversationId) {
-        while let Some(it) = self.applications.all.get_mut(&id)
-            && let Way::Resolving(resolver, _) = &mut it.way
-            && let Some((resource, depth)) = resolver.next_fetch()
-        {
-            let sent = self.fetch_all(now, TypeId::SIP_REGISTRATION, resource, OPTIONS);
-            if let Ok(request) = sent
-                && let Some(it) = self.applications.all.get_mut(&id)
-                && let Way::Resolving(_, asked) = &mut it.way
-            {
-                *asked = Some((request, depth));
-                return;
-            }
-        }
-        let Some(it) = self.applications.all.get_mut(&id) else {
-            return;
-        };
-        let Way::Resolving(resolver, _) = &mut it.way else {
-            return;
-        };
-        it.routes = std::mem::take(&mut resolver.routes).into();
-        it.routes.retain(|route| !route.is_empty());
-        it.peer = it.routes.front().and_then(|route| route.last()).copied();
-        it.way = Way::Tunnelled(now.at);
-        if it.peer.is_none() {
-            return self.end(id, Ended::NoRegistration);
-        }
-        for unit in std::mem::take(&mut it.waiting) {
-            self.say_tunnelled(now, id, unit);
-        }
-    }
-
-    fn registrations_found(
-        &mut self,
-        now: Now,
-        id: ConversationId,
-        result: Result<Answer, ReloadError>,
-    ) {
-        let Some(it) = self.applications.all.get_mut(&id) else {
-            return;
-        };
-        let Way::Resolving(resolver, asked) = &mut it.way else {
-            return;
-        };
-        let depth = asked.take().map_or(0, |(_, depth)| depth);
-        if let Ok(Answer {
-            body: AnswerBody::Values { found, .. },
-            ..
-        }) = result
-        {
-            // The first kind is the one that was asked for; certificates may follow it.
-            let values = found.into_iter().take(1).flat_map(|one| one.values);
-            let values = values.filter(|data| !data.value.bytes().is_empty());
-            let parsed = values.filter_map(|data| SipRegistration::parse(data.value.bytes()).ok());
-            resolver.found(depth, parsed);
-        }
-        self.resolve(now, id);
     }
 
     fn end(&mut self, id: ConversationId, why: Ended) {
@@ -554,7 +507,14 @@ impl Dht {
             return;
         };
         self.applications.counters.lost += gone.waiting.len() as u64;
-        match gone.way {
+        self.leave_way(gone.way);
+        self.settle_early();
+        self.heard_of(id, Heard::Over(why));
+    }
+
+    /// Nobody says anything this way any more.
+    fn leave_way(&mut self, way: Way) {
+        match way {
             Way::Link(link) => self.tell_links(Command::Close(link)),
             Way::Connecting(
                 Connecting::Described(token, _) | Connecting::Asked(_, Some(token)),
@@ -564,7 +524,6 @@ impl Dht {
             }
             _ => {}
         }
-        self.heard_of(id, Heard::Over(why));
     }
 
     pub(super) fn run_applications(&mut self, now: Now) {

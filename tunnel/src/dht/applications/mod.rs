@@ -124,6 +124,8 @@ struct Forward {
     conversation: Option<Name>,
     /// Who spoke last: answers go there.
     program: Option<SocketAddr>,
+    /// When that was, by [`Applications::spoken`]: of several forwards in one conversation the last one has the answer.
+    spoke: u64,
 }
 
 /// The program behind an application.
@@ -145,6 +147,10 @@ pub struct Applications {
     forwards: Vec<Forward>,
     served: HashMap<Name, Served>,
     streams: Streams,
+    /// Conversations that have turned out to be the same as others.
+    same: HashMap<Name, Name>,
+    /// Units that came to forwards.
+    spoken: u64,
     tell: mpsc::Sender<Said>,
     said: mpsc::Receiver<Said>,
     lost: Arc<AtomicU64>,
@@ -158,6 +164,8 @@ impl Applications {
         let mut applications = Self {
             forwards: Vec::new(),
             served: HashMap::new(),
+            same: HashMap::new(),
+            spoken: 0,
             streams: Streams::new(tell.clone(), Arc::clone(&lost)),
             tell,
             said,
@@ -179,6 +187,7 @@ impl Applications {
                 socket,
                 conversation: None,
                 program: None,
+                spoke: 0,
             });
         }
         applications
@@ -220,9 +229,11 @@ impl Applications {
     /// application and peer.
     pub fn conversation(&mut self, said: &Said) -> Result<Name, Option<(usize, u16, Callee)>> {
         match &said.by {
-            By::Conversation(name) => Ok(*name),
+            By::Conversation(name) => Ok(self.same.get(name).copied().unwrap_or(*name)),
             By::Forward(number, from) => {
                 let forward = self.forwards.get_mut(*number).ok_or(None)?;
+                self.spoken += 1;
+                forward.spoke = self.spoken;
                 forward.program = from.or(forward.program);
                 let known = forward.conversation;
                 known.ok_or_else(|| {
@@ -272,8 +283,9 @@ impl Applications {
                 self.streams.hear(name, &unit, program);
             }
             Heard::Unit(unit) => {
-                let mut forwards = self.forwards.iter();
-                let forward = forwards.find(|it| it.conversation == Some(name));
+                let of = |it: &&Forward| it.conversation == Some(name) && it.socket.is_some();
+                let forwards = self.forwards.iter().filter(of);
+                let forward = forwards.max_by_key(|it| it.spoke);
                 let sent = match (self.served.get(&name), forward) {
                     (Some(it), _) => it.socket.try_send(&unit).is_ok(),
                     (
@@ -290,13 +302,26 @@ impl Applications {
                     self.note_lost();
                 }
             }
+            Heard::Same(other) => {
+                let other = (name.0, other);
+                self.streams.same(name, other);
+                for forward in &mut self.forwards {
+                    if forward.conversation == Some(name) {
+                        forward.conversation = Some(other);
+                    }
+                }
+                let before = self.same.values_mut().filter(|it| **it == name);
+                before.for_each(|it| *it = other);
+                self.same.insert(name, other);
+            }
             Heard::Over(why) => {
                 self.streams.over(name);
+                self.same.retain(|_, other| *other != name);
                 if let Some(gone) = self.served.remove(&name) {
                     gone.reader.abort();
                 }
-                let mut forwards = self.forwards.iter_mut();
-                if let Some(forward) = forwards.find(|it| it.conversation == Some(name)) {
+                let forwards = self.forwards.iter_mut();
+                for forward in forwards.filter(|it| it.conversation == Some(name)) {
                     tracing::info!("DHT: application {}: {why}", forward.application);
                     forward.conversation = None;
                 }
@@ -380,5 +405,78 @@ async fn accept(number: usize, listener: TcpListener, tell: mpsc::Sender<Said>) 
             // Out of descriptors: somebody will close one.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anode_routing::dht::Ended;
+    use anode_routing::dht::reload::Id;
+    use std::time::Duration;
+
+    fn forward(callee: Callee) -> (OpenForward, SocketAddr) {
+        let socket = StdSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_nonblocking(true).expect("a socket");
+        let at = socket.local_addr().expect("a port");
+        let open = OpenForward {
+            place: 0,
+            application: 5060,
+            callee,
+            socket: OpenSocket::Udp(socket),
+        };
+        (open, at)
+    }
+
+    async fn hears(program: &UdpSocket) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let heard = program.recv(&mut buffer);
+        let len = tokio::time::timeout(Duration::from_secs(5), heard).await;
+        buffer[..len.expect("in time").expect("heard")].to_vec()
+    }
+
+    // R132, R134: forwards to one peer under two names are in one conversation; the program that spoke last has the answer
+    #[tokio::test]
+    async fn forwards_that_lead_to_one_peer_share_a_conversation() {
+        let id = Id([1; 16]);
+        let (named, first) = forward(Callee::Route(vec![id]));
+        let (anonymous, second) = forward(Callee::Anonymous(vec![id, id]));
+        let mut all = Applications::new(vec![named, anonymous]);
+        let bind = || UdpSocket::bind("127.0.0.1:0");
+        let programs = [bind().await, bind().await].map(|it| it.expect("a socket"));
+        let places = [first, second];
+        for number in 0..2 {
+            let sent = programs[number].send_to(b"hello", places[number]).await;
+            sent.expect("sent");
+            let said = all.next().await.expect("something said");
+            assert!(matches!(all.conversation(&said), Err(Some(_))));
+            assert!(all.opened(said, (7, number as u64)).is_some());
+        }
+        all.hear((7, 1), Heard::Same(0), |_| None);
+        all.hear((7, 0), Heard::Unit(b"to the second".to_vec()), |_| None);
+        assert_eq!(hears(&programs[1]).await, b"to the second");
+        programs[0].send_to(b"more", first).await.expect("sent");
+        let said = all.next().await.expect("something said");
+        assert_eq!(all.conversation(&said).ok(), Some((7, 0)));
+        all.hear((7, 0), Heard::Unit(b"to the first".to_vec()), |_| None);
+        assert_eq!(hears(&programs[0]).await, b"to the first");
+        // What still means the other one, such as a connection of it, is of this one.
+        let old = Said {
+            by: By::Conversation((7, 1)),
+            what: What::Unit(vec![1]),
+        };
+        assert_eq!(all.conversation(&old).ok(), Some((7, 0)));
+        all.hear((7, 0), Heard::Over(Ended::Idle), |_| None);
+        assert_eq!(
+            all.conversation(&old).ok(),
+            Some((7, 1)),
+            "nobody remembers it"
+        );
+        for (program, at) in programs.iter().zip(places) {
+            program.send_to(b"again", at).await.expect("sent");
+            let said = all.next().await.expect("something said");
+            assert!(matches!(all.conversation(&said), Err(Some(_))));
+        }
+        assert_eq!(all.lost(), 0);
     }
 }
