@@ -2,6 +2,7 @@
 mod applications;
 mod records;
 mod ring;
+mod transfer;
 
 use super::*;
 use anode_reload::TypeId;
@@ -33,6 +34,10 @@ struct Net {
     heard: Vec<(usize, ConversationId, Heard)>,
     /// What is lost on the way: of whom, to whom, which message.
     loses: Option<Box<dyn FnMut(usize, usize, &[u8]) -> bool>>,
+    /// What one message costs its recipient: one after the other is served.
+    work: Duration,
+    /// Until when nodes are busy.
+    busy: BTreeMap<usize, Duration>,
 }
 
 fn identity(n: usize) -> Identity {
@@ -67,6 +72,8 @@ impl Net {
             served: Vec::new(),
             heard: Vec::new(),
             loses: None,
+            work: Duration::ZERO,
+            busy: BTreeMap::new(),
         }
     }
 
@@ -79,6 +86,21 @@ impl Net {
 
     fn add(&mut self, create: bool, role: Role, bootstrap: &[usize]) -> usize {
         let n = self.nodes.len();
+        let dht = self.make(n, create, role, bootstrap);
+        self.of.insert(dht.own, n);
+        self.nodes.push(dht);
+        self.drain(n);
+        n
+    }
+
+    /// The same machine again, which knows nothing any more.
+    fn restart(&mut self, n: usize, create: bool, bootstrap: &[usize]) {
+        self.nodes[n] = self.make(n, create, Role::Peer, bootstrap);
+        self.dead.remove(&n);
+        self.drain(n);
+    }
+
+    fn make(&self, n: usize, create: bool, role: Role, bootstrap: &[usize]) -> Dht {
         let own = identity(n);
         let config = DhtConfig {
             overlay: "a--00000009.net".into(),
@@ -112,10 +134,7 @@ impl Net {
         let mut dht = Dht::new(&own, PeerId::ANY, config, seeds, self.now()).unwrap();
         let endpoints = vec![endpoint(n)];
         dht.set_places(self.now(), OwnPlaces { endpoints });
-        self.of.insert(dht.own, n);
-        self.nodes.push(dht);
-        self.drain(n);
-        n
+        dht
     }
 
     fn ring(count: usize) -> Self {
@@ -148,8 +167,9 @@ impl Net {
                         continue;
                     }
                     self.order += 1;
-                    self.wire
-                        .insert((self.at + LATENCY, self.order), (n, other, body));
+                    let busy = self.busy.entry(other).or_default();
+                    *busy = (*busy).max(self.at + LATENCY) + self.work;
+                    self.wire.insert((*busy, self.order), (n, other, body));
                 }
                 Output::TurnServers(found) => drop(self.turn_found.insert(n, found)),
                 Output::Reach { .. } => self.reached += 1,

@@ -104,6 +104,7 @@ impl Dht {
             self.leave_way(gone.way);
             if let Some(it) = self.applications.all.get_mut(&known) {
                 it.used = now.at;
+                it.flying += gone.flying;
                 it.waiting.extend(gone.waiting);
             }
         }
@@ -113,15 +114,6 @@ impl Dht {
         }
         self.heard_of(id, Heard::Same(known));
         known
-    }
-
-    /// It is known who is called: what has waited for that is said.
-    fn say_waiting(&mut self, now: Now, id: ConversationId) {
-        if let Some(it) = self.applications.all.get_mut(&id) {
-            for unit in std::mem::take(&mut it.waiting) {
-                self.pass_on(now, id, unit);
-            }
-        }
     }
 
     /// Looks at the next registration on the way from a URI to routes; bounded by the resolver (R145).

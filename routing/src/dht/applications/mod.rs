@@ -15,6 +15,7 @@ pub mod bytes;
 mod callee;
 mod connection;
 mod registration;
+mod tunnels;
 
 use super::{Dht, End, Output};
 use crate::links::{Command, LinkKey, Token};
@@ -22,21 +23,20 @@ use anode_reload::body::TunnelRequest;
 use anode_reload::node::{Answer, RequestId, RequestOptions};
 use anode_reload::security::Signer;
 use anode_reload::usage::sip::{Resolver, gruu, wants_connect};
-use anode_reload::{Code, Id, Now, ReloadError};
+use anode_reload::{Id, Now, ReloadError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub(super) use connection::{APPLICATION, Frame};
 pub use registration::Registered;
+use tunnels::{Tunnelled, Window};
 
 /// Conversations at a time.
 const MAX_CONVERSATIONS: usize = 256;
 /// Of these, such as one peer has begun.
 const MAX_OF_PEER: usize = 8;
-/// TUNNELs that wait for their confirmations.
-const MAX_TUNNELLED: usize = 256;
-/// Units of a conversation that wait until it is known who is called.
-const MAX_WAITING: usize = 16;
+/// Units of a conversation that wait until it is known who is called, or until others have been confirmed.
+const MAX_WAITING: usize = 64;
 /// A conversation in which nobody says anything is over.
 const IDLE: Duration = Duration::from_secs(180);
 /// A CONNECT that came to nothing is not repeated before this.
@@ -147,17 +147,15 @@ struct Conversation {
     routes: VecDeque<Vec<Id>>,
     way: Way,
     waiting: VecDeque<Vec<u8>>,
+    /// Units in TUNNELs that are not confirmed yet.
+    flying: usize,
+    window: Window,
+    /// Whether the peer has ever confirmed one.
+    confirmed: bool,
     /// Said and heard since it began, or since a connection was lost.
     units: usize,
     used: Duration,
     theirs: bool,
-}
-
-/// A unit on its way, for another route if this one fails.
-struct Tunnelled {
-    conversation: ConversationId,
-    route: Vec<Id>,
-    unit: Vec<u8>,
 }
 
 /// See the module.
@@ -300,6 +298,9 @@ impl Dht {
             routes: routes.into(),
             way: Way::Tunnelled(now.at),
             waiting: VecDeque::new(),
+            flying: 0,
+            window: Window::default(),
+            confirmed: false,
             units: 0,
             used: now.at,
             theirs,
@@ -379,59 +380,10 @@ impl Dht {
         it.units += 1;
         it.used = now.at;
         match &mut it.way {
-            Way::Resolving(..) | Way::Meeting(true) => match it.waiting.len() < MAX_WAITING {
-                true => it.waiting.push_back(unit),
-                false => self.applications.counters.lost += 1,
-            },
+            Way::Resolving(..) | Way::Meeting(true) => self.wait(id, unit),
             Way::Meeting(false) => self.meet(now, id, unit),
+            _ if !it.waiting.is_empty() => self.wait(id, unit),
             _ => self.pass_on(now, id, unit),
-        }
-    }
-
-    /// By the connection, if there is one.
-    fn pass_on(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
-        let Some(unit) = self.say_connected(now, id, unit) else {
-            return;
-        };
-        self.say_tunnelled(now, id, unit);
-        self.connect_if_long(now, id);
-    }
-
-    /// R134: the destination's GRUU is the dialog's name. False: it is lost.
-    fn say_tunnelled(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) -> bool {
-        let counters = &mut self.applications.counters;
-        let Some(it) = self.applications.all.get(&id) else {
-            return false;
-        };
-        let Some(route) = it.routes.front().cloned() else {
-            counters.lost += 1;
-            return false;
-        };
-        if self.applications.tunnelled.len() >= MAX_TUNNELLED {
-            counters.lost += 1;
-            return false;
-        }
-        let body = TunnelRequest {
-            application: it.application,
-            dialog: gruu(&route),
-            pdu: unit,
-        };
-        match self.node.tunnel(now, route.clone(), &body, OPTIONS) {
-            Ok(request) => {
-                counters.tunnelled += 1;
-                let unit = body.pdu;
-                let sent = Tunnelled {
-                    conversation: id,
-                    route,
-                    unit,
-                };
-                self.applications.tunnelled.insert(request, sent);
-                true
-            }
-            Err(_) => {
-                counters.lost += 1;
-                false
-            }
         }
     }
 
@@ -471,35 +423,6 @@ impl Dht {
             };
         }
         self.registration_answered(now, request, &result);
-    }
-
-    fn tunnel_answered(&mut self, now: Now, sent: Tunnelled, result: &Result<Answer, ReloadError>) {
-        let error = match result {
-            Ok(answer) => return self.met(now, sent.conversation, answer),
-            Err(error) => error,
-        };
-        tracing::debug!(%error, "a unit was not taken");
-        let id = sent.conversation;
-        let Some(it) = self.applications.all.get_mut(&id) else {
-            return;
-        };
-        if matches!(it.way, Way::Meeting(_)) && *error != ReloadError::Refused(Code::NOT_FOUND) {
-            return self.not_met(now, id);
-        }
-        // Of several units on one route the first that fails gives the route up; the others only follow it.
-        if it.routes.front() == Some(&sent.route) {
-            if it.routes.len() == 1 {
-                self.applications.counters.lost += 1;
-                if *error == ReloadError::Refused(Code::NOT_FOUND) {
-                    self.end(id, Ended::NotServed);
-                }
-                return;
-            }
-            it.routes.pop_front();
-            it.peer = it.routes.front().and_then(|route| route.last()).copied();
-        }
-        let id = self.joined_with_known(now, id);
-        self.say_tunnelled(now, id, sent.unit);
     }
 
     fn end(&mut self, id: ConversationId, why: Ended) {

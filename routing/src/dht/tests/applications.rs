@@ -259,14 +259,14 @@ fn the_first_units_to_an_anonymous_peer_wait_until_it_is_met() {
     let callee = Callee::Anonymous(route);
     let now = net.now();
     let call = net.nodes[1].open(now, 5060, &callee).unwrap();
-    for n in 0..20u8 {
+    for n in 0..68u8 {
         net.nodes[1].say(now, call, vec![n]);
     }
     assert_eq!(net.nodes[1].application_counters().tunnelled, 1);
     assert_eq!(net.nodes[1].application_counters().lost, 3);
     net.drain(1);
     net.run(Duration::from_secs(3));
-    let said: Vec<Vec<u8>> = (0..17).map(|n| vec![n]).collect();
+    let said: Vec<Vec<u8>> = (0..65).map(|n| vec![n]).collect();
     assert_eq!(units(&net, 3), said);
     // Nobody is there any more.
     net.dead.insert(3);
@@ -281,6 +281,78 @@ fn the_first_units_to_an_anonymous_peer_wait_until_it_is_met() {
     assert!((1..=3).contains(&counters.lost), "{counters:?}");
     net.run(Duration::from_secs(60));
     assert_eq!(net.nodes[6].application_counters().lost, 3);
+}
+
+// R8, R26, R30, RD15: two that have no link, and can have none, speak by way of others, wherever on the ring they are: as neighbours
+// each takes the other's place for its own
+#[test]
+fn two_that_cannot_reach_each_other_speak_by_way_of_others() {
+    let pairs = |count: usize| (1..count).flat_map(move |a| (1..count).map(move |b| (a, b)));
+    for (count, (a, b)) in (3..=4).flat_map(|count| pairs(count).map(move |it| (count, it))) {
+        if a == b {
+            continue;
+        }
+        let mut net = Net::new();
+        net.served.push((b, 5060));
+        net.loses = Some(Box::new(move |from, to, _| {
+            (from, to) == (a, b) || (from, to) == (b, a)
+        }));
+        net.add(true, Role::Peer, &[]);
+        for _ in 1..count {
+            net.add(false, Role::Peer, &[0]);
+            net.run(Duration::from_secs(3));
+        }
+        net.run(Duration::from_secs(120));
+        let callee = Callee::Route(vec![net.nodes[b].id()]);
+        let now = net.now();
+        let call = net.nodes[a].open(now, 5060, &callee).unwrap();
+        net.nodes[a].say(now, call, b"there?".to_vec());
+        net.drain(a);
+        net.run(Duration::from_secs(10));
+        assert_eq!(units(&net, b), [b"there?"], "{a} to {b} of {count}");
+        let (_, theirs, _) = net.heard.iter().find(|(node, ..)| *node == b).unwrap();
+        let (now, theirs) = (net.now(), *theirs);
+        net.nodes[b].say(now, theirs, b"here".to_vec());
+        net.drain(b);
+        net.run(Duration::from_secs(10));
+        assert_eq!(units(&net, a), [b"here"], "{b} to {a} of {count}");
+    }
+}
+
+// RD15, RD34: whoever is not there is not there; what was confirmed once is not over because of a moment in which the ring takes
+// another one for it
+#[test]
+fn a_peer_that_is_gone_ends_only_what_it_never_confirmed() {
+    let mut net = Net::new();
+    net.served.push((3, 5060));
+    net.add(true, Role::Peer, &[]);
+    for _ in 1..5 {
+        net.add(false, Role::Peer, &[0]);
+        net.run(Duration::from_secs(3));
+    }
+    net.run(Duration::from_secs(20));
+    let callee = Callee::Route(vec![net.nodes[3].id()]);
+    let now = net.now();
+    let known = net.nodes[1].open(now, 5060, &callee).unwrap();
+    net.nodes[1].say(now, known, b"there?".to_vec());
+    net.drain(1);
+    net.run(Duration::from_secs(2));
+    net.dead.insert(3);
+    net.run(Duration::from_secs(60));
+    let now = net.now();
+    let never = net.nodes[2].open(now, 5060, &callee).unwrap();
+    net.nodes[1].say(now, known, b"and now?".to_vec());
+    net.nodes[2].say(now, never, b"there?".to_vec());
+    net.drain(1);
+    net.drain(2);
+    net.run(Duration::from_secs(30));
+    assert!(
+        net.heard
+            .contains(&(2, never, Heard::Over(Ended::NotServed)))
+    );
+    let over = |it: &(usize, ConversationId, Heard)| it.0 == 1 && matches!(it.2, Heard::Over(_));
+    assert!(!net.heard.iter().any(over), "{:?}", net.heard);
+    assert_eq!(net.nodes[1].application_counters().lost, 1);
 }
 
 // R131: units on the way to one place of a user that is gone all reach the next place

@@ -38,11 +38,11 @@ impl Node {
         if code == Code::MOVED_TEMPORARILY && self.follow(now, id, contents.payload) {
             return;
         }
-        if code == Code::OK && expect.is_some_and(|peer| !signer.is_peer(peer)) {
-            // RD15: the peer is gone, and who has its place has answered
+        let takes_place = matches!(code, Code::OK | Code::NOT_FOUND);
+        if takes_place && expect.is_some_and(|peer| !signer.is_peer(peer)) {
+            // RD15: the peer is gone, or not reached this way, and who has its place has answered
             if let Some(transaction) = self.end(id) {
-                let gone = Err(ReloadError::Refused(Code::NOT_FOUND));
-                self.finish(now, id, transaction, gone);
+                self.finish(now, id, transaction, Err(ReloadError::Elsewhere));
             }
             return;
         }
