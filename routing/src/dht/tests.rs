@@ -1,5 +1,6 @@
 //! Many nodes in one process on virtual time; sessions are there at once where both can be reached.
 mod applications;
+mod own;
 mod records;
 mod ring;
 mod transfer;
