@@ -1,5 +1,6 @@
 mod forwarding;
 mod hostile;
+mod reader;
 mod renewal;
 mod requests;
 

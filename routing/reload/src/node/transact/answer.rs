@@ -5,6 +5,7 @@ use crate::contents::{Contents, ErrorBody};
 use crate::node::{CONNECT_BUDGET, Connecting, Event, Node, RequestId};
 use crate::security::{Purpose, Signer, account};
 use crate::signature::message_input;
+use crate::storage::MAX_AHEAD;
 use crate::topology::Input;
 use crate::usage::Claim;
 use crate::{Code, DataValue, Header, Id, Method, Now, ReloadError, StoredData, TypeId};
@@ -155,7 +156,10 @@ impl Node {
         if data.value.bytes().is_empty() && data.signature.is_none() {
             return true;
         }
-        if data.expires() <= now.unix || self.check_owner(now, resource, kind, data).is_err() {
+        // RD39: who has stored it has lied, or looked at another clock; all that its owner says until then would look old
+        let future = u64::from(data.storage_time) > now.unix + MAX_AHEAD;
+        let over = data.expires() <= now.unix;
+        if future || over || self.check_owner(now, resource, kind, data).is_err() {
             return false;
         }
         let place = match &data.value {
