@@ -120,7 +120,7 @@ struct Forward {
     application: u16,
     callee: Callee,
     /// `None`: programs connect, and have streams.
-    socket: Option<Arc<UdpSocket>>,
+    socket: Option<StdSocket>,
     conversation: Option<Name>,
     /// Who spoke last: answers go there.
     program: Option<SocketAddr>,
@@ -138,8 +138,18 @@ pub struct Program {
 }
 
 struct Served {
-    socket: Arc<UdpSocket>,
+    socket: StdSocket,
     reader: AbortHandle,
+}
+
+/// Sends by the system's own socket: tokio's does not know yet that a new one can be written, and would lose the first datagram.
+/// False: it is lost.
+fn hand(send: impl Fn() -> std::io::Result<usize>) -> bool {
+    match send() {
+        // Of the datagram before this one, when nobody listened there: this one was not sent.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => send().is_ok(),
+        sent => sent.is_ok(),
+    }
 }
 
 /// Sockets of all conversations.
@@ -194,13 +204,13 @@ impl Applications {
     }
 
     /// Reads from a forward's socket from now on.
-    fn listen(&self, number: usize, socket: OpenSocket) -> std::io::Result<Option<Arc<UdpSocket>>> {
+    fn listen(&self, number: usize, socket: OpenSocket) -> std::io::Result<Option<StdSocket>> {
         let (tell, lost) = (self.tell.clone(), Arc::clone(&self.lost));
         match socket {
             OpenSocket::Udp(socket) => {
-                let socket = Arc::new(UdpSocket::from_std(socket)?);
+                let reads = UdpSocket::from_std(socket.try_clone()?)?;
                 let by = move |from| By::Forward(number, Some(from));
-                tokio::spawn(read(Arc::clone(&socket), tell, lost, by));
+                tokio::spawn(read(reads, tell, lost, by));
                 Ok(Some(socket))
             }
             OpenSocket::Tcp(listener) => {
@@ -287,7 +297,7 @@ impl Applications {
                 let forwards = self.forwards.iter().filter(of);
                 let forward = forwards.max_by_key(|it| it.spoke);
                 let sent = match (self.served.get(&name), forward) {
-                    (Some(it), _) => it.socket.try_send(&unit).is_ok(),
+                    (Some(it), _) => hand(|| it.socket.send(&unit)),
                     (
                         None,
                         Some(Forward {
@@ -295,7 +305,7 @@ impl Applications {
                             program: Some(to),
                             ..
                         }),
-                    ) => socket.try_send_to(&unit, *to).is_ok(),
+                    ) => hand(|| socket.send_to(&unit, to)),
                     (None, _) => false,
                 };
                 if !sent {
@@ -339,15 +349,13 @@ impl Applications {
         let made = StdSocket::bind(any).and_then(|socket| {
             socket.set_nonblocking(true)?;
             socket.connect(to)?;
-            UdpSocket::from_std(socket)
+            let reads = UdpSocket::from_std(socket.try_clone()?)?;
+            Ok((socket, reads))
         });
         match made {
-            Ok(socket) => {
-                let socket = Arc::new(socket);
+            Ok((socket, reads)) => {
                 let (tell, lost) = (self.tell.clone(), Arc::clone(&self.lost));
-                let reading = read(Arc::clone(&socket), tell, lost, move |_| {
-                    By::Conversation(name)
-                });
+                let reading = read(reads, tell, lost, move |_| By::Conversation(name));
                 let reader = tokio::spawn(reading).abort_handle();
                 self.served.insert(name, Served { socket, reader });
             }
@@ -358,7 +366,7 @@ impl Applications {
 
 /// Hands on what comes to a socket; what the task has no time for is lost, as datagrams are.
 async fn read(
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
     tell: mpsc::Sender<Said>,
     lost: Arc<AtomicU64>,
     by: impl Fn(SocketAddr) -> By + Send,
@@ -435,6 +443,34 @@ mod tests {
         buffer[..len.expect("in time").expect("heard")].to_vec()
     }
 
+    // R61: the first datagram of a conversation that a peer begins reaches the program, and so does the first after nobody listened
+    #[tokio::test]
+    async fn the_first_datagram_of_a_conversation_reaches_the_program() {
+        let program = StdSocket::bind("127.0.0.1:0").expect("a socket");
+        let to = program.local_addr().expect("a port");
+        let served = |_| {
+            let protocol = Protocol::Udp;
+            Some(Program { to, protocol })
+        };
+        let mut all = Applications::new(Vec::new());
+        let begun = Heard::Begun {
+            application: 5060,
+            peer: Id([1; 16]),
+        };
+        all.hear((7, 0), begun, served);
+        all.hear((7, 0), Heard::Unit(b"first".to_vec()), served);
+        assert_eq!(all.lost(), 0);
+        program.set_nonblocking(true).expect("a socket");
+        let program = UdpSocket::from_std(program).expect("a socket");
+        assert_eq!(hears(&program).await, b"first");
+        drop(program);
+        all.hear((7, 0), Heard::Unit(b"to nobody".to_vec()), served);
+        let program = UdpSocket::bind(to).await.expect("the same port");
+        all.hear((7, 0), Heard::Unit(b"second".to_vec()), served);
+        assert_eq!(hears(&program).await, b"second");
+        assert_eq!(all.lost(), 0);
+    }
+
     // R132, R134: forwards to one peer under two names are in one conversation; the program that spoke last has the answer
     #[tokio::test]
     async fn forwards_that_lead_to_one_peer_share_a_conversation() {
@@ -445,9 +481,8 @@ mod tests {
         let bind = || UdpSocket::bind("127.0.0.1:0");
         let programs = [bind().await, bind().await].map(|it| it.expect("a socket"));
         let places = [first, second];
-        for number in 0..2 {
-            let sent = programs[number].send_to(b"hello", places[number]).await;
-            sent.expect("sent");
+        for (number, (program, at)) in programs.iter().zip(places).enumerate() {
+            program.send_to(b"hello", at).await.expect("sent");
             let said = all.next().await.expect("something said");
             assert!(matches!(all.conversation(&said), Err(Some(_))));
             assert!(all.opened(said, (7, number as u64)).is_some());
