@@ -3,6 +3,7 @@ mod hostile;
 mod reader;
 mod renewal;
 mod requests;
+mod shares;
 
 use super::*;
 use crate::body::{Membership, PingRequest, StoreRequest, StoreType};

@@ -107,7 +107,8 @@ fn key(n: u8) -> [u8; 32] {
     scalar
 }
 
-fn credentials(n: u8) -> Credentials {
+/// Of somebody with an Anode address.
+pub(super) fn credentials(n: u8) -> Credentials {
     let policy = Policy {
         overlay: OVERLAY.into(),
         self_signed: true,
@@ -117,20 +118,23 @@ fn credentials(n: u8) -> Credentials {
     Credentials::self_made(&key(n), PeerId::ANY, policy).unwrap()
 }
 
-/// A record in the name of `of`, for this place, signed by `by`.
-fn record(of: &Address, by: u8, resource: Id, value: Vec<u8>) -> StoredData {
+/// A value for this place, signed by its owner, or by whoever says to be.
+pub(super) fn signed_value(
+    by: u8,
+    resource: Id,
+    kind: TypeId,
+    value: DataValue,
+    lifetime: u32,
+) -> StoredData {
     let mut data = StoredData {
         storage_time: UNIX as u32 - 60,
-        lifetime: anode::LIFETIME,
-        value: DataValue::Dictionary {
-            key: anode::key(of, PeerId::ANY),
-            value,
-        },
+        lifetime,
+        value,
         signature: None,
     };
     let signer = credentials(by);
     let identity = SignerIdentity::Anode(*signer.address());
-    let input = data.signature_input(resource, TypeId::ANODE_RECORD, &identity);
+    let input = data.signature_input(resource, kind, &identity);
     let (algorithm, value) = signer.sign(&input.unwrap());
     data.signature = Some(Signature {
         algorithm,
@@ -138,6 +142,29 @@ fn record(of: &Address, by: u8, resource: Id, value: Vec<u8>) -> StoredData {
         identity,
     });
     data
+}
+
+/// Contents with a signature.
+pub(super) fn said_by(by: &Credentials, transaction: u64, contents: Vec<u8>) -> Vec<u8> {
+    let overlay = overlay_hash(OVERLAY);
+    let identity = by.identity(true);
+    let input = crate::signature::message_input(overlay, transaction, &identity, &contents);
+    let (algorithm, value) = by.sign(&input.unwrap());
+    let signature = Signature {
+        algorithm,
+        value,
+        identity,
+    };
+    signature.append(contents).unwrap()
+}
+
+/// A record in the name of `of`, for this place, signed by `by`.
+fn record(of: &Address, by: u8, resource: Id, value: Vec<u8>) -> StoredData {
+    let value = DataValue::Dictionary {
+        key: anode::key(of, PeerId::ANY),
+        value,
+    };
+    signed_value(by, resource, TypeId::ANODE_RECORD, value, anode::LIFETIME)
 }
 
 // R76, R139, R142, S35: whoever stores can leave a value out, and no more: not change it, nor sign for its owner, nor bring it
@@ -233,20 +260,7 @@ fn records_of_others_than_their_owner_are_not_believed() {
             Kind::Response(Code::OK),
             &list(TypeId::ANODE_RECORD, vec![data]),
         );
-        let identity = storer.identity(true);
-        let input = crate::signature::message_input(
-            overlay_hash(OVERLAY),
-            transaction,
-            &identity,
-            &contents,
-        );
-        let (algorithm, value) = storer.sign(&input.unwrap());
-        let signature = Signature {
-            algorithm,
-            value,
-            identity,
-        };
-        let contents = signature.append(contents).unwrap();
+        let contents = said_by(&storer, transaction, contents);
         let header = Header::new(overlay_hash(OVERLAY), transaction, vec![reader.peer_id()]);
         let (kept, refused) = believes(&mut node, &header.emit(&contents).unwrap());
         assert_eq!(
