@@ -274,9 +274,7 @@ impl Config {
         if let Some(relay) = &mut config.relay {
             relay.tls = relay.tls.take().map(|tls| tls.relative_to(directory));
         }
-        for dht in &mut config.dht {
-            dht.locate(directory);
-        }
+        crate::dht::config::locate(&mut config.dht, text, path)?;
         for zone in &mut config.zones {
             zone.locate(directory);
         }

@@ -103,6 +103,9 @@ pub enum ReloadError {
     /// An answer other than 200.
     #[error("the answer was {0}")]
     Refused(Code),
+    /// Somebody else has answered in the place of the peer that was asked (RD15).
+    #[error("the peer is not there: somebody else has answered in its place")]
+    Elsewhere,
     /// No answer in time (R53).
     #[error("no answer in time")]
     Timeout,
@@ -123,7 +126,7 @@ impl ReloadError {
             Self::Precondition(_) => Code::PRECONDITION_FAILED,
             Self::Busy(_) => Code::BUSY,
             Self::Timeout => Code::REQUEST_TIMEOUT,
-            Self::NotConnected => Code::NOT_FOUND,
+            Self::NotConnected | Self::Elsewhere => Code::NOT_FOUND,
             Self::Refused(code) => *code,
             _ => Code::MALFORMED,
         }

@@ -276,7 +276,9 @@ fn a_tunnel_adds_no_secrecy_of_its_own() {
         pdu: b"OPTIONS sip:bob@x.net SIP/2.0".to_vec(),
     };
     let (to, options) = (pair.keeper.id(), RequestOptions::default());
-    pair.asker.tunnel(NOW, vec![to], &tunnel, options).unwrap();
+    pair.asker
+        .tunnel(NOW, vec![to], None, &tunnel, options)
+        .unwrap();
     assert_eq!(pair.answer().unwrap().body, AnswerBody::Arrived);
     let arrived = std::iter::from_fn(|| pair.keeper.poll_event());
     let arrived = arrived.filter_map(|event| match event {
@@ -299,7 +301,9 @@ fn sip_is_tunnelled_to_the_instance_that_its_gruu_names() {
         (5060, to)
     );
     let options = RequestOptions::default();
-    pair.asker.tunnel(NOW, vec![to], &tunnel, options).unwrap();
+    pair.asker
+        .tunnel(NOW, vec![to], None, &tunnel, options)
+        .unwrap();
     assert_eq!(pair.answer().unwrap().body, AnswerBody::Arrived);
     let mut events = std::iter::from_fn(|| pair.keeper.poll_event());
     let arrived = events.find_map(|event| match event {

@@ -2,6 +2,7 @@
 use super::links::Why;
 use super::{Dht, End, Role};
 use crate::anode::Place;
+use crate::links::Command;
 use anode_reload::{LinkId, Now};
 use anode_wire::{Address, PeerId};
 use rand_core::Rng as _;
@@ -9,11 +10,19 @@ use std::time::Duration;
 
 /// Bootstrap peers that are kept.
 const MAX_CANDIDATES: usize = 64;
-/// Of these, asked at a time.
+/// Of these, asked at a time …
 const AT_ONCE: usize = 8;
+/// … and once the waits are longest: more often, and no more of them a minute.
+const AT_LAST: usize = 3;
 /// The first wait between two rounds; it doubles.
-const ROUND: Duration = Duration::from_secs(2);
-const MAX_ROUND: Duration = Duration::from_secs(30);
+pub(super) const ROUND: Duration = Duration::from_secs(1);
+/// Whoever is alone is found so soon by those who come back, and asks as seldom for as long as nobody does.
+pub(super) const MAX_ROUND: Duration = Duration::from_secs(10);
+
+/// Between a half and the whole of a wait: those who were parted together are not to come back together.
+pub(super) fn spread(wait: Duration, random: u32) -> Duration {
+    wait.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0)
+}
 
 /// Somebody to ask first.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -145,6 +154,21 @@ impl Entry {
 }
 
 impl Dht {
+    /// A peer of the ring that knows of no other one.
+    pub(super) fn is_alone(&self) -> bool {
+        let (before, after) = self.node.topology().neighbours();
+        self.is_member() && before.is_empty() && after.is_empty()
+    }
+
+    /// The way out is another one: whoever looks for others does so at once.
+    pub(super) fn look_again(&mut self, now: Now) {
+        if self.entry.stage == Stage::Out || self.is_alone() {
+            self.entry.gap = ROUND;
+            self.entry.next = Some(now.at);
+            self.own_links.hurry(now);
+        }
+    }
+
     /// Beside those of the configuration, these are asked from now on: the zone's relays, and peers of an earlier run.
     pub fn set_bootstrap(&mut self, now: Now, others: &[Bootstrap]) {
         let others = if self.config.is_sealed() { others } else { &[] };
@@ -202,10 +226,21 @@ impl Dht {
     /// Some bootstrap peer is asked who follows this node: it may be in another part of the ring (RD55).
     pub(super) fn probe(&mut self, now: Now) {
         let count = self.entry.candidates.len();
-        if count == 0 {
+        let own = self.own_links.targets();
+        if count + own == 0 {
             return;
         }
-        let pick = self.rng.next_u32() as usize % count;
+        let pick = self.rng.next_u32() as usize % (count + own);
+        if let Some(place) = pick.checked_sub(count) {
+            match self.own_links.to_target(place) {
+                Ok(link) => self.node.probe(now, link),
+                Err(target) => {
+                    self.entry.probing = true;
+                    self.tell_links(Command::Dial(target));
+                }
+            }
+            return;
+        }
         let peer = self.entry.candidates[pick].peer.clone();
         let end = (peer.address, PeerId::ANY);
         match self.links.to(end) {
@@ -249,8 +284,7 @@ impl Dht {
         }
         self.ask_outsiders();
         self.ask_candidates(now);
-        let jitter = self.rng.next_u32() % 500;
-        self.entry.next = Some(now.at + self.entry.gap + Duration::from_millis(jitter.into()));
+        self.entry.next = Some(now.at + spread(self.entry.gap, self.rng.next_u32()));
         self.entry.gap = (self.entry.gap * 2).min(MAX_ROUND);
     }
 
@@ -262,7 +296,11 @@ impl Dht {
 
     fn ask_candidates(&mut self, now: Now) {
         let count = self.entry.candidates.len();
-        for _ in 0..count.min(AT_ONCE) {
+        let at_once = match self.entry.gap >= MAX_ROUND {
+            true => AT_LAST,
+            false => AT_ONCE,
+        };
+        for _ in 0..count.min(at_once) {
             self.entry.turn = (self.entry.turn + 1) % count;
             let peer = self.entry.candidates[self.entry.turn].peer.clone();
             let end = (peer.address, PeerId::ANY);

@@ -481,7 +481,11 @@ impl Dht {
             _ => None,
         });
         self.node.set_address(address);
+        let moved = self.publisher.endpoints() != places.endpoints;
         self.publisher.set_places(now, places);
+        if moved {
+            self.look_again(now);
+        }
         self.handle_timeout(now);
     }
 
@@ -554,6 +558,7 @@ impl Dht {
             Event::Joined => self.joined(now),
             Event::Alone => {
                 self.entry.alone(now, self.is_in());
+                self.own_links.hurry(now);
                 self.tell_own_membership();
             }
             Event::ProbeDue => self.probe(now),

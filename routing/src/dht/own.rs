@@ -1,5 +1,6 @@
 //! Links of RELOAD's own: DTLS and TLS to peers that no session of ours reaches, by [`crate::links`]. Here is what they are
 //! for: bootstrap, CONNECTs of the ring, and whose messages they carry.
+use super::entry::{MAX_ROUND, ROUND, spread};
 use super::{ConversationId, Dht, Output, Role};
 use crate::links::{Command, LinkEvent, LinkKey, LinkTransport, Made, Target, Token};
 use anode_reload::body::{ConnectBody, PingRequest};
@@ -16,9 +17,6 @@ use std::time::Duration;
 const DTLS_MESSAGE: usize = 1200;
 /// Numbers of these links: the others count from 0.
 const FIRST: u64 = 1 << 63;
-/// The first wait until a bootstrap peer is dialled again; it doubles.
-const GAP: Duration = Duration::from_secs(2);
-const MAX_GAP: Duration = Duration::from_secs(30);
 /// Peers that are remembered (R129).
 const MAX_CACHED: usize = 10;
 /// Links whose peers have not said who they are (RD61).
@@ -40,7 +38,7 @@ impl Bootstrap {
             resolved: false,
             up: None,
             next: Some(now.at),
-            gap: GAP,
+            gap: ROUND,
         }
     }
 }
@@ -118,6 +116,25 @@ impl Own {
         self.bootstrap.iter().all(|it| it.resolved)
     }
 
+    /// Bootstrap peers.
+    pub fn targets(&self) -> usize {
+        self.bootstrap.len()
+    }
+
+    /// The link to one of them, or where it is dialled.
+    pub fn to_target(&self, place: usize) -> Result<LinkId, Target> {
+        let it = &self.bootstrap[place];
+        it.up.map(link_id).ok_or(it.target)
+    }
+
+    /// Those to which there is no link are dialled at once.
+    pub fn hurry(&mut self, now: Now) {
+        for it in self.bootstrap.iter_mut().filter(|it| it.up.is_none()) {
+            it.gap = ROUND;
+            it.next = Some(now.at);
+        }
+    }
+
     pub fn deadline(&self) -> Option<Duration> {
         self.bootstrap.iter().filter_map(|it| it.next).min()
     }
@@ -192,16 +209,16 @@ impl Dht {
         self.out(Output::Links(command));
     }
 
-    /// Dials bootstrap peers while this node is in no ring.
+    /// Dials bootstrap peers while this node is in no ring, or alone in one.
     pub(super) fn run_own(&mut self, now: Now) {
-        let is_in = self.is_in();
+        let is_in = self.is_in() && !self.is_alone();
         let mut dial = Vec::new();
         for it in &mut self.own_links.bootstrap {
             if it.next.is_none_or(|at| at > now.at) {
                 continue;
             }
-            it.next = Some(now.at + it.gap);
-            it.gap = (it.gap * 2).min(MAX_GAP);
+            it.next = Some(now.at + spread(it.gap, self.rng.next_u32()));
+            it.gap = (it.gap * 2).min(MAX_ROUND);
             if it.up.is_none() && !(is_in && it.resolved) {
                 dial.push(it.target);
             }
@@ -370,7 +387,7 @@ impl Dht {
             Made::Dialled(target) => {
                 let mut all = self.own_links.bootstrap.iter_mut();
                 if let Some(it) = all.find(|it| it.target == target) {
-                    (it.resolved, it.up, it.gap) = (true, Some(link), GAP);
+                    (it.resolved, it.up, it.gap) = (true, Some(link), ROUND);
                 }
             }
             Made::Connected(token) => drop(self.own_links.connects.remove(&token)),

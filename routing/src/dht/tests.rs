@@ -1,7 +1,9 @@
 //! Many nodes in one process on virtual time; sessions are there at once where both can be reached.
 mod applications;
+mod own;
 mod records;
 mod ring;
+mod transfer;
 
 use super::*;
 use anode_reload::TypeId;
@@ -31,6 +33,12 @@ struct Net {
     /// Applications that nodes serve.
     served: Vec<(usize, u16)>,
     heard: Vec<(usize, ConversationId, Heard)>,
+    /// What is lost on the way: of whom, to whom, which message.
+    loses: Option<Box<dyn FnMut(usize, usize, &[u8]) -> bool>>,
+    /// What one message costs its recipient: one after the other is served.
+    work: Duration,
+    /// Until when nodes are busy.
+    busy: BTreeMap<usize, Duration>,
 }
 
 fn identity(n: usize) -> Identity {
@@ -64,6 +72,9 @@ impl Net {
             turn_found: BTreeMap::new(),
             served: Vec::new(),
             heard: Vec::new(),
+            loses: None,
+            work: Duration::ZERO,
+            busy: BTreeMap::new(),
         }
     }
 
@@ -76,6 +87,21 @@ impl Net {
 
     fn add(&mut self, create: bool, role: Role, bootstrap: &[usize]) -> usize {
         let n = self.nodes.len();
+        let dht = self.make(n, create, role, bootstrap);
+        self.of.insert(dht.own, n);
+        self.nodes.push(dht);
+        self.drain(n);
+        n
+    }
+
+    /// The same machine again, which knows nothing any more.
+    fn restart(&mut self, n: usize, create: bool, bootstrap: &[usize]) {
+        self.nodes[n] = self.make(n, create, Role::Peer, bootstrap);
+        self.dead.remove(&n);
+        self.drain(n);
+    }
+
+    fn make(&self, n: usize, create: bool, role: Role, bootstrap: &[usize]) -> Dht {
         let own = identity(n);
         let config = DhtConfig {
             overlay: "a--00000009.net".into(),
@@ -109,10 +135,7 @@ impl Net {
         let mut dht = Dht::new(&own, PeerId::ANY, config, seeds, self.now()).unwrap();
         let endpoints = vec![endpoint(n)];
         dht.set_places(self.now(), OwnPlaces { endpoints });
-        self.of.insert(dht.own, n);
-        self.nodes.push(dht);
-        self.drain(n);
-        n
+        dht
     }
 
     fn ring(count: usize) -> Self {
@@ -141,9 +164,13 @@ impl Net {
                     let Some(other) = self.of.get(&(to, digit)).copied() else {
                         continue;
                     };
+                    if self.loses.as_mut().is_some_and(|it| it(n, other, &body)) {
+                        continue;
+                    }
                     self.order += 1;
-                    self.wire
-                        .insert((self.at + LATENCY, self.order), (n, other, body));
+                    let busy = self.busy.entry(other).or_default();
+                    *busy = (*busy).max(self.at + LATENCY) + self.work;
+                    self.wire.insert((*busy, self.order), (n, other, body));
                 }
                 Output::TurnServers(found) => drop(self.turn_found.insert(n, found)),
                 Output::Reach { .. } => self.reached += 1,

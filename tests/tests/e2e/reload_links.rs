@@ -2,8 +2,10 @@
 
 use anode_tests::lab::{Family, Host, Lab, Lan, Node};
 use serde_json::Value;
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 6084;
@@ -43,14 +45,32 @@ impl World {
 
     /// One more machine with these lines below `[[dht]]`, beside where it listens.
     fn node(&mut self, overlay: &str, lines: &str) -> usize {
+        self.node_with(overlay, lines, None)
+    }
+
+    /// The same with a peer digit, and the key of another machine.
+    fn node_with(&mut self, overlay: &str, lines: &str, shares: Option<(&str, usize)>) -> usize {
         let name = format!("node{}", self.nodes.len());
         let host = self.lan.host(&name);
+        if let Some((_, other)) = shares {
+            let state = self.lab.directory().join(&name);
+            fs::create_dir_all(&state).expect("a directory");
+            let key = state.join("identity.key");
+            fs::copy(self.nodes[other].state().join("identity.key"), &key).expect("a key");
+            for (path, mode) in [(state, 0o700), (key, 0o600)] {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+            }
+        }
         let config = format!(
             "[[dht]]\noverlay = \"{overlay}\"\nlisten = [\"{}:{PORT}\"]\n{lines}\n",
             host.v4()
         );
         let node = Node::on(&host, self.lab.directory(), &name);
-        let node = node.no_lan().config(&config).start();
+        let digit = shares.map(|(digit, _)| ["--peer-id", digit]);
+        let node = node.no_lan().config(&config);
+        let node = node
+            .args(digit.as_ref().map_or(&[][..], |it| &it[..]))
+            .start();
         self.hosts.push(host);
         self.nodes.push(node);
         self.nodes.len() - 1
@@ -189,6 +209,24 @@ fn the_configuration_document_leads_to_the_ring() {
     );
     world.closed(3);
     world.stores(name, from_server);
+}
+
+// RD62: machines that share an address are told apart by their peer digits; they have no session with each other, and are
+// neighbours by links of RELOAD's own
+#[test]
+fn machines_that_share_an_address_are_neighbours() {
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    world.node("test.example", "create = true");
+    let bootstrap = world.first("dtls");
+    for digit in ["1", "2"] {
+        world.node_with("test.example", &bootstrap, Some((digit, 0)));
+    }
+    let address = |node: usize| world.nodes[node].address();
+    assert_eq!((address(1), address(2)), (address(0), address(0)));
+    world.closed(3);
+    world.stores(1, 2);
 }
 
 // R13, RD61: who has the key is a member, who has not is none

@@ -10,10 +10,13 @@ use anode_routing::links::Target;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
 use super::applications::config::{ApplicationEntry, ForwardEntry};
 use super::document::DocumentFrom;
 use super::enroll::{CredentialServerEntry, is_user};
+use crate::Error;
+use crate::config::place;
 use crate::value::{PeerEndpoint, Text, ValueError};
 
 /// Bytes of an overlay's name: a host name's.
@@ -58,6 +61,31 @@ pub struct DhtEntry {
     pub forward: Vec<ForwardEntry>,
     /// `publish = false`: store no record of where this node is.
     pub publish: bool,
+    /// Where the table stands.
+    #[serde(skip)]
+    pub place: TablePlace,
+}
+
+/// Where a table stands, for messages; no part of what it says.
+#[derive(Clone, Debug, Default)]
+pub struct TablePlace {
+    start: usize,
+    text: String,
+}
+
+impl PartialEq for TablePlace {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Display for TablePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.text.as_str() {
+            "" => f.write_str("[[dht]]"),
+            text => f.write_str(text),
+        }
+    }
 }
 
 impl Default for DhtEntry {
@@ -77,6 +105,7 @@ impl Default for DhtEntry {
             application: Vec::new(),
             forward: Vec::new(),
             publish: true,
+            place: TablePlace::default(),
         }
     }
 }
@@ -119,8 +148,52 @@ pub fn tables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DhtEntry
         }
     }
 
-    let all: Vec<Checked> = Vec::deserialize(deserializer)?;
-    Ok(all.into_iter().map(|Checked(entry)| entry).collect())
+    let all: Vec<Spanned<Checked>> = Vec::deserialize(deserializer)?;
+    let placed = |table: Spanned<Checked>| {
+        let start = table.span().start;
+        let Checked(mut entry) = table.into_inner();
+        entry.place.start = start;
+        entry
+    };
+    Ok(all.into_iter().map(placed).collect())
+}
+
+/// Gives every table its place in `text`, the file at `path`, and its files theirs.
+///
+/// # Errors
+/// Two tables are of one overlay, as far as the file alone says it.
+pub fn locate(entries: &mut [DhtEntry], text: &str, path: &Path) -> Result<(), Error> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    for entry in entries.iter_mut() {
+        entry.place.text = place(text, entry.place.start, path);
+        entry.locate(directory);
+    }
+    let named = |entry: &DhtEntry| entry.overlay.as_ref().map(|Text(name)| name.0.clone());
+    // Without a name it is the one of its document, or else of the zone.
+    let same = |one: &DhtEntry, other: &DhtEntry| match (named(one), named(other)) {
+        (None, None) => one.config == other.config,
+        (one, other) => one == other,
+    };
+    let enabled: Vec<&DhtEntry> = entries.iter().filter(|it| it.enabled).collect();
+    for (number, entry) in enabled.iter().enumerate() {
+        if let Some(first) = enabled[..number].iter().find(|it| same(it, entry)) {
+            return Err(twice(entry, first, named(entry).as_deref()));
+        }
+    }
+    Ok(())
+}
+
+/// A node is in each overlay once.
+pub(super) fn twice(entry: &DhtEntry, first: &DhtEntry, overlay: Option<&str>) -> Error {
+    let overlay = match overlay {
+        Some(name) => format!("overlay {name:?}"),
+        None => "the overlay of the zone, or of this document,".to_owned(),
+    };
+    let problem = format!(
+        "[[dht]]: {overlay} stands at {} already: write one table for it, or give this one another overlay",
+        first.place
+    );
+    Error::invalid(entry.place.to_string(), problem)
 }
 
 fn role<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RoleName, D::Error> {
@@ -149,7 +222,7 @@ impl DhtEntry {
 
 impl DhtEntry {
     /// Files are named from where the configuration is.
-    pub fn locate(&mut self, directory: &Path) {
+    fn locate(&mut self, directory: &Path) {
         let key = self.shared_key_file.take();
         self.shared_key_file = key.map(|key| directory.join(key));
         let password = self.password_file.take();
@@ -400,10 +473,13 @@ mod tests {
         let text = format!(
             "[[dht]]\nenabled = false\noverlay = \"Home.Example.\"\nrole = \"client\"\n\
              bootstrap = [\"{ADDRESS}@192.0.2.1:8737\", \"{ADDRESS}@[2001:db8::1]:8737\"]\n\
-             create = true\npublish = false\n[[dht]]\n"
+             create = true\npublish = false\n[[dht]]\n[[dht]]\noverlay = \"home.example\"\n\
+             [[dht]]\noverlay = \"work.example\"\n[[dht]]\nconfig = \"other.xml\"\n"
         );
+        // An overlay stands once, but for tables that are switched off.
         let config = Config::parse(&text, Path::new("x")).unwrap();
-        assert_eq!(config.dht.len(), 2);
+        assert_eq!(config.dht.len(), 5);
+        assert_eq!(config.dht[4].place.to_string(), "x:13");
         let first = &config.dht[0];
         assert!(!first.enabled && first.create && !first.publish);
         assert_eq!(first.overlay.as_ref().unwrap().0.0, "home.example");
@@ -509,6 +585,21 @@ mod tests {
                 "[[dht]]\nbootstrap = [\"dtls://peer.example:1\"]\n",
                 ":2: ",
                 "dtls://IP:PORT",
+            ),
+            (
+                "[[dht]]\noverlay = \"a\"\n[[dht]]\noverlay = \"b\"\n\n[[dht]]\noverlay = \"A.\"\n",
+                ":6: ",
+                "overlay \"a\" stands at /x/anode.toml:1 already",
+            ),
+            (
+                "[[dht]]\n[[dht]]\ncreate = true\n",
+                ":2: ",
+                "the overlay of the zone, or of this document, stands at /x/anode.toml:1 already",
+            ),
+            (
+                "mtu = 1280\n[[dht]]\nconfig = \"a.xml\"\n[[dht]]\nconfig = \"a.xml\"\n",
+                ":4: ",
+                "stands at /x/anode.toml:2 already",
             ),
             ("[[dht]]\nfoo = 1\n", ":2: ", "unknown key `foo`"),
             ("[dht]\nenabled = true\n", ":1: ", "a list"),

@@ -195,13 +195,12 @@ impl DhtPlan {
             false => Fetcher::plain(),
         };
         let keys = links::read_keys(&entries)?;
-        let forwards = applications::open_forwards(&entries)?;
         let random_id = links::random_id();
         let none = entries.len();
         let mut plan = Self {
             enrolling: vec![None; none],
             certificates: vec![None; none],
-            forwards,
+            forwards: Vec::new(),
             servers: Vec::new(),
             turn: None,
             identity,
@@ -215,16 +214,26 @@ impl DhtPlan {
             documents,
             fetcher,
         };
+        plan.check_names()?;
+        plan.forwards = applications::open_forwards(&plan.entries)?;
         plan.prepare_enrollment(state)?;
-        let mut names: Vec<String> = plan.overlays().into_iter().map(|one| one.overlay).collect();
-        names.sort();
-        match names.windows(2).find(|two| two[0] == two[1]) {
-            Some(two) => Err(Error::invalid(
-                "[[dht]]",
-                format!("overlay {:?} stands twice: give each table its own", two[0]),
-            )),
-            None => Ok(plan),
+        Ok(plan)
+    }
+
+    /// Each overlay stands once, also where its name is of the zone or of a document. One that comes later is not known yet.
+    fn check_names(&self) -> Result<(), Error> {
+        let mut known: Vec<(String, &DhtEntry)> = Vec::new();
+        for (place, entry) in self.entries.iter().enumerate().filter(|(_, it)| it.enabled) {
+            if entry.overlay.is_none() && entry.config.is_some() && self.document(place).is_none() {
+                continue;
+            }
+            let name = self.overlay_of(place, entry);
+            match known.iter().find(|(other, _)| *other == name) {
+                Some((_, first)) => return Err(config::twice(entry, first, Some(&name))),
+                None => known.push((name, entry)),
+            }
         }
+        Ok(())
     }
 
     fn enabled(&self) -> impl Iterator<Item = &DhtEntry> {
@@ -563,5 +572,36 @@ impl DhtDesk {
         let (reply, answer) = oneshot::channel();
         self.asks.send(make(reply)).await.ok()?;
         answer.await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    // R4: one node is in an overlay once, also where only the zone, or the address, says its name
+    #[test]
+    fn an_overlay_stands_once_whoever_names_it() {
+        let text = "[[dht]]\n[[dht]]\noverlay = \"A--00000009.net\"\n";
+        let config = Config::parse(text, Path::new("/x/anode.toml")).expect("good by itself");
+        let identity = Identity::from_scalar(Zone(9), &[7; 32]).expect("a key");
+        let state = Path::new("/nowhere");
+        let plan = |zone| {
+            let entries = config.dht.clone();
+            DhtPlan::new(&identity, PeerId::ANY, false, entries, zone, vec![], state).map(drop)
+        };
+        let zone = |name: &str| ZoneDht {
+            name: Some(name.to_owned()),
+            ..ZoneDht::default()
+        };
+        for twice in [ZoneDht::default(), zone("a--00000009.NET")] {
+            let error = plan(twice).expect_err("twice");
+            assert_eq!(error.exit_status(), 2);
+            let message = error.to_string();
+            let expected = "/x/anode.toml:2: [[dht]]: overlay \"a--00000009.net\" stands at /x/anode.toml:1 already";
+            assert!(message.starts_with(expected), "{message}");
+        }
+        assert!(plan(zone("other.example")).is_ok());
     }
 }

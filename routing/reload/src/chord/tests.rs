@@ -541,3 +541,72 @@ fn hostile_updates_are_bounded() {
         assert!(chord.wanted.len() <= MAX_WANTED);
     }
 }
+
+// RD55: whoever is found in another part of the ring, and is near, is connected to through the one who knows him
+#[test]
+fn a_stranger_whom_a_probe_finds_is_connected_to() {
+    let mut chord = Chord::new(id(100), fixed(8, 3), 1);
+    chord.handle(at(0), Input::Create);
+    for peer in [70, 80, 90, 110, 120, 130] {
+        chord.handle(at(0), Input::Connected(id(peer)));
+        give_update(&mut chord, 0, peer, &update(&[], &[]));
+    }
+    actions(&mut chord);
+    let mut probed = |peer: u128| {
+        let found = Input::ProbedOutside {
+            peer: id(peer),
+            through: id(500),
+        };
+        chord.handle(at(1), found);
+        actions(&mut chord)
+    };
+    let wanted = Action::Connect(id(105), Some(id(500)));
+    assert!(probed(105).contains(&wanted));
+    assert_eq!(probed(400), [], "he is no neighbour");
+    assert_eq!(probed(110), [], "he is known");
+    let mut outside = Chord::new(id(100), Config::default(), 1);
+    outside.handle(
+        at(1),
+        Input::ProbedOutside {
+            peer: id(105),
+            through: id(500),
+        },
+    );
+    assert_eq!(actions(&mut outside), []);
+}
+
+// R11, R118, RD55: a nearer predecessor that has not joined here is of another part of the ring, and gets what is his from now on
+#[test]
+fn two_parts_that_meet_hand_over_what_is_the_others() {
+    let mut chord = member(100, &[50, 200]);
+    chord.handle(at(1), Input::Connected(id(80)));
+    give_update(&mut chord, 1, 80, &update(&[50], &[100]));
+    let his = Action::Replicate {
+        to: id(80),
+        after: id(50),
+        upto: id(80),
+    };
+    assert!(actions(&mut chord).contains(&his));
+}
+
+// R118, RD73: copies are sent once more when dead links are known everywhere, and sooner where one has not arrived
+#[test]
+fn copies_are_sent_once_more() {
+    let mut chord = member(100, &[50, 200, 300]);
+    let again = Action::Replicate {
+        to: id(200),
+        after: id(50),
+        upto: id(100),
+    };
+    let sent = |chord: &mut Chord, seconds| {
+        chord.handle_timeout(at(seconds));
+        let all = actions(chord);
+        (all.contains(&again), all.contains(&Action::Prune))
+    };
+    assert_eq!(sent(&mut chord, 59), (false, false));
+    assert_eq!(sent(&mut chord, 60), (true, true));
+    assert_eq!(sent(&mut chord, 200), (false, false));
+    chord.handle(at(200), Input::CopyFailed);
+    assert_eq!(sent(&mut chord, 209), (false, false));
+    assert_eq!(sent(&mut chord, 210), (true, true));
+}

@@ -1,7 +1,9 @@
 mod forwarding;
 mod hostile;
+mod reader;
 mod renewal;
 mod requests;
+mod shares;
 
 use super::*;
 use crate::body::{Membership, PingRequest, StoreRequest, StoreType};

@@ -256,15 +256,17 @@ impl Node {
         self.user_request(now, R::METHOD, route, request.body(), None, options)
     }
 
-    /// TUNNEL a unit of an application along a route whose last id is the recipient's (R61).
+    /// TUNNEL a unit of an application along a route to its recipient (R61). Where he is named, nobody else confirms or refuses
+    /// it: [`ReloadError::Elsewhere`] says that somebody has tried to (RD15).
     pub fn tunnel(
         &mut self,
         now: Now,
         route: Vec<Id>,
+        to: Option<Id>,
         body: &TunnelRequest,
         options: RequestOptions,
     ) -> Result<RequestId, ReloadError> {
-        self.user_request(now, Method::Tunnel, route, body.emit(), None, options)
+        self.user_request(now, Method::Tunnel, route, body.emit(), to, options)
     }
 
     /// CONNECT for an application along a route whose last id is the other side's; its answer must be signed by that

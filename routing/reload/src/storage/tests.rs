@@ -341,6 +341,20 @@ fn copies_merge_by_storage_time() {
     assert_eq!(it.all(7, MAP), ["ours", "theirs", "x"]);
 }
 
+// R140, RD64, S35: one byte more than a kind allows, or in a key
+#[test]
+fn values_and_keys_have_their_largest_size() {
+    let mut it = Bench::new();
+    let sizes = |value: usize| single(0, &"x".repeat(value));
+    let refused = it.put(0, SINGLE, 0, &[sizes(101)]).unwrap_err();
+    assert_eq!(refused.code(), crate::Code::TOO_LARGE);
+    it.put(0, SINGLE, 0, &[sizes(100)]).unwrap();
+    let keys = |key: usize| pair(0, &"k".repeat(key), "v");
+    let refused = it.put(0, MAP, 0, &[keys(257)]).unwrap_err();
+    assert_eq!(refused.code(), crate::Code::TOO_LARGE);
+    it.put(0, MAP, 0, &[keys(256)]).unwrap();
+}
+
 // R140, RD64, S35: per resource, per group, in all
 #[test]
 fn quotas_hold() {

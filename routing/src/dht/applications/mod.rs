@@ -2,9 +2,9 @@
 //! a conversation is a long one (R61 to R63, R100, R133, R134).
 //!
 //! ```text
-//!  open(URI) ─▶ Resolving ─▶ Tunnelled ──CONNECT──▶ Connecting ─▶ Connected: a sealed session, or DTLS by ICE
-//!  open(route) ────────────▶    ▲ TUNNELs of a peer      │ comes to nothing        │ falls silent
-//!                               └────────────────────────┴─────────────────────────┘
+//!  open(URI) ──────▶ Resolving ─▶ Tunnelled ──CONNECT──▶ Connecting ─▶ Connected: a sealed session, or DTLS by ICE
+//!  open(anonymous) ─▶ Meeting ──▶    ▲                        │ comes to nothing        │ falls silent
+//!  open(route), TUNNELs of a peer ──▶└────────────────────────┴─────────────────────────┘
 //! ```
 //!
 //! Application and peer name a conversation, so both sides mean the same one, and an answer finds whoever was asked. What
@@ -12,30 +12,31 @@
 //! those of a tunnel may overtake those of a connection.
 
 pub mod bytes;
+mod callee;
 mod connection;
 mod registration;
+mod tunnels;
 
 use super::{Dht, End, Output};
 use crate::links::{Command, LinkKey, Token};
 use anode_reload::body::TunnelRequest;
-use anode_reload::node::{Answer, AnswerBody, RequestId, RequestOptions};
+use anode_reload::node::{Answer, RequestId, RequestOptions};
 use anode_reload::security::Signer;
-use anode_reload::usage::sip::{Resolver, SipRegistration, gruu, wants_connect};
-use anode_reload::{Code, Id, Now, ReloadError, TypeId};
+use anode_reload::usage::sip::{Resolver, gruu, wants_connect};
+use anode_reload::{Id, Now, ReloadError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub(super) use connection::{APPLICATION, Frame};
 pub use registration::Registered;
+use tunnels::{Tunnelled, Window};
 
 /// Conversations at a time.
 const MAX_CONVERSATIONS: usize = 256;
 /// Of these, such as one peer has begun.
 const MAX_OF_PEER: usize = 8;
-/// TUNNELs that wait for their confirmations.
-const MAX_TUNNELLED: usize = 256;
-/// Units that wait until a name is resolved.
-const MAX_WAITING: usize = 8;
+/// Units of a conversation that wait until it is known who is called, or until others have been confirmed.
+const MAX_WAITING: usize = 64;
 /// A conversation in which nobody says anything is over.
 const IDLE: Duration = Duration::from_secs(180);
 /// A CONNECT that came to nothing is not repeated before this.
@@ -75,6 +76,8 @@ pub enum Heard {
     },
     /// A unit for the local program.
     Unit(Vec<u8>),
+    /// Whom it was begun with turned out to be the peer of this other conversation of the application: it goes on there.
+    Same(ConversationId),
     /// There is no more of it.
     Over(Ended),
 }
@@ -110,6 +113,8 @@ pub struct ApplicationCounters {
 enum Way {
     /// The peer is being looked for.
     Resolving(Box<Resolver>, Option<(RequestId, usize)>),
+    /// A route that does not say who is at its end: whoever confirms the first unit. Whether one is on its way.
+    Meeting(bool),
     /// In TUNNELs; a CONNECT may follow from this time on.
     Tunnelled(Duration),
     /// In TUNNELs, until the connection is proven.
@@ -136,23 +141,21 @@ enum Connecting {
 
 struct Conversation {
     application: u16,
-    /// Who; none yet while a name is resolved.
+    /// Who; none yet while a name is resolved, or somebody is met.
     peer: Option<Id>,
     /// The route in use first, then others that may lead to the same user.
     routes: VecDeque<Vec<Id>>,
     way: Way,
-    waiting: Vec<Vec<u8>>,
+    waiting: VecDeque<Vec<u8>>,
+    /// Units in TUNNELs that are not confirmed yet.
+    flying: usize,
+    window: Window,
+    /// Whether the peer has ever confirmed one.
+    confirmed: bool,
     /// Said and heard since it began, or since a connection was lost.
     units: usize,
     used: Duration,
     theirs: bool,
-}
-
-/// A unit on its way, for another route if this one fails.
-struct Tunnelled {
-    conversation: ConversationId,
-    route: Vec<Id>,
-    unit: Vec<u8>,
 }
 
 /// See the module.
@@ -161,6 +164,7 @@ pub(super) struct Applications {
     served: BTreeSet<u16>,
     all: BTreeMap<ConversationId, Conversation>,
     tunnelled: BTreeMap<RequestId, Tunnelled>,
+    early: callee::Early,
     registrations: Vec<registration::Registration>,
     /// A route to this node that does not name it, and when it is made anew.
     anonymous: Option<(Vec<Id>, Duration)>,
@@ -245,7 +249,11 @@ impl Dht {
                 }
             }
             Callee::Anonymous(route) => {
-                self.begin(now, application, None, vec![route.clone()], false)
+                let id = self.begin(now, application, None, vec![route.clone()], false)?;
+                if let Some(it) = self.applications.all.get_mut(&id) {
+                    it.way = Way::Meeting(false);
+                }
+                Some(id)
             }
             Callee::Uri(uri) => {
                 let id = self.begin(now, application, None, Vec::new(), false)?;
@@ -289,7 +297,10 @@ impl Dht {
             peer,
             routes: routes.into(),
             way: Way::Tunnelled(now.at),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
+            flying: 0,
+            window: Window::default(),
+            confirmed: false,
             units: 0,
             used: now.at,
             theirs,
@@ -339,8 +350,7 @@ impl Dht {
             (None, None) => None,
         };
         let Some(id) = conversation else {
-            self.applications.counters.lost += 1;
-            return;
+            return self.heard_early(tunnel.application, &back, tunnel.pdu);
         };
         self.applications.counters.tunnelled += 1;
         if let Some(it) = self.applications.all.get_mut(&id) {
@@ -363,55 +373,17 @@ impl Dht {
     fn say_on(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
         let Some(it) = self.applications.all.get_mut(&id) else {
             self.applications.counters.lost += 1;
+            // Whoever still means this conversation is to begin another one.
+            self.heard_of(id, Heard::Over(Ended::Idle));
             return;
         };
         it.units += 1;
         it.used = now.at;
-        if matches!(it.way, Way::Resolving(..)) {
-            match it.waiting.len() < MAX_WAITING {
-                true => it.waiting.push(unit),
-                false => self.applications.counters.lost += 1,
-            }
-            return;
-        }
-        let Some(unit) = self.say_connected(now, id, unit) else {
-            return;
-        };
-        self.say_tunnelled(now, id, unit);
-        self.connect_if_long(now, id);
-    }
-
-    /// R134: the destination's GRUU is the dialog's name.
-    fn say_tunnelled(&mut self, now: Now, id: ConversationId, unit: Vec<u8>) {
-        let counters = &mut self.applications.counters;
-        let Some(it) = self.applications.all.get(&id) else {
-            return;
-        };
-        let Some(route) = it.routes.front().cloned() else {
-            counters.lost += 1;
-            return;
-        };
-        if self.applications.tunnelled.len() >= MAX_TUNNELLED {
-            counters.lost += 1;
-            return;
-        }
-        let body = TunnelRequest {
-            application: it.application,
-            dialog: gruu(&route),
-            pdu: unit,
-        };
-        match self.node.tunnel(now, route.clone(), &body, OPTIONS) {
-            Ok(request) => {
-                counters.tunnelled += 1;
-                let unit = body.pdu;
-                let sent = Tunnelled {
-                    conversation: id,
-                    route,
-                    unit,
-                };
-                self.applications.tunnelled.insert(request, sent);
-            }
-            Err(_) => counters.lost += 1,
+        match &mut it.way {
+            Way::Resolving(..) | Way::Meeting(true) => self.wait(id, unit),
+            Way::Meeting(false) => self.meet(now, id, unit),
+            _ if !it.waiting.is_empty() => self.wait(id, unit),
+            _ => self.pass_on(now, id, unit),
         }
     }
 
@@ -453,108 +425,19 @@ impl Dht {
         self.registration_answered(now, request, &result);
     }
 
-    /// Who has answered along an anonymous route is the peer from now on: what he says comes under his name.
-    fn met(&mut self, id: ConversationId, answer: &Answer) {
-        if let Some(it) = self.applications.all.get_mut(&id)
-            && it.peer.is_none()
-            && let Some(peer) = answer.from.peers().first().copied()
-        {
-            it.peer = Some(peer);
-            it.routes = [vec![peer]].into();
-        }
-    }
-
-    fn tunnel_answered(&mut self, now: Now, sent: Tunnelled, result: &Result<Answer, ReloadError>) {
-        let error = match result {
-            Ok(answer) => return self.met(sent.conversation, answer),
-            Err(error) => error,
-        };
-        tracing::debug!(%error, "a unit was not taken");
-        let id = sent.conversation;
-        let Some(it) = self.applications.all.get_mut(&id) else {
-            return;
-        };
-        // Of several units on one route the first that fails gives the route up; the others only follow it.
-        if it.routes.front() == Some(&sent.route) {
-            if it.routes.len() == 1 {
-                self.applications.counters.lost += 1;
-                if *error == ReloadError::Refused(Code::NOT_FOUND) {
-                    self.end(id, Ended::NotServed);
-                }
-                return;
-            }
-            it.routes.pop_front();
-            it.peer = it.routes.front().and_then(|route| route.last()).copied();
-        }
-        self.say_tunnelled(now, id, sent.unit);
-    }
-
-    /// Looks at the next registration on the way from a URI to routes; bounded by the resolver (R145).
-    fn resolve(&mut self, now: Now, id: ConversationId) {
-        while let Some(it) = self.applications.all.get_mut(&id)
-            && let Way::Resolving(resolver, _) = &mut it.way
-            && let Some((resource, depth)) = resolver.next_fetch()
-        {
-            let sent = self.fetch_all(now, TypeId::SIP_REGISTRATION, resource, OPTIONS);
-            if let Ok(request) = sent
-                && let Some(it) = self.applications.all.get_mut(&id)
-                && let Way::Resolving(_, asked) = &mut it.way
-            {
-                *asked = Some((request, depth));
-                return;
-            }
-        }
-        let Some(it) = self.applications.all.get_mut(&id) else {
-            return;
-        };
-        let Way::Resolving(resolver, _) = &mut it.way else {
-            return;
-        };
-        it.routes = std::mem::take(&mut resolver.routes).into();
-        it.routes.retain(|route| !route.is_empty());
-        it.peer = it.routes.front().and_then(|route| route.last()).copied();
-        it.way = Way::Tunnelled(now.at);
-        if it.peer.is_none() {
-            return self.end(id, Ended::NoRegistration);
-        }
-        for unit in std::mem::take(&mut it.waiting) {
-            self.say_tunnelled(now, id, unit);
-        }
-    }
-
-    fn registrations_found(
-        &mut self,
-        now: Now,
-        id: ConversationId,
-        result: Result<Answer, ReloadError>,
-    ) {
-        let Some(it) = self.applications.all.get_mut(&id) else {
-            return;
-        };
-        let Way::Resolving(resolver, asked) = &mut it.way else {
-            return;
-        };
-        let depth = asked.take().map_or(0, |(_, depth)| depth);
-        if let Ok(Answer {
-            body: AnswerBody::Values { found, .. },
-            ..
-        }) = result
-        {
-            // The first kind is the one that was asked for; certificates may follow it.
-            let values = found.into_iter().take(1).flat_map(|one| one.values);
-            let values = values.filter(|data| !data.value.bytes().is_empty());
-            let parsed = values.filter_map(|data| SipRegistration::parse(data.value.bytes()).ok());
-            resolver.found(depth, parsed);
-        }
-        self.resolve(now, id);
-    }
-
     fn end(&mut self, id: ConversationId, why: Ended) {
         let Some(gone) = self.applications.all.remove(&id) else {
             return;
         };
         self.applications.counters.lost += gone.waiting.len() as u64;
-        match gone.way {
+        self.leave_way(gone.way);
+        self.settle_early();
+        self.heard_of(id, Heard::Over(why));
+    }
+
+    /// Nobody says anything this way any more.
+    fn leave_way(&mut self, way: Way) {
+        match way {
             Way::Link(link) => self.tell_links(Command::Close(link)),
             Way::Connecting(
                 Connecting::Described(token, _) | Connecting::Asked(_, Some(token)),
@@ -564,7 +447,6 @@ impl Dht {
             }
             _ => {}
         }
-        self.heard_of(id, Heard::Over(why));
     }
 
     pub(super) fn run_applications(&mut self, now: Now) {

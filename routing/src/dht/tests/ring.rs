@@ -1,5 +1,7 @@
 //! The ring of sealed sessions: how it forms, what people ask of it, what dies, and what strangers send.
 use super::*;
+use std::cell::Cell;
+use std::rc::Rc;
 
 // R54, R88, R113, R128, RD54: the first peer begins, the others come in through it, and all know their neighbours
 #[test]
@@ -61,6 +63,64 @@ fn sudden_death_is_noticed_and_nothing_is_lost() {
     assert!(net.nodes[0].counters().links_lost >= 1);
     for to in [1, 2, 4] {
         assert_eq!(net.lookup(7, net.ip(to)).len(), 1, "{to}");
+    }
+}
+
+/// Five nodes that know each other, and the time until all are neighbours.
+fn five() -> Net {
+    let mut net = Net::new();
+    for n in 0..5 {
+        net.add(n == 0, Role::Peer, &[0, 1, 2, 3, 4]);
+        net.run(Duration::from_secs(3));
+    }
+    net.run(Duration::from_secs(60));
+    net
+}
+
+fn until_all_are_neighbours(net: &mut Net) -> Duration {
+    let begin = net.at;
+    while net
+        .nodes
+        .iter()
+        .any(|node| node.status().neighbours.len() < 4)
+    {
+        net.run(Duration::from_millis(100));
+        assert!(net.at < begin + Duration::from_secs(900), "never");
+    }
+    net.at - begin
+}
+
+// R116, RD55: whoever is alone of a ring is soon part of it again, however long that was
+#[test]
+fn the_last_of_a_ring_is_soon_back() {
+    for minutes in [0.5, 1.0, 2.0, 5.0, 20.0] {
+        let gone = Duration::from_secs_f64(60.0 * minutes);
+        let mut net = five();
+        let asked = Rc::new(Cell::new(0u32));
+        let counted = Rc::clone(&asked);
+        net.loses = Some(Box::new(move |from, to, _| {
+            counted.set(counted.get() + u32::from(from == 2));
+            (from == 2) != (to == 2)
+        }));
+        net.run(gone);
+        assert_eq!(net.nodes[2].status().neighbours.len(), 0);
+        asked.set(0);
+        net.run(Duration::from_secs(60));
+        let asked = asked.get();
+        net.loses = None;
+        let parted = until_all_are_neighbours(&mut net);
+        let mut net = five();
+        net.dead.extend([0, 1, 3, 4]);
+        net.run(gone);
+        for n in [0, 1, 3, 4] {
+            net.restart(n, n == 0, &[0]);
+        }
+        let restarted = until_all_are_neighbours(&mut net);
+        println!(
+            "{gone:?}, {asked} frames a minute: parted {parted:?}, others started again {restarted:?}"
+        );
+        assert!(parted.max(restarted) <= Duration::from_secs(11));
+        assert!(asked <= 5 * 3 * 12, "{asked}");
     }
 }
 

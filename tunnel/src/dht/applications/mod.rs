@@ -120,10 +120,12 @@ struct Forward {
     application: u16,
     callee: Callee,
     /// `None`: programs connect, and have streams.
-    socket: Option<Arc<UdpSocket>>,
+    socket: Option<StdSocket>,
     conversation: Option<Name>,
     /// Who spoke last: answers go there.
     program: Option<SocketAddr>,
+    /// When that was, by [`Applications::spoken`]: of several forwards in one conversation the last one has the answer.
+    spoke: u64,
 }
 
 /// The program behind an application.
@@ -136,8 +138,18 @@ pub struct Program {
 }
 
 struct Served {
-    socket: Arc<UdpSocket>,
+    socket: StdSocket,
     reader: AbortHandle,
+}
+
+/// Sends by the system's own socket: tokio's does not know yet that a new one can be written, and would lose the first datagram.
+/// False: it is lost.
+fn hand(send: impl Fn() -> std::io::Result<usize>) -> bool {
+    match send() {
+        // Of the datagram before this one, when nobody listened there: this one was not sent.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => send().is_ok(),
+        sent => sent.is_ok(),
+    }
 }
 
 /// Sockets of all conversations.
@@ -145,6 +157,10 @@ pub struct Applications {
     forwards: Vec<Forward>,
     served: HashMap<Name, Served>,
     streams: Streams,
+    /// Conversations that have turned out to be the same as others.
+    same: HashMap<Name, Name>,
+    /// Units that came to forwards.
+    spoken: u64,
     tell: mpsc::Sender<Said>,
     said: mpsc::Receiver<Said>,
     lost: Arc<AtomicU64>,
@@ -158,6 +174,8 @@ impl Applications {
         let mut applications = Self {
             forwards: Vec::new(),
             served: HashMap::new(),
+            same: HashMap::new(),
+            spoken: 0,
             streams: Streams::new(tell.clone(), Arc::clone(&lost)),
             tell,
             said,
@@ -179,19 +197,20 @@ impl Applications {
                 socket,
                 conversation: None,
                 program: None,
+                spoke: 0,
             });
         }
         applications
     }
 
     /// Reads from a forward's socket from now on.
-    fn listen(&self, number: usize, socket: OpenSocket) -> std::io::Result<Option<Arc<UdpSocket>>> {
+    fn listen(&self, number: usize, socket: OpenSocket) -> std::io::Result<Option<StdSocket>> {
         let (tell, lost) = (self.tell.clone(), Arc::clone(&self.lost));
         match socket {
             OpenSocket::Udp(socket) => {
-                let socket = Arc::new(UdpSocket::from_std(socket)?);
+                let reads = UdpSocket::from_std(socket.try_clone()?)?;
                 let by = move |from| By::Forward(number, Some(from));
-                tokio::spawn(read(Arc::clone(&socket), tell, lost, by));
+                tokio::spawn(read(reads, tell, lost, by));
                 Ok(Some(socket))
             }
             OpenSocket::Tcp(listener) => {
@@ -220,9 +239,11 @@ impl Applications {
     /// application and peer.
     pub fn conversation(&mut self, said: &Said) -> Result<Name, Option<(usize, u16, Callee)>> {
         match &said.by {
-            By::Conversation(name) => Ok(*name),
+            By::Conversation(name) => Ok(self.same.get(name).copied().unwrap_or(*name)),
             By::Forward(number, from) => {
                 let forward = self.forwards.get_mut(*number).ok_or(None)?;
+                self.spoken += 1;
+                forward.spoke = self.spoken;
                 forward.program = from.or(forward.program);
                 let known = forward.conversation;
                 known.ok_or_else(|| {
@@ -272,10 +293,11 @@ impl Applications {
                 self.streams.hear(name, &unit, program);
             }
             Heard::Unit(unit) => {
-                let mut forwards = self.forwards.iter();
-                let forward = forwards.find(|it| it.conversation == Some(name));
+                let of = |it: &&Forward| it.conversation == Some(name) && it.socket.is_some();
+                let forwards = self.forwards.iter().filter(of);
+                let forward = forwards.max_by_key(|it| it.spoke);
                 let sent = match (self.served.get(&name), forward) {
-                    (Some(it), _) => it.socket.try_send(&unit).is_ok(),
+                    (Some(it), _) => hand(|| it.socket.send(&unit)),
                     (
                         None,
                         Some(Forward {
@@ -283,20 +305,33 @@ impl Applications {
                             program: Some(to),
                             ..
                         }),
-                    ) => socket.try_send_to(&unit, *to).is_ok(),
+                    ) => hand(|| socket.send_to(&unit, to)),
                     (None, _) => false,
                 };
                 if !sent {
                     self.note_lost();
                 }
             }
+            Heard::Same(other) => {
+                let other = (name.0, other);
+                self.streams.same(name, other);
+                for forward in &mut self.forwards {
+                    if forward.conversation == Some(name) {
+                        forward.conversation = Some(other);
+                    }
+                }
+                let before = self.same.values_mut().filter(|it| **it == name);
+                before.for_each(|it| *it = other);
+                self.same.insert(name, other);
+            }
             Heard::Over(why) => {
                 self.streams.over(name);
+                self.same.retain(|_, other| *other != name);
                 if let Some(gone) = self.served.remove(&name) {
                     gone.reader.abort();
                 }
-                let mut forwards = self.forwards.iter_mut();
-                if let Some(forward) = forwards.find(|it| it.conversation == Some(name)) {
+                let forwards = self.forwards.iter_mut();
+                for forward in forwards.filter(|it| it.conversation == Some(name)) {
                     tracing::info!("DHT: application {}: {why}", forward.application);
                     forward.conversation = None;
                 }
@@ -314,15 +349,13 @@ impl Applications {
         let made = StdSocket::bind(any).and_then(|socket| {
             socket.set_nonblocking(true)?;
             socket.connect(to)?;
-            UdpSocket::from_std(socket)
+            let reads = UdpSocket::from_std(socket.try_clone()?)?;
+            Ok((socket, reads))
         });
         match made {
-            Ok(socket) => {
-                let socket = Arc::new(socket);
+            Ok((socket, reads)) => {
                 let (tell, lost) = (self.tell.clone(), Arc::clone(&self.lost));
-                let reading = read(Arc::clone(&socket), tell, lost, move |_| {
-                    By::Conversation(name)
-                });
+                let reading = read(reads, tell, lost, move |_| By::Conversation(name));
                 let reader = tokio::spawn(reading).abort_handle();
                 self.served.insert(name, Served { socket, reader });
             }
@@ -333,7 +366,7 @@ impl Applications {
 
 /// Hands on what comes to a socket; what the task has no time for is lost, as datagrams are.
 async fn read(
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
     tell: mpsc::Sender<Said>,
     lost: Arc<AtomicU64>,
     by: impl Fn(SocketAddr) -> By + Send,
@@ -380,5 +413,105 @@ async fn accept(number: usize, listener: TcpListener, tell: mpsc::Sender<Said>) 
             // Out of descriptors: somebody will close one.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anode_routing::dht::Ended;
+    use anode_routing::dht::reload::Id;
+    use std::time::Duration;
+
+    fn forward(callee: Callee) -> (OpenForward, SocketAddr) {
+        let socket = StdSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_nonblocking(true).expect("a socket");
+        let at = socket.local_addr().expect("a port");
+        let open = OpenForward {
+            place: 0,
+            application: 5060,
+            callee,
+            socket: OpenSocket::Udp(socket),
+        };
+        (open, at)
+    }
+
+    async fn hears(program: &UdpSocket) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let heard = program.recv(&mut buffer);
+        let len = tokio::time::timeout(Duration::from_secs(5), heard).await;
+        buffer[..len.expect("in time").expect("heard")].to_vec()
+    }
+
+    // R61: the first datagram of a conversation that a peer begins reaches the program, and so does the first after nobody listened
+    #[tokio::test]
+    async fn the_first_datagram_of_a_conversation_reaches_the_program() {
+        let program = StdSocket::bind("127.0.0.1:0").expect("a socket");
+        let to = program.local_addr().expect("a port");
+        let served = |_| {
+            let protocol = Protocol::Udp;
+            Some(Program { to, protocol })
+        };
+        let mut all = Applications::new(Vec::new());
+        let begun = Heard::Begun {
+            application: 5060,
+            peer: Id([1; 16]),
+        };
+        all.hear((7, 0), begun, served);
+        all.hear((7, 0), Heard::Unit(b"first".to_vec()), served);
+        assert_eq!(all.lost(), 0);
+        program.set_nonblocking(true).expect("a socket");
+        let program = UdpSocket::from_std(program).expect("a socket");
+        assert_eq!(hears(&program).await, b"first");
+        drop(program);
+        all.hear((7, 0), Heard::Unit(b"to nobody".to_vec()), served);
+        let program = UdpSocket::bind(to).await.expect("the same port");
+        all.hear((7, 0), Heard::Unit(b"second".to_vec()), served);
+        assert_eq!(hears(&program).await, b"second");
+        assert_eq!(all.lost(), 0);
+    }
+
+    // R132, R134: forwards to one peer under two names are in one conversation; the program that spoke last has the answer
+    #[tokio::test]
+    async fn forwards_that_lead_to_one_peer_share_a_conversation() {
+        let id = Id([1; 16]);
+        let (named, first) = forward(Callee::Route(vec![id]));
+        let (anonymous, second) = forward(Callee::Anonymous(vec![id, id]));
+        let mut all = Applications::new(vec![named, anonymous]);
+        let bind = || UdpSocket::bind("127.0.0.1:0");
+        let programs = [bind().await, bind().await].map(|it| it.expect("a socket"));
+        let places = [first, second];
+        for (number, (program, at)) in programs.iter().zip(places).enumerate() {
+            program.send_to(b"hello", at).await.expect("sent");
+            let said = all.next().await.expect("something said");
+            assert!(matches!(all.conversation(&said), Err(Some(_))));
+            assert!(all.opened(said, (7, number as u64)).is_some());
+        }
+        all.hear((7, 1), Heard::Same(0), |_| None);
+        all.hear((7, 0), Heard::Unit(b"to the second".to_vec()), |_| None);
+        assert_eq!(hears(&programs[1]).await, b"to the second");
+        programs[0].send_to(b"more", first).await.expect("sent");
+        let said = all.next().await.expect("something said");
+        assert_eq!(all.conversation(&said).ok(), Some((7, 0)));
+        all.hear((7, 0), Heard::Unit(b"to the first".to_vec()), |_| None);
+        assert_eq!(hears(&programs[0]).await, b"to the first");
+        // What still means the other one, such as a connection of it, is of this one.
+        let old = Said {
+            by: By::Conversation((7, 1)),
+            what: What::Unit(vec![1]),
+        };
+        assert_eq!(all.conversation(&old).ok(), Some((7, 0)));
+        all.hear((7, 0), Heard::Over(Ended::Idle), |_| None);
+        assert_eq!(
+            all.conversation(&old).ok(),
+            Some((7, 1)),
+            "nobody remembers it"
+        );
+        for (program, at) in programs.iter().zip(places) {
+            program.send_to(b"again", at).await.expect("sent");
+            let said = all.next().await.expect("something said");
+            assert!(matches!(all.conversation(&said), Err(Some(_))));
+        }
+        assert_eq!(all.lost(), 0);
     }
 }

@@ -77,6 +77,19 @@ impl Streams {
         }
     }
 
+    /// A conversation has turned out to be the same as another one: its connections go on there.
+    pub fn same(&mut self, name: Name, other: Name) {
+        let Some(application) = self.conversations.remove(&name) else {
+            return;
+        };
+        self.conversations.insert(other, application);
+        let moved: Vec<_> = self.all.extract_if(|(of, _), _| *of == name).collect();
+        for ((_, number), units) in moved {
+            // Numbers are given out in turn, so that two are the same only where one is very old: it stays, and this one ends.
+            self.all.entry((other, number)).or_insert(units);
+        }
+    }
+
     /// A local program has connected. Where there are too many, its connection ends.
     pub fn open(&mut self, name: Name, application: u16, socket: TcpStream) {
         self.serve(name, application);

@@ -165,7 +165,7 @@ fn large_messages_are_cut_to_the_link() {
         pdu: vec![7; 5000],
     };
     let options = RequestOptions::default();
-    node.tunnel(at(0), vec![id(0x20)], &tunnel, options)
+    node.tunnel(at(0), vec![id(0x20)], None, &tunnel, options)
         .unwrap();
     let (sent, _) = drain(&mut node);
     assert!(sent.len() >= 5);

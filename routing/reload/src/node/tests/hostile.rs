@@ -58,6 +58,31 @@ fn a_flood_of_connects_is_limited() {
     assert!(busy > 900 && node.offers.len() <= 10);
 }
 
+// RD58, S35: a message beyond the limit is refused before anything in it is looked at, and of answers nothing is said
+#[test]
+fn oversize_messages_are_refused() {
+    let mut node = bench_with(|config| config.max_message = 200);
+    for (infos, expected) in [(10, 200), (200, 413)] {
+        let body = PingRequest {
+            infos: vec![9; infos],
+        };
+        let ping = message(
+            0x20,
+            Method::Ping,
+            vec![id(0x50)],
+            &body.emit().unwrap(),
+            infos as u64,
+        );
+        assert_eq!(ping.len() > 200, expected == 413);
+        assert_eq!(answers(&mut node, 2, &ping), [(2, expected)]);
+    }
+    let answer = Header::new(overlay_hash(OVERLAY), 1, vec![id(0x50)])
+        .emit(&signed(0x20, Kind::Response(Code::OK), &[0; 200]))
+        .unwrap();
+    assert_eq!(answers(&mut node, 2, &answer), []);
+    assert_eq!(node.counters().malformed, 2);
+}
+
 // S35, RD20: answers that nobody waits for, or of the wrong signer
 #[test]
 fn forged_responses_change_nothing() {

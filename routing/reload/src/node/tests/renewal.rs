@@ -70,7 +70,9 @@ fn said(now: Now, a: &mut Node, b: &mut Node) -> Result<(), ReloadError> {
         pdu: vec![1],
     };
     let to = vec![b.id()];
-    let asked = a.tunnel(now, to, &body, RequestOptions::default()).unwrap();
+    let asked = a
+        .tunnel(now, to, None, &body, RequestOptions::default())
+        .unwrap();
     let events = talk(now, a, b);
     let answer = events.into_iter().find_map(|event| match event {
         Event::Answered { request, result } if request == asked => Some(result.map(drop)),

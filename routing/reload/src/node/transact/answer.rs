@@ -6,6 +6,7 @@ use crate::node::{CONNECT_BUDGET, Connecting, Event, Node, RequestId};
 use crate::route_log::RouteLogEntry;
 use crate::security::{Purpose, Signer, account};
 use crate::signature::message_input;
+use crate::storage::MAX_AHEAD;
 use crate::topology::Input;
 use crate::usage::Claim;
 use crate::{Code, DataValue, Header, Id, Method, Now, ReloadError, StoredData, TypeId};
@@ -39,11 +40,11 @@ impl Node {
         if code == Code::MOVED_TEMPORARILY && self.follow(now, id, contents.payload) {
             return;
         }
-        if code == Code::OK && expect.is_some_and(|peer| !signer.is_peer(peer)) {
-            // RD15: the peer is gone, and who has its place has answered
+        let takes_place = matches!(code, Code::OK | Code::NOT_FOUND);
+        if takes_place && expect.is_some_and(|peer| !signer.is_peer(peer)) {
+            // RD15: the peer is gone, or not reached this way, and who has its place has answered
             if let Some(transaction) = self.end(id) {
-                let gone = Err(ReloadError::Refused(Code::NOT_FOUND));
-                self.finish(now, id, transaction, gone);
+                self.finish(now, id, transaction, Err(ReloadError::Elsewhere));
             }
             return;
         }
@@ -156,7 +157,10 @@ impl Node {
         if data.value.bytes().is_empty() && data.signature.is_none() {
             return true;
         }
-        if data.expires() <= now.unix || self.check_owner(now, resource, kind, data).is_err() {
+        // RD39: who has stored it has lied, or looked at another clock; all that its owner says until then would look old
+        let future = u64::from(data.storage_time) > now.unix + MAX_AHEAD;
+        let over = data.expires() <= now.unix;
+        if future || over || self.check_owner(now, resource, kind, data).is_err() {
             return false;
         }
         let place = match &data.value {
