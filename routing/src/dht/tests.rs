@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const LATENCY: Duration = Duration::from_millis(15);
 
+/// Whether the net loses what this node says to that one.
+type Loses = Box<dyn FnMut(usize, usize, &[u8]) -> bool>;
+
 struct Net {
     at: Duration,
     nodes: Vec<Dht>,
@@ -34,7 +37,7 @@ struct Net {
     served: Vec<(usize, u16)>,
     heard: Vec<(usize, ConversationId, Heard)>,
     /// What is lost on the way: of whom, to whom, which message.
-    loses: Option<Box<dyn FnMut(usize, usize, &[u8]) -> bool>>,
+    loses: Option<Loses>,
     /// What one message costs its recipient: one after the other is served.
     work: Duration,
     /// Until when nodes are busy.

@@ -7,11 +7,10 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anode_routing::overlay::{Failure, PathKind};
-use anode_wire::{Address, PeerId};
+use anode_wire::PeerId;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{LookupReport, PathReport, PeerReport, Target};
-use crate::policy::Policy;
 
 pub use people::{
     Invitation, InviteRequest, IssuedTicket, JoinRequest, ParsedQuestion, PolicyAnswer,

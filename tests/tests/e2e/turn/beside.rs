@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(25);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A relay with a TURN server, whose TLS is on the port of the relay's own.
 pub struct Beside {
@@ -91,7 +91,7 @@ fn the_key_of_a_trusted_node_is_its_credential_and_that_of_a_stranger_is_not() {
     assert!(a.metrics().sum("turn_orders") >= 1.0, "it has asked");
     assert_eq!(allocations(), 0.0, "a stranger's key");
     beside.relay.trust(&a, "a");
-    a.wait("a path over TURN", Duration::from_secs(60), || {
+    a.wait("a path over TURN", SOON, || {
         ping("1");
         over_turn(&a, &b)
     });
@@ -165,7 +165,7 @@ fn a_turn_server_that_the_dht_knows_carries_a_path() {
     for node in [&a, &b] {
         internet.registered(node);
     }
-    a.wait("a path over TURN", Duration::from_secs(60), || {
+    a.wait("a path over TURN", SOON, || {
         a.json(&["ping", b.address(), "-c", "1"]);
         over_turn(&a, &b)
     });

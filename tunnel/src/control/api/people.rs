@@ -205,7 +205,7 @@ impl IssuedTicket {
     pub fn new(issued: &Issued, now: Timestamp) -> Self {
         let left = Duration::from_micros(issued.expires.0.saturating_sub(now.0));
         Self {
-            id: super::tickets::id_text(issued.id),
+            id: crate::control::tickets::id_text(issued.id),
             expires_in_s: left.as_secs(),
             taken_by: issued.taken_by.map(|address| address.to_string()),
         }
