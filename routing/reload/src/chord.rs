@@ -457,29 +457,35 @@ impl Topology for Chord {
         let Some((after, upto)) = self.range() else {
             return Err(ReloadError::Forbidden("this node is no part of the ring"));
         };
-        if joiner == self.id || !joiner.in_range(after, upto) {
+        // It has been admitted and does not know: the UPDATE was lost, or came when it had begun anew.
+        let again = joiner == after && joiner != self.id;
+        if !again && (joiner == self.id || !joiner.in_range(after, upto)) {
             return Err(ReloadError::Refused(crate::Code::NOT_FOUND));
         }
-        if !self.peers.contains_key(&joiner) {
+        let Some(peer) = self.peers.get_mut(&joiner) else {
             return Err(ReloadError::Forbidden(
                 "JOIN comes over the link of the one who joins",
             ));
+        };
+        let is_busy = |(busy, until): (Id, Duration)| busy != joiner && until > now.at;
+        if self.admitting.is_some_and(is_busy) || (again && peer.quiet_until > now.at) {
+            return Err(ReloadError::Busy("the place where peers join"));
         }
-        match self.admitting {
-            Some((busy, until)) if busy != joiner && until > now.at => {
-                Err(ReloadError::Busy("the place where peers join"))
-            }
-            _ => {
-                self.admitting = Some((joiner, now.at + HANDOVER));
-                let hand_over = Action::HandOver {
-                    to: joiner,
-                    after,
-                    upto: joiner,
-                };
-                self.actions.push_back(hand_over);
-                Ok(())
-            }
+        if again {
+            // each time it is given all that it should have
+            peer.quiet_until = now.at + HANDOVER;
         }
+        let after = match again {
+            true => self.predecessors.get(1).copied().unwrap_or(self.id),
+            false => after,
+        };
+        self.admitting = Some((joiner, now.at + HANDOVER));
+        self.actions.push_back(Action::HandOver {
+            to: joiner,
+            after,
+            upto: joiner,
+        });
+        Ok(())
     }
 
     fn neighbours(&self) -> (Vec<Id>, Vec<Id>) {

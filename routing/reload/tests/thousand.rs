@@ -246,8 +246,8 @@ fn a_tenth_of_a_thousand_nodes_lies() {
     let first: Vec<usize> = owners[..10].to_vec();
     let beside = liars::readers_believe(&mut sim, &readers, &first);
     assert!(
-        beside.right_percent() >= 90.0,
-        "the second copy is elsewhere: {beside:?}"
+        beside.right_percent() >= 60.0,
+        "the second copy is elsewhere, seldom with a liar: {beside:?}"
     );
 }
 

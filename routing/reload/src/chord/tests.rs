@@ -402,6 +402,18 @@ fn one_peer_at_a_time_is_admitted_into_its_own_place() {
     assert_eq!(chord.range(), Some((id(80), id(100))));
     let told = actions(&mut chord);
     assert!(matches!(&told[..], [.., Action::Update(to, _)] if *to == id(80)));
+    // It has not heard of that, and asks again: it is told again, and not as often as it likes
+    chord.admit(at(3), id(80)).unwrap();
+    let hand_over = Action::HandOver {
+        to: id(80),
+        after: id(50),
+        upto: id(80),
+    };
+    assert_eq!(actions(&mut chord), [hand_over]);
+    chord.handle(at(3), Input::HandedOver(id(80)));
+    let told = actions(&mut chord);
+    assert!(matches!(&told[..], [.., Action::Update(to, _)] if *to == id(80)));
+    assert_eq!(chord.admit(at(4), id(80)).unwrap_err().code(), Code::BUSY);
     // RD47: a joiner that never comes to its end does not block the place
     chord.admit(at(4), id(90)).unwrap();
     chord.handle_timeout(at(35));
