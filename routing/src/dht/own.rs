@@ -180,6 +180,14 @@ impl Own {
         self.token(Connect::Application(conversation, offer))
     }
 
+    /// Whether this is an application's connection that this side has asked for.
+    pub fn is_offered(&self, token: Token) -> bool {
+        matches!(
+            self.connects.get(&token),
+            Some(Connect::Application(_, None))
+        )
+    }
+
     /// It has come to nothing.
     pub fn forget(&mut self, token: Token) {
         self.connects.remove(&token);

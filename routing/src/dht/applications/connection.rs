@@ -274,10 +274,31 @@ impl Dht {
         let Some(id) = self.conversation_with(now, body.application, peer, vec![peer]) else {
             return false;
         };
+        if let Some(own) = self.own_offer(id) {
+            // Both have asked at once. Each would answer the other's offer and begin none of its own: that of the greater Peer-ID
+            // stands.
+            if self.node.id() > peer {
+                self.node.answer_connect(now, offer, None);
+                return true;
+            }
+            self.own_links.forget(own);
+            self.tell_links(Command::Forget(own));
+        }
         let token = self.own_links.application_token(id, Some(offer));
         self.describing(now, id, token);
         self.tell_links(Command::Answer(token, body.clone(), Some(peer)));
         true
+    }
+
+    /// The offer of ICE that this side is making in a conversation.
+    fn own_offer(&self, id: ConversationId) -> Option<Token> {
+        match self.applications.all.get(&id)?.way {
+            Way::Connecting(Connecting::Asked(_, token)) => token,
+            Way::Connecting(Connecting::Described(token, _)) => {
+                self.own_links.is_offered(token).then_some(token)
+            }
+            _ => None,
+        }
     }
 
     /// DTLS stands on the path of a conversation.

@@ -8,8 +8,11 @@ fn complaint(world: &World, uri: &str, ca: &Path) -> Option<String> {
     let steps = report["steps"].as_array().expect("steps").clone();
     let failed = steps.iter().find(|step| step["ok"] == false)?;
     let step = failed["step"].as_str().expect("a name");
-    assert!(matches!(step, "tls" | "dtls"), "{report}");
-    Some(failed["error"].as_str().expect("why").to_owned())
+    match step {
+        "tls" | "dtls" => Some(failed["error"].as_str().expect("why").to_owned()),
+        // A later connection of the same check has met the next certificate.
+        _ => Some(format!("no TLS at the step {step}")),
+    }
 }
 
 // T35: nine certificates, each over TLS and DTLS; T4: changed while the server runs
