@@ -217,6 +217,12 @@ impl Dht {
         self.out(Output::Links(command));
     }
 
+    /// A connection that was being made is wanted no longer, here and where ICE works on it.
+    pub(super) fn forget_connect(&mut self, token: Token) {
+        self.own_links.forget(token);
+        self.tell_links(Command::Forget(token));
+    }
+
     /// Dials bootstrap peers while this node is in no ring, or alone in one.
     pub(super) fn run_own(&mut self, now: Now) {
         let is_in = self.is_in() && !self.is_alone();

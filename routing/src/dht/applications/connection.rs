@@ -200,8 +200,7 @@ impl Dht {
             other => {
                 tracing::debug!(error = ?other.err(), "no connection for an application");
                 if let Some(token) = token {
-                    self.own_links.forget(token);
-                    self.tell_links(Command::Forget(token));
+                    self.forget_connect(token);
                 }
                 return self.unconnected(now, id);
             }
@@ -213,8 +212,7 @@ impl Dht {
             }
             (token, _) => {
                 if let Some(token) = token {
-                    self.own_links.forget(token);
-                    self.tell_links(Command::Forget(token));
+                    self.forget_connect(token);
                 }
                 match end_of(&from).filter(|_| self.config.is_sealed()) {
                     Some(end) => self.prove(now, id, end, &body),
@@ -281,8 +279,7 @@ impl Dht {
                 self.node.answer_connect(now, offer, None);
                 return true;
             }
-            self.own_links.forget(own);
-            self.tell_links(Command::Forget(own));
+            self.forget_connect(own);
         }
         let token = self.own_links.application_token(id, Some(offer));
         self.describing(now, id, token);
@@ -379,8 +376,7 @@ impl Dht {
         }
         for (id, token) in late {
             if let Some(token) = token {
-                self.own_links.forget(token);
-                self.tell_links(Command::Forget(token));
+                self.forget_connect(token);
             }
             self.unconnected(now, id);
         }

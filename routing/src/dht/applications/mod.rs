@@ -441,10 +441,7 @@ impl Dht {
             Way::Link(link) => self.tell_links(Command::Close(link)),
             Way::Connecting(
                 Connecting::Described(token, _) | Connecting::Asked(_, Some(token)),
-            ) => {
-                self.own_links.forget(token);
-                self.tell_links(Command::Forget(token));
-            }
+            ) => self.forget_connect(token),
             _ => {}
         }
     }
