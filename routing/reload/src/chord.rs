@@ -160,6 +160,9 @@ pub struct Chord {
     wanted: BTreeMap<Id, Option<Duration>>,
     pinging: BTreeMap<Id, Purpose>,
     admitting: Option<(Id, Duration)>,
+    /// While this node joins: the successor that was found, and whom peers have told of.
+    guide: Option<Id>,
+    heard: BTreeMap<Id, BTreeSet<Id>>,
     /// How often others have not admitted this node since it began to join.
     refusals: u32,
     /// Who held copies of what range when they were last brought up to date.
@@ -195,6 +198,8 @@ impl Chord {
             wanted: BTreeMap::new(),
             pinging: BTreeMap::new(),
             admitting: None,
+            guide: None,
+            heard: BTreeMap::new(),
             refusals: 0,
             replicated: None,
             copy_again_at: None,

@@ -9,6 +9,7 @@ use std::time::Duration;
 impl Chord {
     pub(super) fn on_lost(&mut self, now: Now, peer: Id) {
         self.wanted.remove(&peer);
+        self.heard.remove(&peer);
         self.forget_told(now, peer);
         if self.peers.remove(&peer).is_none() {
             return;
@@ -75,17 +76,24 @@ impl Chord {
             .chain(&update.successors)
             .copied()
             .collect();
-        for id in &told {
+        if self.stage == Stage::Joined {
+            self.follow(now, from, &told);
+            self.compare(now, from, &update, &told);
+        } else {
+            self.hear(now, from, told);
+        }
+        self.settle(now);
+        self.ask_fingers(now);
+    }
+
+    /// Whoever would stand in the neighbour table is connected to.
+    pub(super) fn follow(&mut self, now: Now, from: Id, told: &BTreeSet<Id>) {
+        for id in told {
             if self.would_be_neighbour(*id) {
                 // the teller has a link to it, and the ring may not yet know the way
                 self.connect(now, *id, Some(from));
             }
         }
-        if self.stage == Stage::Joined {
-            self.compare(now, from, &update, &told);
-        }
-        self.settle(now);
-        self.ask_fingers(now);
     }
 
     /// The arc that a sender's tables cover around it: who lies in it and is not told is unknown to it, or gone.
@@ -171,7 +179,9 @@ impl Chord {
                     attempt,
                     until: now.at + SETTLE,
                 };
+                self.guide = Some(peer);
                 self.adopt(now, peer);
+                self.follow_guide(now);
                 // R113: the next successors, as long as the UPDATE of the first has not told them
                 self.ping(peer.plus(1), Purpose::IsAlive);
                 self.plan_fingers(now);

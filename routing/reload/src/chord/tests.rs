@@ -279,6 +279,79 @@ fn member(own: u128, peers: &[u128]) -> Chord {
     chord
 }
 
+fn connects(chord: &mut Chord) -> Vec<Id> {
+    let wanted = |action: Action| match action {
+        Action::Connect(peer, _) => Some(peer),
+        _ => None,
+    };
+    let mut peers: Vec<Id> = actions(chord).into_iter().filter_map(wanted).collect();
+    peers.sort();
+    peers
+}
+
+// R113: whoever joins asks his successor who his neighbours are, and those that this one tells of. A thousand others that a
+// bootstrap peer and fingers tell of lie elsewhere.
+#[test]
+fn a_joining_node_does_not_walk_along_the_ring() {
+    let mut chord = Chord::new(id(500), Config::default(), 1);
+    chord.handle(at(0), Input::Connected(id(900)));
+    give_update(&mut chord, 0, 900, &update(&[800, 700], &[950]));
+    chord.handle(at(0), Input::Join(id(900)));
+    give_update(&mut chord, 0, 900, &update(&[800, 700], &[950]));
+    assert_eq!(connects(&mut chord), [], "its place is not known yet");
+    let found = |key: u128, peer: u128| Input::Pinged {
+        key: id(key),
+        peer: Some(id(peer)),
+    };
+    chord.handle(at(0), found(501, 600));
+    assert_eq!(connects(&mut chord), [id(600)]);
+    chord.handle(at(0), Input::Connected(id(600)));
+    // Those next to it may be heard of before the successor itself.
+    chord.handle(at(0), Input::Connected(id(650)));
+    give_update(&mut chord, 0, 650, &update(&[600, 450, 430], &[]));
+    assert_eq!(connects(&mut chord), []);
+    give_update(&mut chord, 0, 600, &update(&[450, 400], &[650]));
+    assert_eq!(connects(&mut chord), [id(400), id(430), id(450)]);
+    chord.handle(at(0), Input::Connected(id(400)));
+    give_update(&mut chord, 0, 400, &update(&[390, 380], &[450]));
+    assert_eq!(connects(&mut chord), [id(380), id(390)]);
+    // A finger far away, and the neighbour of a neighbour's neighbour.
+    for (far, told) in [(7_000, [6_900, 7_100]), (390, [370, 360])] {
+        chord.handle(at(1), Input::Connected(id(far)));
+        give_update(&mut chord, 1, far, &update(&told, &[]));
+        assert_eq!(connects(&mut chord), [], "{far}");
+    }
+}
+
+// R113: the bootstrap peer is the successor: what it has told before that was known counts
+#[test]
+fn a_bootstrap_peer_may_be_the_successor() {
+    let mut chord = Chord::new(id(500), Config::default(), 1);
+    chord.handle(at(0), Input::Connected(id(900)));
+    give_update(&mut chord, 0, 900, &update(&[400, 300], &[]));
+    chord.handle(at(0), Input::Join(id(900)));
+    let found = Input::Pinged {
+        key: id(501),
+        peer: Some(id(900)),
+    };
+    assert_eq!(connects(&mut chord), []);
+    chord.handle(at(0), found);
+    assert_eq!(connects(&mut chord), [id(300), id(400)]);
+}
+
+// S35: who tells a joining node much is remembered within a bound
+#[test]
+fn what_a_joining_node_hears_is_bounded() {
+    let mut chord = Chord::new(id(500), Config::default(), 1);
+    for peer in 1_000..1_000 + 2 * MAX_WANTED as u128 {
+        chord.handle(at(0), Input::Connected(id(peer)));
+        give_update(&mut chord, 0, peer, &update(&[peer + 1], &[]));
+    }
+    assert_eq!(chord.heard.len(), MAX_WANTED);
+    chord.handle(at(0), Input::Lost(id(1_000)));
+    assert_eq!(chord.heard.len(), MAX_WANTED - 1);
+}
+
 // R6, R59, RD49: a connection alone routes nothing
 #[test]
 fn a_peer_routes_only_after_its_update() {
@@ -545,12 +618,47 @@ fn a_node_that_loses_everybody_says_so() {
 fn hostile_updates_are_bounded() {
     let mut chord = member(100, &[50, 200]);
     for seed in 0..2000u64 {
-        let far: Vec<u128> = (0..15)
-            .map(|n| 101 + u128::from(seed * 15 + n) % 90)
-            .collect();
+        let far: Vec<u128> = (0..15).map(|n| 1_000 + u128::from(seed * 15 + n)).collect();
         give_update(&mut chord, 1, 200, &update(&far, &far));
         give_update(&mut chord, 1, 200, &seed.to_be_bytes());
-        assert!(chord.wanted.len() <= MAX_WANTED);
+        assert_eq!(chord.wanted.len(), MAX_WANTED.min(seed as usize * 15 + 15));
+    }
+    assert_eq!(connects(&mut chord).len(), MAX_WANTED);
+    // Those who cannot be reached make room when they have rested.
+    for peer in 1_000..1_000 + MAX_WANTED as u128 {
+        chord.handle(at(2), Input::Unreachable(id(peer)));
+    }
+    give_update(&mut chord, 3, 200, &update(&[90], &[]));
+    assert_eq!(connects(&mut chord), []);
+    give_update(&mut chord, 40, 200, &update(&[90], &[]));
+    assert_eq!(connects(&mut chord), [id(90)]);
+}
+
+// R117: whoever is told of is connected to where the neighbour table has room, or holds somebody farther on that side
+#[test]
+fn only_those_nearer_than_the_table_reaches_are_neighbours() {
+    let mut chord = Chord::new(id(1_000), fixed(8, 3), 1);
+    chord.handle(at(0), Input::Create);
+    for peer in [970, 980, 990, 1_010, 1_020, 1_030] {
+        chord.handle(at(0), Input::Connected(id(peer)));
+        give_update(&mut chord, 0, peer, &update(&[], &[]));
+    }
+    actions(&mut chord);
+    let mut told = |of: u128| {
+        give_update(&mut chord, 1, 990, &update(&[of], &[]));
+        !connects(&mut chord).is_empty()
+    };
+    let cases = [
+        (1_001, true),
+        (1_029, true),
+        (1_031, false),
+        (500, false),
+        (969, false),
+        (971, true),
+        (999, true),
+    ];
+    for (of, wanted) in cases {
+        assert_eq!(told(of), wanted, "{of}");
     }
 }
 
