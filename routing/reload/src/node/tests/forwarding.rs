@@ -30,6 +30,21 @@ fn headers_that_are_not_served_are_answered() {
     assert_eq!(answers(&mut plain, 2, &old), [(2, 200)]);
 }
 
+// RD9: a TTL above 100 goes nowhere
+#[test]
+fn a_message_that_would_live_too_long_is_dropped() {
+    for (ttl, forwarded) in [(100, 1), (101, 0), (255, 0)] {
+        let mut node = bench();
+        let mut message = ping(0x20, vec![id(0x80)], 7);
+        message[8] = ttl;
+        node.handle(at(1), LinkId(2), &message);
+        assert_eq!(drain(&mut node).0.len(), forwarded, "{ttl}");
+        let counters = node.counters();
+        assert_eq!(counters.forwarded, forwarded as u64);
+        assert_eq!(counters.hops_exceeded, 1 - forwarded as u64);
+    }
+}
+
 // RD12: without FRAG, LFRG says nothing
 #[test]
 fn a_last_fragment_bit_alone_is_ignored() {
