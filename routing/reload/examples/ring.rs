@@ -339,6 +339,7 @@ fn churn(count: usize, minutes: usize, noticed: usize) {
     let mean = minutes as f64 * 60.0;
     let rate = (count - BASE) as f64 / mean;
     let resources: Vec<Id> = (0..RECORDS).map(|_| sim.random_id()).collect();
+    let number_of: BTreeMap<Id, usize> = resources.iter().copied().zip(0..).collect();
     let mut copies = Copies::default();
     // who had copies, 60 s and 0 s ago
     let mut holders: Vec<[Vec<usize>; 2]> = vec![Default::default(); RECORDS];
@@ -351,13 +352,13 @@ fn churn(count: usize, minutes: usize, noticed: usize) {
         run_owners(&mut sim, &resources, &mut owners, &mut copies);
         if second % 5 == 0 && second > 1500 {
             let alive = sim.alive();
-            for (record, resource) in resources.iter().enumerate() {
-                let has = |place: &usize| {
-                    let storage = sim.node(*place).storage();
-                    let before = resource.plus(u128::MAX);
-                    !storage.resources_in(before, *resource).is_empty()
-                };
-                let now: Vec<usize> = alive.iter().copied().filter(has).collect();
+            let mut held = vec![Vec::new(); RECORDS];
+            for place in &alive {
+                let all = sim.node(*place).storage().resources_in(Id::ZERO, Id::ZERO);
+                let known = all.iter().filter_map(|resource| number_of.get(resource));
+                known.for_each(|record| held[*record].push(*place));
+            }
+            for (record, now) in held.into_iter().enumerate() {
                 copies.samples[now.len().min(4)] += 1;
                 let [earlier, last] = &mut holders[record];
                 if now.is_empty() && !last.is_empty() {
