@@ -77,21 +77,40 @@ struct Local {
     at: SocketAddr,
 }
 
+/// So many ports are tried for one that is free for UDP and TCP.
+const PORTS: usize = 16;
+
 impl Local {
     fn open(address: &SocketAddr) -> io::Result<Self> {
-        let udp = UdpSocket::bind(address)?;
+        let (udp, listener) = pair(address)?;
         udp.set_nonblocking(true)?;
         let at = udp.local_addr()?;
         if let IpAddr::V4(ip) = at.ip() {
             // Questions to a group go out where this address is.
             SockRef::from(&udp).set_multicast_if_v4(&ip)?;
         }
-        let listener = TcpListener::bind(at).ok();
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
         }
         Ok(Self { udp, listener, at })
     }
+}
+
+/// A UDP socket and, where it can be had, a listener at the same port.
+fn pair(address: &SocketAddr) -> io::Result<(UdpSocket, Option<TcpListener>)> {
+    let mut udp = UdpSocket::bind(address)?;
+    let mut listener = TcpListener::bind(udp.local_addr()?);
+    if address.port() == 0 {
+        // The port that the kernel chose for UDP may be that of some TCP connection.
+        for _ in 1..PORTS {
+            if listener.is_ok() {
+                break;
+            }
+            udp = UdpSocket::bind(address)?;
+            listener = TcpListener::bind(udp.local_addr()?);
+        }
+    }
+    Ok((udp, listener.ok()))
 }
 
 /// Whether a socket is where it is wanted: port 0 is any.

@@ -2,11 +2,25 @@ use super::super::{Kind, Protocol, TcpRole};
 use super::*;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use std::net::TcpListener;
 use std::time::Duration;
 
 fn side(seed: u64) -> Sessions {
     let endpoint = Endpoint::open(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     Sessions::new(endpoint, Box::new(StdRng::seed_from_u64(seed)))
+}
+
+// Connections of others take ports for TCP alone: of the kernel's choice for UDP, some are no choice.
+#[test]
+fn any_port_is_one_that_is_free_for_both() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let taken: Vec<_> = (0..600).map(|_| TcpListener::bind(any).unwrap()).collect();
+    for _ in 0..600 {
+        let endpoint = Endpoint::open(&[any]).unwrap();
+        let at = endpoint.addresses().next().unwrap();
+        let is_taken = taken.iter().any(|tcp| tcp.local_addr().unwrap() == at);
+        assert!(!is_taken, "{at} is somebody else's for TCP");
+    }
 }
 
 /// Lets both work until it is so, or 20 s are over.
