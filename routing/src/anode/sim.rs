@@ -143,6 +143,7 @@ impl Sim {
             wakes: false,
             sent: (0, 0),
             woken: 0,
+            rate: None,
             line_free: self.now,
         });
         self.hosts.len() - 1
@@ -256,8 +257,9 @@ impl Sim {
                 .iter_mut()
                 .find(|host| inside.address().is_some_and(|at| host.is_at(at.ip())))
         {
+            let rate = host.rate.unwrap_or(self.link.rate);
             host.line_free = host.line_free.max(self.now)
-                + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / self.link.rate);
+                + Duration::from_nanos(packet.bytes.len() as u64 * 1_000_000_000 / rate);
             queued = host.line_free - self.now;
             if queued > Duration::from_millis(50) {
                 host.line_free = self.now + Duration::from_millis(50);

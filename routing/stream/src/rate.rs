@@ -53,8 +53,6 @@ pub(crate) struct Sampler {
     first_sent: Instant,
     /// Until more than this is delivered, samples are bounded by the program.
     app_limited: Option<u64>,
-    /// What was sent before says nothing of the path in use.
-    path_since: Option<Instant>,
 }
 
 impl Sampler {
@@ -65,7 +63,6 @@ impl Sampler {
             delivered_at: now,
             first_sent: now,
             app_limited: None,
-            path_since: None,
         }
     }
 
@@ -108,16 +105,6 @@ impl Sampler {
         u64::from((self.lost as u32).wrapping_sub(snapshot.lost))
     }
 
-    /// Another path is in use.
-    pub(crate) fn path_changed(&mut self, now: Instant) {
-        self.path_since = Some(now);
-    }
-
-    /// Whether a packet sent then took the path in use.
-    pub(crate) fn is_of_this_path(&self, sent: Instant) -> bool {
-        self.path_since.is_none_or(|since| sent >= since)
-    }
-
     /// Counts what a message acknowledged.
     pub(crate) fn acked(&mut self, now: Instant, acked: &Acked) {
         self.delivered += acked.bytes as u64;
@@ -137,9 +124,7 @@ impl Sampler {
         acked: &Acked,
         minimum: Option<Duration>,
     ) -> Option<RateSample> {
-        let (sent, _) = acked
-            .newest
-            .filter(|(sent, _)| self.is_of_this_path(*sent))?;
+        let (sent, _) = acked.newest?;
         let snapshot = &acked.snapshot;
         let since_delivery =
             duration(snapshot.since_delivery) + now.saturating_duration_since(sent);
@@ -233,15 +218,5 @@ mod tests {
         let sample = sampler.sample(start + ms(10), &ack, None).unwrap();
         assert_eq!((sample.delivered, sample.lost), (1000, 2000));
         assert_eq!(sample.prior_delivered, u64::from(u32::MAX) - 10);
-    }
-
-    #[test]
-    fn packets_of_another_path_give_no_sample() {
-        let start = Instant::now();
-        let mut sampler = Sampler::new(start);
-        let ack = acked(sampler.sent(start, 0, 1000), start, 1000);
-        sampler.path_changed(start + ms(1));
-        sampler.acked(start + ms(10), &ack);
-        assert!(sampler.sample(start + ms(10), &ack, None).is_none());
     }
 }

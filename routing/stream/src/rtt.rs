@@ -66,14 +66,6 @@ impl Rtt {
         }
     }
 
-    /// Starts anew on another path, from what is known of it.
-    pub(crate) fn reset(&mut self, now: Instant, known: Option<Duration>) {
-        *self = Self::default();
-        if let Some(rtt) = known {
-            self.handshake_sample(now, rtt);
-        }
-    }
-
     pub(crate) fn smoothed(&self) -> Option<Duration> {
         self.smoothed
     }

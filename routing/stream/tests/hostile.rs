@@ -41,7 +41,6 @@ enum Op {
     Wait(u64),
     NextDeadline,
     Transmit(usize),
-    PathChanged,
     Resume,
     Limits(usize),
 }
@@ -63,7 +62,6 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0u64..3_000).prop_map(Op::Wait),
         4 => Just(Op::NextDeadline),
         8 => (0usize..1500).prop_map(Op::Transmit),
-        1 => Just(Op::PathChanged),
         1 => Just(Op::Resume),
         1 => (0usize..200_000).prop_map(Op::Limits),
     ]
@@ -194,7 +192,6 @@ fn apply(stream: &mut Stream, now: &mut Instant, op: &Op) {
                 assert!(messages < 20_000, "poll_transmit does not end");
             }
         }
-        Op::PathChanged => stream.path_changed(*now, None),
         Op::Resume => stream.resume(*now),
         Op::Limits(bytes) => stream.set_limits(*bytes, *bytes),
     }

@@ -53,6 +53,8 @@ pub struct Host {
     pub sent: (u64, u64),
     /// Packets and timers that it woke for.
     pub woken: u64,
+    /// Bytes a second that it can send, if not the link's.
+    pub rate: Option<u64>,
     /// When its line has nothing left to send.
     pub(super) line_free: Instant,
 }

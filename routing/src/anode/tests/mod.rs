@@ -12,6 +12,7 @@ mod direct;
 mod hostile;
 mod lies;
 mod packet_size;
+mod path_change;
 mod pauses;
 mod relay;
 mod rendezvous;

@@ -194,10 +194,6 @@ impl CongestionControl for Cubic {
     fn set_mss(&mut self, mss: usize) {
         self.mss = mss.max(1) as f64;
     }
-
-    fn reset(&mut self) {
-        *self = Self::new(self.mss as usize);
-    }
 }
 
 #[cfg(test)]

@@ -171,8 +171,6 @@ pub trait CongestionControl: Debug + Send {
     fn on_idle(&mut self, now: Instant, idle: Duration, rto: Duration);
     /// The size of a full packet's payload changed.
     fn set_mss(&mut self, mss: usize);
-    /// Another path: what was learnt of the old one is void.
-    fn reset(&mut self);
 }
 
 /// Which algorithm a stream uses.

@@ -87,8 +87,4 @@ impl CongestionControl for NewReno {
         self.window = (self.window as u64 * mss as u64 / self.mss.max(1) as u64) as usize;
         self.mss = mss;
     }
-
-    fn reset(&mut self) {
-        *self = Self::new(self.mss);
-    }
 }

@@ -54,9 +54,6 @@ impl Sender {
         counters.spurious += u64::from(acked.spurious);
         self.progress = now;
         self.sampler.acked(now, &acked);
-        acked.sample_of = acked
-            .sample_of
-            .filter(|&sent| self.sampler.is_of_this_path(sent));
         if let Some(sent) = acked.sample_of {
             self.rtt.sample(now, now.saturating_duration_since(sent));
         }

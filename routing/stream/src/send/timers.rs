@@ -3,7 +3,7 @@ use super::{Closing, Sender};
 use crate::Counters;
 use crate::congestion::Congestion;
 use crate::recovery::Timer;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl Sender {
     /// What wakes the sending half next.
@@ -90,13 +90,5 @@ impl Sender {
     /// There is a way again: what waited for the timer need not wait any longer.
     pub(crate) fn resume(&mut self, now: Instant) {
         self.recovery.resume(now, &self.rtt);
-    }
-
-    /// Another path is in use: round trip, window and pace start anew (RFC 9000 §9.4 does the same).
-    pub(crate) fn path_changed(&mut self, now: Instant, rtt: Option<Duration>) {
-        self.rtt.reset(now, rtt);
-        self.sampler.path_changed(now);
-        self.control.reset();
-        self.repace(now);
     }
 }

@@ -277,15 +277,6 @@ impl Stream {
         }
     }
 
-    /// Packets take another path from now on; `rtt` is its round-trip time if known. What was learnt of the old path
-    /// is void.
-    pub fn path_changed(&mut self, now: Instant, rtt: Option<Duration>) {
-        match &mut self.0 {
-            Inner::Live(live) => live.path_changed(now, rtt),
-            Inner::Lingering(_) => {}
-        }
-    }
-
     /// There is a way to the peer again, after one on which nothing arrived any more: if a retransmission waits for its
     /// timer, it goes at once, and so does an acknowledgement.
     pub fn resume(&mut self, now: Instant) {

@@ -162,12 +162,6 @@ impl Live {
         matches!(self.state, State::Closed)
     }
 
-    /// Packets take another path from now on; `rtt` is its round-trip time if known. What was learnt of the old path
-    /// is void.
-    pub(super) fn path_changed(&mut self, now: Instant, rtt: Option<Duration>) {
-        self.send.path_changed(now, rtt);
-    }
-
     /// There is a way to the peer again.
     pub(super) fn resume(&mut self, now: Instant) {
         self.send.resume(now);

@@ -410,8 +410,4 @@ impl CongestionControl for Bbr {
         }
         self.mss = mss;
     }
-
-    fn reset(&mut self) {
-        *self = Self::new(self.mss as usize, self.random);
-    }
 }
