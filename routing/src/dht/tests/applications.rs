@@ -11,17 +11,23 @@ fn units(net: &Net, n: usize) -> Vec<&[u8]> {
     .collect()
 }
 
-// R61 to R63, R133, R134: a short conversation is tunnelled, a long one has a connection, and answers find their way
-#[test]
-fn an_application_is_tunnelled_and_then_connected() {
+/// A ring of peers, some of which serve applications.
+fn serving(count: usize, served: &[(usize, u16)]) -> Net {
     let mut net = Net::new();
-    net.served.push((3, 5060));
+    net.served = served.to_vec();
     net.add(true, Role::Peer, &[]);
-    for _ in 1..5 {
+    for _ in 1..count {
         net.add(false, Role::Peer, &[0]);
         net.run(Duration::from_secs(3));
     }
     net.run(Duration::from_secs(20));
+    net
+}
+
+// R61 to R63, R133, R134: a short conversation is tunnelled, a long one has a connection, and answers find their way
+#[test]
+fn an_application_is_tunnelled_and_then_connected() {
+    let mut net = serving(5, &[(3, 5060)]);
     let callee = Callee::Route(vec![net.nodes[3].id()]);
     let now = net.now();
     let call = net.nodes[1].open(now, 5060, &callee).unwrap();
@@ -108,14 +114,8 @@ fn an_application_that_nobody_serves_is_refused_and_clients_are_answered() {
 // R132: whoever has an anonymous GRUU calls without knowing whom, from anywhere in the ring, and is answered
 #[test]
 fn an_anonymous_gruu_leads_to_a_conversation() {
-    let mut net = Net::new();
-    net.served.push((3, 5060));
-    net.add(true, Role::Peer, &[]);
-    for _ in 1..8 {
-        net.add(false, Role::Peer, &[0]);
-        net.run(Duration::from_secs(3));
-    }
-    net.run(Duration::from_secs(60));
+    let mut net = serving(8, &[(3, 5060)]);
+    net.run(Duration::from_secs(40));
     assert_eq!(net.nodes[2].status().anonymous_gruu, None);
     let gruu = net.nodes[3].status().anonymous_gruu.expect("it serves");
     let route = anode_reload::usage::sip::parse_gruu(&gruu).unwrap();
@@ -149,14 +149,8 @@ fn an_anonymous_gruu_leads_to_a_conversation() {
 
 /// Eight nodes, of which one serves an application, and the anonymous route to it.
 fn anonymous_ring() -> (Net, Vec<Id>) {
-    let mut net = Net::new();
-    net.served.push((3, 5060));
-    net.add(true, Role::Peer, &[]);
-    for _ in 1..8 {
-        net.add(false, Role::Peer, &[0]);
-        net.run(Duration::from_secs(3));
-    }
-    net.run(Duration::from_secs(60));
+    let mut net = serving(8, &[(3, 5060)]);
+    net.run(Duration::from_secs(40));
     let gruu = net.nodes[3].status().anonymous_gruu.expect("it serves");
     let route = anode_reload::usage::sip::parse_gruu(&gruu).unwrap();
     (net, route)
@@ -323,14 +317,7 @@ fn two_that_cannot_reach_each_other_speak_by_way_of_others() {
 // another one for it
 #[test]
 fn a_peer_that_is_gone_ends_only_what_it_never_confirmed() {
-    let mut net = Net::new();
-    net.served.push((3, 5060));
-    net.add(true, Role::Peer, &[]);
-    for _ in 1..5 {
-        net.add(false, Role::Peer, &[0]);
-        net.run(Duration::from_secs(3));
-    }
-    net.run(Duration::from_secs(20));
+    let mut net = serving(5, &[(3, 5060)]);
     let callee = Callee::Route(vec![net.nodes[3].id()]);
     let now = net.now();
     let known = net.nodes[1].open(now, 5060, &callee).unwrap();
@@ -358,14 +345,7 @@ fn a_peer_that_is_gone_ends_only_what_it_never_confirmed() {
 // R131: units on the way to one place of a user that is gone all reach the next place
 #[test]
 fn what_was_said_to_a_place_that_is_gone_goes_to_the_next_one() {
-    let mut net = Net::new();
-    net.served = vec![(2, 5060), (4, 5060)];
-    net.add(true, Role::Peer, &[]);
-    for _ in 1..6 {
-        net.add(false, Role::Peer, &[0]);
-        net.run(Duration::from_secs(3));
-    }
-    net.run(Duration::from_secs(20));
+    let mut net = serving(6, &[(2, 5060), (4, 5060)]);
     let [gone, next] = [2, 4].map(|n: usize| vec![net.nodes[n].id()]);
     let now = net.now();
     let callee = Callee::Route(gone.clone());
