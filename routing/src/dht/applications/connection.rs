@@ -191,31 +191,31 @@ impl Dht {
             return;
         };
         let peer = it.peer;
-        let (from, body) = match result {
+        let agreed = match result {
             Ok(Answer {
                 from,
                 body: AnswerBody::Connect(body),
                 ..
-            }) => (from, body),
+            }) => Some((from, body)),
             other => {
                 tracing::debug!(error = ?other.err(), "no connection for an application");
-                if let Some(token) = token {
-                    self.forget_connect(token);
-                }
-                return self.unconnected(now, id);
+                None
             }
         };
-        match (token, body.ufrag.is_empty()) {
-            (Some(token), false) => {
+        match (token, agreed) {
+            (Some(token), Some((_, body))) if !body.ufrag.is_empty() => {
                 self.describing(now, id, token);
                 self.tell_links(Command::Start(token, body, peer));
             }
-            (token, _) => {
+            (token, agreed) => {
                 if let Some(token) = token {
                     self.forget_connect(token);
                 }
-                match end_of(&from).filter(|_| self.config.is_sealed()) {
-                    Some(end) => self.prove(now, id, end, &body),
+                let session = agreed
+                    .filter(|_| self.config.is_sealed())
+                    .and_then(|(from, body)| Some((end_of(&from)?, body)));
+                match session {
+                    Some((end, body)) => self.prove(now, id, end, &body),
                     None => self.unconnected(now, id),
                 }
             }
