@@ -240,8 +240,9 @@ fn grow(count: usize) {
         sim.wrong_neighbours()
     );
     println!(
-        "fingers that are the right ones: {:.3}",
-        sim.right_fingers()
+        "fingers that are the right ones: {:.3}; links of a node that joins, at most: {}",
+        sim.right_fingers(),
+        sim.most_links
     );
     let lookups = sim.lookups(4000, Duration::from_secs(5));
     println!(

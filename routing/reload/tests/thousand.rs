@@ -89,6 +89,8 @@ fn a_thousand_nodes_route_in_few_hops_and_outlive_churn_and_sudden_loss() {
     sim.ends_silent_links = true;
     sim.form(NODES);
     assert_eq!(sim.wrong_neighbours(), 0);
+    // ten on each side of the place, as many fingers, and as many on the way there again; it was a thousand
+    assert!(sim.most_links <= 80, "{} links to join", sim.most_links);
     let lookups = sim.lookups(2000, Duration::from_secs(5));
     assert_eq!((lookups.wrong, lookups.lost), (0, 0));
     // tables that stand still: 4.27 and 7 (§4.3); links that others have made to a node are used, too, and save one

@@ -34,8 +34,13 @@ impl Sim {
         let heard = [Some(self.at); 2];
         let ends = (a, b);
         self.links.insert(link, Link { ends, heard });
-        self.of_node[a].push(link);
-        self.of_node[b].push(link);
+        for place in [a, b] {
+            self.of_node[place].push(link);
+            let joining = self.members[place].as_ref().is_some_and(|it| !it.joined);
+            if joining {
+                self.most_links = self.most_links.max(self.of_node[place].len());
+            }
+        }
         let (id_a, id_b) = (self.id(a), self.id(b));
         let later = self.at + self.latency();
         self.push(

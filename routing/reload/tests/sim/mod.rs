@@ -83,6 +83,8 @@ pub struct Sim {
     pub signed: bool,
     /// Whether links that stand in the tables of neither end fall silent and end. Set it before there are nodes.
     pub ends_silent_links: bool,
+    /// As many links a node had at once that was not in the ring yet.
+    pub most_links: usize,
     /// Questions whether a peer is still there, each with an answer, that this has taken.
     pub asks: u64,
 }
@@ -111,6 +113,7 @@ impl Sim {
             chord: Config::default(),
             signed: false,
             ends_silent_links: false,
+            most_links: 0,
             asks: 0,
         }
     }
