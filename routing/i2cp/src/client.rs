@@ -356,6 +356,8 @@ impl Client {
                     until: now.instant + CLOSE_TIMEOUT,
                     reason,
                 };
+                // nothing would take these off the deadline any more
+                self.republish.clear();
                 self.drop_lookups();
             }
             State::Greeting { .. } | State::Creating { .. } => self.fail(reason, true),

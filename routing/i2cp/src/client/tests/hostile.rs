@@ -199,6 +199,18 @@ fn a_silent_router_is_given_up_at_every_stage() {
 
 // S37
 #[test]
+fn a_silent_router_does_not_keep_a_session_that_closes_awake() {
+    let mut wired = Wired::ready(keys("A"), &[]);
+    wired.cut = true;
+    // a second before the first lease set would be sent again
+    wired.pass(secs(4));
+    wired.client.close(wired.now);
+    wired.pass(secs(3));
+    assert_eq!(wired.settle(), [Event::Closed(CloseReason::Local)]);
+}
+
+// S37
+#[test]
 fn messages_for_another_session_change_nothing() {
     let mut wired = Wired::ready(keys("A"), &[]);
     for (kind, body) in [
