@@ -94,10 +94,12 @@ pub struct SessionOptions {
 impl std::fmt::Debug for SessionOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = self.given.iter().map(|(name, value)| {
-            let secret = lookup(name).is_some_and(|known| known.kind == Secret)
-                || name.starts_with(PSK)
-                || name.starts_with(DH);
-            (name, if secret { "…" } else { value })
+            // A name that nobody knows may be that of a secret with an error in it.
+            let public = match lookup(name) {
+                Some(known) => known.kind != Secret,
+                None => name.starts_with(RECORD),
+            };
+            (name, if public { value } else { "…" })
         });
         f.debug_map().entries(shown).finish()
     }

@@ -268,6 +268,20 @@ fn a_lease_key_can_be_given_and_never_leaves() {
     }
 }
 
+// I48: logs show the values of options that are known to be no secrets
+#[test]
+fn a_misspelt_secret_is_not_shown() {
+    let options = parse(&[
+        ("i2cp.leaseSetPrivateKye", "hunter2"),
+        ("i2cp.leaseSetOption.0", "_smtp._tcp=0 86400 25 1 host.i2p"),
+        ("inbound.length", "2"),
+    ])
+    .unwrap();
+    let shown = format!("{options:?}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("PrivateKye") && shown.contains("_smtp") && shown.contains("\"2\""));
+}
+
 // I24, I28, I29, I53, I54, I55, I56
 #[test]
 fn client_authorisation_is_read_and_its_keys_stay_here() {
