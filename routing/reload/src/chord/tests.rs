@@ -269,7 +269,11 @@ fn a_predecessor_that_was_named_and_is_not_there_bounds_no_range() {
 }
 
 fn member(own: u128, peers: &[u128]) -> Chord {
-    let mut chord = Chord::new(id(own), Config::default(), 1);
+    member_with(Config::default(), own, peers)
+}
+
+fn member_with(config: Config, own: u128, peers: &[u128]) -> Chord {
+    let mut chord = Chord::new(id(own), config, 1);
     chord.handle(at(0), Input::Create);
     for peer in peers {
         chord.handle(at(0), Input::Connected(id(*peer)));
@@ -637,13 +641,8 @@ fn hostile_updates_are_bounded() {
 // R117: whoever is told of is connected to where the neighbour table has room, or holds somebody farther on that side
 #[test]
 fn only_those_nearer_than_the_table_reaches_are_neighbours() {
-    let mut chord = Chord::new(id(1_000), fixed(8, 3), 1);
-    chord.handle(at(0), Input::Create);
-    for peer in [970, 980, 990, 1_010, 1_020, 1_030] {
-        chord.handle(at(0), Input::Connected(id(peer)));
-        give_update(&mut chord, 0, peer, &update(&[], &[]));
-    }
-    actions(&mut chord);
+    let peers = [970, 980, 990, 1_010, 1_020, 1_030];
+    let mut chord = member_with(fixed(8, 3), 1_000, &peers);
     let mut told = |of: u128| {
         give_update(&mut chord, 1, 990, &update(&[of], &[]));
         !connects(&mut chord).is_empty()
@@ -665,13 +664,7 @@ fn only_those_nearer_than_the_table_reaches_are_neighbours() {
 // RD55: whoever is found in another part of the ring, and is near, is connected to through the one who knows him
 #[test]
 fn a_stranger_whom_a_probe_finds_is_connected_to() {
-    let mut chord = Chord::new(id(100), fixed(8, 3), 1);
-    chord.handle(at(0), Input::Create);
-    for peer in [70, 80, 90, 110, 120, 130] {
-        chord.handle(at(0), Input::Connected(id(peer)));
-        give_update(&mut chord, 0, peer, &update(&[], &[]));
-    }
-    actions(&mut chord);
+    let mut chord = member_with(fixed(8, 3), 100, &[70, 80, 90, 110, 120, 130]);
     let mut probed = |peer: u128| {
         let found = Input::ProbedOutside {
             peer: id(peer),

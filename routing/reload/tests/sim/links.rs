@@ -156,20 +156,16 @@ impl Sim {
     /// Cuts the network in two by `side`; links across fail after the keep-alive.
     pub fn partition(&mut self) {
         self.partitioned = true;
-        let across: Vec<(u64, usize, usize)> = self
+        let mut across: Vec<(u64, usize, usize)> = self
             .links
             .iter()
             .map(|(link, Link { ends: (a, b), .. })| (*link, *a, *b))
             .filter(|(_, a, b)| self.side[*a] != self.side[*b])
             .collect();
-        let mut across = across;
         across.sort();
         for (link, a, b) in across {
-            for node in [a, b] {
-                let share = self.rng.random_range(0.66..1.0);
-                let at = self.at + self.keepalive.mul_f64(share);
-                self.push(at, What::LinkDown { node, link });
-            }
+            self.notice_later(a, link);
+            self.notice_later(b, link);
         }
     }
 
@@ -183,10 +179,15 @@ impl Sim {
             let other = self.other_end(link, place);
             self.end_link(place, link);
             if let Some(other) = other {
-                let share = self.rng.random_range(0.66..1.0);
-                let at = self.at + self.keepalive.mul_f64(share);
-                self.push(at, What::LinkDown { node: other, link });
+                self.notice_later(other, link);
             }
         }
+    }
+
+    /// A link's keep-alive fails at this node.
+    fn notice_later(&mut self, node: usize, link: u64) {
+        let share = self.rng.random_range(0.66..1.0);
+        let at = self.at + self.keepalive.mul_f64(share);
+        self.push(at, What::LinkDown { node, link });
     }
 }
