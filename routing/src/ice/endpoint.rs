@@ -5,6 +5,7 @@ use super::gather::Gather;
 use super::stream::{Speaks, Stream};
 use super::{Path, Protocol};
 use crate::anode::{Bucket, Rate};
+use crate::sockets::on_one_port;
 use crate::turn::client::{Check, TurnClient};
 use anode_turn::client::{Config, Event as TurnEvent};
 use anode_turn::resolve::Server;
@@ -77,12 +78,10 @@ struct Local {
     at: SocketAddr,
 }
 
-/// So many ports are tried for one that is free for UDP and TCP.
-const PORTS: usize = 16;
-
 impl Local {
     fn open(address: &SocketAddr) -> io::Result<Self> {
-        let (udp, listener) = pair(address)?;
+        let (udp, listener) = on_one_port(*address, pair)
+            .or_else(|_| Ok::<_, io::Error>((UdpSocket::bind(address)?, None)))?;
         udp.set_nonblocking(true)?;
         let at = udp.local_addr()?;
         if let IpAddr::V4(ip) = at.ip() {
@@ -96,21 +95,10 @@ impl Local {
     }
 }
 
-/// A UDP socket and, where it can be had, a listener at the same port.
-fn pair(address: &SocketAddr) -> io::Result<(UdpSocket, Option<TcpListener>)> {
-    let mut udp = UdpSocket::bind(address)?;
-    let mut listener = TcpListener::bind(udp.local_addr()?);
-    if address.port() == 0 {
-        // The port that the kernel chose for UDP may be that of some TCP connection.
-        for _ in 1..PORTS {
-            if listener.is_ok() {
-                break;
-            }
-            udp = UdpSocket::bind(address)?;
-            listener = TcpListener::bind(udp.local_addr()?);
-        }
-    }
-    Ok((udp, listener.ok()))
+fn pair(address: SocketAddr) -> io::Result<(UdpSocket, Option<TcpListener>)> {
+    let udp = UdpSocket::bind(address)?;
+    let listener = TcpListener::bind(udp.local_addr()?)?;
+    Ok((udp, Some(listener)))
 }
 
 /// Whether a socket is where it is wanted: port 0 is any.

@@ -1,6 +1,6 @@
 //! The tracker's sockets, and the loop of its datagrams.
 use super::{Tracker, count};
-use crate::sockets::unbound;
+use crate::sockets::{on_one_port, unbound};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
@@ -18,8 +18,6 @@ const BATCHES: usize = 16;
 const SOCKET_BUFFER: usize = 4 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
-/// Ports that are tried where any will do, until one is free for both protocols.
-const ANY_PORT: usize = 16;
 
 /// Sockets that are bound and not yet served: a right to low ports can be given up in between.
 pub struct Listeners {
@@ -37,7 +35,7 @@ impl Listeners {
             addresses: Vec::new(),
         };
         for address in addresses {
-            let (udp, tcp, at) = pair(*address).map_err(|error| (*address, error))?;
+            let (udp, tcp, at) = on_one_port(*address, pair).map_err(|error| (*address, error))?;
             bound.udp.push(udp);
             bound.tcp.push(tcp);
             bound.addresses.push(at);
@@ -63,17 +61,6 @@ impl Listeners {
 }
 
 fn pair(address: SocketAddr) -> io::Result<(Socket, Socket, SocketAddr)> {
-    let mut attempts = if address.port() == 0 { ANY_PORT } else { 1 };
-    loop {
-        attempts -= 1;
-        match try_pair(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
-            result => return result,
-        }
-    }
-}
-
-fn try_pair(address: SocketAddr) -> io::Result<(Socket, Socket, SocketAddr)> {
     let tcp = socket(address, Type::STREAM, Protocol::TCP)?;
     tcp.set_reuse_address(true)?;
     tcp.bind(&address.into())?;
