@@ -17,19 +17,16 @@ use i2cp::messages::{self as router, handshake};
 use i2cp::streaming::{self as peer, flag};
 use replay::{Corpus, MUTATIONS, Target};
 use serde_json::Value;
+use steps::step;
 
 /// Of the targets that make a session or streams each time, with signatures.
 const STATE_MUTATIONS: usize = 2_000;
 
 fn targets() -> Vec<Target> {
-    let named = i2cp::TARGETS.map(|(name, body)| {
-        let mutations = match name {
-            "texts" => MUTATIONS / 2,
-            _ => STATE_MUTATIONS,
-        };
-        (format!("i2cp_{name}"), body as fn(&[u8]), mutations)
-    });
-    named.into()
+    replay::targets("i2cp", i2cp::TARGETS, |name| match name {
+        "texts" => MUTATIONS / 2,
+        _ => STATE_MUTATIONS,
+    })
 }
 
 /// One valid input of every kind: what the mutations start from.
@@ -53,11 +50,6 @@ fn hex(pointer: &str) -> Vec<u8> {
     let all: Value = serde_json::from_str(all).unwrap();
     let text = all.pointer(pointer).unwrap().as_str().unwrap();
     data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
-}
-
-fn step(kind: u8, later: u8, bytes: &[u8]) -> Vec<u8> {
-    let length = (bytes.len() as u16).to_be_bytes();
-    [&[kind, later, length[0], length[1]], bytes].concat()
 }
 
 fn texts() -> Corpus {

@@ -20,14 +20,10 @@ use replay::{Corpus, MUTATIONS, Target};
 const NODE_MUTATIONS: usize = 4_000;
 
 fn targets() -> Vec<Target> {
-    let named = reload::TARGETS.map(|(name, body)| {
-        let mutations = match name {
-            "node" => NODE_MUTATIONS,
-            _ => MUTATIONS,
-        };
-        (format!("reload_{name}"), body as fn(&[u8]), mutations)
-    });
-    named.into()
+    replay::targets("reload", reload::TARGETS, |name| match name {
+        "node" => NODE_MUTATIONS,
+        _ => MUTATIONS,
+    })
 }
 
 fn seeds(target: &str) -> Corpus {

@@ -14,20 +14,17 @@ use anode_tracker::{
     Announce, Event, InfoHash, Key, PeerId, ScrapeEntry, TrackerUrl, compact, http,
 };
 use replay::{Corpus, MUTATIONS, Target};
+use steps::step;
 use tracker::client::{ADDRESSES, ANSWER, CHANGE, DATAGRAM, EAGER, NO_ANSWER, NO_SOCKET, STRAY};
 
 /// Of the targets that make a server or a client each time.
 const STATE_MUTATIONS: usize = 2_000;
 
 fn targets() -> Vec<Target> {
-    let named = tracker::TARGETS.map(|(name, body)| {
-        let mutations = match name {
-            "parsers" => MUTATIONS,
-            _ => STATE_MUTATIONS,
-        };
-        (format!("tracker_{name}"), body as fn(&[u8]), mutations)
-    });
-    named.into()
+    replay::targets("tracker", tracker::TARGETS, |name| match name {
+        "parsers" => MUTATIONS,
+        _ => STATE_MUTATIONS,
+    })
 }
 
 /// One valid input of every kind: what the mutations start from.
@@ -43,11 +40,6 @@ fn seeds(target: &str) -> Corpus {
 
 fn corpus<const N: usize>(inputs: [(&str, Vec<u8>); N]) -> Corpus {
     inputs.map(|(name, input)| (name.to_owned(), input)).into()
-}
-
-fn step(kind: u8, later: u8, bytes: &[u8]) -> Vec<u8> {
-    let length = (bytes.len() as u16).to_be_bytes();
-    [&[kind, later, length[0], length[1]], bytes].concat()
 }
 
 fn announce(event: Option<Event>, port: u16) -> Announce {

@@ -16,14 +16,10 @@ use turn::talk::{PEER, RELAYED, kind};
 const SERVER_MUTATIONS: usize = 4_000;
 
 fn targets() -> Vec<Target> {
-    let named = turn::TARGETS.map(|(name, body)| {
-        let mutations = match name {
-            "strangers" | "members" | "servers" => SERVER_MUTATIONS,
-            _ => MUTATIONS,
-        };
-        (format!("turn_{name}"), body as fn(&[u8]), mutations)
-    });
-    named.into()
+    replay::targets("turn", turn::TARGETS, |name| match name {
+        "strangers" | "members" | "servers" => SERVER_MUTATIONS,
+        _ => MUTATIONS,
+    })
 }
 
 /// One valid input of every kind: what the mutations start from.

@@ -23,15 +23,16 @@ const VECTORS: &str = include_str!("vectors/anode-vectors.json");
 /// Of each target that shakes hands, which takes about a millisecond.
 const HANDSHAKE_MUTATIONS: usize = 1_000;
 fn targets() -> Vec<Target> {
-    let codecs = wire::TARGETS.map(|(name, body)| (format!("wire_{name}"), body, MUTATIONS));
-    let sealed = sealed::TARGETS.map(|(name, body)| {
-        let mutations = match name {
+    let mut all = replay::targets("wire", wire::TARGETS, |_| MUTATIONS);
+    all.extend(replay::targets(
+        "sealed",
+        sealed::TARGETS,
+        |name| match name {
             "ticket" => MUTATIONS,
             _ => HANDSHAKE_MUTATIONS,
-        };
-        (format!("sealed_{name}"), body, mutations)
-    });
-    codecs.into_iter().chain(sealed).collect()
+        },
+    ));
+    all
 }
 
 /// One valid input of every kind: what the mutations start from.

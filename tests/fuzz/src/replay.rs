@@ -13,8 +13,21 @@ const WRITE: &str = "ANODE_WRITE_CORPUS";
 /// Name of the corpus, body, mutations.
 pub type Target = (String, fn(&[u8]), usize);
 
+/// A target as its table names it, without the family.
+pub type Named = (&'static str, fn(&[u8]));
+
 /// The corpus of a target, by file name.
 pub type Corpus = BTreeMap<String, Vec<u8>>;
+
+/// The targets of a table, `mutations` of each by its name there.
+pub fn targets<const N: usize>(
+    family: &str,
+    table: [Named; N],
+    mutations: impl Fn(&str) -> usize,
+) -> Vec<Target> {
+    let target = |(name, body)| (format!("{family}_{name}"), body, mutations(name));
+    table.map(target).into()
+}
 
 fn directory(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

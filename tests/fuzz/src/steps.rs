@@ -23,3 +23,9 @@ pub fn steps(mut talk: &[u8]) -> impl Iterator<Item = Step<'_>> {
         })
     })
 }
+
+/// A step as [`steps`] reads it.
+pub fn step(kind: u8, later: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = (bytes.len() as u16).to_be_bytes();
+    [&[kind, later, length[0], length[1]], bytes].concat()
+}
